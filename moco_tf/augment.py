@@ -1,0 +1,213 @@
+"""The photometric half of the augmentation, on the device: one vectorised layer.
+
+Every image gets parameters of its own, a function of the seed of the step and of the image's row
+in the global batch, so views do not depend on the number of devices that share the batch.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+# ImageNet's channel means and standard deviations, which the reference normalises by; 0 to 1.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+# ITU-R 601 luma, as Pillow and torchvision convert to grey.
+GREY = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One augmentation, geometric and photometric half together.
+
+    Attributes:
+        crop_scale: smallest and largest share of the image's area in a random resized crop.
+        brightness, contrast, saturation: float a; the factor is uniform in [1 - a, 1 + a].
+        hue: float a; the shift is uniform in [-a, a], in turns of the colour wheel.
+        jitter_probability: of the four, applied in random order, to an image.
+        grey_probability: of conversion to grey.
+        grey_first: bool, grey before the jitter (the reference's v1) instead of after it (v2).
+        blur_probability: of Gaussian blur.
+        blur_sigma: smallest and largest standard deviation of the blur, in pixels.
+    """
+
+    crop_scale: tuple = (0.2, 1.0)
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.4
+    jitter_probability: float = 1.0
+    grey_probability: float = 0.2
+    grey_first: bool = True
+    blur_probability: float = 0.0
+    blur_sigma: tuple = (0.1, 2.0)
+
+
+RECIPES = {
+    # Section 3.3; InstDisc's.
+    "v1": Recipe(),
+    # MoCo v2, Table 1's "aug+".
+    "v2": Recipe(hue=0.1, jitter_probability=0.8, grey_first=False, blur_probability=0.5),
+}
+
+
+class Augment:
+    """Colour jitter, grey, blur and normalisation of a batch of uint8 images.
+
+    Args:
+        recipe: a `Recipe`.
+
+    Example:
+        >>> augment = Augment(RECIPES["v2"])
+        >>> views = augment(images, rows=tf.range(256), count=256, seed=[0, step])
+    """
+
+    DRAWS = 12  # uniform numbers that one image needs
+
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+    def __call__(self, images, rows, count, seed):
+        """Augments one view.
+
+        Args:
+            images: uint8 `[n, H, W, 3]`.
+            rows: int32 `[n]`, where the images stand in the global batch.
+            count: int, the size of the global batch.
+            seed: int64 `[2]`.
+
+        Returns:
+            float32 `[n, H, W, 3]`, normalised by `MEAN` and `STD`.
+        """
+        # Philox by name: the algorithm that "auto" takes depends on the device.
+        draws = tf.random.stateless_uniform([count, self.DRAWS], seed, alg="philox")
+        return self._augment(images, tf.gather(draws, rows))
+
+    # Compiled even on the CPU, where it is several times faster so and the rest of the step is not.
+    @tf.function(jit_compile=True)
+    def _augment(self, images, draws):
+        recipe = self.recipe
+        draws = tf.unstack(draws[:, :, tf.newaxis, tf.newaxis, tf.newaxis], axis=1)  # N x 1 x 1 x 1
+        jitter, brightness, contrast, saturation, hue, grey, blur, sigma, *order = draws
+
+        # Channels first: over planes of one colour, the compiler vectorises every operation.
+        x = tf.transpose(tf.cast(images, tf.float32) / 255.0, [0, 3, 1, 2])
+        if recipe.grey_first:
+            x = tf.where(grey < recipe.grey_probability, to_grey(x), x)
+        x = tf.where(
+            jitter < recipe.jitter_probability,
+            jitter_colours(
+                x,
+                _factor(brightness, recipe.brightness),
+                _factor(contrast, recipe.contrast),
+                _factor(saturation, recipe.saturation),
+                (2.0 * hue - 1.0) * recipe.hue,
+                tf.argsort(tf.concat(order, axis=1), axis=1),
+            ),
+            x,
+        )
+        if not recipe.grey_first:
+            x = tf.where(grey < recipe.grey_probability, to_grey(x), x)
+        if recipe.blur_probability > 0:
+            low, high = recipe.blur_sigma
+            # Three standard deviations hold 99.7 % of the kernel.
+            blurred = gaussian_blur(x, low + sigma * (high - low), radius=math.ceil(3 * high))
+            x = tf.where(blur < recipe.blur_probability, blurred, x)
+        return (tf.transpose(x, [0, 2, 3, 1]) - MEAN) / STD
+
+
+def normalize(images):
+    """Normalises images `[N, H, W, 3]` of 0 to 255 by `MEAN` and `STD`, in float32."""
+    return (tf.cast(images, tf.float32) / 255.0 - MEAN) / STD
+
+
+def _factor(draw, amount):
+    """Uniform in [1 - amount, 1 + amount], but never below 0."""
+    low, high = max(0.0, 1.0 - amount), 1.0 + amount
+    return low + draw * (high - low)
+
+
+def to_grey(x):
+    """Grey of images `[N, 3, H, W]`, as one plane: `[N, 1, H, W]`."""
+    return tf.reduce_sum(x * tf.reshape(tf.constant(GREY, x.dtype), [3, 1, 1]), 1, keepdims=True)
+
+
+def jitter_colours(x, brightness, contrast, saturation, hue, order):
+    """Brightness, contrast, saturation and hue of each image, in an order of its own.
+
+    Args:
+        x: `[N, 3, H, W]`, values in 0 to 1.
+        brightness, contrast, saturation: `[N, 1, 1, 1]` factors; 1 changes nothing.
+        hue: `[N, 1, 1, 1]` shifts in turns of the colour wheel; 0 changes nothing.
+        order: int `[N, 4, 1, 1]`, each row a permutation of brightness 0,
+            contrast 1, saturation 2, hue 3.
+
+    Returns:
+        `[N, 3, H, W]`, values in 0 to 1.
+    """
+    for turn in range(4):
+        operation = tf.reshape(order[:, turn], [-1, 1, 1, 1])
+        # The first three are one operation: a blend with black, with the image's mean grey, or
+        # with its grey. So a turn costs one blend and one shift of hue, whatever the order.
+        grey = to_grey(x)
+        factor = tf.where(operation == 0, brightness, tf.where(operation == 1, contrast, saturation))
+        mean = tf.reduce_mean(grey, axis=[2, 3], keepdims=True)
+        other = tf.where(operation == 2, grey, tf.where(operation == 1, mean, 0.0))
+        blended = tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
+        x = tf.where(operation == 3, shift_hue(x, hue), blended)
+    return x
+
+
+def shift_hue(x, shift):
+    """Turns the hue of images in HSV, and leaves saturation and value.
+
+    Args:
+        x: `[N, 3, H, W]`, values in 0 to 1.
+        shift: `[N, 1, 1, 1]`, in turns of the colour wheel.
+
+    Returns:
+        `[N, 3, H, W]`.
+    """
+    r, g, b = tf.unstack(x, axis=1)
+    value = tf.maximum(tf.maximum(r, g), b)
+    chroma = value - tf.minimum(tf.minimum(r, g), b)
+    inverse = 1.0 / tf.where(chroma > 0, chroma, 1.0)
+    hue = tf.where(
+        value == r,
+        (g - b) * inverse,
+        tf.where(value == g, 2.0 + (b - r) * inverse, 4.0 + (r - g) * inverse),
+    )  # in sixths of a turn
+    hue += 6.0 * shift[:, 0]
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        # Each channel falls from value by chroma, along a trapezium over the colour wheel.
+        k = offset + hue
+        k -= 6.0 * tf.floor(k / 6.0)
+        channels.append(value - chroma * tf.clip_by_value(tf.minimum(k, 4.0 - k), 0.0, 1.0))
+    return tf.stack(channels, axis=1)
+
+
+def gaussian_blur(x, sigma, radius):
+    """Separable Gaussian blur; beyond its edges an image goes on as its outermost pixels.
+
+    Args:
+        x: `[N, C, H, W]`.
+        sigma: `[N, 1, 1, 1]`, standard deviations in pixels, > 0.
+        radius: int, pixels at which the kernel is cut off.
+
+    Returns:
+        `[N, C, H, W]`.
+    """
+    offsets = tf.range(-radius, radius + 1, dtype=x.dtype)
+    kernel = tf.exp(-0.5 * tf.square(offsets / sigma[:, :, 0, 0]))  # N x taps
+    kernel /= tf.reduce_sum(kernel, axis=1, keepdims=True)
+    weights = tf.unstack(kernel[:, :, tf.newaxis, tf.newaxis, tf.newaxis], axis=1)
+    height, width = x.shape[2:]
+    rows = tf.concat(
+        [tf.repeat(x[:, :, :1], radius, 2), x, tf.repeat(x[:, :, -1:], radius, 2)], axis=2
+    )
+    x = tf.add_n([weight * rows[:, :, i : i + height] for i, weight in enumerate(weights)])
+    columns = tf.concat(
+        [tf.repeat(x[..., :1], radius, 3), x, tf.repeat(x[..., -1:], radius, 3)], axis=3
+    )
+    return tf.add_n([weight * columns[..., i : i + width] for i, weight in enumerate(weights)])

@@ -1,0 +1,259 @@
+"""What happens beside the training steps: log, monitor, save, show.
+
+Every callback counts global steps, so that it does the same whether or not the run was stopped in
+between.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from moco_tf import encoders
+from moco_tf.errors import UserError
+from moco_tf.evaluation import features, knn
+
+# Images that the kNN monitor looks at, at the most: bank and queries.
+MONITOR_TRAIN = 10_000
+MONITOR_TEST = 2_000
+
+
+class GlobalStep(keras.callbacks.Callback):
+    """Counts steps from `start` on and calls `on_step(step, logs)` after each."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.step = start
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        self.on_step(self.step, logs)
+
+
+class MetricsLog(GlobalStep):
+    """Writes metrics.jsonl and TensorBoard's scalars: the means since the line before."""
+
+    def __init__(self, workdir, start, config, steps_per_epoch):
+        super().__init__(start)
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.path = os.path.join(workdir, "metrics.jsonl")
+        self.summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self.last_step, self.last_time = start, None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.last_time is None:
+            self.last_time = time.perf_counter()
+
+    def on_step(self, step, logs):
+        if step % self.config.log_every and step % self.steps_per_epoch:
+            return
+        # The epoch's running means so far, of which the model now forgets.
+        values = {name: float(value) for name, value in logs.items()}
+        self.model.reset_metrics()
+        seconds = time.perf_counter() - self.last_time
+        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        values["images_per_second"] = (
+            (step - self.last_step) * self.config.batch_size / max(seconds, 1e-9)
+        )
+        write_metrics(self.path, step, step / self.steps_per_epoch, values)
+        with self.summaries.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+            tf.summary.scalar("chance_loss", math.log(self.config.queue_size + 1))
+        # The clock runs again with the next step: what comes between is not training.
+        self.last_step, self.last_time = step, None
+
+    def on_train_end(self, logs=None):
+        self.summaries.flush()
+
+
+class KNNMonitor(GlobalStep):
+    """Classifies held-out images by the backbone's nearest neighbours every few epochs."""
+
+    def __init__(self, workdir, start, config, steps_per_epoch, source):
+        super().__init__(start)
+        self.path = os.path.join(workdir, "metrics.jsonl")
+        self.config = config
+        self.steps_per_epoch = steps_per_epoch
+        self.source = source
+        self.train = _spread(source.train, MONITOR_TRAIN)
+        self.test = _spread(source.test, MONITOR_TEST)
+        self.every = 0
+        if source.labels is not None and len(self.train) and len(self.test):
+            self.every = config.knn_every * steps_per_epoch
+
+    def on_train_begin(self, logs=None):
+        if self.every:
+            self.backbone = encoders.with_normalization(self.model.query_encoder.backbone)
+            if self.step == 0:
+                self.look(0)
+
+    def on_step(self, step, logs):
+        if self.every and (step % self.every == 0 or step == self.config.epochs * self.steps_per_epoch):
+            self.look(step)
+
+    def look(self, step):
+        train, test = (
+            features.extract(self.backbone, self.source, part, self.config.image_size)
+            for part in (self.train, self.test)
+        )
+        accuracy = knn.classify(
+            train.features, train.labels, test.features, test.labels, len(self.source.class_names)
+        )
+        write_metrics(
+            self.path, step, step / self.steps_per_epoch, {"knn_top1": accuracy["top1"]}
+        )
+        tqdm.write(f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images")
+
+
+class UnreadableImages(GlobalStep):
+    """Counts and names, at the end of an epoch, the images that could not be read."""
+
+    def __init__(self, batches, start, fail):
+        super().__init__(start)
+        self.batches = batches
+        self.fail = fail
+        self.told = set()
+
+    def on_step(self, step, logs):
+        source = self.batches.source
+        if self.fail and self.batches.unreadable:
+            name = source.describe(min(self.batches.unreadable))
+            raise UserError(
+                f"{name} cannot be read as an image: remove it, or set --config.data.on_error=skip"
+            )
+        if step % self.batches.steps_per_epoch:
+            return
+        unreadable = [source.describe(i) for i in sorted(self.batches.unreadable)]
+        skipped = set(unreadable + source.ignored)
+        if skipped - self.told:
+            self.told |= skipped
+            names = sorted(skipped)
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            tqdm.write(f"skipped {len(names)} files that cannot be read as images: {shown}")
+
+
+class Checkpoints(GlobalStep):
+    """Saves model, queue, pointer and optimizer, atomically, and keeps the last three.
+
+    Attributes:
+        step: int, the global step.
+        stop_signal: None, or the number of the signal that asked for the end; the run then saves
+            and stops after its current step.
+    """
+
+    def __init__(self, model, workdir, every, keep=3):
+        super().__init__(0)
+        self.workdir = workdir
+        self.every = every
+        self.stop_signal = None
+        self.moco = model
+        self.manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=model, optimizer=model.optimizer),
+            os.path.join(workdir, "checkpoints"),
+            max_to_keep=keep,
+            checkpoint_name="step",
+        )
+
+    def restore(self):
+        """Restores the newest checkpoint, if there is one, and returns the step it stands at.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        path = self.manager.latest_checkpoint
+        if path:
+            try:
+                self.manager.checkpoint.restore(path).assert_consumed()
+            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"the checkpoint {path} cannot be read ({reason}): move it away, or give "
+                    "another --workdir"
+                ) from error
+        self.step = int(self.moco.step.numpy())
+        return self.step
+
+    def on_step(self, step, logs):
+        if step % self.every == 0 or self.stop_signal is not None:
+            self.save()
+        if self.stop_signal is not None:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        self.save()
+
+    def save(self):
+        path = self.manager.latest_checkpoint or ""
+        if not path.endswith(f"step-{self.step}"):
+            self.manager.save(checkpoint_number=self.step)
+
+
+class Progress(GlobalStep):
+    """A progress bar with loss, contrastive accuracy and time left; lines where there is no
+    terminal."""
+
+    def __init__(self, start, total, steps_per_epoch, refresh_every):
+        super().__init__(start)
+        self.total = total
+        self.steps_per_epoch = steps_per_epoch
+        self.refresh_every = refresh_every
+        self.bar = None
+        self.clock = None
+
+    def on_step(self, step, logs):
+        if self.bar is None:
+            # The first step is spent compiling: a clock that starts after it is honest.
+            self.clock = (step, time.perf_counter())
+            self.bar = tqdm(
+                total=self.total,
+                initial=step,
+                unit="step",
+                disable=not sys.stderr.isatty(),
+                dynamic_ncols=True,
+                smoothing=0.05,
+            )
+        else:
+            self.bar.update(1)
+        epoch = -(-step // self.steps_per_epoch)
+        epochs = self.total // self.steps_per_epoch
+        if step % self.refresh_every == 0 or step == self.total:
+            loss, top1 = float(logs["loss"]), float(logs["contrastive_top1"])
+            self.bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+            self.bar.set_postfix_str(f"loss {loss:.3f}, contrastive top-1 {top1:.3f}", refresh=False)
+            if self.bar.disable and step % self.steps_per_epoch < self.refresh_every:
+                first, since = self.clock
+                pace = (time.perf_counter() - since) / max(step - first, 1)
+                print(
+                    f"epoch {epoch}/{epochs}, step {step}/{self.total}: loss {loss:.3f}, "
+                    f"contrastive top-1 {top1:.3f}, {_minutes(pace * (self.total - step))} left",
+                    flush=True,
+                )
+
+    def on_train_end(self, logs=None):
+        if self.bar is not None and self.step == self.total:
+            self.bar.close()
+
+
+def write_metrics(path, step, epoch, values):
+    """Appends one line to metrics.jsonl."""
+    with tf.io.gfile.GFile(path, "a") as file:
+        file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **values}) + "\n")
+
+
+def _spread(indices, count):
+    """At most `count` of the indices, evenly spread over them."""
+    if len(indices) <= count:
+        return indices
+    return indices[np.arange(count) * len(indices) // count]
+
+
+def _minutes(seconds):
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

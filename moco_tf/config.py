@@ -1,0 +1,139 @@
+"""The settings of a pre-training run, with the paper's as defaults."""
+
+import json
+
+import ml_collections
+
+from moco_tf.augment import RECIPES
+from moco_tf.encoders.resnet import ARCHITECTURES
+from moco_tf.errors import UserError
+
+# What may change when a run goes on: it alters what is looked at and saved, not what is computed.
+OPERATIONAL = ("checkpoint_every", "knn_every", "log_every", "data.on_error")
+
+
+def default_config():
+    """MoCo v1 on ImageNet, section 4 of the paper.
+
+    Returns:
+        A locked `ml_collections.ConfigDict`.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    # The method (sections 3.2 and 3.3).
+    config.mechanism = "moco"
+    config.encoder = "resnet50"
+    config.stem = "imagenet"  # or "small", for images of about 32 pixels
+    config.head = "linear"  # or "mlp", MoCo v2's
+    config.dim = 128
+    config.queue_size = 65536
+    config.momentum = 0.999
+    config.temperature = 0.07
+    config.bn_groups = 8  # of the global batch: the paper's 8 GPUs
+    config.shuffle_bn = True
+    # The data.
+    config.data = ml_collections.ConfigDict()
+    config.data.source = ""
+    config.data.on_error = "skip"  # or "fail": stop at an image that cannot be read
+    config.augmentation = "v1"  # or "v2"
+    config.image_size = 224
+    # The optimisation (section 4).
+    config.batch_size = 256  # over all devices
+    config.epochs = 200
+    config.learning_rate = 0.03  # for 256 images; scaled linearly with batch_size
+    config.schedule = "step"  # or "cosine", MoCo v2's
+    config.milestones = (120, 160)  # epochs at which "step" multiplies the rate by 0.1
+    config.sgd_momentum = 0.9
+    config.weight_decay = 1e-4
+    config.precision = "float32"  # or "mixed_bfloat16", "mixed_float16"
+    config.jit_compile = False  # XLA for the whole step, on one device
+    # What is looked at and kept.
+    config.log_every = 10  # steps between lines of metrics.jsonl
+    config.checkpoint_every = 1000  # steps
+    config.knn_every = 10  # epochs between looks of the kNN monitor; 0 for none
+    return config.lock()
+
+
+def check(config, num_replicas=1):
+    """Looks for settings that cannot work.
+
+    Args:
+        config: a config of `default_config`'s keys.
+        num_replicas: int, devices that share the global batch.
+
+    Raises:
+        UserError: the first mistake, with the key, its value and the remedy.
+    """
+    choices = {
+        "mechanism": ("moco",),
+        "stem": ("imagenet", "small"),
+        "head": ("linear", "mlp"),
+        "augmentation": tuple(RECIPES),
+        "schedule": ("step", "cosine"),
+        "precision": ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
+        "data.on_error": ("skip", "fail"),
+    }
+    for key, values in choices.items():
+        _require(_get(config, key) in values, config, key, f"choose {' or '.join(values)}")
+    base = config.encoder.rstrip("0123456789").removesuffix("w")
+    known = config.encoder in ARCHITECTURES or (base in ARCHITECTURES and base != config.encoder)
+    _require(known, config, "encoder", f"choose {', '.join(ARCHITECTURES)} or one of them with w2")
+    for key in (
+        "dim queue_size temperature bn_groups image_size batch_size epochs learning_rate "
+        "log_every checkpoint_every"
+    ).split():
+        _require(_get(config, key) > 0, config, key, "give a number above 0")
+    for key in "knn_every weight_decay".split():
+        _require(_get(config, key) >= 0, config, key, "give 0 or more")
+    for key in "momentum sgd_momentum".split():
+        _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")
+    _require(config.data.source, config, "data.source", "give photos or folder:PATH")
+
+    batch, groups = config.batch_size, config.bn_groups
+    if batch < groups or batch % groups:
+        fitting = ", ".join(str(g) for g in range(1, batch + 1) if batch % g == 0 and g <= 64)
+        raise UserError(
+            f"config.batch_size={batch} cannot be cut into config.bn_groups={groups} equal groups: "
+            f"for this batch set bn_groups to one of {fitting}"
+        )
+    if groups % num_replicas:
+        raise UserError(
+            f"config.bn_groups={groups} cannot be shared equally by {num_replicas} devices: set it "
+            f"to a multiple of {num_replicas}, or use {_divisors(groups)} devices"
+        )
+    if config.shuffle_bn and groups == 1:
+        raise UserError(
+            "config.shuffle_bn=True shuffles among groups of BatchNormalization, and "
+            "config.bn_groups=1 leaves one: set bn_groups to 2 or more, or shuffle_bn to False"
+        )
+    if config.jit_compile and num_replicas > 1:
+        raise UserError(
+            f"config.jit_compile=True works on one device, and there are {num_replicas}: "
+            "leave it False"
+        )
+
+
+def flatten(config):
+    """A config as one flat dict: `{"data.source": "photos", ...}`."""
+    flat = {}
+    for key, value in json.loads(config.to_json_best_effort()).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _get(config, key):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _require(condition, config, key, remedy):
+    if not condition:
+        raise UserError(f"config.{key}={_get(config, key)!r}: {remedy}")
+
+
+def _divisors(number):
+    return " or ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,0 +1,153 @@
+"""tf.data pipelines in which every batch is a function of the seed and of its position alone."""
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data.views import central_view, two_views
+from moco_tf.errors import UserError
+
+# Images tried in the place of one that cannot be read, before one known to be readable.
+ATTEMPTS = 20
+# What a random draw is for; a position is the other half of its seed.
+ORDER, VIEWS, SUBSTITUTE = range(3)
+
+
+class TwoViews:
+    """Batches of two views of each image, epoch after epoch, from any step on.
+
+    An epoch is a random order of the source's images, without the last few that do not fill a
+    batch. An image that cannot be read is replaced by another, drawn at random, so that a corrupt
+    file moves no other image to another batch.
+
+    Args:
+        source: a `moco_tf.data.sources.Source`.
+        image_size: int, side of the views in pixels.
+        crop_scale: smallest and largest share of an image's area in a crop.
+        batch_size: int, of the global batch.
+        epochs: int.
+        seed: int.
+
+    Attributes:
+        steps_per_epoch: int.
+        unreadable: set of the indices that could not be read so far.
+
+    Raises:
+        UserError: fewer images than one batch, or none that can be read.
+    """
+
+    def __init__(self, source, image_size, crop_scale, batch_size, epochs, seed):
+        self.source = source
+        self.image_size = image_size
+        self.crop_scale = crop_scale
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.seed = seed
+        self.unreadable = set()
+        self.steps_per_epoch = len(source.pretrain) // batch_size
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"batch_size={batch_size} is more than the {len(source.pretrain)} images of "
+                f"'{source.name}': set --config.batch_size to {len(source.pretrain)} or less"
+            )
+        self._readable = first_readable(source)
+
+    def from_step(self, step):
+        """The batches from global step `step` on, without decoding any before it.
+
+        Returns:
+            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[N, size, size, 3]` each.
+        """
+        first_epoch, done = divmod(step, self.steps_per_epoch)
+        indices = tf.constant(self.source.pretrain)
+
+        def order(epoch):
+            draws = tf.random.stateless_uniform(
+                [len(self.source.pretrain)], self._seed(ORDER, epoch), alg="philox"
+            )
+            order = tf.gather(indices, tf.argsort(draws, stable=True))
+            start = tf.where(epoch == first_epoch, done * self.batch_size, 0)
+            order = order[start : self.steps_per_epoch * self.batch_size]
+            return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
+
+        return (
+            tf.data.Dataset.range(first_epoch, self.epochs)
+            .flat_map(order)
+            .map(self._views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(self.batch_size, drop_remainder=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+    def _views(self, epoch, index):
+        seed = tf.random.experimental.stateless_fold_in(self._seed(VIEWS, epoch), index)
+        return two_views(self._read(epoch, index), self.image_size, self.crop_scale, seed)
+
+    def _read(self, epoch, index):
+        """The image, or the first in a random line of substitutes that can be read."""
+        seed = tf.random.experimental.stateless_fold_in(self._seed(SUBSTITUTE, epoch), index)
+        others = tf.random.stateless_uniform(
+            [ATTEMPTS], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
+        )
+        candidates = tf.concat(
+            [[index], tf.gather(self.source.pretrain, others), [self._readable]], axis=0
+        )
+        found, image = (
+            tf.data.Dataset.from_tensor_slices(candidates)
+            .map(lambda candidate: (candidate, self.source.read(candidate)))
+            .ignore_errors(log_warning=False)
+            .take(1)
+            .get_single_element()
+        )
+
+        def note():
+            return tf.numpy_function(self._note_unreadable, [index], tf.int64)
+
+        with tf.control_dependencies([tf.cond(found == index, lambda: index, note)]):
+            return tf.identity(image)
+
+    def _note_unreadable(self, index):
+        self.unreadable.add(int(index))
+        return index
+
+    def _seed(self, purpose, epoch):
+        return tf.stack([tf.constant(self.seed * 3 + purpose, tf.int64), epoch])
+
+
+def first_readable(source):
+    """The first index of the images for pre-training that can be read.
+
+    Raises:
+        UserError: there is none.
+    """
+    readable = (
+        tf.data.Dataset.from_tensor_slices(source.pretrain)
+        .map(lambda index: (index, source.read(index)))
+        .ignore_errors(log_warning=False)
+    )
+    for index, _ in readable.take(1):
+        return int(index)
+    raise UserError(f"data source '{source.name}': none of its {source.size} images can be read")
+
+
+def central_views(source, indices, image_size, batch_size):
+    """Batches of images as features are evaluated on them, without those that cannot be read.
+
+    Args:
+        source: a `moco_tf.data.sources.Source`.
+        indices: int64 `[M]`, the images wanted.
+        image_size: int, side of the views in pixels.
+        batch_size: int; the last batch may be smaller.
+
+    Returns:
+        A `tf.data.Dataset` of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, 3]`.
+    """
+    return (
+        tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+        .map(
+            lambda index: (index, central_view(source.read(index), image_size)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .ignore_errors(log_warning=False)
+        .batch(batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )

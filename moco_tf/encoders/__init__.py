@@ -1,0 +1,63 @@
+"""Encoders: a convolutional backbone, and a projection head on its features."""
+
+import keras
+from keras import layers
+
+from moco_tf.augment import MEAN, STD
+from moco_tf.encoders.heads import head as build_head
+from moco_tf.encoders.resnet import resnet
+
+
+def build(name, head=None, dim=128, stem="imagenet", bn_groups=1):
+    """Builds a backbone, or with `head` a whole encoder of queries or keys.
+
+    Args:
+        name: str, such as "resnet50" or "resnet50w2"; see `moco_tf.encoders.resnet`.
+        head: None for the backbone alone, "linear" (MoCo v1) or "mlp" (MoCo v2).
+        dim: int C, length of queries and keys; read with a head only.
+        stem: "imagenet", or "small" for images of about 32 pixels.
+        bn_groups: int, BatchNormalization groups of the batch that one replica sees.
+
+    Returns:
+        A `keras.Model` from images `[N, H, W, 3]`, normalised by ImageNet's mean and standard
+        deviation, to features `[N, D]` or projections `[N, C]`. An encoder with a head has the
+        two as `encoder.backbone` and `encoder.head`.
+
+    Raises:
+        ValueError: an unknown name, head or stem.
+
+    Example:
+        >>> encoder = moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)
+        >>> encoder.output_shape, encoder.backbone.output_shape
+        ((None, 128), (None, 2048))
+    """
+    backbone = resnet(name, stem=stem, bn_groups=bn_groups)
+    if head is None:
+        return backbone
+    images = keras.Input((None, None, 3), name="images")
+    projection = build_head(head, backbone.output_shape[-1], dim)
+    encoder = keras.Model(images, projection(backbone(images)), name=f"{name}_encoder")
+    encoder.backbone, encoder.head = backbone, projection
+    return encoder
+
+
+def with_normalization(backbone):
+    """A backbone that takes images as they are on disk.
+
+    Args:
+        backbone: a `keras.Model` from normalised images to features `[N, D]`.
+
+    Returns:
+        A `keras.Model` that shares its weights, from images `[N, H, W, 3]` of 0 to 255 to features
+        `[N, D]` in float32.
+    """
+    normalization = layers.Normalization(
+        mean=[255.0 * mean for mean in MEAN],
+        variance=[(255.0 * std) ** 2 for std in STD],
+        dtype="float32",
+        name="normalization",
+    )
+    images = keras.Input((None, None, 3), name="images")
+    features = backbone(normalization(images))
+    features = layers.Activation("linear", dtype="float32", name="float32")(features)
+    return keras.Model(images, features, name=f"{backbone.name}_from_images")

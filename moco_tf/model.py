@@ -1,0 +1,155 @@
+"""Momentum Contrast: the paper's Algorithm 1 as a Keras model."""
+
+import keras
+import tensorflow as tf
+
+from moco_tf.contrast import contrastive_accuracy, info_nce, l2_normalize
+from moco_tf.dictionaries import Queue
+from moco_tf.distribution import num_replicas, own_rows
+from moco_tf.shuffling import permutation, shuffle, unshuffle
+
+# What a random draw is for; the position in the run is the other half of its seed.
+QUERY_VIEW, KEY_VIEW, PERMUTATION = range(3)
+
+
+class MoCo(keras.Model):
+    """Momentum Contrast (He et al., CVPR 2020) around any encoder.
+
+    Args:
+        build_encoder: callable without arguments that returns a new, built `keras.Model` from
+            images to projections `[N, C]`. It is called twice.
+        queue_size: int K, keys in the dictionary; any positive number.
+        momentum: float m in [0, 1], equation 2.
+        temperature: float tau > 0, equation 1.
+        shuffle_bn: bool, Shuffling BN (section 3.3). It needs an encoder whose BatchNormalization
+            has more than one group in the global batch; False shows what it prevents.
+        augment: the photometric half of the augmentation on the device, called as
+            `augment(images, rows, count, seed)`; see `moco_tf.augment.Augment`. None where the
+            views come fully augmented and normalised.
+        seed: int; with the number of the step it determines every random draw of the step.
+
+    Attributes:
+        query_encoder, key_encoder: the two encoders f_q and f_k, of one architecture.
+        queue: `moco_tf.dictionaries.Queue`, with the weights `keys` `[K, C]` and `pointer`.
+        step: non-trainable int64 scalar, steps taken so far.
+
+    `fit` takes batches `(query_images, key_images)`, two views `[N, H, W, 3]` of the same N
+    images: uint8 with an `augment`, else floats. N must be known when the step is traced
+    (`drop_remainder=True`). `compile` takes an optimizer and no loss.
+
+    Example:
+        >>> model = moco_tf.MoCo(
+        ...     lambda: moco_tf.encoders.build("resnet50", head="linear", bn_groups=8))
+        >>> model.compile(moco_tf.optimizers.SGD(0.03))
+        >>> model.fit(batches_of_two_views)
+    """
+
+    def __init__(
+        self,
+        build_encoder,
+        queue_size=65536,
+        momentum=0.999,
+        temperature=0.07,
+        shuffle_bn=True,
+        augment=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.temperature = temperature
+        self.shuffle_bn = shuffle_bn
+        self.augment = augment
+        self.seed = seed
+
+        self.query_encoder = build_encoder()
+        # It stays trainable, though no gradient reaches it: `trainable = False` would put its
+        # BatchNormalization into inference mode, and nothing would be left to shuffle.
+        self.key_encoder = build_encoder()
+        self.key_encoder.set_weights(self.query_encoder.get_weights())
+        self.queue = Queue(queue_size, self.query_encoder.output_shape[-1], seed)
+        self.queue.build()
+        self.step = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
+        )
+        self.loss_metric = keras.metrics.Mean("loss")
+        self.top1_metric = keras.metrics.Mean("contrastive_top1")
+        self.top5_metric = keras.metrics.Mean("contrastive_top5")
+        self.built = True
+
+    def train_step(self, data):
+        """Algorithm 1, for this replica's n of the N images of the global batch."""
+        x_q, x_k = data
+        step, n = self.step.value, x_q.shape[0]
+        N = n * num_replicas()
+
+        # Keys, without gradient; Shuffling BN encodes them in another order.
+        order = tf.range(N)
+        if self.shuffle_bn:
+            order = permutation(N, self._seed(PERMUTATION, step))
+        x_k, rows = shuffle(x_k, order)
+        x_k = self._augment(x_k, rows, N, self._seed(KEY_VIEW, step))
+        k = unshuffle(self._encode(self.key_encoder, x_k), order)  # keys: N x C
+        k_own = tf.gather(k, own_rows(n))  # keys of this replica's queries: n x C
+
+        x_q = self._augment(x_q, own_rows(n), N, self._seed(QUERY_VIEW, step))
+        theta_q = self.query_encoder.trainable_variables
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in theta_q])
+            q = self._encode(self.query_encoder, x_q)  # queries: n x C
+            losses, logits = info_nce(q, k_own, self.queue.keys.value, self.temperature)
+            # Gradients are summed over the replicas: the mean is over the global batch.
+            loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
+
+        # SGD update: query encoder
+        gradients = tape.gradient(loss, [variable.value for variable in theta_q])
+        self.optimizer.apply(gradients, theta_q)
+
+        # momentum update: key encoder (equation 2; parameters only, no moving statistics)
+        theta_k = self.key_encoder.trainable_variables
+        for variable_k, variable_q in zip(theta_k, theta_q):
+            m = tf.cast(self.momentum, variable_k.dtype)
+            variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
+
+        # The current keys replace the oldest, after the negatives were read.
+        self.queue.enqueue(k)
+        self.step.assign(step + 1)
+
+        self.loss_metric.update_state(losses)
+        self.top1_metric.update_state(contrastive_accuracy(logits, 1))
+        self.top5_metric.update_state(contrastive_accuracy(logits, 5))
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def _encode(self, encoder, images):
+        # The similarity, the loss and the queue are float32 whatever the encoder computes in.
+        return l2_normalize(tf.cast(encoder(images, training=True), self.queue.keys.dtype))
+
+    def _augment(self, images, rows, count, seed):
+        return images if self.augment is None else self.augment(images, rows, count, seed)
+
+    def _seed(self, purpose, step):
+        return tf.stack([tf.constant(self.seed * 3 + purpose, tf.int64), step])
+
+    @property
+    def metrics(self):
+        return [self.loss_metric, self.top1_metric, self.top5_metric]
+
+    def compile(self, optimizer, **kwargs):
+        """Configures training.
+
+        Args:
+            optimizer: a `keras.optimizers.Optimizer`, such as `moco_tf.optimizers.SGD`. It gets
+                the query encoder's parameters alone.
+            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in Keras.
+        """
+        super().compile(optimizer=optimizer, **kwargs)
+        self.optimizer.build(self.query_encoder.trainable_variables)
+
+    def call(self, images, training=False):
+        """The query encoder's projections of normalised images, not L2-normalised."""
+        return self.query_encoder(images, training=training)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Everything is built already. Keras' own would consume a batch of the data set whenever a
+        # strategy is set, after which a resumed run would no longer be at its position.
+        pass

@@ -1,0 +1,56 @@
+"""SGD as the papers' code means it."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("moco_tf")
+class SGD(keras.optimizers.Optimizer):
+    """SGD with momentum and coupled weight decay: torch.optim.SGD's arithmetic.
+
+    For each parameter p with gradient g and momentum buffer v:
+
+        g <- g + weight_decay * p
+        v <- momentum * v + g
+        p <- p - learning_rate * v
+
+    Weight decay enters the gradient of every parameter, biases and BatchNormalization included,
+    and passes through the momentum; Keras' own is decoupled and about ten times weaker. The
+    learning rate stays outside the buffer, so that a change of it acts at once; Keras keeps it
+    inside.
+
+    Args:
+        learning_rate: float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: float in [0, 1), 0.9 in the paper.
+        weight_decay: float >= 0, 1e-4 in the paper.
+    """
+
+    def __init__(self, learning_rate, momentum=0.9, weight_decay=1e-4, name="sgd", **kwargs):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        # Not `self.weight_decay`: that one would make Keras apply its decoupled decay as well.
+        self.coupled_weight_decay = weight_decay
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.momentum_buffers = [
+            self.add_variable_from_reference(variable, name="momentum") for variable in variables
+        ]
+
+    def update_step(self, gradient, variable, learning_rate):
+        buffer = self.momentum_buffers[self._get_variable_index(variable)].value
+        learning_rate = tf.cast(learning_rate, variable.dtype)
+        gradient = tf.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
+        velocity = self.momentum * buffer + gradient
+        buffer.assign(velocity)
+        variable.assign_sub(learning_rate * velocity)
+
+    def get_config(self):
+        config = super().get_config()
+        return {
+            **config,
+            "momentum": self.momentum,
+            "weight_decay": self.coupled_weight_decay,
+        }

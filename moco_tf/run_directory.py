@@ -1,0 +1,107 @@
+"""A run directory: the config that made it, its checkpoints and its metrics."""
+
+import json
+import os
+
+import ml_collections
+import tensorflow as tf
+
+from moco_tf.config import OPERATIONAL, default_config, flatten
+from moco_tf.errors import UserError
+
+
+def open_for_training(workdir, config):
+    """Makes the directory, or checks that a run of the same config made it.
+
+    Args:
+        workdir: str, local or a `tf.io.gfile` path.
+        config: the config of the run to start or to go on with.
+
+    Raises:
+        UserError: it cannot be written, or another config made it; nothing in it is touched.
+    """
+    path = os.path.join(workdir, "config.json")
+    if tf.io.gfile.exists(path):
+        saved, wanted = flatten(read_config(workdir)), flatten(config)
+        differing = [
+            f"{key} is {saved[key]!r} there and {wanted[key]!r} here"
+            for key in wanted
+            if key not in OPERATIONAL and saved[key] != wanted[key]
+        ]
+        if differing:
+            raise UserError(
+                f"--workdir={workdir} holds a run of another config ({'; '.join(differing)}): give "
+                "another directory, or that config to go on with it"
+            )
+    elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
+        raise UserError(f"--workdir={workdir} is a file: give a directory")
+    try:
+        tf.io.gfile.makedirs(workdir)
+        write_atomically(path, config.to_json_best_effort(indent=2) + "\n")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({_reason(error)}): give a directory that can"
+        ) from error
+
+
+def read_config(workdir):
+    """The config that made a run.
+
+    Raises:
+        UserError: the directory holds no run, or one whose config cannot be read.
+    """
+    path = os.path.join(workdir, "config.json")
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"--workdir={workdir} holds no run: there is no config.json in it")
+    with tf.io.gfile.GFile(path) as file:
+        text = file.read()
+    try:
+        values = json.loads(text)
+        config = default_config()
+        with config.unlocked():
+            config.update(ml_collections.ConfigDict(values))
+        if set(flatten(config)) != set(flatten(default_config())):
+            raise ValueError("it has keys that no config has")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not the config of a run: {error}") from error
+    return config
+
+
+def latest_checkpoint(workdir):
+    """The path of the newest complete checkpoint, or None."""
+    return tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+
+
+def read_metrics(workdir):
+    """The lines of metrics.jsonl as dicts, a line cut short by a kill left out."""
+    path = os.path.join(workdir, "metrics.jsonl")
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as file:
+        lines = file.read().splitlines()
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return parsed
+
+
+def rewind_metrics(workdir, step):
+    """Drops the lines of metrics.jsonl past `step`, which a resumed run will write again."""
+    kept = [line for line in read_metrics(workdir) if line["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    write_atomically(os.path.join(workdir, "metrics.jsonl"), text)
+
+
+def write_atomically(path, text):
+    """Writes a text file so that a reader, or a kill, finds the old one or the new one whole."""
+    temporary = f"{path}.tmp"
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def _reason(error):
+    return getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)

@@ -1,0 +1,204 @@
+"""A pre-training run, from a config to a run directory; it goes on where it was stopped."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+
+import keras
+import tensorflow as tf
+
+from moco_tf import encoders, run_directory
+from moco_tf.augment import RECIPES, Augment
+from moco_tf.callbacks import Checkpoints, KNNMonitor, MetricsLog, Progress, UnreadableImages
+from moco_tf.config import check
+from moco_tf.data import sources
+from moco_tf.data.pipeline import TwoViews
+from moco_tf.errors import UserError
+from moco_tf.model import MoCo
+from moco_tf.optimizers import SGD
+from moco_tf.pictures import draw_curves
+from moco_tf.schedules import Cosine, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: at `step` of `total_steps`, by the signal number `stopped_by` or None."""
+
+    step: int
+    total_steps: int
+    stopped_by: int | None
+
+
+def train(config, workdir, strategy=None):
+    """Pre-trains, or goes on with, the run in `workdir`.
+
+    SIGINT and SIGTERM end it after the current step, with a checkpoint; a second one ends it at
+    once. After any end, even SIGKILL, the same call goes on from the last checkpoint, and on the
+    CPU the result is bit-identical to that of a run that was never stopped.
+
+    Args:
+        config: a config of `moco_tf.config.default_config`'s keys.
+        workdir: str, the run directory.
+        strategy: a `tf.distribute.Strategy`, or None for the default one.
+
+    Returns:
+        `Outcome`.
+
+    Raises:
+        UserError: a setting that cannot work, a source that cannot be read, a directory that
+            cannot be written or that another config made.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    check(config, strategy.num_replicas_in_sync)
+    source = sources.load(config.data.source)
+    batches = TwoViews(
+        source,
+        config.image_size,
+        RECIPES[config.augmentation].crop_scale,
+        config.batch_size,
+        config.epochs,
+        config.seed,
+    )
+    run_directory.open_for_training(workdir, config)
+
+    with strategy.scope():
+        model = build_model(config, batches.steps_per_epoch)
+    checkpoints = Checkpoints(model, workdir, config.checkpoint_every)
+    start = checkpoints.restore()
+    total = config.epochs * batches.steps_per_epoch
+    if start == total:
+        print(f"{workdir}: finished already, at step {total}")
+        return Outcome(start, total, None)
+    run_directory.rewind_metrics(workdir, start)
+    print(
+        f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
+        f"{config.epochs} epochs of {batches.steps_per_epoch} steps; "
+        f"the loss of pure chance is ln(K+1) = {math.log(config.queue_size + 1):.2f}"
+    )
+    if start:
+        print(f"going on from step {start}, saved in {workdir}")
+
+    # In the order in which they see a step: what a checkpoint follows is on disk before it.
+    callbacks = [
+        MetricsLog(workdir, start, config, batches.steps_per_epoch),
+        KNNMonitor(workdir, start, config, batches.steps_per_epoch, source),
+        UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
+        checkpoints,
+        Progress(start, total, batches.steps_per_epoch, config.log_every),
+    ]
+    with _stop_on_signals(checkpoints):
+        _fit(model, batches, start, callbacks)
+    draw_curves(workdir)
+    return Outcome(checkpoints.step, total, checkpoints.stop_signal)
+
+
+def build_model(config, steps_per_epoch):
+    """The compiled model that a config describes, under the current strategy's scope.
+
+    Args:
+        config: a config that `moco_tf.config.check` passes.
+        steps_per_epoch: int, for the schedule of the learning rate.
+
+    Returns:
+        A `MoCo`.
+    """
+    keras.config.set_dtype_policy(config.precision)
+    keras.utils.set_random_seed(config.seed)
+    groups = config.bn_groups // tf.distribute.get_strategy().num_replicas_in_sync
+    model = MoCo(
+        lambda: encoders.build(
+            config.encoder, config.head, config.dim, stem=config.stem, bn_groups=groups
+        ),
+        queue_size=config.queue_size,
+        momentum=config.momentum,
+        temperature=config.temperature,
+        shuffle_bn=config.shuffle_bn,
+        augment=Augment(RECIPES[config.augmentation]),
+        seed=config.seed,
+    )
+    # The paper's linear scaling: 0.03 for 256 images, 0.12 for 1024.
+    rate = config.learning_rate * config.batch_size / 256
+    if config.schedule == "cosine":
+        schedule = Cosine(rate, steps_per_epoch, config.epochs)
+    else:
+        schedule = Step(rate, steps_per_epoch, config.milestones)
+    model.compile(
+        SGD(schedule, config.sgd_momentum, config.weight_decay), jit_compile=config.jit_compile
+    )
+    return model
+
+
+def load_backbone(workdir):
+    """The backbone of a run's query encoder, at its newest checkpoint.
+
+    Args:
+        workdir: str, a run directory.
+
+    Returns:
+        A `keras.Model` from images `[N, H, W, 3]` of 0 to 255 to features `[N, D]`; its
+        BatchNormalization has one group, so that it fine-tunes at any batch size.
+
+    Raises:
+        UserError: no run there, or no checkpoint yet, or one of another architecture.
+    """
+    config = run_directory.read_config(workdir)
+    path = run_directory.latest_checkpoint(workdir)
+    if path is None:
+        raise UserError(f"--workdir={workdir} has no checkpoint yet: train it first")
+    encoder = encoders.build(config.encoder, config.head, config.dim, stem=config.stem)
+    wanted = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
+    try:
+        wanted.restore(path).assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise UserError(f"the checkpoint {path} cannot be read: {_first_line(error)}") from error
+    return encoders.with_normalization(encoder.backbone)
+
+
+def _fit(model, batches, start, callbacks):
+    """Trains from step `start` on: first what is left of its epoch, then whole epochs."""
+    steps = batches.steps_per_epoch
+    epoch, done = divmod(start, steps)
+    data = batches.from_step(start)
+    if done:
+        model.fit(
+            data,
+            steps_per_epoch=steps - done,
+            callbacks=callbacks,
+            shuffle=False,  # `data` has its order
+            verbose=0,
+        )
+        epoch += 1
+        data = batches.from_step(epoch * steps)
+    if epoch < batches.epochs and not model.stop_training:
+        model.fit(
+            data,
+            steps_per_epoch=steps,
+            initial_epoch=epoch,
+            epochs=batches.epochs,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+
+
+@contextlib.contextmanager
+def _stop_on_signals(checkpoints):
+    """Lets the first SIGINT or SIGTERM stop the run after its step, and a second one at once."""
+
+    def stop(number, _):
+        checkpoints.stop_signal = number
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0]
