@@ -150,7 +150,9 @@ def jitter_colours(x, brightness, contrast, saturation, hue, order):
         # The first three are one operation: a blend with black, with the image's mean grey, or
         # with its grey. So a turn costs one blend and one shift of hue, whatever the order.
         grey = to_grey(x)
-        factor = tf.where(operation == 0, brightness, tf.where(operation == 1, contrast, saturation))
+        factor = tf.where(
+            operation == 0, brightness, tf.where(operation == 1, contrast, saturation)
+        )
         mean = tf.reduce_mean(grey, axis=[2, 3], keepdims=True)
         other = tf.where(operation == 2, grey, tf.where(operation == 1, mean, 0.0))
         blended = tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)

@@ -96,7 +96,9 @@ class KNNMonitor(GlobalStep):
                 self.look(0)
 
     def on_step(self, step, logs):
-        if self.every and (step % self.every == 0 or step == self.config.epochs * self.steps_per_epoch):
+        if self.every and (
+            step % self.every == 0 or step == self.config.epochs * self.steps_per_epoch
+        ):
             self.look(step)
 
     def look(self, step):
@@ -107,9 +109,7 @@ class KNNMonitor(GlobalStep):
         accuracy = knn.classify(
             train.features, train.labels, test.features, test.labels, len(self.source.class_names)
         )
-        write_metrics(
-            self.path, step, step / self.steps_per_epoch, {"knn_top1": accuracy["top1"]}
-        )
+        write_metrics(self.path, step, step / self.steps_per_epoch, {"knn_top1": accuracy["top1"]})
         tqdm.write(f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images")
 
 
@@ -227,7 +227,9 @@ class Progress(GlobalStep):
         if step % self.refresh_every == 0 or step == self.total:
             loss, top1 = float(logs["loss"]), float(logs["contrastive_top1"])
             self.bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-            self.bar.set_postfix_str(f"loss {loss:.3f}, contrastive top-1 {top1:.3f}", refresh=False)
+            self.bar.set_postfix_str(
+                f"loss {loss:.3f}, contrastive top-1 {top1:.3f}", refresh=False
+            )
             if self.bar.disable and step % self.steps_per_epoch < self.refresh_every:
                 first, since = self.clock
                 pace = (time.perf_counter() - since) / max(step - first, 1)

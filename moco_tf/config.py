@@ -5,11 +5,34 @@ import json
 import ml_collections
 
 from moco_tf.augment import RECIPES
-from moco_tf.encoders.resnet import ARCHITECTURES
+from moco_tf.encoders.heads import HEADS
+from moco_tf.encoders.resnet import STEMS, parse_name
 from moco_tf.errors import UserError
 
 # What may change when a run goes on: it alters what is looked at and saved, not what is computed.
 OPERATIONAL = ("checkpoint_every", "knn_every", "log_every", "data.on_error")
+
+CHOICES = {
+    "mechanism": ("moco",),
+    "stem": STEMS,
+    "head": HEADS,
+    "augmentation": tuple(RECIPES),
+    "schedule": ("step", "cosine"),
+    "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
+    "data.on_error": ("skip", "fail"),
+}
+POSITIVE = (
+    "dim",
+    "queue_size",
+    "temperature",
+    "bn_groups",
+    "image_size",
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "log_every",
+    "checkpoint_every",
+)
 
 
 def default_config():
@@ -64,28 +87,14 @@ def check(config, num_replicas=1):
     Raises:
         UserError: the first mistake, with the key, its value and the remedy.
     """
-    choices = {
-        "mechanism": ("moco",),
-        "stem": ("imagenet", "small"),
-        "head": ("linear", "mlp"),
-        "augmentation": tuple(RECIPES),
-        "schedule": ("step", "cosine"),
-        "precision": ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
-        "data.on_error": ("skip", "fail"),
-    }
-    for key, values in choices.items():
+    for key, values in CHOICES.items():
         _require(_get(config, key) in values, config, key, f"choose {' or '.join(values)}")
-    base = config.encoder.rstrip("0123456789").removesuffix("w")
-    known = config.encoder in ARCHITECTURES or (base in ARCHITECTURES and base != config.encoder)
-    _require(known, config, "encoder", f"choose {', '.join(ARCHITECTURES)} or one of them with w2")
-    for key in (
-        "dim queue_size temperature bn_groups image_size batch_size epochs learning_rate "
-        "log_every checkpoint_every"
-    ).split():
+    parse_name(config.encoder)
+    for key in POSITIVE:
         _require(_get(config, key) > 0, config, key, "give a number above 0")
-    for key in "knn_every weight_decay".split():
+    for key in ("knn_every", "weight_decay"):
         _require(_get(config, key) >= 0, config, key, "give 0 or more")
-    for key in "momentum sgd_momentum".split():
+    for key in ("momentum", "sgd_momentum"):
         _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")
     _require(config.data.source, config, "data.source", "give photos or folder:PATH")
 

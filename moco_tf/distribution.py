@@ -33,7 +33,9 @@ def split_cpu(count):
     if count < 1:
         raise UserError(f"--virtual_devices={count}: give 1 or more")
     [cpu] = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )
 
 
 def num_replicas():

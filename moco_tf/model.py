@@ -107,7 +107,7 @@ class MoCo(keras.Model):
 
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         theta_k = self.key_encoder.trainable_variables
-        for variable_k, variable_q in zip(theta_k, theta_q):
+        for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
             m = tf.cast(self.momentum, variable_k.dtype)
             variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
 

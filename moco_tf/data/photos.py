@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -67,7 +68,8 @@ def load(names=tuple(PHOTOGRAPHS), block=BLOCK, train_stride=TRAIN_STRIDE, flat=
                 test = (row + 2 * column) % 4 == 0
                 stride = TEST_STRIDE if test else train_stride
                 steps = range(0, block - PATCH + 1, stride)
-                for top, left in ((row * block + y, column * block + x) for y in steps for x in steps):
+                for y, x in itertools.product(steps, steps):
+                    top, left = row * block + y, column * block + x
                     patch = photograph[top : top + PATCH, left : left + PATCH]
                     if patch.std() < flat:
                         continue

@@ -24,7 +24,7 @@ def build(name, head=None, dim=128, stem="imagenet", bn_groups=1):
         two as `encoder.backbone` and `encoder.head`.
 
     Raises:
-        ValueError: an unknown name, head or stem.
+        UserError: an unknown name, head or stem.
 
     Example:
         >>> encoder = moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)

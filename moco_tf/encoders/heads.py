@@ -3,6 +3,10 @@
 import keras
 from keras import layers
 
+from moco_tf.errors import UserError
+
+HEADS = ("linear", "mlp")
+
 
 def head(name, features, dim):
     """Builds a projection head.
@@ -17,10 +21,10 @@ def head(name, features, dim):
         A `keras.Model`, `[N, D]` to `[N, C]`. It does not normalise; the model does.
 
     Raises:
-        ValueError: the name is neither of the two.
+        UserError: the name is neither of the two.
     """
-    if name not in ("linear", "mlp"):
-        raise ValueError(f"unknown head '{name}': choose linear (MoCo v1) or mlp (MoCo v2)")
+    if name not in HEADS:
+        raise UserError(f"unknown head '{name}': choose linear (MoCo v1) or mlp (MoCo v2)")
     inputs = keras.Input((features,), name="features")
     x = inputs
     if name == "mlp":

@@ -61,7 +61,7 @@ class BatchNormalization(keras.layers.Layer):
             return self._normalize(inputs, self.moving_mean.value, self.moving_variance.value)
         # Blocks along the first axis are views, not copies; only the concat moves memory.
         blocks = tf.split(inputs, self.groups) if self.groups > 1 else [inputs]
-        outputs, means, variances = zip(*[self._normalize(block) for block in blocks])
+        outputs, means, variances = zip(*map(self._normalize, blocks), strict=True)
         self._follow(self.moving_mean, tf.add_n(means) / self.groups)
         self._follow(self.moving_variance, tf.add_n(variances) / self.groups)
         return tf.concat(outputs, axis=0) if self.groups > 1 else outputs[0]

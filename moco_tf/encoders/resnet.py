@@ -10,6 +10,7 @@ import keras
 from keras import layers
 
 from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
 
 # name: (kind of block, blocks in each stage, channels of the first stage). Every later stage has
 # twice the channels and half the resolution. The three-stage networks are those that He et al.
@@ -22,6 +23,7 @@ ARCHITECTURES = {
     "resnet34": ("basic", (3, 4, 6, 3), 64),
     "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
 }
+STEMS = ("imagenet", "small")
 
 
 def resnet(name, stem="imagenet", bn_groups=1):
@@ -39,18 +41,12 @@ def resnet(name, stem="imagenet", bn_groups=1):
         average of the last stage.
 
     Raises:
-        ValueError: the name or the stem is not one of these.
+        UserError: the name or the stem is not one of these.
     """
-    base, width = re.fullmatch(r"(.*?)(?:w(\d+))?", name).groups()
-    if base not in ARCHITECTURES:
-        raise ValueError(
-            f"unknown encoder '{name}': choose one of {', '.join(ARCHITECTURES)}, "
-            "with w2, w4, ... behind it for a wider one"
-        )
-    if stem not in ("imagenet", "small"):
-        raise ValueError(f"unknown stem '{stem}': choose imagenet or small")
-    kind, depths, channels = ARCHITECTURES[base]
-    channels *= int(width or 1)
+    (kind, depths, channels), width = parse_name(name)
+    if stem not in STEMS:
+        raise UserError(f"unknown stem '{stem}': choose {' or '.join(STEMS)}")
+    channels *= width
     block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[kind]
 
     images = keras.Input((None, None, 3), name="images")
@@ -70,6 +66,21 @@ def resnet(name, stem="imagenet", bn_groups=1):
             x = block(x, channels * 2**stage, stride, bn_groups, label)
     features = layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(images, features, name=name)
+
+
+def parse_name(name):
+    """The entry of `ARCHITECTURES` behind an encoder's name, and the factor of its width.
+
+    Raises:
+        UserError: there is none.
+    """
+    base, width = re.fullmatch(r"(.*?)(?:w([1-9]\d?))?", name, re.DOTALL).groups()
+    if base not in ARCHITECTURES:
+        raise UserError(
+            f"unknown encoder '{name}': choose one of {', '.join(ARCHITECTURES)}, with w2 or w4 "
+            "behind it for a wider one"
+        )
+    return ARCHITECTURES[base], int(width or 1)
 
 
 def _conv_bn(x, channels, kernel_size, stride, bn_groups, name):

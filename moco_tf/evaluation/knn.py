@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features, as InstDisc's (Wu et al. 2018)."""
+"""Weighted k-nearest-neighbour classification of frozen features (InstDisc, Wu et al. 2018)."""
 
 import numpy as np
 

@@ -1,0 +1,99 @@
+"""Evaluates frozen features on labelled images.
+
+    python evaluate.py --protocol=knn --workdir=runs/photos
+    python evaluate.py --protocol=linear --saved_model=PATH --data=folder:PATH --image_size=224
+    python evaluate.py --protocol=knn --random_init --config=configs/photos.py
+
+The result goes to DIR/eval/PROTOCOL.json, DIR being the run, the SavedModel or --output_dir.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from moco_tf import command_line
+
+PROTOCOL = flags.DEFINE_enum("protocol", None, ["knn", "linear"], "What to evaluate by.")
+WORKDIR = flags.DEFINE_string("workdir", None, "A run, whose newest checkpoint is evaluated.")
+SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel of export/saved_model.py.")
+RANDOM_INIT = flags.DEFINE_bool("random_init", False, "The encoder of --config, untrained.")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of --random_init.")
+DATA = flags.DEFINE_string("data", None, "A labelled data source; by default the run's own.")
+IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Side of the views in pixels; by default the run's own.", lower_bound=1
+)
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where eval/PROTOCOL.json goes.")
+K = flags.DEFINE_integer("k", 200, "knn: neighbours, at most the bank.", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", 0.07, "knn: of the votes.", lower_bound=1e-3)
+L2 = flags.DEFINE_float("l2", 1e-3, "linear: penalty on the squared weights.", lower_bound=1e-9)
+ITERATIONS = flags.DEFINE_integer("iterations", 200, "linear: of L-BFGS.", lower_bound=1)
+
+
+def main(_):
+    from moco_tf.data import sources
+    from moco_tf.evaluation import protocols
+    from moco_tf.pictures import draw_neighbours
+
+    command_line.require("protocol")
+    backbone, name, directory, config = _backbone()
+    data = DATA.value or (config and config.data.source)
+    image_size = IMAGE_SIZE.value or (config and config.image_size)
+    if not data or not image_size:
+        raise command_line.UserError("--saved_model needs --data and --image_size as well")
+    if PROTOCOL.value == "knn":
+        settings = {"k": K.value, "temperature": TEMPERATURE.value}
+    else:
+        settings = {"l2": L2.value, "iterations": ITERATIONS.value}
+
+    source = sources.load(data)
+    train, test = protocols.extract_both(backbone, source, image_size)
+    result = protocols.evaluate(
+        PROTOCOL.value, train, test, len(source.class_names), **settings
+    ) | {"backbone": name, "data": data, "image_size": image_size}
+    path = protocols.write_result(OUTPUT_DIR.value or directory, result)
+    wrote = path
+    if PROTOCOL.value == "knn":
+        picture = path.replace("eval/knn.json", "neighbours.png")
+        wrote += f" and {draw_neighbours(picture, source, image_size, train, test)}"
+    print(
+        f"{PROTOCOL.value} of {name} on {data}: top-1 {result['top1']:.4f}, "
+        f"top-5 {result['top5']:.4f} ({result['num_train']} training and {result['num_test']} "
+        f"test images); wrote {wrote}"
+    )
+
+
+def _backbone():
+    """The backbone to evaluate, its name, the directory of its results, its config or None."""
+    import keras
+
+    from moco_tf import encoders, load_backbone, run_directory
+    from moco_tf.config import check
+
+    given = [bool(WORKDIR.value), bool(SAVED_MODEL.value), RANDOM_INIT.value]
+    if sum(given) != 1:
+        raise command_line.UserError("give one of --workdir, --saved_model and --random_init")
+    if WORKDIR.value:
+        backbone = load_backbone(WORKDIR.value)
+        return backbone, WORKDIR.value, WORKDIR.value, run_directory.read_config(WORKDIR.value)
+    if SAVED_MODEL.value:
+        return _load_saved_model(SAVED_MODEL.value), SAVED_MODEL.value, SAVED_MODEL.value, None
+    command_line.require("config")
+    config = CONFIG.value
+    check(config)
+    keras.utils.set_random_seed(config.seed)
+    backbone = encoders.build(config.encoder, stem=config.stem)
+    return encoders.with_normalization(backbone), f"random {config.encoder}", ".", config
+
+
+def _load_saved_model(path):
+    import keras
+
+    try:
+        return keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
+    except (OSError, ValueError) as error:
+        raise command_line.UserError(
+            f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}"
+        ) from error
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,63 @@
+"""Exports the backbone of a run as a SavedModel that fine-tunes in plain Keras.
+
+    python export/saved_model.py --workdir=runs/photos --out=runs/photos/export/saved_model
+
+What reads it needs TensorFlow and Keras, and nothing of this project:
+
+    keras.layers.TFSMLayer(
+        PATH, call_endpoint="serve", call_training_endpoint="train", trainable=True)
+"""
+
+from absl import flags
+
+from moco_tf import command_line
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run whose newest checkpoint is exported.")
+OUT = flags.DEFINE_string("out", None, "The directory to write, which must not exist.")
+
+
+def export_saved_model(backbone, path):
+    """Writes a backbone as a SavedModel with two endpoints.
+
+    `serve` runs it in inference mode; `train` normalises by the batch and moves the moving
+    statistics. Both take images, float32 `[N, H, W, 3]` of 0 to 255 and of any size, and return
+    features, float32 `[N, D]`.
+
+    Args:
+        backbone: a `keras.Model` such as `moco_tf.load_backbone` returns.
+        path: str, a directory that does not exist.
+
+    Raises:
+        UserError: it exists, or cannot be written.
+    """
+    import keras
+    import tensorflow as tf
+
+    if tf.io.gfile.exists(path):
+        raise command_line.UserError(f"--out={path} exists: give a path that does not")
+    images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+    archive = keras.export.ExportArchive()
+    archive.track(backbone)
+    archive.add_endpoint("serve", lambda images: backbone(images, training=False), [images])
+    archive.add_endpoint("train", lambda images: backbone(images, training=True), [images])
+    # Whole or not at all: a kill while it is written leaves no half SavedModel at `path`.
+    unfinished = f"{path.rstrip('/')}.unfinished"
+    try:
+        if tf.io.gfile.exists(unfinished):
+            tf.io.gfile.rmtree(unfinished)
+        archive.write_out(unfinished, verbose=False)
+        tf.io.gfile.rename(unfinished, path)
+    except (tf.errors.OpError, OSError) as error:
+        raise command_line.UserError(f"--out={path} cannot be written: {error}") from error
+
+
+def main(_):
+    from moco_tf import load_backbone
+
+    command_line.require("workdir", "out")
+    export_saved_model(load_backbone(WORKDIR.value), OUT.value)
+    print(f"wrote {OUT.value}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

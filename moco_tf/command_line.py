@@ -1,0 +1,87 @@
+"""What every script does alike: a quiet start, and mistakes in one line with exit status 2.
+
+Importing this module imports TensorFlow, without the half page it writes to the terminal.
+"""
+
+import os
+import sys
+import tempfile
+
+from absl import app, flags
+
+
+def _import_tensorflow_quietly():
+    # Before its logging is set up, TensorFlow writes past every setting straight to the terminal.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            import tensorflow as tf
+        except BaseException:
+            held_back.seek(0)
+            os.write(terminal, held_back.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+    tf.get_logger().setLevel("ERROR")
+
+
+if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # whoever sets it wants to read what it says
+    _import_tensorflow_quietly()
+
+from moco_tf.errors import UserError  # noqa: E402
+
+
+def run(main):
+    """Parses the flags and runs `main(argv)`, whose result is the exit status."""
+    app.run(_one_line_errors(main), flags_parser=_parse_flags)
+
+
+def require(*names):
+    """Raises a `UserError` unless each of the flags was given."""
+    for name in names:
+        if flags.FLAGS[name].value is None:
+            raise UserError(f"--{name} is missing: see {sys.argv[0]} --help")
+
+
+def _parse_flags(argv):
+    if any(argument in ("--help", "-h") for argument in argv):
+        # TensorFlow's own flags would fill --helpfull; this is about the script.
+        print(sys.modules["__main__"].__doc__)
+        print(flags.FLAGS.main_module_help())
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"'{rest[1]}' is not a flag: flags look like --name=value")
+        return rest
+    except UserError as error:
+        _fail(error)
+    except flags.Error as error:
+        _fail(error)
+    except (AttributeError, KeyError) as error:
+        hint = str(error).replace("\n", "; ")
+        _fail(f"--config: unknown key {hint}; moco_tf/config.py lists the keys")
+    except (OSError, TypeError, ValueError) as error:
+        _fail(f"--config: {' '.join(str(error).split())}")
+
+
+def _one_line_errors(main):
+    def wrapped(argv):
+        try:
+            return main(argv)
+        except UserError as error:
+            _fail(error)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+
+    return wrapped
+
+
+def _fail(message):
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)

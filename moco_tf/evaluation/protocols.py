@@ -1,0 +1,86 @@
+"""A protocol applied to a backbone and a source, and the file that its result goes to."""
+
+import json
+import os
+import time
+
+import tensorflow as tf
+
+from moco_tf.errors import UserError
+from moco_tf.evaluation import knn, linear
+from moco_tf.evaluation.features import extract
+
+PROTOCOLS = {"knn": knn.classify, "linear": linear.probe}
+
+
+def extract_both(backbone, source, image_size):
+    """Features of the two parts of a labelled source, with progress bars.
+
+    Args:
+        backbone: callable, images `[N, size, size, 3]` in 0 to 255 to features `[N, D]`.
+        source: a `moco_tf.data.sources.Source`.
+        image_size: int, side of the central view in pixels.
+
+    Returns:
+        `moco_tf.evaluation.features.Features` of the training and of the test images.
+
+    Raises:
+        UserError: the source has no labels, or nothing on one of the two sides.
+    """
+    if source.labels is None:
+        raise UserError(
+            f"data source '{source.name}' has no labels to evaluate with: put the images of each "
+            "class into a subfolder of its own"
+        )
+    if not (len(source.train) and len(source.test)):
+        raise UserError(f"data source '{source.name}' is too small to hold out a test set")
+    return (
+        extract(backbone, source, source.train, image_size, "training features"),
+        extract(backbone, source, source.test, image_size, "test features"),
+    )
+
+
+def evaluate(protocol, train, test, num_classes, **settings):
+    """Applies a protocol to features.
+
+    Args:
+        protocol: "knn" or "linear".
+        train, test: `moco_tf.evaluation.features.Features`.
+        num_classes: int.
+        **settings: keyword arguments of `knn.classify` or `linear.probe`.
+
+    Returns:
+        A dict with `protocol`, `top1` and `top5` (shares in 0 to 1), `num_train`, `num_test`,
+        `seconds` that the protocol took on the features, and the settings.
+    """
+    start = time.perf_counter()
+    result = PROTOCOLS[protocol](
+        train.features, train.labels, test.features, test.labels, num_classes, **settings
+    )
+    return {
+        "protocol": protocol,
+        **result,
+        "num_train": len(train.labels),
+        "num_test": len(test.labels),
+        "seconds": round(time.perf_counter() - start, 3),
+        **settings,
+    }
+
+
+def write_result(directory, result):
+    """Writes `directory/eval/<protocol>.json`.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = os.path.join(directory, "eval", f"{result['protocol']}.json")
+    try:
+        tf.io.gfile.makedirs(os.path.dirname(path))
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write(json.dumps(result, indent=2) + "\n")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+    return path
