@@ -58,7 +58,6 @@ class MetricsLog(GlobalStep):
         values = {name: float(value) for name, value in logs.items()}
         self.model.reset_metrics()
         seconds = time.perf_counter() - self.last_time
-        values["learning_rate"] = float(self.model.optimizer.learning_rate)
         values["images_per_second"] = (
             (step - self.last_step) * self.config.batch_size / max(seconds, 1e-9)
         )

@@ -4,10 +4,11 @@ Importing this module imports TensorFlow, without the half page it writes to the
 """
 
 import os
+import re
 import sys
 import tempfile
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def _import_tensorflow_quietly():
@@ -37,6 +38,7 @@ from moco_tf.errors import UserError  # noqa: E402
 
 def run(main):
     """Parses the flags and runs `main(argv)`, whose result is the exit status."""
+    logging.set_verbosity(logging.WARNING)
     app.run(_one_line_errors(main), flags_parser=_parse_flags)
 
 
@@ -55,6 +57,9 @@ def _parse_flags(argv):
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+            # A config file that failed to load says so only when it is read.
+            flags.FLAGS["config"].value.to_json_best_effort()
         if len(rest) > 1:
             raise UserError(f"'{rest[1]}' is not a flag: flags look like --name=value")
         return rest
@@ -63,10 +68,16 @@ def _parse_flags(argv):
     except flags.Error as error:
         _fail(error)
     except (AttributeError, KeyError) as error:
-        hint = str(error).replace("\n", "; ")
-        _fail(f"--config: unknown key {hint}; moco_tf/config.py lists the keys")
+        key = re.search(r"\w+", str(error)).group()
+        given = [a for a in argv if a.startswith("--config.") and f"{key}=" in a]
+        hint = re.search(r'Did you mean "\w+"', str(error))
+        _fail(
+            f"{given[0] if given else key}: there is no such setting; "
+            f"{hint.group() + '? ' if hint else ''}moco_tf/config.py lists them all"
+        )
     except (OSError, TypeError, ValueError) as error:
-        _fail(f"--config: {' '.join(str(error).split())}")
+        given = " ".join(a for a in argv if a.startswith("--config="))
+        _fail(f"{given} cannot be loaded: {str(error).strip().splitlines()[-1]}")
 
 
 def _one_line_errors(main):

@@ -103,12 +103,12 @@ class MoCo(keras.Model):
 
         # SGD update: query encoder
         gradients = tape.gradient(loss, [variable.value for variable in theta_q])
+        learning_rate = self.optimizer.learning_rate  # of this step; after it, of the next
         self.optimizer.apply(gradients, theta_q)
 
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
-        theta_k = self.key_encoder.trainable_variables
+        m, theta_k = self.momentum, self.key_encoder.trainable_variables
         for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            m = tf.cast(self.momentum, variable_k.dtype)
             variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
 
         # The current keys replace the oldest, after the negatives were read.
@@ -118,7 +118,8 @@ class MoCo(keras.Model):
         self.loss_metric.update_state(losses)
         self.top1_metric.update_state(contrastive_accuracy(logits, 1))
         self.top5_metric.update_state(contrastive_accuracy(logits, 5))
-        return {metric.name: metric.result() for metric in self.metrics}
+        logs = {metric.name: metric.result() for metric in self.metrics}
+        return {**logs, "learning_rate": learning_rate}
 
     def _encode(self, encoder, images):
         # The similarity, the loss and the queue are float32 whatever the encoder computes in.

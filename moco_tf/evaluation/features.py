@@ -43,7 +43,9 @@ def extract(backbone, source, indices, image_size, progress=None):
     run = tf.function(backbone, input_signature=[shape])
     features, found = [], []
     batches = central_views(source, indices, image_size, BATCH_SIZE)
-    with tqdm(total=len(indices), desc=progress, unit="img", disable=progress is None) as bar:
+    # tqdm's None: no bar where there is no terminal.
+    disable = None if progress else True
+    with tqdm(total=len(indices), desc=progress, unit="img", disable=disable) as bar:
         for index, images in batches:
             features.append(run(tf.cast(images, tf.float32)).numpy().astype(np.float32))
             found.append(index.numpy())
