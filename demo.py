@@ -1,0 +1,109 @@
+"""The demo: pre-trains on the embedded photographs, evaluates, exports, draws.
+
+    python demo.py --workdir=runs/demo
+    python demo.py --workdir=runs/demo --seeds=0,1,2    (the README's figures)
+
+For each seed it does what these commands do, in DIR/seed<N>:
+
+    python train.py --config=configs/photos.py --config.seed=N --workdir=DIR
+    python evaluate.py --protocol=knn --workdir=DIR      (and linear, and --random_init)
+    python export/saved_model.py --workdir=DIR --out=DIR/export/saved_model
+"""
+
+import json
+import os
+
+from absl import flags
+from ml_collections import config_flags
+
+from moco_tf import command_line
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/photos.py", "The experiment.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run directories go.")
+SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
+
+
+def main(_):
+    from moco_tf.config import flatten
+
+    command_line.require("workdir")
+    results = []
+    for seed in SEEDS.value:
+        if not seed.isdigit():
+            raise command_line.UserError(f"--seeds={seed}: give whole numbers of 0 or more")
+        config = CONFIG.value.copy_and_resolve_references()
+        config.seed = int(seed)
+        results.append(_run(config, os.path.join(WORKDIR.value, f"seed{seed}")))
+    _print_table(results)
+    summary = {"config": flatten(CONFIG.value), "seeds": SEEDS.value, "results": results}
+    path = os.path.join(WORKDIR.value, "results.json")
+    with open(path, "w") as file:
+        json.dump(summary, file, indent=2)
+        file.write("\n")
+    print(f"\nfigures         {path}")
+    _print_paths(os.path.join(WORKDIR.value, f"seed{SEEDS.value[-1]}"))
+
+
+def _run(config, workdir):
+    """Trains, evaluates, exports; returns `{backbone: {protocol: top-1}}`."""
+    import keras
+
+    from export.saved_model import export_saved_model
+    from moco_tf import encoders, load_backbone, training
+    from moco_tf.data import sources
+    from moco_tf.evaluation import protocols
+    from moco_tf.pictures import draw_neighbours
+
+    outcome = training.train(config, workdir)
+    if outcome.stopped_by is not None:
+        raise command_line.UserError("stopped; the same command goes on from the last checkpoint")
+
+    keras.utils.set_random_seed(config.seed)
+    pixels = keras.Sequential([keras.Input((config.image_size, config.image_size, 3))])
+    pixels.add(keras.layers.Flatten())
+    random = encoders.build(config.encoder, stem=config.stem)
+    backbones = {
+        "raw pixels": pixels,
+        "random initialisation": encoders.with_normalization(random),
+        "pre-trained": load_backbone(workdir),
+    }
+    source = sources.load(config.data.source)
+    table = {}
+    for name, backbone in backbones.items():
+        train, test = protocols.extract_both(backbone, source, config.image_size)
+        table[name] = {}
+        for protocol in ("knn", "linear"):
+            result = protocols.evaluate(protocol, train, test, len(source.class_names))
+            table[name][protocol] = result["top1"]
+            directory = workdir if name == "pre-trained" else f"{workdir}/{name.replace(' ', '_')}"
+            protocols.write_result(directory, {**result, "backbone": name})
+    draw_neighbours(f"{workdir}/neighbours.png", source, config.image_size, train, test)
+    saved_model = f"{workdir}/export/saved_model"
+    if not os.path.exists(saved_model):
+        export_saved_model(backbones["pre-trained"], saved_model)
+    return table
+
+
+def _print_table(results):
+    import numpy as np
+
+    seeds = len(results)
+    print(f"\nTop-1 on held-out patches, {seeds} seed{'s' if seeds > 1 else ''}")
+    print(f"{'':24}{'kNN':>16}{'linear probe':>16}")
+    for name in results[0]:
+        cells = []
+        for protocol in ("knn", "linear"):
+            values = 100 * np.array([result[name][protocol] for result in results])
+            spread = f" ± {values.std(ddof=1):.1f}" if seeds > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread} %")
+        print(f"{name:24}{cells[0]:>16}{cells[1]:>16}")
+
+
+def _print_paths(workdir):
+    print(f"SavedModel      {workdir}/export/saved_model")
+    print(f"neighbours      {workdir}/neighbours.png")
+    print(f"curves          {workdir}/curves.png")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

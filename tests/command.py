@@ -1,0 +1,49 @@
+"""Runs the scripts as a person would, in processes of their own."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# A run of seconds: everything as in a real one, only small.
+TINY = (
+    "--config=configs/photos.py",
+    "--config.encoder=resnet8",
+    "--config.image_size=32",
+    "--config.batch_size=16",
+    "--config.bn_groups=2",
+    "--config.queue_size=100",
+    "--config.epochs=6",
+    "--config.log_every=1",
+    "--config.checkpoint_every=2",
+    "--config.knn_every=3",
+)
+
+
+def start(*arguments):
+    """Starts `python *arguments` in the checkout; its output can be read from `stdout`."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*arguments, status=0):
+    """Runs `python *arguments` to its end, which must be of that exit status, and returns what it
+    printed."""
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def run_mistake(*arguments):
+    """Runs something that must end in one line and exit status 2, and returns the line."""
+    output = run(*arguments, status=2)
+    lines = output.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), output
+    return lines[0]

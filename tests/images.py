@@ -1,0 +1,21 @@
+"""Folders of real photographs for the tests, cut from scikit-image's samples."""
+
+import numpy as np
+import PIL.Image
+import skimage.data
+
+
+def crops(count, side, seed=0):
+    """`count` crops of the astronaut, uint8 `[side, side, 3]`."""
+    photograph = skimage.data.astronaut()
+    corners = np.random.default_rng(seed).integers(0, 512 - side, size=(count, 2))
+    return [photograph[y : y + side, x : x + side] for y, x in corners]
+
+
+def write_folder(folder, classes=("left", "right"), each=40, side=40):
+    """Writes `each` JPEG files into a subfolder for each class."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i, image in enumerate(crops(each, side, seed=number)):
+            PIL.Image.fromarray(image).save(folder / name / f"{i:03}.jpg", quality=95)
+    return folder

@@ -1,0 +1,72 @@
+"""The schedules against their closed forms, at every step of a small run."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.schedules import Cosine, Step
+
+RATE, STEPS_PER_EPOCH, EPOCHS, MILESTONES = 0.03, 7, 20, (12, 16)
+STEPS = range(STEPS_PER_EPOCH * EPOCHS)
+
+
+def step_rate(step):
+    epoch = step // STEPS_PER_EPOCH
+    if epoch < 12:
+        return RATE
+    return RATE * 0.1 if epoch < 16 else RATE * 0.01
+
+
+def cosine_rate(step):
+    epoch = step // STEPS_PER_EPOCH
+    return RATE * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
+
+
+SCHEDULES = [
+    (Step(RATE, STEPS_PER_EPOCH, MILESTONES), step_rate),
+    (Cosine(RATE, STEPS_PER_EPOCH, EPOCHS), cosine_rate),
+]
+
+
+@pytest.mark.parametrize("schedule, expected", SCHEDULES)
+def test_every_step_has_the_rate_of_the_closed_form(schedule, expected):
+    found = [float(schedule(step)) for step in STEPS]
+    # Where the cosine is near -1, float32 leaves an error of its own size times the rate.
+    np.testing.assert_allclose(found, [expected(step) for step in STEPS], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("schedule, expected", SCHEDULES)
+def test_the_rate_changes_with_the_first_step_of_an_epoch_and_not_before(schedule, expected):
+    changes = [step for step in STEPS[1:] if float(schedule(step)) != float(schedule(step - 1))]
+    epochs = MILESTONES if isinstance(schedule, Step) else range(1, EPOCHS)
+    assert changes == [epoch * STEPS_PER_EPOCH for epoch in epochs]
+
+
+def test_step_uses_the_given_factor_at_each_of_any_number_of_milestones():
+    schedule = Step(1.0, 2, milestones=(1, 2, 4), factor=0.5)
+    assert [float(schedule(step)) for step in range(10)] == [
+        *(1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125, 0.125)
+    ]
+
+
+def test_the_default_milestones_are_the_papers():
+    schedule = Step(0.03, 1)
+    found = [float(schedule(epoch)) for epoch in (119, 120, 159, 160, 199)]
+    np.testing.assert_allclose(found, [0.03, 0.003, 0.003, 0.0003, 0.0003], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule, expected", SCHEDULES)
+def test_a_counter_inside_a_graph_gives_the_same_rate(schedule, expected):
+    inside = tf.function(schedule, input_signature=[tf.TensorSpec([], tf.int64)])
+    for step in (0, 83, 84, 111, 112, 139):
+        assert float(inside(tf.constant(step, tf.int64))) == pytest.approx(expected(step), rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule, expected", SCHEDULES)
+def test_its_config_makes_it_again(schedule, expected):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert type(again) is type(schedule)
+    assert [float(again(step)) for step in STEPS] == [float(schedule(step)) for step in STEPS]
