@@ -6,6 +6,9 @@ What reads it needs TensorFlow and Keras, and nothing of this project:
 
     keras.layers.TFSMLayer(
         PATH, call_endpoint="serve", call_training_endpoint="train", trainable=True)
+
+To freeze it, leave `call_training_endpoint` out and say `trainable=False`: with a training endpoint
+the moving statistics of BatchNormalization would still move.
 """
 
 from absl import flags

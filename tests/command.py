@@ -1,5 +1,6 @@
 """Runs the scripts as a person would, in processes of their own."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -26,6 +27,8 @@ def start(*arguments):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
+        # As in a person's shell, where nothing has been said about TensorFlow's log.
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

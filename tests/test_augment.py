@@ -311,7 +311,7 @@ def test_either_of_two_operations_comes_first_equally_often():
     clear = (np.abs(1 - contrast) > 0.02) & (np.abs(turned_grey - original_grey) > 0.01)
     contrast_first = np.abs(towards - original_grey) < 1e-3
     hue_first = np.abs(towards - turned_grey) < 1e-3
-    assert clear.mean() > 0.8
+    assert clear.mean() > 0.7
     assert (contrast_first ^ hue_first)[clear].all()
     assert_share(contrast_first[clear], 0.5)
 

@@ -1,0 +1,232 @@
+"""Crops against torchvision's algorithm written out in Python, resizing against Pillow."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import skimage.data
+import tensorflow as tf
+from PIL import Image
+
+from moco_tf.data.views import (
+    ATTEMPTS,
+    DRAWS,
+    central_view,
+    crop_window,
+    random_view,
+    resize,
+    two_views,
+)
+
+SHAPES = [(480, 640), (640, 480), (333, 500), (224, 224), (32, 32), (7, 5), (1, 1)]
+ELONGATED = [(100, 900), (900, 100), (40, 41 * 40), (3000, 12), (1, 50), (50, 1)]
+
+
+def photo(height, width):
+    image = Image.fromarray(skimage.data.astronaut()[:400, 60:460])
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def crop_windows(shape, crop_scale, draws):
+    """`crop_window` for each row of `draws`: int `[N, 4]`."""
+    graph = tf.function(
+        lambda shape, draws: tf.map_fn(
+            lambda row: tf.stack(crop_window(shape, crop_scale, row)),
+            draws,
+            fn_output_signature=tf.int32,
+        )
+    )
+    return graph(tf.constant(shape), tf.constant(draws, tf.float32)).numpy()
+
+
+def get_params(shape, crop_scale, draws):
+    """torchvision's RandomResizedCrop.get_params, with its draws handed in."""
+    height, width = shape
+    ratio = (3 / 4, 4 / 3)
+    area_draws, ratio_draws, top_draws, left_draws = draws.reshape(4, ATTEMPTS).tolist()
+    area = height * width
+    log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+    for attempt in range(10):
+        scale = crop_scale[0] + (crop_scale[1] - crop_scale[0]) * area_draws[attempt]
+        target_area = area * scale
+        log_aspect = log_ratio[0] + (log_ratio[1] - log_ratio[0]) * ratio_draws[attempt]
+        aspect_ratio = math.exp(log_aspect)
+        w = int(round(math.sqrt(target_area * aspect_ratio)))
+        h = int(round(math.sqrt(target_area / aspect_ratio)))
+        if 0 < w <= width and 0 < h <= height:
+            i = int(top_draws[attempt] * (height - h + 1))
+            j = int(left_draws[attempt] * (width - w + 1))
+            return i, j, h, w
+    in_ratio = width / height
+    if in_ratio < min(ratio):
+        w = width
+        h = int(round(w / min(ratio)))
+    elif in_ratio > max(ratio):
+        h = height
+        w = int(round(h * max(ratio)))
+    else:
+        w = width
+        h = height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("shape", SHAPES + ELONGATED)
+@pytest.mark.parametrize("crop_scale", [(0.2, 1.0), (0.08, 0.5)])
+def test_windows_are_torchvisions(shape, crop_scale):
+    generator = np.random.default_rng(sum(shape))
+    draws = generator.uniform(size=(300, 4 * ATTEMPTS)).astype(np.float32)
+    found = crop_windows(shape, crop_scale, draws)
+    expected = np.array([get_params(shape, crop_scale, row) for row in draws])
+    # float32 may round a side or an offset the other way, about once in ten thousand.
+    assert (found == expected).all(axis=1).sum() >= 299
+    top, left, height, width = found.T
+    assert (top >= 0).all() and (left >= 0).all() and (height > 0).all() and (width > 0).all()
+    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
+
+
+@pytest.mark.parametrize("shape", [(100, 900), (900, 100), (31, 33), (33, 31), (64, 64), (1, 50)])
+def test_where_nothing_fits_the_window_is_torchvisions_central_one(shape):
+    # An area share above 1 never fits.
+    crop_scale = (5.0, 6.0)
+    draws = np.full((1, 4 * ATTEMPTS), 0.5, np.float32)
+    [found] = crop_windows(shape, crop_scale, draws)
+    assert tuple(found) == get_params(shape, crop_scale, draws[0])
+
+
+def test_a_drawn_window_is_the_first_that_fits():
+    draws = np.full((4, ATTEMPTS), 0.5, np.float32)
+    draws[0] = 0.99  # an area that no aspect ratio but 1 fits into a square image
+    draws[1] = 0.0
+    draws[0, 6:], draws[1, 6:] = 0.25, 0.5
+    draws[2, 6], draws[3, 6] = 0.125, 0.75
+    [found] = crop_windows((100, 100), (0.2, 1.0), draws.reshape(1, -1))
+    side = round(math.sqrt(10000 * 0.4))
+    assert found.tolist() == [int(0.125 * (101 - side)), int(0.75 * (101 - side)), side, side]
+
+
+def test_area_and_log_aspect_ratio_are_uniform_and_independent():
+    # Up to three quarters of a square every window fits, so none is drawn again.
+    side, crop_scale = 20000, (0.2, 0.75)
+    draws = np.random.default_rng(0).uniform(size=(2000, 4 * ATTEMPTS))
+    top, left, height, width = crop_windows((side, side), crop_scale, draws).astype(float).T
+    area = height * width / side**2
+    aspect = np.log(width / height)
+    row, column = top / (side - height), left / (side - width)
+    expected = {
+        "area": (area, scipy.stats.uniform(0.2, 0.55)),
+        "aspect": (aspect, scipy.stats.uniform(math.log(3 / 4), 2 * math.log(4 / 3))),
+        "row": (row, scipy.stats.uniform(0, 1)),
+        "column": (column, scipy.stats.uniform(0, 1)),
+    }
+    for name, (values, distribution) in expected.items():
+        assert scipy.stats.kstest(values, distribution.cdf).pvalue > 0.01, name
+    correlation = scipy.stats.spearmanr(np.stack([area, aspect, row, column], 1)).statistic
+    # Four standard deviations of the correlation of independent numbers.
+    assert np.abs(correlation - np.eye(4)).max() < 4 / math.sqrt(2000)
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ((200, 300), (37, 32)),  # shrunk
+        ((37, 41), (100, 90)),  # enlarged
+        ((64, 100), (96, 40)),  # both
+        ((50, 60), (50, 60)),  # neither
+        ((300, 3), (32, 32)),
+    ],
+)
+def test_resizing_is_pillows_bilinear(before, after):
+    image = photo(*before)
+    expected = Image.fromarray(image).resize(after[::-1], Image.Resampling.BILINEAR)
+    found = resize(tf.constant(image), *after)
+    assert found.dtype == tf.uint8
+    # Pillow rounds twice, between its two passes and at the end.
+    assert np.abs(found.numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_the_last_draw_decides_the_flip_and_nothing_else():
+    image = tf.constant(photo(60, 80))
+    draws = np.random.default_rng(0).uniform(size=DRAWS).astype(np.float32)
+    found = {}
+    for last in (0.0, 0.49, 0.5, 0.99):
+        draws[-1] = last
+        found[last] = random_view(image, 16, (0.2, 1.0), tf.constant(draws)).numpy()
+    np.testing.assert_array_equal(found[0.0], found[0.49])
+    np.testing.assert_array_equal(found[0.5], found[0.99])
+    np.testing.assert_array_equal(found[0.0], found[0.5][:, ::-1])
+    assert (found[0.0] != found[0.5]).any()
+
+
+def test_a_view_is_the_window_resized():
+    image = photo(90, 120)
+    draws = np.random.default_rng(4).uniform(size=DRAWS).astype(np.float32)
+    draws[-1] = 0.7
+    top, left, height, width = get_params((90, 120), (0.2, 1.0), draws[:-1])
+    cut = Image.fromarray(image[top : top + height, left : left + width])
+    expected = np.asarray(cut.resize((24, 24), Image.Resampling.BILINEAR)).astype(int)
+    found = random_view(tf.constant(image), 24, (0.2, 1.0), tf.constant(draws))
+    assert np.abs(found.numpy().astype(int) - expected).max() <= 1
+
+
+def pairs(image, size, crop_scale, count):
+    graph = tf.function(
+        lambda: tf.map_fn(
+            lambda step: tf.stack(
+                two_views(image, size, crop_scale, tf.stack([tf.constant(0, tf.int64), step]))
+            ),
+            tf.range(count, dtype=tf.int64),
+            fn_output_signature=tf.uint8,
+        )
+    )
+    return graph().numpy()
+
+
+def test_each_of_the_two_views_is_flipped_half_the_time_on_its_own():
+    ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, np.newaxis], (32, 32, 3))
+    count = 2000
+    found = pairs(tf.constant(ramp), 4, (0.2, 1.0), count).astype(int)
+    flipped = found[:, :, 0, 0, 0] > found[:, :, 0, -1, 0]
+    four_sigma = 4 * math.sqrt(0.25 / count)
+    assert np.abs(flipped.mean(axis=0) - 0.5).max() < four_sigma
+    assert abs((flipped[:, 0] == flipped[:, 1]).mean() - 0.5) < four_sigma
+
+
+def test_the_two_views_are_crops_of_their_own_and_repeat_with_the_seed():
+    image = tf.constant(photo(60, 80))
+    found = pairs(image, 8, (0.2, 1.0), 20)
+    assert len(np.unique(found.reshape(40, -1), axis=0)) == 40
+    np.testing.assert_array_equal(found, pairs(image, 8, (0.2, 1.0), 20))
+
+
+def test_an_image_of_the_right_size_is_its_own_central_view():
+    image = photo(32, 32)
+    np.testing.assert_array_equal(central_view(tf.constant(image), 32), image)
+
+
+@pytest.mark.parametrize(
+    "shape, size",
+    [
+        ((300, 300), 224),
+        ((300, 400), 224),
+        ((512, 384), 224),
+        ((480, 100), 224),  # enlarged
+        ((333, 500), 224),  # 160 columns too many
+        ((300, 403), 224),  # 119 columns too many
+        ((991, 1111), 224),  # the longer side is cut from 286.999
+        ((48, 64), 32),  # five rows too many
+        ((40, 61), 32),
+        ((32, 33), 32),
+        ((20, 20), 32),
+    ],
+)
+def test_central_view_is_torchvisions_resize_and_centre_crop(shape, size):
+    image = photo(*shape)
+    short = round(size * 256 / 224)
+    # torchvision: Resize(short) truncates the longer side, CenterCrop(size) rounds its offsets.
+    height, width = (int(short * side / min(shape)) for side in shape)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    top, left = int(round((height - size) / 2.0)), int(round((width - size) / 2.0))
+    expected = np.asarray(resized)[top : top + size, left : left + size].astype(int)
+    found = central_view(tf.constant(image), size).numpy().astype(int)
+    assert np.abs(found - expected).max() <= 1

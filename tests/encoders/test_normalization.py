@@ -1,0 +1,150 @@
+"""BatchNormalization in groups against NumPy in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf.encoders.normalization import BatchNormalization
+
+SHAPE, EPSILON = (8, 3, 5, 6), 1e-5
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+def inputs(seed=0):
+    generator = np.random.default_rng(seed)
+    # A scale and a mean for each image and channel, so that groups differ and Bessel's correction
+    # shows.
+    scale, mean = generator.uniform(0.5, 3, (2, 8, 1, 1, 6))
+    return scale * generator.normal(size=SHAPE) + mean
+
+
+def built(groups, dtype="float32", **kwargs):
+    layer = BatchNormalization(groups, dtype=dtype, **kwargs)
+    layer.build(SHAPE)
+    generator = np.random.default_rng(7)
+    layer.gamma.assign(generator.uniform(0.5, 2, 6))
+    layer.beta.assign(generator.normal(size=6))
+    return layer
+
+
+def weights(layer):
+    return np.float64(layer.gamma.numpy()), np.float64(layer.beta.numpy())
+
+
+def reference(x, groups, gamma, beta):
+    """Outputs, and for each group its mean and its unbiased variance."""
+    outputs, means, variances = [], [], []
+    for block in np.split(x, groups):
+        mean, variance = block.mean(axis=(0, 1, 2)), block.var(axis=(0, 1, 2))
+        outputs.append((block - mean) / np.sqrt(variance + EPSILON) * gamma + beta)
+        means.append(mean)
+        variances.append(block.var(axis=(0, 1, 2), ddof=1))
+    return np.concatenate(outputs), np.array(means), np.array(variances)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_training_normalises_each_group_by_itself(groups, dtype):
+    layer = built(groups, dtype)
+    found = layer(tf.constant(inputs(), dtype), training=True)
+    expected, _, _ = reference(inputs(), groups, *weights(layer))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_moving_statistics_follow_the_mean_of_the_groups(groups, dtype):
+    layer = built(groups, dtype)
+    moving_mean, moving_variance = np.zeros(6), np.ones(6)
+    for seed in range(3):
+        layer(tf.constant(inputs(seed), dtype), training=True)
+        _, means, variances = reference(inputs(seed), groups, *weights(layer))
+        moving_mean = 0.9 * moving_mean + 0.1 * means.mean(axis=0)
+        moving_variance = 0.9 * moving_variance + 0.1 * variances.mean(axis=0)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), moving_mean, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(
+        layer.moving_variance.numpy(), moving_variance, atol=TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_inference_uses_the_moving_statistics_and_leaves_them(groups, dtype):
+    layer = built(groups, dtype)
+    mean, variance = np.linspace(-1, 1, 6), np.linspace(0.5, 4, 6)
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(variance)
+    gamma, beta = weights(layer)
+    found = layer(tf.constant(inputs(), dtype))
+    expected = (inputs() - mean) / np.sqrt(variance + EPSILON) * gamma + beta
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-6)
+
+
+def test_inference_takes_a_batch_that_the_groups_do_not_divide():
+    assert built(4)(tf.zeros([3, 2, 2, 6])).shape == (3, 2, 2, 6)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_gradients_are_those_of_the_plain_formula(groups, dtype):
+    layer = built(groups, dtype)
+    # Some weighting of the outputs; of their plain sum the gradient would be 0.
+    weighting = np.random.default_rng(3).normal(size=SHAPE)
+
+    x = tf.constant(inputs(), dtype)
+    parameters = [layer.gamma.value, layer.beta.value]
+    with tf.GradientTape() as tape:
+        tape.watch([x, *parameters])
+        loss = tf.reduce_sum(layer(x, training=True) * tf.constant(weighting, dtype))
+    found = tape.gradient(loss, [x, *parameters])
+
+    x, gamma, beta = (tf.constant(value) for value in (inputs(), *weights(layer)))
+    with tf.GradientTape() as tape:
+        tape.watch([x, gamma, beta])
+        blocks = tf.reshape(x, [groups, -1, 6])
+        mean = tf.reduce_mean(blocks, axis=1, keepdims=True)
+        variance = tf.reduce_mean((blocks - mean) ** 2, axis=1, keepdims=True)
+        y = tf.reshape((blocks - mean) / tf.sqrt(variance + EPSILON), SHAPE) * gamma + beta
+        loss = tf.reduce_sum(y * weighting)
+    for ours, expected in zip(found, tape.gradient(loss, [x, gamma, beta]), strict=True):
+        tolerance = 10 * TOLERANCE[dtype]
+        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_keeps_parameters_and_statistics_in_float32(policy):
+    layer = built(2, policy)
+    images = tf.cast(inputs(), layer.compute_dtype)
+    found = layer(images, training=True)
+    assert found.dtype == layer.compute_dtype
+    expected, means, _ = reference(np.float64(images), 2, *weights(layer))
+    np.testing.assert_allclose(np.float64(found), expected, atol=0.03)
+    assert {variable.dtype for variable in layer.variables} == {"float32"}
+    # From the images as rounded on, nothing may be computed in half precision.
+    np.testing.assert_allclose(layer.moving_mean.numpy(), 0.1 * means.mean(axis=0), atol=1e-5)
+
+
+def test_only_gamma_and_beta_are_trained():
+    layer = built(2)
+    assert len(layer.trainable_variables) == 2
+    assert len(layer.non_trainable_variables) == 2
+
+
+def test_momentum_and_epsilon_can_be_chosen():
+    layer = built(1, "float64", momentum=0.5, epsilon=0.1)
+    found = layer(tf.constant(inputs()), training=True)
+    gamma, beta = weights(layer)
+    mean, variance = inputs().mean(axis=(0, 1, 2)), inputs().var(axis=(0, 1, 2))
+    expected = (inputs() - mean) / np.sqrt(variance + 0.1) * gamma + beta
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), 0.5 * mean, atol=1e-12)
+
+
+def test_its_config_makes_it_again():
+    layer = BatchNormalization(4, momentum=0.8, epsilon=1e-3)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert (again.groups, again.momentum, again.epsilon) == (4, 0.8, 1e-3)

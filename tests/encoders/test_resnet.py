@@ -1,0 +1,319 @@
+"""Residual networks and heads against torchvision's definition, in counts, sizes and numbers."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.lib.stride_tricks import sliding_window_view
+
+from moco_tf import encoders
+from moco_tf.encoders.heads import head
+from moco_tf.encoders.resnet import resnet
+from moco_tf.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def networks():
+    """Networks of several tests, built once; the seed makes their weights the same every time."""
+    keras.utils.set_random_seed(0)
+    return {name: resnet(name) for name in ("resnet18", "resnet34", "resnet50")}
+
+
+def count(model):
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+def convolutions(model):
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+# Parameters.
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    # torchvision's models without `fc`, 512 or 2048 times 1000 and 1000.
+    [("resnet18", 11176512), ("resnet34", 21284672), ("resnet50", 23508032)],
+)
+def test_parameter_counts_are_torchvisions(networks, name, expected):
+    assert count(networks[name]) == expected
+
+
+def test_cifar_networks_are_as_deep_as_their_names_say_and_as_large_as_published():
+    # He et al. (2016), Table 6: 0.27 million for 20 layers, its classifier of 650 included.
+    network = resnet("resnet20", stem="small")
+    layers = [layer for layer in convolutions(network) if "shortcut" not in layer.name]
+    assert len(layers) + 1 == 20
+    assert round(count(network) / 1e6, 2) == 0.27
+    assert network.output_shape == (None, 64)
+
+
+def test_twice_the_width_has_the_94_million_parameters_of_the_papers_table_1():
+    network = resnet("resnet50w2")
+    assert round(count(network) / 1e6) == 94
+    assert network.output_shape == (None, 4096)
+
+
+def test_width_multiplies_the_channels_of_every_convolution():
+    narrow, wide = (convolutions(resnet(name, "small")) for name in ("resnet8", "resnet8w3"))
+    assert [layer.filters for layer in wide] == [3 * layer.filters for layer in narrow]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_no_convolution_has_a_bias(networks, name):
+    assert not any(layer.use_bias for layer in convolutions(networks[name]))
+
+
+def test_the_stride_sits_on_the_3x3_convolution(networks):
+    strided = {
+        layer.name: layer.kernel_size
+        for layer in convolutions(networks["resnet50"])
+        if layer.strides == (2, 2)
+    }
+    expected = {"stem_conv": (7, 7)}
+    for stage in (2, 3, 4):
+        expected[f"stage{stage}_block1_2_conv"] = (3, 3)
+        expected[f"stage{stage}_block1_shortcut_conv"] = (1, 1)
+    assert strided == expected
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("size", [224, 225, 33])
+def test_every_stage_has_the_size_of_torchvisions_formula(networks, name, size):
+    def after(size, kernel, stride, padding):
+        return (size + 2 * padding - kernel) // stride + 1
+
+    expected = {"stem_relu": after(size, 7, 2, 3)}
+    expected["stem_pool"] = after(expected["stem_relu"], 3, 2, 1)
+    expected["stage1_block1_relu"] = expected["stem_pool"]
+    for stage in (2, 3, 4):
+        before = expected[f"stage{stage - 1}_block1_relu"]
+        expected[f"stage{stage}_block1_relu"] = after(before, 3, 2, 1)
+    network = networks[name]
+    outputs = [network.get_layer(layer).output for layer in expected]
+    shapes = keras.Model(network.input, outputs).compute_output_shape((1, size, size, 3))
+    assert [shape[1:3] for shape in shapes] == [(side, side) for side in expected.values()]
+
+
+def test_the_small_stem_keeps_the_resolution():
+    network = resnet("resnet18", stem="small")
+    outputs = [network.get_layer(name).output for name in ("stem_relu", "stage1_block2_relu")]
+    model = keras.Model(network.input, outputs)
+    assert model.compute_output_shape((1, 32, 32, 3)) == [(1, 32, 32, 64)] * 2
+    assert network.get_layer("stem_conv").kernel_size == (3, 3)
+    # 7 x 7 x 3 weights for each of 64 channels became 3 x 3 x 3.
+    assert count(network) == 11176512 - (49 - 9) * 3 * 64
+
+
+# Numbers.
+
+
+def windows(x, size, stride, padding, fill=0.0):
+    """Every window of `[N, H, W, C]`: `[N, H', W', C, size, size]`."""
+    around = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    x = np.pad(x, around, constant_values=fill)
+    return sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+
+
+def torchvision_forward(model, x, depths, convolutions_of_block, small_stem):
+    """torchvision's ResNet.forward up to the average pool, in NumPy."""
+    weights = {
+        f"{layer.name}.{variable.name}": np.float64(variable.numpy())
+        for layer in model.layers
+        for variable in layer.variables
+    }
+
+    def conv_bn(x, name, stride=1):
+        kernel = weights[f"{name}_conv.kernel"]
+        x = np.einsum(
+            "nhwcij,ijco->nhwo",
+            windows(x, len(kernel), stride, len(kernel) // 2),
+            kernel,
+            optimize=True,
+        )
+        mean, variance, gamma, beta = (
+            weights[f"{name}_bn.{part}"]
+            for part in ("moving_mean", "moving_variance", "gamma", "beta")
+        )
+        return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = relu(conv_bn(x, "stem", stride=1 if small_stem else 2))
+    if not small_stem:
+        x = windows(x, 3, 2, 1, fill=-np.inf).max(axis=(-1, -2))
+    for stage, depth in enumerate(depths, start=1):
+        for block in range(1, depth + 1):
+            name = f"stage{stage}_block{block}"
+            stride = 2 if stage > 1 and block == 1 else 1
+            strides = (stride, 1) if convolutions_of_block == 2 else (1, stride, 1)
+            y = x
+            for index, step in enumerate(strides, start=1):
+                y = conv_bn(y, f"{name}_{index}", step)
+                if index < len(strides):
+                    y = relu(y)
+            if f"{name}_shortcut_conv.kernel" in weights:
+                x = conv_bn(x, f"{name}_shortcut", stride)
+            x = relu(x + y)
+    return x.mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "name, depths, convolutions_of_block, stem, size",
+    [
+        ("resnet18", (2, 2, 2, 2), 2, "imagenet", (40, 37)),
+        ("resnet50", (3, 4, 6, 3), 3, "imagenet", (33, 38)),
+        ("resnet14", (2, 2, 2), 2, "small", (11, 8)),
+    ],
+)
+def test_features_are_those_of_torchvisions_forward(
+    networks, name, depths, convolutions_of_block, stem, size
+):
+    if stem == "imagenet":
+        network = networks[name]
+    else:
+        keras.utils.set_random_seed(0)
+        network = resnet(name, stem)
+    generator = np.random.default_rng(0)
+    before = network.get_weights()
+    for layer in network.layers:
+        if layer.name.endswith("_bn"):
+            # All four, or their places could be exchanged unseen.
+            shape = layer.gamma.shape
+            layer.gamma.assign(generator.uniform(0.4, 0.8, shape))
+            layer.beta.assign(generator.normal(0, 0.3, shape))
+            layer.moving_mean.assign(generator.normal(0, 0.3, shape))
+            layer.moving_variance.assign(generator.uniform(0.5, 1.5, shape))
+    x = generator.normal(size=(2, *size, 3))
+    found = network(tf.constant(x, tf.float32), training=False).numpy()
+    expected = torchvision_forward(network, x, depths, convolutions_of_block, stem == "small")
+    network.set_weights(before)
+    assert found.shape == expected.shape
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+def test_training_normalises_the_groups_apart():
+    keras.utils.set_random_seed(0)
+    network = resnet("resnet8", "small", bn_groups=2)
+    images = tf.random.stateless_normal([8, 16, 16, 3], [0, 0])
+    together = network(images, training=True)
+    # The same network on each half alone, in one group.
+    alone = resnet("resnet8", "small", bn_groups=1)
+    alone.set_weights(network.get_weights())
+    halves = [alone(half, training=True) for half in tf.split(images, 2)]
+    np.testing.assert_allclose(together, tf.concat(halves, 0), atol=1e-5)
+    assert np.abs(together - alone(images, training=True)).max() > 1e-3
+
+
+# Initial weights.
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_convolutions_start_normal_with_variance_2_over_fan_out(networks, name):
+    for layer in convolutions(networks[name]):
+        kernel = layer.kernel.numpy()
+        height, width, _, channels = kernel.shape
+        expected = (2 / (height * width * channels)) ** 0.5
+        # Five standard deviations of the estimates from so many numbers.
+        assert abs(kernel.mean()) < 5 * expected / kernel.size**0.5
+        assert abs(kernel.std() / expected - 1) < 5 / (2 * kernel.size) ** 0.5
+        # A truncated normal, Keras' other, would have nothing out here: 4.55 % of a whole one.
+        beyond = (np.abs(kernel) > 2 * expected).mean()
+        assert abs(beyond - 0.0455) < 5 * (0.0455 / kernel.size) ** 0.5
+
+
+def test_normalisations_start_as_the_identity(networks):
+    for layer in networks["resnet18"].layers:
+        if layer.name.endswith("_bn"):
+            assert (layer.gamma.numpy() == 1).all() and (layer.beta.numpy() == 0).all()
+            assert (layer.moving_mean.numpy() == 0).all()
+            assert (layer.moving_variance.numpy() == 1).all()
+
+
+@pytest.mark.parametrize("name, layers", [("linear", 1), ("mlp", 2)])
+def test_heads_start_uniform_within_one_over_the_root_of_fan_in(name, layers):
+    keras.utils.set_random_seed(0)
+    bound = 512**-0.5
+    model = head(name, 512, 128)
+    assert len(model.variables) == 2 * layers  # kernels and biases
+    for variable in model.variables:
+        values = variable.numpy()
+        assert np.abs(values).max() <= bound
+        # Of 128 numbers the largest is below 0.9 of the bound once in 700,000.
+        assert values.max() > 0.9 * bound and values.min() < -0.9 * bound
+        assert abs(values.mean()) < 5 * bound / (3 * values.size) ** 0.5
+        assert abs(values.std() / (bound / 3**0.5) - 1) < 5 * (0.2 / values.size) ** 0.5
+
+
+# Heads and whole encoders.
+
+
+def test_the_linear_head_is_one_layer():
+    model = head("linear", 2048, 128)
+    assert model.output_shape == (None, 128)
+    assert count(model) == 2048 * 128 + 128
+    x = np.random.default_rng(0).normal(size=(3, 2048))
+    kernel, bias = (np.float64(value) for value in model.get_weights())
+    np.testing.assert_allclose(model(x), x @ kernel + bias, atol=1e-5)
+
+
+def test_the_mlp_head_is_2048_2048_128_with_a_relu_between():
+    model = head("mlp", 2048, 128)
+    assert model.output_shape == (None, 128)
+    assert count(model) == (2048 * 2048 + 2048) + (2048 * 128 + 128)
+    x = np.random.default_rng(0).normal(size=(3, 2048))
+    kernel, bias, last_kernel, last_bias = (np.float64(value) for value in model.get_weights())
+    expected = np.maximum(x @ kernel + bias, 0) @ last_kernel + last_bias
+    np.testing.assert_allclose(model(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_an_encoder_is_its_head_on_its_backbone(name):
+    encoder = encoders.build("resnet8", head=name, dim=24, stem="small", bn_groups=2)
+    images = tf.random.stateless_normal([4, 16, 16, 3], [0, 0])
+    assert encoder.output_shape == (None, 24)
+    assert encoder.backbone.output_shape == (None, 64)
+    np.testing.assert_allclose(encoder(images), encoder.head(encoder.backbone(images)), atol=1e-6)
+    assert count(encoder) == count(encoder.backbone) + count(encoder.head)
+
+
+def test_without_a_head_the_encoder_is_the_backbone():
+    assert encoders.build("resnet8", stem="small").output_shape == (None, 64)
+
+
+def test_a_backbone_with_normalization_takes_images_of_0_to_255():
+    backbone = resnet("resnet8", "small")
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3))
+    normalised = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    found = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
+    np.testing.assert_allclose(found, backbone(tf.constant(normalised, tf.float32)), atol=1e-4)
+    assert np.abs(found).max() > 0.1
+
+
+# What a person can get wrong.
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", "resnet51", "vgg16", "", "w2", "resnet50w0", "resnet50x2"]
+)
+def test_an_unknown_encoder_is_named_with_the_choices(name):
+    with pytest.raises(UserError, match=f"unknown encoder '{name}'.*resnet18.*resnet50"):
+        resnet(name)
+
+
+def test_an_unknown_stem_is_named_with_the_choices():
+    with pytest.raises(UserError, match="unknown stem 'cifar': choose imagenet or small"):
+        resnet("resnet18", stem="cifar")
+
+
+def test_an_unknown_head_is_named_with_the_choices():
+    message = re.escape("unknown head 'conv': choose linear (MoCo v1) or mlp (MoCo v2)")
+    with pytest.raises(UserError, match=message):
+        head("conv", 512, 128)
