@@ -221,22 +221,18 @@ class Progress(GlobalStep):
             )
         else:
             self.bar.update(1)
-        epoch = -(-step // self.steps_per_epoch)
-        epochs = self.total // self.steps_per_epoch
-        if step % self.refresh_every == 0 or step == self.total:
-            loss, top1 = float(logs["loss"]), float(logs["contrastive_top1"])
-            self.bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-            self.bar.set_postfix_str(
-                f"loss {loss:.3f}, contrastive top-1 {top1:.3f}", refresh=False
-            )
-            if self.bar.disable and step % self.steps_per_epoch < self.refresh_every:
-                first, since = self.clock
-                pace = (time.perf_counter() - since) / max(step - first, 1)
-                print(
-                    f"epoch {epoch}/{epochs}, step {step}/{self.total}: loss {loss:.3f}, "
-                    f"contrastive top-1 {top1:.3f}, {_minutes(pace * (self.total - step))} left",
-                    flush=True,
-                )
+        epoch_ends = step % self.steps_per_epoch == 0
+        if not (epoch_ends or step % self.refresh_every == 0):
+            return
+        words = f"loss {logs['loss']:.3f}, contrastive top-1 {logs['contrastive_top1']:.3f}"
+        epoch = f"epoch {-(-step // self.steps_per_epoch)}/{self.total // self.steps_per_epoch}"
+        self.bar.set_description(epoch, refresh=False)
+        self.bar.set_postfix_str(words, refresh=False)
+        if epoch_ends and self.bar.disable:
+            first, since = self.clock
+            pace = (time.perf_counter() - since) / max(step - first, 1)
+            left = tqdm.format_interval(pace * (self.total - step))
+            print(f"{epoch}, step {step}/{self.total}: {words}, {left} left", flush=True)
 
     def on_train_end(self, logs=None):
         if self.bar is not None and self.step == self.total:
@@ -254,7 +250,3 @@ def _spread(indices, count):
     if len(indices) <= count:
         return indices
     return indices[np.arange(count) * len(indices) // count]
-
-
-def _minutes(seconds):
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

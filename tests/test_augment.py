@@ -267,20 +267,26 @@ def test_sigma_is_uniform_between_its_bounds():
     assert scipy.stats.kstest(sigma, scipy.stats.uniform(0.4, 1.6).cdf).pvalue > 0.01
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-@pytest.mark.parametrize("amount", [0.4, 0.2])
-def test_factors_are_uniform_around_one(name, amount):
-    # Two colours that no factor up to 1.4 drives out of range.
-    images = np.broadcast_to(np.uint8([[100, 120, 140], [140, 120, 100]]), (2000, 1, 2, 3))
-    found = views(Recipe(**{**OFF, name: amount}), images)
-    measure = {
-        "brightness": lambda x: x.sum(axis=(1, 2, 3)),
-        "contrast": lambda x: (x @ LUMA)[:, 0, 1] - (x @ LUMA)[:, 0, 0],
-        "saturation": lambda x: np.ptp(x[:, 0, 0], axis=-1),
-    }[name]
-    factor = measure(found) / measure(images / 255)
-    expected = scipy.stats.uniform(1 - amount, 2 * amount)
-    assert scipy.stats.kstest(factor, expected.cdf).pvalue > 0.01
+def test_factors_are_uniform_around_one_and_independent():
+    # Two colours that no factors drive out of range. Of their grey, brightness alone scales the
+    # mean and contrast besides it the difference; of a colour, saturation as well the spread.
+    images = np.broadcast_to(np.uint8([[100, 105, 110], [120, 115, 110]]), (2000, 1, 2, 3))
+    amounts = {"brightness": 0.4, "contrast": 0.3, "saturation": 0.2}
+
+    def measure(x):
+        grey = x @ LUMA
+        return np.stack(
+            [grey.mean(axis=(1, 2)), grey[:, 0, 1] - grey[:, 0, 0], np.ptp(x[:, 0, 0], axis=-1)]
+        )
+
+    scaled = measure(views(Recipe(**{**OFF, **amounts}), images)) / measure(images / 255)
+    factors = [scaled[0], scaled[1] / scaled[0], scaled[2] / scaled[1]]
+    for factor, amount in zip(factors, amounts.values(), strict=True):
+        expected = scipy.stats.uniform(1 - amount, 2 * amount)
+        assert scipy.stats.kstest(factor, expected.cdf).pvalue > 0.01
+    correlation = scipy.stats.spearmanr(factors, axis=1).statistic
+    # Four standard deviations of the correlation of independent numbers.
+    assert np.abs(correlation - np.eye(3)).max() < 4 / 2000**0.5
 
 
 @pytest.mark.parametrize("name, amount", [("v1", 0.4), ("v2", 0.1)])

@@ -30,10 +30,11 @@ PHOTOGRAPHS = {
 }
 
 PATCH = 32  # pixels, side of a patch
-BLOCK = 96  # pixels, side of the blocks that go to training or to testing as a whole
-TRAIN_STRIDE = 8
-TEST_STRIDE = 16
+BLOCK = 64  # pixels, side of the blocks that go to training or to testing as a whole
+STRIDE = 8  # pixels between patches of one block
 FLAT = 8.0  # grey levels; a patch whose standard deviation is below is dropped
+CONTRAST = 48.0  # grey levels, the standard deviation that every patch is brought to
+TRAIN_PATCHES, TEST_PATCHES = 500, 100  # of one photograph, at the most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,42 +51,50 @@ class Patches:
 
 
 @functools.cache
-def load(names=tuple(PHOTOGRAPHS), block=BLOCK, train_stride=TRAIN_STRIDE, flat=FLAT):
+def load():
     """Cuts the patches.
 
-    A photograph is cut into square blocks, every fourth of which, along both diagonals, is for
-    testing; patches overlap inside a block and never reach over its edge, so that no pixel is in
-    both parts.
+    A photograph is cut into square blocks, every fourth of which is for testing; patches overlap
+    inside a block and never reach over its edge, so that no pixel is in both parts. Of each part
+    at most so many patches are kept, evenly spread over the photograph, that the classes weigh
+    about the same. Every patch is brought to the same mean and contrast, as is done with
+    photographs of textures, since otherwise their brightness alone would give many away.
 
     Returns:
         `Patches`.
     """
     images, labels, corners, is_test = [], [], [], []
-    for label, name in enumerate(names):
+    for label, name in enumerate(PHOTOGRAPHS):
         photograph = read_grey(name)
-        for row in range(photograph.shape[0] // block):
-            for column in range(photograph.shape[1] // block):
-                test = (row + 2 * column) % 4 == 0
-                stride = TEST_STRIDE if test else train_stride
-                steps = range(0, block - PATCH + 1, stride)
+        train, test = [], []
+        for row in range(photograph.shape[0] // BLOCK):
+            for column in range(photograph.shape[1] // BLOCK):
+                part = test if (row + 2 * column) % 4 == 0 else train
+                steps = range(0, BLOCK - PATCH + 1, STRIDE)
                 for y, x in itertools.product(steps, steps):
-                    top, left = row * block + y, column * block + x
+                    top, left = row * BLOCK + y, column * BLOCK + x
                     patch = photograph[top : top + PATCH, left : left + PATCH]
-                    if patch.std() < flat:
-                        continue
-                    images.append(patch)
-                    labels.append(label)
-                    corners.append((top, left))
-                    is_test.append(test)
-    is_test = np.array(is_test)
+                    if patch.std() >= FLAT:
+                        part.append((_standardize(patch), (top, left)))
+        for part, most in ((train, TRAIN_PATCHES), (test, TEST_PATCHES)):
+            kept = [part[i] for i in np.linspace(0, len(part) - 1, min(most, len(part)), dtype=int)]
+            images += [patch for patch, _ in kept]
+            corners += [corner for _, corner in kept]
+            labels += [label] * len(kept)
+            is_test += [part is test] * len(kept)
     return Patches(
         images=np.stack(images)[..., np.newaxis],
         labels=np.array(labels, np.int32),
         corners=np.array(corners),
-        train=np.flatnonzero(~is_test),
+        train=np.flatnonzero(np.logical_not(is_test)),
         test=np.flatnonzero(is_test),
-        class_names=list(names),
+        class_names=list(PHOTOGRAPHS),
     )
+
+
+def _standardize(patch):
+    standard = (patch - patch.mean()) / patch.std() * CONTRAST + 128
+    return np.clip(np.round(standard), 0, 255).astype(np.uint8)
 
 
 def read_grey(name):

@@ -90,19 +90,19 @@ def _folder(name, folder):
     """
     if not tf.io.gfile.isdir(folder):
         raise UserError(f"data source '{name}': there is no folder '{folder}'")
-    files, ignored = [], []
+    below, ignored = [], []  # paths below the folder
     for parent, _, names in tf.io.gfile.walk(folder):
         for file in names:
-            path = os.path.join(parent, file)
-            if file.startswith("."):
-                continue
+            path = os.path.relpath(os.path.join(parent, file), folder)
+            if path.startswith(".") or f"{os.sep}." in path:
+                continue  # hidden, or in a hidden folder
             # A file without a suffix may be an image; decoding it will tell.
             is_image = os.path.splitext(file)[1].lower() in (*IMAGE_SUFFIXES, "")
-            (files if is_image else ignored).append(path)
-    if not files:
+            (below if is_image else ignored).append(path)
+    if not below:
         raise UserError(f"data source '{name}': no JPEG or PNG file in '{folder}' or below it")
-    files.sort()
-    below = [os.path.relpath(path, folder) for path in files]
+    below.sort()
+    files = [os.path.join(folder, path) for path in below]
     paths = tf.constant(files)
 
     classes = [path.split(os.sep)[0] if os.sep in path else None for path in below]
@@ -120,7 +120,7 @@ def _folder(name, folder):
         test=indices[held_out],
         labels=np.array([class_names.index(c) for c in classes], np.int32) if labelled else None,
         class_names=class_names if labelled else None,
-        ignored=sorted(ignored),
+        ignored=sorted(os.path.join(folder, path) for path in ignored),
     )
 
 

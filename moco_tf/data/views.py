@@ -101,11 +101,10 @@ def central_view(image, size):
 
     def resize_and_crop():
         shape = tf.shape(image)[:2]
-        ratio = round(size * 256 / 224) / tf.cast(tf.reduce_min(shape), tf.float32)
-        # torchvision truncates the longer side and rounds the offsets.
-        height, width = tf.unstack(tf.cast(tf.cast(shape, tf.float32) * ratio + 1e-3, tf.int32))
+        # As torchvision: the longer side truncated, the offsets rounded, halves to even.
+        height, width = tf.unstack(round(size * 256 / 224) * shape // tf.reduce_min(shape))
         resized = resize(image, height, width)
-        top, left = (height - size + 1) // 2, (width - size + 1) // 2
+        top, left = (tf.cast(tf.round((side - size) / 2), tf.int32) for side in (height, width))
         return resized[top : top + size, left : left + size]
 
     view = tf.cond(tf.reduce_all(tf.shape(image)[:2] == size), lambda: image, resize_and_crop)

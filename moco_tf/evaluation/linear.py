@@ -7,6 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from moco_tf.errors import UserError
 from moco_tf.evaluation.metrics import accuracies
 
 
@@ -21,12 +22,17 @@ def probe(train, train_labels, test, test_labels, num_classes, l2=1e-3, iteratio
         train, test: float32 `[M, D]` and `[N, D]`.
         train_labels, test_labels: int `[M]` and `[N]`, in 0 to `num_classes` - 1.
         num_classes: int.
-        l2: float > 0, penalty on the squared weights beside the mean log loss.
+        l2: float > 0; half of it times the squared weights is added to the mean log loss.
         iterations: int, of L-BFGS at the most.
 
     Returns:
         `{"top1": float, "top5": float}`, shares in 0 to 1.
+
+    Raises:
+        UserError: all training images are of one class.
     """
+    if len(np.unique(train_labels)) < 2:
+        raise UserError("the linear probe needs training images of two or more classes")
     scaler = StandardScaler().fit(train)
     classifier = LogisticRegression(C=1 / (l2 * len(train)), max_iter=iterations)
     with warnings.catch_warnings():

@@ -129,7 +129,7 @@ def test_every_index_reads_its_own_file(tmp_path):
         np.testing.assert_array_equal(read(source, index), expected)
 
 
-def many(folder, count=600):
+def many(folder, count):
     for name in ("cat", "dog"):
         (folder / name).mkdir()
     contents = b"any"  # it is the path that decides what is held out
@@ -139,10 +139,10 @@ def many(folder, count=600):
 
 
 def test_a_fifth_is_held_out_and_nothing_is_in_both_parts(tmp_path):
-    source = many(tmp_path)
-    assert sorted([*source.train, *source.test]) == list(range(600))
+    source = many(tmp_path, 3000)
+    assert sorted([*source.train, *source.test]) == list(range(3000))
     # Four standard deviations of a fair choice of one in five.
-    assert abs(len(source.test) / 600 - 0.2) < 4 * (0.2 * 0.8 / 600) ** 0.5
+    assert abs(len(source.test) / 3000 - 0.2) < 4 * (0.2 * 0.8 / 3000) ** 0.5
     for part in (source.train, source.test):
         assert set(source.labels[part]) == {0, 1}
 
@@ -195,3 +195,10 @@ def test_a_folder_without_images_is_named(tmp_path):
 def test_an_unknown_source_is_named_with_the_choices(name):
     with pytest.raises(UserError, match=f"'{name}' is unknown: give photos or folder:PATH"):
         sources.load(name)
+
+
+def test_hidden_folders_are_passed_over(tmp_path):
+    write(tmp_path, "cat/a.png", "dog/a.png", ".thumbnails/a.png", "dog/.cache/a.png")
+    source = load(tmp_path)
+    assert found(source, tmp_path) == ["cat/a.png", "dog/a.png"]
+    assert source.class_names == ["cat", "dog"] and source.ignored == []

@@ -61,7 +61,7 @@ def test_predictions_are_those_of_scipys_minimum(classes, l2):
     train, train_labels, test, test_labels = example(classes)
     scores = reference_scores(train, train_labels, test, classes, l2)
     sure = certain(scores)
-    assert sure.mean() > 0.95
+    assert sure.mean() > 0.9
     expected = scores.argmax(axis=1)
     # Asked whether the reference is right, the probe agrees everywhere.
     found = probe(train, train_labels, test[sure], expected[sure], classes, l2)
