@@ -1,18 +1,36 @@
+"""MoCo on the embedded photographs: the demo, a few minutes on two CPU cores.
+
+    python train.py --config=configs/photos.py --workdir=runs/photos
+
+8,116 grey patches of 32x32 pixels, 19 classes; see the README for what they are. To expect, measured
+here as the mean of three seeds (python demo.py --workdir=DIR --seeds=0,1,2): EXPECT.
+
+What differs from MoCo v1 on ImageNet, and why:
+- a three-stage residual network with the small stem, for small images and a small machine;
+- a queue of 1,024 keys, an eighth of the data set, as the paper's is a twentieth of ImageNet: one
+  of 4,096 holds half of these overlapping patches, many of them the query's near neighbours, and
+  gave less (kNN top-1 at 12 to 16 epochs 0.59 against 0.62);
+- momentum 0.99 and temperature 0.1, as the reference implementation's recipe for CIFAR-10, since a
+  run has hundreds of steps and not a million;
+- batches of 128, for more steps in the time, and four times the learning rate, with a cosine.
+"""
+
 from moco_tf.config import default_config
 
 
 def get_config():
     config = default_config()
     config.data.source = "photos"
-    config.encoder = "resnet8w2"
+    config.encoder = "resnet8"
     config.stem = "small"
     config.image_size = 32
-    config.queue_size = 4096
+    config.queue_size = 1024
     config.momentum = 0.99
     config.temperature = 0.1
-    config.learning_rate = 0.12
+    config.batch_size = 128
+    config.learning_rate = 0.24
     config.schedule = "cosine"
-    config.epochs = 12
-    config.knn_every = 3
+    config.epochs = 32
+    config.knn_every = 4
     config.checkpoint_every = 200
     return config

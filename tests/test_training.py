@@ -116,7 +116,7 @@ def test_run_directory_holds_what_was_promised(uninterrupted):
         assert wanted <= line.keys()
     assert [line["step"] for line in lines if "knn_top1" in line] == [0, 15, 30]
     rates = [line["learning_rate"] for line in lines if "loss" in line]
-    base = 0.12 * 16 / 256
+    base = 0.24 * 16 / 256
     expected = [base * 0.5 * (1 + np.cos(np.pi * (step // 5) / 6)) for step in range(30)]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
     for name in ("config.json", "curves.png", "checkpoints", "tensorboard"):
