@@ -15,9 +15,6 @@ from absl import flags
 
 from moco_tf import command_line
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run whose newest checkpoint is exported.")
-OUT = flags.DEFINE_string("out", None, "The directory to write, which must not exist.")
-
 
 def export_saved_model(backbone, path):
     """Writes a backbone as a SavedModel with two endpoints.
@@ -58,9 +55,12 @@ def main(_):
     from moco_tf import load_backbone
 
     command_line.require("workdir", "out")
-    export_saved_model(load_backbone(WORKDIR.value), OUT.value)
-    print(f"wrote {OUT.value}")
+    export_saved_model(load_backbone(flags.FLAGS.workdir), flags.FLAGS.out)
+    print(f"wrote {flags.FLAGS.out}")
 
 
 if __name__ == "__main__":
+    # Here, so that who imports the conversion does not get its flags.
+    flags.DEFINE_string("workdir", None, "The run whose newest checkpoint is exported.")
+    flags.DEFINE_string("out", None, "The directory to write, which must not exist.")
     command_line.run(main)
