@@ -34,11 +34,11 @@ def main(_):
     from moco_tf.pictures import draw_neighbours
 
     command_line.require("protocol")
-    backbone, name, directory, config = _backbone()
-    data = DATA.value or (config and config.data.source)
-    image_size = IMAGE_SIZE.value or (config and config.image_size)
-    if not data or not image_size:
+    if SAVED_MODEL.value and not (DATA.value and IMAGE_SIZE.value):
         raise command_line.UserError("--saved_model needs --data and --image_size as well")
+    backbone, name, directory, config = _backbone()
+    data = DATA.value or config.data.source
+    image_size = IMAGE_SIZE.value or config.image_size
     if PROTOCOL.value == "knn":
         settings = {"k": K.value, "temperature": TEMPERATURE.value}
     else:

@@ -55,4 +55,8 @@ def all_gather(x):
     """`x` of every replica, `[n, ...]`, as one global batch `[replicas * n, ...]`."""
     if num_replicas() == 1:
         return x
-    return tf.distribute.get_replica_context().all_gather(x, axis=0)
+    # Collectives do not take uint8; float16 holds 0 to 255 exactly.
+    sent = tf.cast(x, tf.float16) if x.dtype == tf.uint8 else x
+    gathered = tf.distribute.get_replica_context().all_gather(sent, axis=0)
+    gathered = tf.ensure_shape(gathered, [num_replicas() * x.shape[0], *x.shape[1:]])
+    return tf.cast(gathered, x.dtype)

@@ -90,10 +90,10 @@ def _show(axes, source, index, image_size, words, like=None):
     axes.imshow(central_view(source.read(tf.constant(index, tf.int64)), image_size).numpy())
     colour = "black"
     if source.labels is not None:
-        words = f"{source.class_names[source.labels[index]][:14]}\n{words}"
+        words = f"{source.class_names[source.labels[index]][:20]}\n{words}"
         if like is not None and source.labels[index] != source.labels[like]:
             colour = "crimson"  # another class than the test image's
-    axes.set_title(words, fontsize=7, color=colour)
+    axes.set_title(words, fontsize=6.5, color=colour)
     axes.axis("off")
 
 

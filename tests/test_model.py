@@ -187,7 +187,7 @@ def test_queries_are_not_permuted(float64):
     np.testing.assert_allclose(loss, expected, rtol=1e-9)
 
 
-def test_two_replicas_compute_what_one_computes(float64):
+def test_two_replicas_compute_what_one_computes(float64, two_replicas):
     """The whole of distribution has tests of its own; here, loss, weights and queue in 5 steps."""
 
     def run(strategy):
@@ -205,7 +205,7 @@ def test_two_replicas_compute_what_one_computes(float64):
         return [np.array(history["loss"]), model.queue.keys.numpy(), *weights]
 
     one = run(tf.distribute.get_strategy())
-    two = run(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    two = run(two_replicas)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
