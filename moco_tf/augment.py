@@ -79,8 +79,12 @@ class Augment:
         Returns:
             float32 `[n, H, W, 3]`, normalised by `MEAN` and `STD`.
         """
-        # Philox by name: the algorithm that "auto" takes depends on the device.
-        draws = tf.random.stateless_uniform([count, self.DRAWS], seed, alg="philox")
+        # Philox by name: the algorithm that "auto" takes depends on the device. Integers, since
+        # TensorFlow and XLA make different floats of the same bits.
+        bits = tf.random.stateless_uniform(
+            [count, self.DRAWS], seed, None, None, tf.int32, alg="philox"
+        )
+        draws = tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
         return self._augment(images, tf.gather(draws, rows))
 
     # Compiled even on the CPU, where it is several times faster so and the rest of the step is not.

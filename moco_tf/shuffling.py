@@ -18,9 +18,12 @@ def permutation(count, seed):
         seed: int `[2]`.
 
     Returns:
-        int32 `[N]`. An argsort, since it compiles on every accelerator; a shuffle does not.
+        int32 `[N]`.
     """
-    return tf.argsort(tf.random.stateless_uniform([count], seed, alg="philox"), stable=True)
+    # An argsort compiles on every accelerator, and a shuffle does not. Integers, since TensorFlow
+    # and XLA make different floats of the same bits.
+    bits = tf.random.stateless_uniform([count], seed, None, None, tf.int32, alg="philox")
+    return tf.argsort(bits, stable=True)
 
 
 def shuffle(images, order):

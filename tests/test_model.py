@@ -210,17 +210,37 @@ def test_two_replicas_compute_what_one_computes(float64, two_replicas):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
-def test_similarity_and_queue_are_float32_under_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
+def losses_of_a_small_resnet(policy, jit_compile=False):
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(6)
     model = MoCo(
-        lambda: encoders.build("resnet8", head="linear", stem="small", bn_groups=2), queue_size=16
+        lambda: encoders.build("resnet8", head="linear", stem="small", bn_groups=2), queue_size=21
     )
-    model.compile(SGD(0.01))
-    x = views(2).astype(np.float32)
-    fit(model, x)
+    model.compile(SGD(Step(0.01, 100)), jit_compile=jit_compile)
+    # Large enough that no statistic rests on a handful of values, which rounding would turn over.
+    x = np.random.default_rng(7).normal(size=(4, 2, 16, 16, 16, 3)).astype(np.float32)
+    losses = [fit(model, x[i : i + 1]).history["loss"][0] for i in range(4)]
+    return model, losses
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_similarity_and_queue_are_float32_under_mixed_precision(policy):
+    _, expected = losses_of_a_small_resnet("float32")
+    model, losses = losses_of_a_small_resnet(policy)
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
     assert model.queue.keys.dtype == "float32"
+    assert {v.dtype for v in model.query_encoder.trainable_variables} == {"float32"}
     norms = np.linalg.norm(model.queue.keys.numpy(), axis=1)
     np.testing.assert_allclose(norms, 1.0, atol=1e-5)  # bfloat16 would be off by 1e-3
+
+
+def test_compiled_by_xla_the_step_computes_the_same():
+    expected_model, expected = losses_of_a_small_resnet("float32")
+    model, losses = losses_of_a_small_resnet("float32", jit_compile=True)
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    np.testing.assert_allclose(
+        model.queue.keys.numpy(), expected_model.queue.keys.numpy(), atol=1e-3
+    )
 
 
 def test_checkpoint_holds_queue_pointer_and_step(tmp_path):

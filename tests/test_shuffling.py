@@ -60,3 +60,14 @@ def test_keys_come_back_to_the_rows_of_their_images():
         shuffled, _ = shuffle(images, order)
         keys = tf.reshape(shuffled, [12, -1])  # an encoder that works image by image
         np.testing.assert_array_equal(unshuffle(keys, order), tf.reshape(images, [12, -1]))
+
+
+def test_compiled_by_xla_the_order_is_the_same():
+    step = tf.Variable(3, dtype=tf.int64)  # a variable, so that nothing is computed beforehand
+
+    def order():
+        return permutation(256, tf.stack([tf.constant(2, tf.int64), step]))
+
+    np.testing.assert_array_equal(
+        tf.function(order)().numpy(), tf.function(order, jit_compile=True)().numpy()
+    )

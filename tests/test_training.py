@@ -163,3 +163,20 @@ def test_unreadable_files_are_skipped_counted_and_named(folder, tmp_path):
     assert "skipped 3 files that cannot be read as images" in output
     for name in ("truncated.jpg", "text.png", "notes.txt"):
         assert name in output
+
+
+def test_on_error_fail_stops_at_a_file_that_cannot_be_read(tmp_path):
+    mixed = write_folder(tmp_path / "mixed", each=10)
+    (mixed / "left" / "truncated.jpg").write_bytes((mixed / "left/000.jpg").read_bytes()[:300])
+    output = run(
+        "train.py",
+        *TINY,
+        f"--config.data.source=folder:{mixed}",
+        "--config.data.on_error=fail",
+        "--config.batch_size=4",
+        f"--workdir={tmp_path / 'run'}",
+        status=2,
+    )
+    assert "Traceback" not in output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "left/truncated.jpg" in last and "skip" in last
