@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.contrast import l2_normalize
+from moco_tf.seeds import seed_for
 
 
 class Queue(keras.layers.Layer):
@@ -27,8 +28,10 @@ class Queue(keras.layers.Layer):
         self.seed = seed
 
     def build(self, input_shape=None):
+        seed = seed_for("queue", self.seed, 0)
+
         def random_unit_vectors(shape, dtype):
-            return l2_normalize(tf.random.stateless_normal(shape, [self.seed, 0], dtype=dtype))
+            return l2_normalize(tf.random.stateless_normal(shape, seed, dtype=dtype))
 
         frozen = dict(trainable=False, autocast=False)
         self.keys = self.add_weight(

@@ -6,10 +6,8 @@ import tensorflow as tf
 from moco_tf.contrast import contrastive_accuracy, info_nce, l2_normalize
 from moco_tf.dictionaries import Queue
 from moco_tf.distribution import num_replicas, own_rows
+from moco_tf.seeds import seed_for
 from moco_tf.shuffling import permutation, shuffle, unshuffle
-
-# What a random draw is for; the position in the run is the other half of its seed.
-QUERY_VIEW, KEY_VIEW, PERMUTATION = range(3)
 
 
 class MoCo(keras.Model):
@@ -84,15 +82,15 @@ class MoCo(keras.Model):
         N = n * num_replicas()
 
         # Keys, without gradient; Shuffling BN encodes them in another order.
-        order = tf.range(N)
+        order = None
         if self.shuffle_bn:
-            order = permutation(N, self._seed(PERMUTATION, step))
+            order = permutation(N, seed_for("permutation", self.seed, step))
         x_k, rows = shuffle(x_k, order)
-        x_k = self._augment(x_k, rows, N, self._seed(KEY_VIEW, step))
+        x_k = self._augment(x_k, rows, N, seed_for("key_view", self.seed, step))
         k = unshuffle(self._encode(self.key_encoder, x_k), order)  # keys: N x C
         k_own = tf.gather(k, own_rows(n))  # keys of this replica's queries: n x C
 
-        x_q = self._augment(x_q, own_rows(n), N, self._seed(QUERY_VIEW, step))
+        x_q = self._augment(x_q, own_rows(n), N, seed_for("query_view", self.seed, step))
         theta_q = self.query_encoder.trainable_variables
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in theta_q])
@@ -127,9 +125,6 @@ class MoCo(keras.Model):
 
     def _augment(self, images, rows, count, seed):
         return images if self.augment is None else self.augment(images, rows, count, seed)
-
-    def _seed(self, purpose, step):
-        return tf.stack([tf.constant(self.seed * 3 + purpose, tf.int64), step])
 
     @property
     def metrics(self):

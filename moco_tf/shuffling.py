@@ -31,13 +31,16 @@ def shuffle(images, order):
 
     Args:
         images: `[n, H, W, 3]`, this replica's images.
-        order: int32 `[N]`, from `permutation`.
+        order: int32 `[N]`, from `permutation`; None leaves the order as it is.
 
     Returns:
         images: `[n, H, W, 3]`, the images at `rows`.
         rows: int32 `[n]`, where they stand in the unpermuted global batch.
     """
-    rows = tf.gather(order, own_rows(images.shape[0]))
+    rows = own_rows(images.shape[0])
+    if order is None:
+        return images, rows
+    rows = tf.gather(order, rows)
     return tf.gather(all_gather(images), rows), rows
 
 
@@ -46,9 +49,10 @@ def unshuffle(keys, order):
 
     Args:
         keys: `[n, C]`, this replica's keys, in the order of `shuffle`.
-        order: int32 `[N]`, the same as there.
+        order: the same as there.
 
     Returns:
         `[N, C]`.
     """
-    return tf.gather(all_gather(keys), tf.argsort(order))
+    keys = all_gather(keys)
+    return keys if order is None else tf.gather(keys, tf.argsort(order))

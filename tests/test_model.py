@@ -9,6 +9,8 @@ from moco_tf import MoCo, encoders
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Step
+from moco_tf.seeds import seed_for
+from moco_tf.shuffling import permutation
 
 N, SIDE, C = 8, 4, 5
 PIXELS = SIDE * SIDE * 3
@@ -147,9 +149,6 @@ def grouped_normalization(x, groups):
 
 @pytest.mark.parametrize("shuffle_bn", [True, False])
 def test_keys_are_normalized_in_the_groups_of_the_permuted_batch(float64, shuffle_bn):
-    from moco_tf.model import PERMUTATION
-    from moco_tf.shuffling import permutation
-
     keras.utils.set_random_seed(2)
     model = MoCo(lambda: normalizing_encoder(4), queue_size=N, shuffle_bn=shuffle_bn, seed=3)
     model.compile(SGD(0.0))
@@ -158,7 +157,7 @@ def test_keys_are_normalized_in_the_groups_of_the_permuted_batch(float64, shuffl
     fit(model, x)
     order = np.arange(N)
     if shuffle_bn:
-        order = permutation(N, [3 * 3 + PERMUTATION, 0]).numpy()
+        order = permutation(N, seed_for("permutation", 3, 0)).numpy()
         assert not np.array_equal(order, np.arange(N))
     y, mean, variance = grouped_normalization(x[0, 1][order], 4)
     expected = np.empty((N, C))

@@ -5,11 +5,10 @@ import tensorflow as tf
 
 from moco_tf.data.views import central_view, two_views
 from moco_tf.errors import UserError
+from moco_tf.seeds import seed_for
 
 # Images tried in the place of one that cannot be read, before one known to be readable.
 ATTEMPTS = 20
-# What a random draw is for; a position is the other half of its seed.
-ORDER, VIEWS, SUBSTITUTE = range(3)
 
 
 class TwoViews:
@@ -62,7 +61,7 @@ class TwoViews:
 
         def order(epoch):
             draws = tf.random.stateless_uniform(
-                [len(self.source.pretrain)], self._seed(ORDER, epoch), alg="philox"
+                [len(self.source.pretrain)], seed_for("order", self.seed, epoch), alg="philox"
             )
             order = tf.gather(indices, tf.argsort(draws, stable=True))
             start = tf.where(epoch == first_epoch, done * self.batch_size, 0)
@@ -78,12 +77,14 @@ class TwoViews:
         )
 
     def _views(self, epoch, index):
-        seed = tf.random.experimental.stateless_fold_in(self._seed(VIEWS, epoch), index)
+        seed = seed_for("views", self.seed, epoch)
+        seed = tf.random.experimental.stateless_fold_in(seed, index)
         return two_views(self._read(epoch, index), self.image_size, self.crop_scale, seed)
 
     def _read(self, epoch, index):
         """The image, or the first in a random line of substitutes that can be read."""
-        seed = tf.random.experimental.stateless_fold_in(self._seed(SUBSTITUTE, epoch), index)
+        seed = seed_for("substitute", self.seed, epoch)
+        seed = tf.random.experimental.stateless_fold_in(seed, index)
         others = tf.random.stateless_uniform(
             [ATTEMPTS], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
         )
@@ -107,9 +108,6 @@ class TwoViews:
     def _note_unreadable(self, index):
         self.unreadable.add(int(index))
         return index
-
-    def _seed(self, purpose, epoch):
-        return tf.stack([tf.constant(self.seed * 3 + purpose, tf.int64), epoch])
 
 
 def first_readable(source):
