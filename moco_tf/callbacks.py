@@ -61,10 +61,8 @@ class MetricsLog(GlobalStep):
         values["images_per_second"] = (
             (step - self.last_step) * self.config.batch_size / max(seconds, 1e-9)
         )
-        write_metrics(self.path, step, step / self.steps_per_epoch, values)
+        self.write(step, values)
         with self.summaries.as_default(step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
             tf.summary.scalar("chance_loss", math.log(self.config.queue_size + 1))
         # The clock runs again with the next step: what comes between is not training.
         self.last_step, self.last_time = step, None
@@ -72,15 +70,24 @@ class MetricsLog(GlobalStep):
     def on_train_end(self, logs=None):
         self.summaries.flush()
 
+    def write(self, step, values):
+        """Appends a line of `values`, `{name: number}`, and their scalars."""
+        line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values}
+        with tf.io.gfile.GFile(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        with self.summaries.as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
 
 class KNNMonitor(GlobalStep):
     """Classifies held-out images by the backbone's nearest neighbours every few epochs."""
 
-    def __init__(self, workdir, start, config, steps_per_epoch, source):
+    def __init__(self, log, start, config, steps_per_epoch, source):
         super().__init__(start)
-        self.path = os.path.join(workdir, "metrics.jsonl")
-        self.config = config
-        self.steps_per_epoch = steps_per_epoch
+        self.log = log
+        self.image_size = config.image_size
+        self.last_step = config.epochs * steps_per_epoch
         self.source = source
         self.train = _spread(source.train, MONITOR_TRAIN)
         self.test = _spread(source.test, MONITOR_TEST)
@@ -95,20 +102,18 @@ class KNNMonitor(GlobalStep):
                 self.look(0)
 
     def on_step(self, step, logs):
-        if self.every and (
-            step % self.every == 0 or step == self.config.epochs * self.steps_per_epoch
-        ):
+        if self.every and (step % self.every == 0 or step == self.last_step):
             self.look(step)
 
     def look(self, step):
         train, test = (
-            features.extract(self.backbone, self.source, part, self.config.image_size)
+            features.extract(self.backbone, self.source, part, self.image_size)
             for part in (self.train, self.test)
         )
         accuracy = knn.classify(
             train.features, train.labels, test.features, test.labels, len(self.source.class_names)
         )
-        write_metrics(self.path, step, step / self.steps_per_epoch, {"knn_top1": accuracy["top1"]})
+        self.log.write(step, {"knn_top1": accuracy["top1"]})
         tqdm.write(f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images")
 
 
@@ -150,7 +155,6 @@ class Checkpoints(GlobalStep):
 
     def __init__(self, model, workdir, every, keep=3):
         super().__init__(0)
-        self.workdir = workdir
         self.every = every
         self.stop_signal = None
         self.moco = model
@@ -191,8 +195,15 @@ class Checkpoints(GlobalStep):
 
     def save(self):
         path = self.manager.latest_checkpoint or ""
-        if not path.endswith(f"step-{self.step}"):
+        if path.endswith(f"step-{self.step}"):
+            return
+        try:
             self.manager.save(checkpoint_number=self.step)
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"no checkpoint of step {self.step} can be written to {self.manager.directory} "
+                f"({error.message}): make room there; the run goes on from {path or 'its start'}"
+            ) from error
 
 
 class Progress(GlobalStep):
@@ -237,12 +248,6 @@ class Progress(GlobalStep):
     def on_train_end(self, logs=None):
         if self.bar is not None and self.step == self.total:
             self.bar.close()
-
-
-def write_metrics(path, step, epoch, values):
-    """Appends one line to metrics.jsonl."""
-    with tf.io.gfile.GFile(path, "a") as file:
-        file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **values}) + "\n")
 
 
 def _spread(indices, count):

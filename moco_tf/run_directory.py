@@ -10,17 +10,21 @@ from moco_tf.config import OPERATIONAL, default_config, flatten
 from moco_tf.errors import UserError
 
 
-def open_for_training(workdir, config):
-    """Makes the directory, or checks that a run of the same config made it.
+def open_for_training(workdir, config, num_images):
+    """Makes the directory, or checks that a run of the same config and data made it.
 
     Args:
         workdir: str, local or a `tf.io.gfile` path.
         config: the config of the run to start or to go on with.
+        num_images: int, images that it trains on. With other images the same position in the run
+            would be another place in the data.
 
     Raises:
-        UserError: it cannot be written, or another config made it; nothing in it is touched.
+        UserError: it cannot be written, or another config or other data made it; nothing in it is
+            touched.
     """
     path = os.path.join(workdir, "config.json")
+    data_path = os.path.join(workdir, "data.json")
     if tf.io.gfile.exists(path):
         saved, wanted = flatten(read_config(workdir)), flatten(config)
         differing = [
@@ -33,10 +37,18 @@ def open_for_training(workdir, config):
                 f"--workdir={workdir} holds a run of another config ({'; '.join(differing)}): give "
                 "another directory, or that config to go on with it"
             )
+        with tf.io.gfile.GFile(data_path) as file:
+            before = json.loads(file.read())["num_images"]
+        if before != num_images:
+            raise UserError(
+                f"--workdir={workdir} holds a run on {before} images, and '{config.data.source}' "
+                f"has {num_images} now: give another directory, or bring back the images"
+            )
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"--workdir={workdir} is a file: give a directory")
     try:
         tf.io.gfile.makedirs(workdir)
+        write_atomically(data_path, json.dumps({"num_images": num_images}) + "\n")
         write_atomically(path, config.to_json_best_effort(indent=2) + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(

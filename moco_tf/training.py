@@ -60,7 +60,7 @@ def train(config, workdir, strategy=None):
         config.epochs,
         config.seed,
     )
-    run_directory.open_for_training(workdir, config)
+    run_directory.open_for_training(workdir, config, len(source.pretrain))
 
     with strategy.scope():
         model = build_model(config, batches.steps_per_epoch)
@@ -80,9 +80,10 @@ def train(config, workdir, strategy=None):
         print(f"going on from step {start}, saved in {workdir}")
 
     # In the order in which they see a step: what a checkpoint follows is on disk before it.
+    log = MetricsLog(workdir, start, config, batches.steps_per_epoch)
     callbacks = [
-        MetricsLog(workdir, start, config, batches.steps_per_epoch),
-        KNNMonitor(workdir, start, config, batches.steps_per_epoch, source),
+        log,
+        KNNMonitor(log, start, config, batches.steps_per_epoch, source),
         UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
         checkpoints,
         Progress(start, total, batches.steps_per_epoch, config.log_every),

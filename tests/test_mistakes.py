@@ -113,7 +113,7 @@ def test_no_permission_to_write(folder, tmp_path):
         "from moco_tf.errors import UserError\n"
         "import os, sys\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
-        "try: run_directory.open_for_training(sys.argv[1], default_config())\n"
+        "try: run_directory.open_for_training(sys.argv[1], default_config(), 10)\n"
         "except UserError as error: print(error); sys.exit(2)\n"
     )
     for path in (tmp_path.parent, tmp_path.parent.parent, tmp_path):

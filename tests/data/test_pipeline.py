@@ -4,6 +4,7 @@ The red channel of image i is 20 i throughout, so a crop of it names the image; 
 a photograph, so that they show which crop it is.
 """
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -72,6 +73,23 @@ def test_query_and_key_are_different_views_of_one_image(whole_run):
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8])
 def test_a_run_goes_on_from_any_step_as_if_it_had_not_stopped(whole_run, folder, step):
     np.testing.assert_array_equal(batches(two_views(folder), step), whole_run[step:])
+
+
+def test_what_a_resumed_run_skips_is_not_read(folder, whole_run):
+    source = sources.load(f"folder:{folder}")
+    reads = []
+
+    def read(index):
+        def note(i):
+            reads.append(int(i))
+            return i
+
+        return source.read(tf.numpy_function(note, [index], tf.int64))
+
+    views = TwoViews(dataclasses.replace(source, read=read), SIZE, (0.2, 1.0), BATCH, EPOCHS, 0)
+    reads.clear()  # of the look for a readable image
+    np.testing.assert_array_equal(batches(views, step=7), whole_run[7:])
+    assert sorted(reads) == sorted(numbers(whole_run[7:, 0]).ravel())
 
 
 def test_nothing_is_left_after_the_last_step(folder):
