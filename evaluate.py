@@ -7,6 +7,8 @@
 The result goes to DIR/eval/PROTOCOL.json, DIR being the run, the SavedModel or --output_dir.
 """
 
+import os
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -49,10 +51,10 @@ def main(_):
     result = protocols.evaluate(
         PROTOCOL.value, train, test, len(source.class_names), **settings
     ) | {"backbone": name, "data": data, "image_size": image_size}
-    path = protocols.write_result(OUTPUT_DIR.value or directory, result)
-    wrote = path
+    directory = OUTPUT_DIR.value or directory
+    wrote = protocols.write_result(directory, result)
     if PROTOCOL.value == "knn":
-        picture = path.replace("eval/knn.json", "neighbours.png")
+        picture = os.path.join(directory, "neighbours.png")
         wrote += f" and {draw_neighbours(picture, source, image_size, train, test)}"
     print(
         f"{PROTOCOL.value} of {name} on {data}: top-1 {result['top1']:.4f}, "

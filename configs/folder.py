@@ -2,9 +2,10 @@
 
     python train.py --config=configs/folder.py --config.data.source=folder:PATH --workdir=DIR
 
-The recipe is configs/imagenet_v2.py's but for the dictionary: 65,536 keys would hold every image
-of such a folder, the query's own among the negatives, so it has 8,192. Keep it well below the
-number of images. The momentum encoder follows faster (0.99), since an epoch has few steps.
+The recipe is configs/imagenet_v2.py's but for two settings, which are our judgement and not yet
+measured at this size: the dictionary has 8,192 keys, since 65,536 would hold every image of such a
+folder, the query's own among the negatives (keep it well below the number of images); and the key
+encoder follows faster, by 0.99, since an epoch has few steps.
 
 No number to expect: it depends on the images. Watch the kNN monitor, if subfolders give labels.
 """

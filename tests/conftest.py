@@ -1,11 +1,10 @@
 """TensorFlow as the tests need it: quiet, and with two devices, so that replicas can be several."""
 
-import os
+import pytest
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from moco_tf import command_line  # noqa: F401, first: it quiets TensorFlow's start
 
-import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf  # isort: skip
 
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,33 +13,43 @@ import pytest
 from export.saved_model import export_saved_model
 from moco_tf import encoders
 from moco_tf.errors import UserError
+from tests.command import ROOT
 from tests.images import crops
 
-# The README's ten lines, and what to look at before and after them.
+# What a process finds that runs the README's lines on the export in its folder.
 CONSUMER = """
 import json, sys
 import keras, numpy as np
-path, images, labels, out = sys.argv[1:]
-images, labels = np.load(images), np.load(labels)
-results = {}
-for trainable, endpoints in [
-    (True, {"call_endpoint": "serve", "call_training_endpoint": "train"}),
-    (False, {"call_endpoint": "serve"}),
-]:
-    backbone = keras.layers.TFSMLayer(path, trainable=trainable, **endpoints)
-    results["features"] = np.array(backbone(images[:8])).tolist()
-    before = [w.numpy() for w in backbone._reloaded_obj.variables]
-    model = keras.Sequential([keras.Input((None, None, 3)), backbone, keras.layers.Dense(2)])
-    model.compile(
-        keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    losses = model.fit(images, labels, batch_size=10, epochs=4, verbose=0).history["loss"]
-    after = [w.numpy() for w in backbone._reloaded_obj.variables]
-    names = [w.path if hasattr(w, "path") else w.name for w in backbone._reloaded_obj.variables]
-    moved = [bool((a != b).any()) for a, b in zip(before, after)]
-    results[str(trainable)] = {"losses": losses, "moved": dict(zip(names, moved))}
-results["imported"] = [m for m in sys.modules if m.split(".")[0] == "moco_tf"]
-json.dump(results, open(out, "w"))
+
+images, labels = np.load("images.npy"), np.load("labels.npy")
+
+def values(layer):
+    return [variable.numpy() for variable in layer._reloaded_obj.variables]
+
+def moved(layer):
+    names = [variable.name for variable in layer._reloaded_obj.variables]
+    changed = [bool((a != b).any()) for a, b in zip(before, values(layer), strict=True)]
+    return dict(zip(names, changed, strict=True))
+
+frozen = keras.layers.TFSMLayer("backbone", call_endpoint="serve", trainable=False)
+before = values(frozen)
+results = {"features": np.array(frozen(images[:8])).tolist()}
+model = keras.Sequential([keras.Input((None, None, 3)), frozen, keras.layers.Dense(2)])
+model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+model.fit(images, labels, verbose=0)
+results["frozen"] = moved(frozen)
+
+exec(open("readme.py").read())
+results["tuned"] = moved(backbone)
+results["losses"] = model.history.history["loss"]
+results["imported"] = [name for name in sys.modules if name.split(".")[0] == "moco_tf"]
+json.dump(results, open("out.json", "w"))
 """
+
+
+def readme_lines():
+    [lines] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +69,15 @@ def backbone():
 def consumed(backbone, tmp_path_factory):
     """What a process finds that loads the export in an empty folder, and its images."""
     folder = tmp_path_factory.mktemp("consumer")
-    export_saved_model(backbone, str(folder / "saved_model"))
+    export_saved_model(backbone, str(folder / "backbone"))
+    (folder / "readme.py").write_text(readme_lines())
     images = np.stack(crops(40, 40)).astype(np.float32)
     images[20:] = images[20:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2)  # the second class
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", np.repeat([0, 1], 20))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run(
-        [sys.executable, "-c", CONSUMER, "saved_model", "images.npy", "labels.npy", "out.json"],
+        [sys.executable, "-c", CONSUMER],
         cwd=folder,
         env=environment,
         check=True,
@@ -80,18 +92,18 @@ def test_features_are_the_same_without_this_project(backbone, consumed):
     np.testing.assert_allclose(results["features"], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_fine_tuning_moves_weights_and_statistics(consumed):
-    result = consumed[1]["True"]
-    moved = result["moved"]
+def test_the_readmes_lines_move_weights_and_statistics(consumed):
+    results = consumed[1]
+    moved = results["tuned"]
     statistics = [name for name in moved if "moving" in name]
     kernels = [name for name in moved if "kernel" in name]
     assert len(statistics) == 18 and len(kernels) == 9
     assert all(moved[name] for name in statistics + kernels)
-    assert result["losses"][-1] < result["losses"][0]
+    assert results["losses"][-1] < results["losses"][0]
 
 
 def test_frozen_nothing_moves(consumed):
-    assert not any(consumed[1]["False"]["moved"].values())
+    assert not any(consumed[1]["frozen"].values())
 
 
 def test_any_size_goes_in(backbone, tmp_path):
