@@ -76,6 +76,11 @@ def train(config, workdir, strategy=None):
         f"{config.epochs} epochs of {batches.steps_per_epoch} steps; "
         f"the loss of pure chance is ln(K+1) = {math.log(config.queue_size + 1):.2f}"
     )
+    if config.queue_size > len(source.pretrain):
+        print(
+            f"note: the queue of {config.queue_size} keys is larger than the data set, so that "
+            "queries meet their own images among the negatives; --config.queue_size sets it"
+        )
     if start:
         print(f"going on from step {start}, saved in {workdir}")
 
