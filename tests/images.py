@@ -5,6 +5,11 @@ import PIL.Image
 import skimage.data
 
 
+def patch():
+    """A small colourful piece of the astronaut, uint8 `[32, 48, 3]`."""
+    return skimage.data.astronaut()[100:132, 200:248]
+
+
 def crops(count, side, seed=0):
     """`count` crops of the astronaut, uint8 `[side, side, 3]`."""
     photograph = skimage.data.astronaut()
