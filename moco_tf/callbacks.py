@@ -45,7 +45,8 @@ class MetricsLog(GlobalStep):
         self.steps_per_epoch = steps_per_epoch
         self.path = os.path.join(workdir, "metrics.jsonl")
         self.summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
-        self.last_step, self.last_time = start, None
+        self.start = self.last_step = start
+        self.last_time = None
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.last_time is None:
@@ -53,6 +54,9 @@ class MetricsLog(GlobalStep):
 
     def on_step(self, step, logs):
         if step % self.config.log_every and step % self.steps_per_epoch:
+            if step == self.start + 1:
+                # The first step is spent compiling; the rate is of those after it.
+                self.last_step, self.last_time = step, time.perf_counter()
             return
         # The epoch's running means so far, of which the model now forgets.
         values = {name: float(value) for name, value in logs.items()}

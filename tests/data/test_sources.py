@@ -202,3 +202,22 @@ def test_hidden_folders_are_passed_over(tmp_path):
     source = load(tmp_path)
     assert found(source, tmp_path) == ["cat/a.png", "dog/a.png"]
     assert source.class_names == ["cat", "dog"] and source.ignored == []
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "BMP", "GIF", "PNG", "TIFF"])
+def test_a_file_is_read_by_its_contents_and_not_by_its_name(tmp_path, kind):
+    photo(0).save(tmp_path / "a.jpg", format=kind)
+    if kind == "TIFF":  # not read: an error here, which the pipeline skips
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            read(load(tmp_path), 0)
+        return
+    found = read(load(tmp_path), 0)
+    expected = np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"), int)
+    assert np.abs(found - expected).max() <= (2 if kind == "WEBP" else 0)
+
+
+def test_of_an_animation_the_first_picture_is_read(tmp_path):
+    first, second = photo(0).quantize(), photo(1).quantize()
+    first.save(tmp_path / "a.png", format="GIF", save_all=True, append_images=[second])
+    expected = np.asarray(first.convert("RGB"), int)
+    np.testing.assert_allclose(read(load(tmp_path), 0), expected, atol=1)
