@@ -92,7 +92,7 @@ def check(config, num_replicas=1):
     parse_name(config.encoder)
     for key in POSITIVE:
         _require(_get(config, key) > 0, config, key, "give a number above 0")
-    for key in ("knn_every", "weight_decay"):
+    for key in ("seed", "knn_every", "weight_decay"):
         _require(_get(config, key) >= 0, config, key, "give 0 or more")
     for key in ("momentum", "sgd_momentum"):
         _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")

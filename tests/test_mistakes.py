@@ -47,6 +47,7 @@ def contents(folder):
         ({"augmentation": "v3"}, ["augmentation", "v3", "v1 or v2"]),
         ({"mechanism": "simclr"}, ["mechanism", "simclr", "moco"]),
         ({"temperature": 0.0}, ["temperature=0.0"]),
+        ({"seed": -1}, ["seed=-1"]),
         ({"data.source": "folder:/no/such/folder"}, ["/no/such/folder"]),
         ({"data.source": "phots"}, ["phots", "folder:PATH"]),
         ({"data.source": ""}, ["data.source", "folder:PATH"]),
