@@ -12,6 +12,7 @@ For each seed it does what these commands do, in DIR/seed<N>:
 
 import json
 import os
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -56,7 +57,8 @@ def _run(config, workdir):
 
     outcome = training.train(config, workdir)
     if outcome.stopped_by is not None:
-        raise command_line.UserError("stopped; the same command goes on from the last checkpoint")
+        print(f"stopped at step {outcome.step}; the same command goes on from there")
+        sys.exit(128 + outcome.stopped_by)
 
     keras.utils.set_random_seed(config.seed)
     pixels = keras.Sequential([keras.Input((config.image_size, config.image_size, 3))])
@@ -76,7 +78,8 @@ def _run(config, workdir):
             result = protocols.evaluate(protocol, train, test, len(source.class_names))
             table[name][protocol] = result["top1"]
             directory = workdir if name == "pre-trained" else f"{workdir}/{name.replace(' ', '_')}"
-            protocols.write_result(directory, {**result, "backbone": name})
+            what = {"backbone": name, "data": source.name, "image_size": config.image_size}
+            protocols.write_result(directory, {**result, **what})
     draw_neighbours(f"{workdir}/neighbours.png", source, config.image_size, train, test)
     saved_model = f"{workdir}/export/saved_model"
     if not os.path.exists(saved_model):

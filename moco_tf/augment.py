@@ -120,11 +120,6 @@ class Augment:
         return (tf.transpose(x, [0, 2, 3, 1]) - MEAN) / STD
 
 
-def normalize(images):
-    """Normalises images `[N, H, W, 3]` of 0 to 255 by `MEAN` and `STD`, in float32."""
-    return (tf.cast(images, tf.float32) / 255.0 - MEAN) / STD
-
-
 def _factor(draw, amount):
     """Uniform in [1 - amount, 1 + amount], but never below 0."""
     low, high = max(0.0, 1.0 - amount), 1.0 + amount

@@ -113,3 +113,6 @@ def test_demo_prints_its_table_and_paths(folder, tmp_path):
     assert (run_directory / "export" / "saved_model" / "saved_model.pb").exists()
     for name in ("saved_model", "neighbours.png", "curves.png"):
         assert name in output
+    result = json.loads((run_directory / "eval" / "knn.json").read_text())
+    assert result["top1"] == results[0]["pre-trained"]["knn"]
+    assert (result["k"], result["temperature"], result["image_size"]) == (200, 0.07, 32)

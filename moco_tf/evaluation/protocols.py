@@ -1,5 +1,6 @@
 """A protocol applied to a backbone and a source, and the file that its result goes to."""
 
+import inspect
 import json
 import os
 import time
@@ -47,14 +48,19 @@ def evaluate(protocol, train, test, num_classes, **settings):
         protocol: "knn" or "linear".
         train, test: `moco_tf.evaluation.features.Features`.
         num_classes: int.
-        **settings: keyword arguments of `knn.classify` or `linear.probe`.
+        **settings: keyword arguments of `knn.classify` or `linear.probe`; the others take their
+            defaults.
 
     Returns:
         A dict with `protocol`, `top1` and `top5` (shares in 0 to 1), `num_train`, `num_test`,
-        `seconds` that the protocol took on the features, and the settings.
+        `seconds` that the protocol took on the features, and all settings.
     """
+    function = PROTOCOLS[protocol]
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    settings = {**defaults, **settings}
     start = time.perf_counter()
-    result = PROTOCOLS[protocol](
+    result = function(
         train.features, train.labels, test.features, test.labels, num_classes, **settings
     )
     return {
