@@ -5,6 +5,7 @@ BatchNormalization has momentum 0.9 and epsilon 1e-5. `keras.applications` does 
 """
 
 import re
+import typing
 
 import keras
 from keras import layers
@@ -12,16 +13,37 @@ from keras import layers
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 
-# name: (kind of block, blocks in each stage, channels of the first stage). Every later stage has
-# twice the channels and half the resolution. The three-stage networks are those that He et al.
-# (2016, section 4.2) built for CIFAR-10, with 6n+2 layers.
+
+class Architecture(typing.NamedTuple):
+    """A residual network, but for its stem and its width.
+
+    Attributes:
+        block: "basic" or "bottleneck".
+        depths: blocks in each stage.
+        channels: of the first stage; each later stage has twice as many, at half the resolution.
+        groups: of the 3x3 convolutions (ResNeXt's cardinality).
+        inner_width: what the channels are multiplied by inside a bottleneck: in the first stage of
+            ResNeXt-50 32x8d, 32 groups of 8 channels are 4 times 64.
+    """
+
+    block: str
+    depths: tuple
+    channels: int = 64
+    groups: int = 1
+    inner_width: int = 1
+
+
+# The three-stage networks are those that He et al. (2016, section 4.2) built for CIFAR-10, with
+# 6n+2 layers.
 ARCHITECTURES = {
-    "resnet8": ("basic", (1, 1, 1), 16),
-    "resnet14": ("basic", (2, 2, 2), 16),
-    "resnet20": ("basic", (3, 3, 3), 16),
-    "resnet18": ("basic", (2, 2, 2, 2), 64),
-    "resnet34": ("basic", (3, 4, 6, 3), 64),
-    "resnet50": ("bottleneck", (3, 4, 6, 3), 64),
+    "resnet8": Architecture("basic", (1, 1, 1), channels=16),
+    "resnet14": Architecture("basic", (2, 2, 2), channels=16),
+    "resnet20": Architecture("basic", (3, 3, 3), channels=16),
+    "resnet18": Architecture("basic", (2, 2, 2, 2)),
+    "resnet34": Architecture("basic", (3, 4, 6, 3)),
+    "resnet50": Architecture("bottleneck", (3, 4, 6, 3)),
+    "resnet101": Architecture("bottleneck", (3, 4, 23, 3)),
+    "resnext50_32x8d": Architecture("bottleneck", (3, 4, 6, 3), groups=32, inner_width=4),
 }
 STEMS = ("imagenet", "small")
 
@@ -43,11 +65,10 @@ def resnet(name, stem="imagenet", bn_groups=1):
     Raises:
         UserError: the name or the stem is not one of these.
     """
-    (kind, depths, channels), width = parse_name(name)
+    architecture, width = parse_name(name)
     if stem not in STEMS:
         raise UserError(f"unknown stem '{stem}': choose {' or '.join(STEMS)}")
-    channels *= width
-    block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[kind]
+    channels = architecture.channels * width
 
     images = keras.Input((None, None, 3), name="images")
     if stem == "imagenet":
@@ -59,11 +80,11 @@ def resnet(name, stem="imagenet", bn_groups=1):
     else:
         x = _conv_bn(images, channels, 3, 1, bn_groups, "stem")
         x = layers.ReLU(name="stem_relu")(x)
-    for stage, depth in enumerate(depths):
+    for stage, depth in enumerate(architecture.depths):
         for index in range(depth):
             stride = 2 if stage > 0 and index == 0 else 1
             label = f"stage{stage + 1}_block{index + 1}"
-            x = block(x, channels * 2**stage, stride, bn_groups, label)
+            x = _block(x, architecture, channels * 2**stage, stride, bn_groups, label)
     features = layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(images, features, name=name)
 
@@ -83,7 +104,7 @@ def parse_name(name):
     return ARCHITECTURES[base], int(width or 1)
 
 
-def _conv_bn(x, channels, kernel_size, stride, bn_groups, name):
+def _conv_bn(x, channels, kernel_size, stride, bn_groups, name, groups=1):
     if stride > 1 and kernel_size > 1:
         # Keras' "same" pads a strided convolution more on the right than on the left.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
@@ -96,32 +117,33 @@ def _conv_bn(x, channels, kernel_size, stride, bn_groups, name):
         stride,
         padding,
         use_bias=False,
-        # kaiming_normal_(mode="fan_out", nonlinearity="relu")
+        groups=groups,
+        # kaiming_normal_(mode="fan_out", nonlinearity="relu"); of a grouped convolution, Keras
+        # and torch count the same fan out, the channels of all groups.
         kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
         name=f"{name}_conv",
     )(x)
     return BatchNormalization(bn_groups, name=f"{name}_bn")(x)
 
 
-def _basic_block(x, channels, stride, bn_groups, name):
-    y = _conv_bn(x, channels, 3, stride, bn_groups, f"{name}_1")
-    y = layers.ReLU(name=f"{name}_1_relu")(y)
-    y = _conv_bn(y, channels, 3, 1, bn_groups, f"{name}_2")
-    return _add(x, y, stride, bn_groups, name)
+def _block(x, architecture, channels, stride, bn_groups, name):
+    """A residual block, with a 1x1 projection of the shortcut where the shapes differ."""
 
+    def conv_bn(x, channels, kernel_size, stride, label, groups=1):
+        return _conv_bn(x, channels, kernel_size, stride, bn_groups, f"{name}_{label}", groups)
 
-def _bottleneck_block(x, channels, stride, bn_groups, name):
-    y = _conv_bn(x, channels, 1, 1, bn_groups, f"{name}_1")
-    y = layers.ReLU(name=f"{name}_1_relu")(y)
-    y = _conv_bn(y, channels, 3, stride, bn_groups, f"{name}_2")
-    y = layers.ReLU(name=f"{name}_2_relu")(y)
-    y = _conv_bn(y, channels * 4, 1, 1, bn_groups, f"{name}_3")
-    return _add(x, y, stride, bn_groups, name)
-
-
-def _add(x, y, stride, bn_groups, name):
-    """The block's sum, with a 1x1 projection of the shortcut where the shapes differ."""
+    if architecture.block == "basic":
+        y = conv_bn(x, channels, 3, stride, "1")
+        y = layers.ReLU(name=f"{name}_1_relu")(y)
+        y = conv_bn(y, channels, 3, 1, "2")
+    else:
+        inner = channels * architecture.inner_width
+        y = conv_bn(x, inner, 1, 1, "1")
+        y = layers.ReLU(name=f"{name}_1_relu")(y)
+        y = conv_bn(y, inner, 3, stride, "2", architecture.groups)
+        y = layers.ReLU(name=f"{name}_2_relu")(y)
+        y = conv_bn(y, channels * 4, 1, 1, "3")
     if stride > 1 or x.shape[-1] != y.shape[-1]:
-        x = _conv_bn(x, y.shape[-1], 1, stride, bn_groups, f"{name}_shortcut")
+        x = conv_bn(x, y.shape[-1], 1, stride, "shortcut")
     y = layers.Add(name=f"{name}_add")([x, y])
     return layers.ReLU(name=f"{name}_relu")(y)
