@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test pytorch clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py --workdir=runs/demo
@@ -22,6 +22,11 @@ test: .venv/installed-dev
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+# With it, `make test` compares with PyTorch as well; without it, those tests are skipped.
+pytorch: .venv/installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -48,6 +48,8 @@ RECIPES = {
     "v1": Recipe(),
     # MoCo v2, Table 1's "aug+".
     "v2": Recipe(hue=0.1, jitter_probability=0.8, grey_first=False, blur_probability=0.5),
+    # The reference implementation's for CIFAR-10, without blur.
+    "cifar10": Recipe(crop_scale=(0.08, 1.0), hue=0.1, jitter_probability=0.8, grey_first=False),
 }
 
 

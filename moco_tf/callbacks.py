@@ -16,6 +16,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import encoders
+from moco_tf.config import total_steps
 from moco_tf.errors import UserError
 from moco_tf.evaluation import features, knn
 
@@ -43,6 +44,7 @@ class MetricsLog(GlobalStep):
         super().__init__(start)
         self.config = config
         self.steps_per_epoch = steps_per_epoch
+        self.total = total_steps(config, steps_per_epoch)
         self.path = os.path.join(workdir, "metrics.jsonl")
         self.summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self.start = self.last_step = start
@@ -53,7 +55,7 @@ class MetricsLog(GlobalStep):
             self.last_time = time.perf_counter()
 
     def on_step(self, step, logs):
-        if step % self.config.log_every and step % self.steps_per_epoch:
+        if step % self.config.log_every and step % self.steps_per_epoch and step < self.total:
             if step == self.start + 1:
                 # The first step is spent compiling; the rate is of those after it.
                 self.last_step, self.last_time = step, time.perf_counter()
@@ -91,7 +93,7 @@ class KNNMonitor(GlobalStep):
         super().__init__(start)
         self.log = log
         self.image_size = config.image_size
-        self.last_step = config.epochs * steps_per_epoch
+        self.last_step = total_steps(config, steps_per_epoch)
         self.source = source
         self.train = _spread(source.train, MONITOR_TRAIN)
         self.test = _spread(source.test, MONITOR_TEST)
@@ -122,7 +124,7 @@ class KNNMonitor(GlobalStep):
 
 
 class UnreadableImages(GlobalStep):
-    """Counts and names, at the end of an epoch, the images that could not be read."""
+    """Counts and names, at the end of an epoch or run, the images that could not be read."""
 
     def __init__(self, batches, start, fail):
         super().__init__(start)
@@ -137,8 +139,14 @@ class UnreadableImages(GlobalStep):
             raise UserError(
                 f"{name} cannot be read as an image: remove it, or set --config.data.on_error=skip"
             )
-        if step % self.batches.steps_per_epoch:
-            return
+        if step % self.batches.steps_per_epoch == 0:
+            self.tell()
+
+    def on_train_end(self, logs=None):
+        self.tell()
+
+    def tell(self):
+        source = self.batches.source
         unreadable = [source.describe(i) for i in sorted(self.batches.unreadable)]
         skipped = set(unreadable + source.ignored)
         if skipped - self.told:
@@ -210,6 +218,18 @@ class Checkpoints(GlobalStep):
             ) from error
 
 
+class StopAt(GlobalStep):
+    """Ends the run after its last step, which may lie in the midst of an epoch."""
+
+    def __init__(self, start, total):
+        super().__init__(start)
+        self.total = total
+
+    def on_step(self, step, logs):
+        if step == self.total:
+            self.model.stop_training = True
+
+
 class Progress(GlobalStep):
     """A progress bar with loss, contrastive accuracy and time left; lines where there is no
     terminal."""
@@ -236,11 +256,12 @@ class Progress(GlobalStep):
             )
         else:
             self.bar.update(1)
-        epoch_ends = step % self.steps_per_epoch == 0
+        epoch_ends = step % self.steps_per_epoch == 0 or step == self.total
         if not (epoch_ends or step % self.refresh_every == 0):
             return
         words = f"loss {logs['loss']:.3f}, contrastive top-1 {logs['contrastive_top1']:.3f}"
-        epoch = f"epoch {-(-step // self.steps_per_epoch)}/{self.total // self.steps_per_epoch}"
+        epoch, epochs = (-(-n // self.steps_per_epoch) for n in (step, self.total))
+        epoch = f"epoch {epoch}/{epochs}"
         self.bar.set_description(epoch, refresh=False)
         self.bar.set_postfix_str(words, refresh=False)
         if epoch_ends and self.bar.disable:

@@ -8,6 +8,7 @@ from moco_tf.augment import RECIPES
 from moco_tf.encoders.heads import HEADS
 from moco_tf.encoders.resnet import STEMS, parse_name
 from moco_tf.errors import UserError
+from moco_tf.schedules import SCHEDULES
 
 # What may change when a run goes on: it alters what is looked at and saved, not what is computed.
 OPERATIONAL = ("checkpoint_every", "knn_every", "log_every", "data.on_error")
@@ -17,7 +18,7 @@ CHOICES = {
     "stem": STEMS,
     "head": HEADS,
     "augmentation": tuple(RECIPES),
-    "schedule": ("step", "cosine"),
+    "schedule": SCHEDULES,
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "data.on_error": ("skip", "fail"),
 }
@@ -30,6 +31,7 @@ POSITIVE = (
     "batch_size",
     "epochs",
     "learning_rate",
+    "decay_every",
     "log_every",
     "checkpoint_every",
 )
@@ -54,18 +56,22 @@ def default_config():
     config.temperature = 0.07
     config.bn_groups = 8  # of the global batch: the paper's 8 GPUs
     config.shuffle_bn = True
+    config.symmetric_loss = False  # True: each view of an image is query and key in turn
     # The data.
     config.data = ml_collections.ConfigDict()
     config.data.source = ""
     config.data.on_error = "skip"  # or "fail": stop at an image that cannot be read
-    config.augmentation = "v1"  # or "v2"
+    config.augmentation = "v1"  # or "v2", or "cifar10", the reference's for its CIFAR-10 recipe
     config.image_size = 224
     # The optimisation (section 4).
     config.batch_size = 256  # over all devices
     config.epochs = 200
+    config.steps = 0  # of the whole run; 0 for as many as the epochs have
     config.learning_rate = 0.03  # for 256 images; scaled linearly with batch_size
-    config.schedule = "step"  # or "cosine", MoCo v2's
+    config.scale_learning_rate = True  # False: learning_rate is the rate, whatever the batch
+    config.schedule = "step"  # or "cosine", MoCo v2's; or "exponential", the billion images'
     config.milestones = (120, 160)  # epochs at which "step" multiplies the rate by 0.1
+    config.decay_every = 62500  # steps after which "exponential" multiplies the rate by 0.9
     config.sgd_momentum = 0.9
     config.weight_decay = 1e-4
     config.precision = "float32"  # or "mixed_bfloat16", "mixed_float16"
@@ -92,7 +98,7 @@ def check(config, num_replicas=1):
     parse_name(config.encoder)
     for key in POSITIVE:
         _require(_get(config, key) > 0, config, key, "give a number above 0")
-    for key in ("seed", "knn_every", "weight_decay"):
+    for key in ("seed", "steps", "knn_every", "weight_decay"):
         _require(_get(config, key) >= 0, config, key, "give 0 or more")
     for key in ("momentum", "sgd_momentum"):
         _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")
@@ -120,6 +126,11 @@ def check(config, num_replicas=1):
             f"config.jit_compile=True works on one device, and there are {num_replicas}: "
             "leave it False"
         )
+
+
+def total_steps(config, steps_per_epoch):
+    """The steps of a whole run, int."""
+    return config.steps or config.epochs * steps_per_epoch
 
 
 def flatten(config):

@@ -21,6 +21,8 @@ class MoCo(keras.Model):
         temperature: float tau > 0, equation 1.
         shuffle_bn: bool, Shuffling BN (section 3.3). It needs an encoder whose BatchNormalization
             has more than one group in the global batch; False shows what it prevents.
+        symmetric_loss: bool; True adds the loss of the same images with the two views exchanged, as
+            the reference's recipe for CIFAR-10 may. Both views' keys are then enqueued.
         augment: the photometric half of the augmentation on the device, called as
             `augment(images, rows, count, seed)`; see `moco_tf.augment.Augment`. None where the
             views come fully augmented and normalised.
@@ -49,6 +51,7 @@ class MoCo(keras.Model):
         momentum=0.999,
         temperature=0.07,
         shuffle_bn=True,
+        symmetric_loss=False,
         augment=None,
         seed=0,
         **kwargs,
@@ -57,6 +60,7 @@ class MoCo(keras.Model):
         self.momentum = momentum
         self.temperature = temperature
         self.shuffle_bn = shuffle_bn
+        self.symmetric_loss = symmetric_loss
         self.augment = augment
         self.seed = seed
 
@@ -81,20 +85,24 @@ class MoCo(keras.Model):
         step, n = self.step.value, x_q.shape[0]
         N = n * num_replicas()
 
+        query_view = x_q, seed_for("query_view", self.seed, step)
+        key_view = x_k, seed_for("key_view", self.seed, step)
+        pairs = [(query_view, key_view)]
+        if self.symmetric_loss:
+            pairs.append((key_view, query_view))
+
         # Keys, without gradient; Shuffling BN encodes them in another order.
         order = None
         if self.shuffle_bn:
             order = permutation(N, seed_for("permutation", self.seed, step))
-        x_k, rows = shuffle(x_k, order)
-        x_k = self._augment(x_k, rows, N, seed_for("key_view", self.seed, step))
-        k = unshuffle(self._encode(self.key_encoder, x_k), order)  # keys: N x C
-        k_own = tf.gather(k, own_rows(n))  # keys of this replica's queries: n x C
+        k = [self._keys(*view, order, N) for _, view in pairs]  # keys: N x C
+        k_own = tf.concat([tf.gather(keys, own_rows(n)) for keys in k], 0)  # of the queries: n x C
 
-        x_q = self._augment(x_q, own_rows(n), N, seed_for("query_view", self.seed, step))
+        x_q = [self._augment(x, own_rows(n), N, seed) for (x, seed), _ in pairs]
         theta_q = self.query_encoder.trainable_variables
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in theta_q])
-            q = self._encode(self.query_encoder, x_q)  # queries: n x C
+            q = tf.concat([self._encode(self.query_encoder, x) for x in x_q], 0)  # queries: n x C
             losses, logits = info_nce(q, k_own, self.queue.keys.value, self.temperature)
             # Gradients are summed over the replicas: the mean is over the global batch.
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
@@ -110,7 +118,7 @@ class MoCo(keras.Model):
             variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
 
         # The current keys replace the oldest, after the negatives were read.
-        self.queue.enqueue(k)
+        self.queue.enqueue(tf.concat(k, 0))
         self.step.assign(step + 1)
 
         self.loss_metric.update_state(losses)
@@ -118,6 +126,12 @@ class MoCo(keras.Model):
         self.top5_metric.update_state(contrastive_accuracy(logits, 5))
         logs = {metric.name: metric.result() for metric in self.metrics}
         return {**logs, "learning_rate": learning_rate}
+
+    def _keys(self, images, seed, order, N):
+        """The keys of one view of the global batch, `[N, C]`, of which this replica encodes n."""
+        images, rows = shuffle(images, order)
+        images = self._augment(images, rows, N, seed)
+        return unshuffle(self._encode(self.key_encoder, images), order)
 
     def _encode(self, encoder, images):
         # The similarity, the loss and the queue are float32 whatever the encoder computes in.

@@ -37,8 +37,7 @@ def open_for_training(workdir, config, num_images):
                 f"--workdir={workdir} holds a run of another config ({'; '.join(differing)}): give "
                 "another directory, or that config to go on with it"
             )
-        with tf.io.gfile.GFile(data_path) as file:
-            before = json.loads(file.read())["num_images"]
+        before = read_num_images(workdir)
         if before != num_images:
             raise UserError(
                 f"--workdir={workdir} holds a run on {before} images, and '{config.data.source}' "
@@ -77,6 +76,12 @@ def read_config(workdir):
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not the config of a run: {error}") from error
     return config
+
+
+def read_num_images(workdir):
+    """How many images a run trains on, int."""
+    with tf.io.gfile.GFile(os.path.join(workdir, "data.json")) as file:
+        return json.loads(file.read())["num_images"]
 
 
 def latest_checkpoint(workdir):

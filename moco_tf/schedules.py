@@ -1,9 +1,28 @@
-"""Learning-rate schedules of the papers, which change the rate at the start of an epoch."""
+"""Learning-rate schedules of the papers. Two change the rate at the start of an epoch; the third,
+for a billion images, in the midst of one."""
 
 import math
 
 import keras
 import tensorflow as tf
+
+SCHEDULES = ("step", "cosine", "exponential")
+
+
+def exponential(learning_rate, decay_every=62500, factor=0.9):
+    """The rate times `factor` after every `decay_every` steps (section 4, IG-1B).
+
+    Args:
+        learning_rate: float, the first step's.
+        decay_every: int, steps.
+        factor: float.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+    """
+    return keras.optimizers.schedules.ExponentialDecay(
+        learning_rate, decay_every, factor, staircase=True
+    )
 
 
 @keras.saving.register_keras_serializable("moco_tf")
@@ -46,7 +65,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         learning_rate: float, the first epoch's.
         steps_per_epoch: int.
-        epochs: int, of the whole run.
+        epochs: int or float, of the whole run.
     """
 
     def __init__(self, learning_rate, steps_per_epoch, epochs):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 
 import keras
@@ -10,15 +11,22 @@ import tensorflow as tf
 
 from moco_tf import encoders, run_directory
 from moco_tf.augment import RECIPES, Augment
-from moco_tf.callbacks import Checkpoints, KNNMonitor, MetricsLog, Progress, UnreadableImages
-from moco_tf.config import check
+from moco_tf.callbacks import (
+    Checkpoints,
+    KNNMonitor,
+    MetricsLog,
+    Progress,
+    StopAt,
+    UnreadableImages,
+)
+from moco_tf.config import check, total_steps
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
 from moco_tf.model import MoCo
 from moco_tf.optimizers import SGD
 from moco_tf.pictures import draw_curves
-from moco_tf.schedules import Cosine, Step
+from moco_tf.schedules import Cosine, Step, exponential
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,29 +59,21 @@ def train(config, workdir, strategy=None):
     """
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
-    source = sources.load(config.data.source)
-    batches = TwoViews(
-        source,
-        config.image_size,
-        RECIPES[config.augmentation].crop_scale,
-        config.batch_size,
-        config.epochs,
-        config.seed,
-    )
+    source, batches = _open_data(config)
     run_directory.open_for_training(workdir, config, len(source.pretrain))
 
     with strategy.scope():
         model = build_model(config, batches.steps_per_epoch)
     checkpoints = Checkpoints(model, workdir, config.checkpoint_every)
     start = checkpoints.restore()
-    total = config.epochs * batches.steps_per_epoch
-    if start == total:
+    total = total_steps(config, batches.steps_per_epoch)
+    if start >= total:
         print(f"{workdir}: finished already, at step {total}")
         return Outcome(start, total, None)
     run_directory.rewind_metrics(workdir, start)
     print(
         f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
-        f"{config.epochs} epochs of {batches.steps_per_epoch} steps; "
+        f"{total / batches.steps_per_epoch:g} epochs of {batches.steps_per_epoch} steps; "
         f"the loss of pure chance is ln(K+1) = {math.log(config.queue_size + 1):.2f}"
     )
     if config.queue_size > len(source.pretrain):
@@ -91,10 +91,11 @@ def train(config, workdir, strategy=None):
         KNNMonitor(log, start, config, batches.steps_per_epoch, source),
         UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
         checkpoints,
+        StopAt(start, total),
         Progress(start, total, batches.steps_per_epoch, config.log_every),
     ]
     with _stop_on_signals(checkpoints):
-        _fit(model, batches, start, callbacks)
+        _fit(model, batches, start, total, callbacks)
     draw_curves(workdir)
     return Outcome(checkpoints.step, total, checkpoints.stop_signal)
 
@@ -120,19 +121,72 @@ def build_model(config, steps_per_epoch):
         momentum=config.momentum,
         temperature=config.temperature,
         shuffle_bn=config.shuffle_bn,
+        symmetric_loss=config.symmetric_loss,
         augment=Augment(RECIPES[config.augmentation]),
         seed=config.seed,
     )
-    # The paper's linear scaling: 0.03 for 256 images, 0.12 for 1024.
-    rate = config.learning_rate * config.batch_size / 256
+    rate = config.learning_rate
+    if config.scale_learning_rate:
+        rate *= config.batch_size / 256  # the paper's own: 0.03 for 256 images, 0.12 for 1024
     if config.schedule == "cosine":
-        schedule = Cosine(rate, steps_per_epoch, config.epochs)
+        epochs = total_steps(config, steps_per_epoch) / steps_per_epoch
+        schedule = Cosine(rate, steps_per_epoch, epochs)
+    elif config.schedule == "exponential":
+        schedule = exponential(rate, config.decay_every)
     else:
         schedule = Step(rate, steps_per_epoch, config.milestones)
     model.compile(
         SGD(schedule, config.sgd_momentum, config.weight_decay), jit_compile=config.jit_compile
     )
     return model
+
+
+def start_from(fill, config, workdir):
+    """Makes a run whose first checkpoint is a model from elsewhere.
+
+    Args:
+        fill: called with the newly built `MoCo`; sets its weights, its step and its optimizer.
+        config: a config of `moco_tf.config.default_config`'s keys.
+        workdir: str, a directory without a run.
+
+    Returns:
+        The `MoCo`, and the steps of an epoch, int.
+
+    Raises:
+        UserError: a setting that cannot work, a source that cannot be read, a directory that
+            holds a run or cannot be written; and what `fill` raises. Nothing was written then.
+    """
+    check(config)
+    if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
+        raise UserError(f"--workdir={workdir} holds a run already: give another directory")
+    source, batches = _open_data(config)
+    model = build_model(config, batches.steps_per_epoch)
+    fill(model)
+    run_directory.open_for_training(workdir, config, len(source.pretrain))
+    checkpoints = Checkpoints(model, workdir, config.checkpoint_every)
+    checkpoints.step = int(model.step.numpy())
+    checkpoints.save()
+    return model, batches.steps_per_epoch
+
+
+def load_model(workdir):
+    """The whole model of a run, at its newest checkpoint.
+
+    Args:
+        workdir: str, a run directory.
+
+    Returns:
+        The compiled `MoCo`, and the steps of an epoch, int.
+
+    Raises:
+        UserError: no run there, or no checkpoint yet, or one that cannot be read.
+    """
+    config = run_directory.read_config(workdir)
+    _newest_checkpoint(workdir)
+    steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
+    model = build_model(config, steps_per_epoch)
+    Checkpoints(model, workdir, config.checkpoint_every).restore()
+    return model, steps_per_epoch
 
 
 def load_backbone(workdir):
@@ -149,9 +203,7 @@ def load_backbone(workdir):
         UserError: no run there, or no checkpoint yet, or one of another architecture.
     """
     config = run_directory.read_config(workdir)
-    path = run_directory.latest_checkpoint(workdir)
-    if path is None:
-        raise UserError(f"--workdir={workdir} has no checkpoint yet: train it first")
+    path = _newest_checkpoint(workdir)
     encoder = encoders.build(config.encoder, config.head, config.dim, stem=config.stem)
     wanted = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:
@@ -161,11 +213,30 @@ def load_backbone(workdir):
     return encoders.with_normalization(encoder.backbone)
 
 
-def _fit(model, batches, start, callbacks):
-    """Trains from step `start` on: first what is left of its epoch, then whole epochs."""
+def _newest_checkpoint(workdir):
+    path = run_directory.latest_checkpoint(workdir)
+    if path is None:
+        raise UserError(f"--workdir={workdir} has no checkpoint yet: train it first")
+    return path
+
+
+def _open_data(config):
+    source = sources.load(config.data.source)
+    batches = TwoViews(
+        source,
+        config.image_size,
+        RECIPES[config.augmentation].crop_scale,
+        config.batch_size,
+        config.seed,
+    )
+    return source, batches
+
+
+def _fit(model, batches, start, total, callbacks):
+    """Trains from step `start` to `total`: first what is left of its epoch, then the others."""
     steps = batches.steps_per_epoch
     epoch, done = divmod(start, steps)
-    data = batches.from_step(start)
+    data = batches.between(start, total)
     if done:
         model.fit(
             data,
@@ -175,13 +246,13 @@ def _fit(model, batches, start, callbacks):
             verbose=0,
         )
         epoch += 1
-        data = batches.from_step(epoch * steps)
-    if epoch < batches.epochs and not model.stop_training:
+        data = batches.between(epoch * steps, total)
+    if not model.stop_training:
         model.fit(
             data,
             steps_per_epoch=steps,
             initial_epoch=epoch,
-            epochs=batches.epochs,
+            epochs=math.ceil(total / steps),
             callbacks=callbacks,
             shuffle=False,
             verbose=0,

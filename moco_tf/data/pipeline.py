@@ -12,7 +12,7 @@ ATTEMPTS = 20
 
 
 class TwoViews:
-    """Batches of two views of each image, epoch after epoch, from any step on.
+    """Batches of two views of each image, epoch after epoch, from any step to any step.
 
     An epoch is a random order of the source's images, without the last few that do not fill a
     batch. An image that cannot be read is replaced by another, drawn at random, so that a corrupt
@@ -23,7 +23,6 @@ class TwoViews:
         image_size: int, side of the views in pixels.
         crop_scale: smallest and largest share of an image's area in a crop.
         batch_size: int, of the global batch.
-        epochs: int.
         seed: int.
 
     Attributes:
@@ -34,12 +33,11 @@ class TwoViews:
         UserError: fewer images than one batch, or none that can be read.
     """
 
-    def __init__(self, source, image_size, crop_scale, batch_size, epochs, seed):
+    def __init__(self, source, image_size, crop_scale, batch_size, seed):
         self.source = source
         self.image_size = image_size
         self.crop_scale = crop_scale
         self.batch_size = batch_size
-        self.epochs = epochs
         self.seed = seed
         self.unreadable = set()
         self.steps_per_epoch = len(source.pretrain) // batch_size
@@ -50,13 +48,14 @@ class TwoViews:
             )
         self._readable = first_readable(source)
 
-    def from_step(self, step):
-        """The batches from global step `step` on, without decoding any before it.
+    def between(self, start, end):
+        """The batches of the global steps from `start` to before `end`; no other is decoded.
 
         Returns:
             A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[N, size, size, 3]` each.
         """
-        first_epoch, done = divmod(step, self.steps_per_epoch)
+        first_epoch, done = divmod(start, self.steps_per_epoch)
+        last_epoch, rest = divmod(end, self.steps_per_epoch)
         indices = tf.constant(self.source.pretrain)
 
         def order(epoch):
@@ -64,12 +63,13 @@ class TwoViews:
                 [len(self.source.pretrain)], seed_for("order", self.seed, epoch), alg="philox"
             )
             order = tf.gather(indices, tf.argsort(draws, stable=True))
-            start = tf.where(epoch == first_epoch, done * self.batch_size, 0)
-            order = order[start : self.steps_per_epoch * self.batch_size]
+            first = tf.where(epoch == first_epoch, done, 0)
+            last = tf.where(epoch == last_epoch, rest, self.steps_per_epoch)
+            order = order[first * self.batch_size : last * self.batch_size]
             return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
 
         return (
-            tf.data.Dataset.range(first_epoch, self.epochs)
+            tf.data.Dataset.range(first_epoch, last_epoch + 1)
             .flat_map(order)
             .map(self._views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .batch(self.batch_size, drop_remainder=True)

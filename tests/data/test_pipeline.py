@@ -38,14 +38,15 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def two_views(folder, batch_size=BATCH, epochs=EPOCHS, seed=0):
+def two_views(folder, batch_size=BATCH, seed=0):
     source = sources.load(f"folder:{folder}")
-    return TwoViews(source, SIZE, (0.2, 1.0), batch_size, epochs, seed)
+    return TwoViews(source, SIZE, (0.2, 1.0), batch_size, seed)
 
 
-def batches(views, step=0):
-    """The batches from `step` on: uint8 `[steps, 2, N, SIZE, SIZE, 3]`, query then key."""
-    return np.array([np.stack(batch) for batch in views.from_step(step).as_numpy_iterator()])
+def batches(views, start=0, epochs=EPOCHS):
+    """The batches from `start` on: uint8 `[steps, 2, N, SIZE, SIZE, 3]`, query then key."""
+    data = views.between(start, epochs * views.steps_per_epoch)
+    return np.array([np.stack(batch) for batch in data.as_numpy_iterator()])
 
 
 def numbers(found):
@@ -86,10 +87,18 @@ def test_what_a_resumed_run_skips_is_not_read(folder, whole_run):
 
         return source.read(tf.numpy_function(note, [index], tf.int64))
 
-    views = TwoViews(dataclasses.replace(source, read=read), SIZE, (0.2, 1.0), BATCH, EPOCHS, 0)
+    views = TwoViews(dataclasses.replace(source, read=read), SIZE, (0.2, 1.0), BATCH, 0)
     reads.clear()  # of the look for a readable image
-    np.testing.assert_array_equal(batches(views, step=7), whole_run[7:])
+    np.testing.assert_array_equal(batches(views, start=7), whole_run[7:])
     assert sorted(reads) == sorted(numbers(whole_run[7:, 0]).ravel())
+
+
+@pytest.mark.parametrize("end", [1, 3, 4, 8])
+def test_a_run_may_end_in_the_midst_of_an_epoch(whole_run, folder, end):
+    found = list(two_views(folder).between(1, end).as_numpy_iterator())
+    assert len(found) == end - 1
+    for batch, expected in zip(found, whole_run[1:end], strict=True):
+        np.testing.assert_array_equal(np.stack(batch), expected)
 
 
 def test_nothing_is_left_after_the_last_step(folder):
@@ -105,7 +114,7 @@ def test_an_epoch_visits_no_image_twice_and_has_an_order_of_its_own(whole_run):
 
 
 def test_over_several_epochs_every_image_has_its_turn(folder):
-    seen = numbers(batches(two_views(folder, epochs=6))[:, 0])
+    seen = numbers(batches(two_views(folder), epochs=6)[:, 0])
     assert set(seen.ravel()) == set(range(COUNT))
 
 
@@ -163,8 +172,8 @@ def test_two_readable_images_are_enough_for_a_run(copy):
     for number in range(COUNT):
         if number not in (3, 7):
             text(copy / f"{number}.jpg")
-    views = two_views(copy, batch_size=COUNT, epochs=2)
-    found = numbers(batches(views))
+    views = two_views(copy, batch_size=COUNT)
+    found = numbers(batches(views, epochs=2))
     assert found.shape == (2, 2, COUNT)
     assert set(found.ravel()) == {3, 7}
     assert views.unreadable == set(range(COUNT)) - {3, 7}

@@ -1,0 +1,313 @@
+"""To and from PyTorch: checkpoints of the reference implementation, and plain ResNets.
+
+    # a run to a checkpoint in facebookresearch/moco's format
+    python export/pytorch.py --workdir=runs/mine --out=checkpoint_0199.pth.tar
+
+    # such a checkpoint to a run, which train.py goes on with and evaluate.py evaluates
+    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --workdir=runs/imported \\
+        --config=configs/imagenet_v2.py --config.data.source=folder:PATH
+
+    # the backbone in such a checkpoint, or in a state dict of torchvision's or timm's ResNet, to a
+    # SavedModel
+    python export/pytorch.py --checkpoint=resnet50.pth --encoder=resnet50 --out=PATH
+
+It needs PyTorch, of any build. No code that a checkpoint holds is ever executed.
+"""
+
+import os
+import re
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from moco_tf import command_line
+from moco_tf.encoders import state_dict
+
+UserError = command_line.UserError
+QUERY, KEY = "module.encoder_q.", "module.encoder_k."
+QUEUE, POINTER = "module.queue", "module.queue_ptr"
+
+
+def to_checkpoint(model, architecture, steps_per_epoch):
+    """A model as a checkpoint of facebookresearch/moco, optimizer included.
+
+    Args:
+        model: a compiled `moco_tf.MoCo`.
+        architecture: str, the name of its encoder.
+        steps_per_epoch: int, from which the reference's `epoch` follows.
+
+    Returns:
+        The dict that `main_moco.py --resume` reads, with torch tensors: `epoch`, `arch`,
+        `state_dict` and `optimizer`. `main_lincls.py --pretrained` finds every key that it
+        expects.
+    """
+    import torch
+
+    step = int(model.step.numpy())
+    arrays = {
+        QUEUE: np.ascontiguousarray(model.queue.keys.numpy().T),
+        POINTER: np.array([model.queue.pointer.numpy()], np.int64),
+        **state_dict.read(model.query_encoder, QUERY, step),
+        **state_dict.read(model.key_encoder, KEY, step),
+    }
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+    # The reference's optimizer lists the parameters of both encoders, the key encoder's without
+    # gradient, and so without a buffer.
+    buffers = _momentum_entries(model)
+    parameters = [torch.nn.Parameter(tensors[buffer.key]) for buffer in buffers]
+    frozen = [
+        torch.nn.Parameter(tensors[buffer.key.replace(QUERY, KEY)], requires_grad=False)
+        for buffer in buffers
+    ]
+    optimizer = torch.optim.SGD(
+        parameters + frozen,
+        lr=float(model.optimizer.learning_rate),
+        momentum=model.optimizer.momentum,
+        weight_decay=model.optimizer.coupled_weight_decay,
+    )
+    if step:
+        for parameter, buffer in zip(parameters, buffers, strict=True):
+            optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(buffer.read())
+    return {
+        "epoch": step // steps_per_epoch,
+        "arch": architecture,
+        "state_dict": tensors,
+        "optimizer": optimizer.state_dict(),
+    }
+
+
+def from_checkpoint(model, checkpoint):
+    """Takes over a checkpoint of facebookresearch/moco.
+
+    The model's step is the number of batches that BatchNormalization in the query encoder has
+    counted. Momentum buffers start at 0 where the checkpoint holds none.
+
+    Args:
+        model: a compiled `moco_tf.MoCo`.
+        checkpoint: what `read` returns.
+
+    Raises:
+        UserError: a key is missing, surplus, of another shape or type. The model may have taken
+            over a part by then.
+    """
+    arrays = _arrays(checkpoint)
+    parts = {QUERY: {}, KEY: {}, None: {}}
+    for key, array in arrays.items():
+        prefix = next((prefix for prefix in (QUERY, KEY) if key.startswith(prefix)), None)
+        parts[prefix][key] = array
+    for key in parts[None]:
+        if key not in (QUEUE, POINTER):
+            raise UserError(f"the key '{key}' is none of a MoCo checkpoint's")
+
+    size, dim = model.queue.keys.shape
+    queue = state_dict.require(arrays, QUEUE, (dim, size), np.floating)
+    [pointer] = state_dict.require(arrays, POINTER, (1,), np.integer)
+    if not 0 <= pointer < size:
+        raise UserError(f"the key '{POINTER}' holds {pointer}, outside a queue of {size} keys")
+    counter = f"{QUERY}bn1.num_batches_tracked"
+    step = int(state_dict.require(arrays, counter, (), np.integer))
+    if step < 0:
+        raise UserError(f"the key '{counter}' holds {step}, a step below 0")
+
+    state_dict.write(model.query_encoder, parts[QUERY], QUERY)
+    state_dict.write(model.key_encoder, parts[KEY], KEY)
+    model.queue.keys.assign(queue.T)
+    model.queue.pointer.assign(pointer)
+    model.step.assign(step)
+    model.optimizer.iterations.assign(step)
+    arrays = _momentum_arrays(checkpoint)
+    for index, buffer in enumerate(_momentum_entries(model)):
+        if arrays:
+            name = f"optimizer state {index}, momentum_buffer"
+            buffer.write(state_dict.require(arrays, name, buffer.shape, np.floating))
+        else:
+            buffer.variable.assign(np.zeros(buffer.variable.shape, np.float32))
+
+
+def backbone_from_checkpoint(backbone, checkpoint):
+    """Takes over the backbone in a checkpoint: a MoCo query encoder's, or a plain ResNet.
+
+    Args:
+        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head.
+        checkpoint: what `read` returns. The head or classifier in it, `fc`, is left out.
+
+    Raises:
+        UserError: a key is missing, surplus, of another shape or type.
+    """
+    arrays = _arrays(checkpoint)
+    prefix = QUERY if any(key.startswith(QUERY) for key in arrays) else ""
+    arrays = {
+        key: array
+        for key, array in arrays.items()
+        if key.startswith(prefix) and not key.startswith(f"{prefix}fc.")
+    }
+    state_dict.write(backbone, arrays, prefix)
+
+
+def read(path):
+    """Reads a file of torch.save without executing anything in it.
+
+    Args:
+        path: str.
+
+    Returns:
+        A dict.
+
+    Raises:
+        UserError: PyTorch is not installed, there is no such file, or it is truncated or holds
+            anything but tensors, numbers, words and collections of them.
+    """
+    torch = _import_torch()
+    try:
+        with open(path, "rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # whatever a parser makes of arbitrary bytes
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise UserError(
+            f"{path} asks to execute {forbidden[1]}, which was not done: it is no checkpoint"
+            if forbidden
+            else f"{path} is truncated, or no file of torch.save"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def _import_torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("PyTorch is not installed: pip install 'moco-tf[pytorch]'") from error
+    return torch
+
+
+def _arrays(checkpoint):
+    """The state dict in a checkpoint, or that a file is by itself, as `{key: array}`."""
+    tensors = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(tensors, dict):
+        raise UserError("the key 'state_dict' holds no state dict")
+    return {str(key): _array(key, tensor) for key, tensor in tensors.items()}
+
+
+def _array(key, tensor):
+    try:
+        tensor = tensor.detach()
+        # NumPy has no bfloat16; float32 holds its numbers exactly.
+        small_float = tensor.is_floating_point() and tensor.element_size() < 4
+        return (tensor.float() if small_float else tensor).numpy()
+    except (AttributeError, RuntimeError, TypeError) as error:  # sparse, quantized, no tensor
+        raise UserError(f"the key '{key}' holds no plain tensor") from error
+
+
+def _momentum_arrays(checkpoint):
+    """The momentum buffers in a checkpoint; an empty dict where it holds none."""
+    optimizer = checkpoint.get("optimizer")
+    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    arrays = {}
+    for index, values in (state if isinstance(state, dict) else {}).items():
+        tensor = values.get("momentum_buffer") if isinstance(values, dict) else None
+        name = f"optimizer state {index}, momentum_buffer"
+        arrays[name] = _array(name, tensor)
+    return arrays
+
+
+def _momentum_entries(model):
+    """The query encoder's parameters in torch's order, with their momentum buffers instead."""
+    parameters = model.query_encoder.trainable_variables
+    buffers = {
+        id(parameter): buffer
+        for parameter, buffer in zip(parameters, model.optimizer.momentum_buffers, strict=True)
+    }
+    return [
+        entry._replace(variable=buffers[id(entry.variable)])
+        for entry in state_dict.entries(model.query_encoder, QUERY)
+        if id(entry.variable) in buffers
+    ]
+
+
+def _export_run(workdir, out):
+    from moco_tf import run_directory, training
+
+    torch = _import_torch()
+    if os.path.exists(out):
+        raise UserError(f"--out={out} exists: give a path that does not")
+    config = run_directory.read_config(workdir)
+    model, steps_per_epoch = training.load_model(workdir)
+    checkpoint = to_checkpoint(model, config.encoder, steps_per_epoch)
+    # Whole or not at all: a kill while it is written leaves no half checkpoint at `out`.
+    unfinished = f"{out}.unfinished"
+    try:
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+        os.replace(unfinished, out)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+    print(f"wrote {out}, which stands at step {int(model.step.numpy())}")
+
+
+def _import_run(path, config, workdir):
+    from moco_tf import training
+
+    checkpoint = read(path)
+
+    def fill(model):
+        try:
+            from_checkpoint(model, checkpoint)
+        except UserError as error:
+            raise UserError(
+                f"{path} does not fit config.encoder={config.encoder}, stem={config.stem}, "
+                f"head={config.head}, dim={config.dim}, queue_size={config.queue_size}: {error}"
+            ) from error
+
+    model, steps_per_epoch = training.start_from(fill, config, workdir)
+    step, epoch = int(model.step.numpy()), checkpoint.get("epoch")
+    if not _momentum_arrays(checkpoint):
+        print(f"note: {path} holds no momentum buffers; they start at 0")
+    if epoch != step // steps_per_epoch:
+        print(
+            f"note: {path} stands at step {step}, by its own account at epoch {epoch}; with these "
+            f"images, {steps_per_epoch} steps an epoch, that is epoch {step / steps_per_epoch:.2f}"
+        )
+    print(f"wrote {workdir}, which stands at step {step}")
+
+
+def _import_backbone(path, encoder, stem, out):
+    from saved_model import export_saved_model  # beside this script
+
+    from moco_tf import encoders
+
+    backbone, checkpoint = encoders.build(encoder, stem=stem), read(path)
+    try:
+        backbone_from_checkpoint(backbone, checkpoint)
+    except UserError as error:
+        raise UserError(f"{path} as --encoder={encoder} --stem={stem}: {error}") from error
+    export_saved_model(encoders.with_normalization(backbone), out)
+    print(f"wrote {out}")
+
+
+def main(_):
+    values = flags.FLAGS
+    if values.checkpoint is None:
+        command_line.require("workdir", "out")
+        _export_run(values.workdir, values.out)
+    elif values.workdir is not None:
+        command_line.require("config")
+        _import_run(values.checkpoint, values.config, values.workdir)
+    else:
+        command_line.require("encoder", "out")
+        _import_backbone(values.checkpoint, values.encoder, values.stem, values.out)
+
+
+if __name__ == "__main__":
+    # Here, so that who imports the conversion does not get its flags.
+    flags.DEFINE_string("checkpoint", None, "A file of PyTorch to take over.")
+    flags.DEFINE_string("workdir", None, "The run to export, or to make of --checkpoint.")
+    flags.DEFINE_string("out", None, "The file or SavedModel to write, which must not exist.")
+    flags.DEFINE_string("encoder", None, "What --checkpoint holds, for a SavedModel of it.")
+    flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
+    config_flags.DEFINE_config_file("config", help_string="The config of the run to make.")
+    command_line.run(main)
