@@ -1,0 +1,169 @@
+"""Random resized crops, flips and central views against the real torchvision's."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import skimage.data
+import tensorflow as tf
+from PIL import Image
+
+from moco_tf.data.views import (
+    ASPECT_RATIOS,
+    ATTEMPTS,
+    DRAWS,
+    central_view,
+    crop_window,
+    random_view,
+)
+from tests.pytorch import torch, torchvision
+
+COUNT = 4000  # windows of each kind
+SHAPES = [(333, 500), (256, 256), (420, 100), (100, 900)]
+# With other seeds a right distribution would come out less probable than the first once in a
+# thousand times; a wrong one has to come out less probable than the second.
+RIGHT, WRONG = 1e-3, 1e-6
+
+
+def our_windows(shape, crop_scale, change=lambda draws: draws):
+    """Windows as `two_views` draws them, from random numbers that `change` may spoil."""
+
+    def pair(step):
+        seed = tf.stack([tf.constant(0, tf.int64), step])
+        draws = tf.random.stateless_uniform([2, DRAWS], seed, alg="philox")
+        return [
+            tf.stack(crop_window(shape, crop_scale, tf.reshape(change(numbers), [-1])))
+            for numbers in tf.unstack(tf.reshape(draws[:, :-1], [2, 4, ATTEMPTS]))
+        ]
+
+    graph = tf.function(
+        lambda: tf.map_fn(
+            lambda step: tf.stack(pair(step)),
+            tf.range(COUNT // 2, dtype=tf.int64),
+            fn_output_signature=tf.int32,
+        )
+    )
+    return graph().numpy().reshape(COUNT, 4)
+
+
+def torchvisions_windows(shape, crop_scale, count=COUNT):
+    torch.manual_seed(0)
+    image = torch.empty(3, *shape)
+    draw = torchvision.transforms.RandomResizedCrop.get_params
+    return np.array([draw(image, crop_scale, ASPECT_RATIOS) for _ in range(count)])
+
+
+def measure(windows, shape):
+    """Area share, logarithm of the aspect ratio, and relative position from the top and left."""
+    top, left, height, width = windows.astype(float).T
+    return {
+        "area": height * width / (shape[0] * shape[1]),
+        "aspect": np.log(width / height),
+        # A window as high as the image has but one position.
+        "top": top / np.maximum(shape[0] - height, 1),
+        "left": left / np.maximum(shape[1] - width, 1),
+    }
+
+
+def probabilities(windows, reference, shape):
+    """For each property, how probable such a difference is of samples of one distribution."""
+    found, expected = measure(windows, shape), measure(reference, shape)
+    results = {
+        name: scipy.stats.ks_2samp(found[name], expected[name], method="asymp").pvalue
+        for name in found
+    }
+    # An area share above 1 never fits.
+    [fallback] = torchvisions_windows(shape, (5.0, 6.0), count=1)
+    fell_back = [int((sample == fallback).all(axis=1).sum()) for sample in (windows, reference)]
+    table = [fell_back, [len(windows) - fell_back[0], len(reference) - fell_back[1]]]
+    return {**results, "fallback": scipy.stats.fisher_exact(table).pvalue}
+
+
+@pytest.mark.parametrize("crop_scale", [(0.2, 1.0), (0.08, 1.0)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_windows_are_distributed_as_torchvisions(shape, crop_scale):
+    windows = our_windows(shape, crop_scale)
+    reference = torchvisions_windows(shape, crop_scale)
+    assert min(probabilities(windows, reference, shape).values()) > RIGHT
+
+
+def with_uniform_aspect_ratio(draws):
+    area, ratio, top, left = tf.unstack(draws)
+    low, high = ASPECT_RATIOS
+    return tf.stack(
+        [area, tf.math.log((low + (high - low) * ratio) / low) / np.log(high / low), top, left]
+    )
+
+
+def with_uniform_side(draws):
+    area, ratio, top, left = tf.unstack(draws)
+    low, high = 0.2, 1.0
+    side = low**0.5 + (high**0.5 - low**0.5) * area
+    return tf.stack([(side**2 - low) / (high - low), ratio, top, left])
+
+
+def nearer_to_the_top(draws):
+    area, ratio, top, left = tf.unstack(draws)
+    return tf.stack([area, ratio, top**1.3, left])
+
+
+def nearer_to_the_left(draws):
+    area, ratio, top, left = tf.unstack(draws)
+    return tf.stack([area, ratio, top, left**1.3])
+
+
+def with_half_the_attempts(draws):
+    return tf.tile(draws[:, : ATTEMPTS // 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "change, crop_scale, shape, name",
+    [
+        (with_uniform_aspect_ratio, (0.2, 1.0), (333, 500), "aspect"),
+        (with_uniform_side, (0.2, 1.0), (333, 500), "area"),
+        (lambda draws: draws, (0.25, 1.0), (333, 500), "area"),
+        (nearer_to_the_top, (0.2, 1.0), (333, 500), "top"),
+        (nearer_to_the_left, (0.2, 1.0), (333, 500), "left"),
+        (with_half_the_attempts, (0.2, 1.0), (420, 100), "fallback"),
+    ],
+    ids=["uniform aspect ratio", "uniform side", "larger areas", "top", "left", "fewer attempts"],
+)
+def test_windows_drawn_otherwise_are_told_from_torchvisions(change, crop_scale, shape, name):
+    windows = our_windows(shape, crop_scale, change)
+    reference = torchvisions_windows(shape, (0.2, 1.0))
+    assert probabilities(windows, reference, shape)[name] < WRONG
+
+
+def test_where_the_smallest_area_is_too_wide_every_window_is_the_fallback():
+    # A fifth of 100x900 is at least 1.8 times as wide as high.
+    windows = our_windows((100, 900), (0.2, 1.0))
+    np.testing.assert_array_equal(windows, torchvisions_windows((100, 900), (0.2, 1.0)))
+
+
+@pytest.mark.parametrize("size", [224, 32])
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket"])
+def test_views_are_torchvisions_resized_crops_and_flips(name, size):
+    functional = torchvision.transforms.functional
+    photograph = getattr(skimage.data, name)()
+    image = Image.fromarray(photograph)
+    draws = np.random.default_rng(0).uniform(size=(12, DRAWS)).astype(np.float32)
+    draws[:, -1] = np.linspace(0.0, 0.99, 12)
+    for numbers in draws:
+        window = crop_window(photograph.shape[:2], (0.08, 1.0), numbers[:-1])
+        expected = functional.resized_crop(image, *map(int, window), [size, size])
+        if numbers[-1] < 0.5:
+            expected = functional.hflip(expected)
+        found = random_view(tf.constant(photograph), size, (0.08, 1.0), tf.constant(numbers))
+        difference = np.abs(found.numpy().astype(int) - np.asarray(expected).astype(int))
+        # Pillow rounds twice, between its two passes and at the end.
+        assert difference.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "shape", [(300, 451), (400, 600), (427, 640), (480, 100), (333, 500), (991, 1111), (224, 225)]
+)
+def test_central_views_are_torchvisions(shape):
+    image = Image.fromarray(skimage.data.coffee()).resize(shape[::-1])
+    transforms = torchvision.transforms
+    expected = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])(image)
+    found = central_view(tf.constant(np.asarray(image)), 224)
+    assert np.abs(found.numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1
