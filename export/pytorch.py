@@ -16,6 +16,7 @@ It needs PyTorch, of any build. No code that a checkpoint holds is ever executed
 
 import os
 import re
+import warnings
 
 import numpy as np
 from absl import flags
@@ -55,7 +56,7 @@ def to_checkpoint(model, architecture, steps_per_epoch):
 
     # The reference's optimizer lists the parameters of both encoders, the key encoder's without
     # gradient, and so without a buffer.
-    buffers = _momentum_entries(model)
+    sgd, buffers = _sgd(model), _momentum_entries(model)
     parameters = [torch.nn.Parameter(tensors[buffer.key]) for buffer in buffers]
     frozen = [
         torch.nn.Parameter(tensors[buffer.key.replace(QUERY, KEY)], requires_grad=False)
@@ -63,9 +64,9 @@ def to_checkpoint(model, architecture, steps_per_epoch):
     ]
     optimizer = torch.optim.SGD(
         parameters + frozen,
-        lr=float(model.optimizer.learning_rate),
-        momentum=model.optimizer.momentum,
-        weight_decay=model.optimizer.coupled_weight_decay,
+        lr=float(sgd.learning_rate),
+        momentum=sgd.momentum,
+        weight_decay=sgd.coupled_weight_decay,
     )
     if step:
         for parameter, buffer in zip(parameters, buffers, strict=True):
@@ -99,7 +100,9 @@ def from_checkpoint(model, checkpoint):
         parts[prefix][key] = array
     for key in parts[None]:
         if key not in (QUEUE, POINTER):
-            raise UserError(f"the key '{key}' is none of a MoCo checkpoint's")
+            raise UserError(
+                f"the key {key!r} is none of a MoCo checkpoint's, which begin with 'module.'"
+            )
 
     size, dim = model.queue.keys.shape
     queue = state_dict.require(arrays, QUEUE, (dim, size), np.floating)
@@ -108,19 +111,27 @@ def from_checkpoint(model, checkpoint):
         raise UserError(f"the key '{POINTER}' holds {pointer}, outside a queue of {size} keys")
     counter = f"{QUERY}bn1.num_batches_tracked"
     step = int(state_dict.require(arrays, counter, (), np.integer))
-    if step < 0:
-        raise UserError(f"the key '{counter}' holds {step}, a step below 0")
+    if not 0 <= step < 2**63:
+        raise UserError(f"the key '{counter}' holds {step}, which is no step")
+    for key in arrays:
+        if key.endswith("num_batches_tracked"):
+            other = state_dict.require(arrays, key, (), np.integer)
+            if other != step:
+                raise UserError(f"the key {key!r} holds {other}, and '{counter}' holds {step}")
 
     state_dict.write(model.query_encoder, parts[QUERY], QUERY)
     state_dict.write(model.key_encoder, parts[KEY], KEY)
     model.queue.keys.assign(queue.T)
     model.queue.pointer.assign(pointer)
     model.step.assign(step)
-    model.optimizer.iterations.assign(step)
-    arrays = _momentum_arrays(checkpoint)
-    for index, buffer in enumerate(_momentum_entries(model)):
+    _sgd(model).iterations.assign(step)
+    buffers, arrays = _momentum_entries(model), _momentum_arrays(checkpoint)
+    names = [f"optimizer state {index}" for index in range(len(buffers))]
+    for name in arrays:
+        if name not in names:
+            raise UserError(f"the key {name!r} has no place in this model")
+    for name, buffer in zip(names, buffers, strict=True):
         if arrays:
-            name = f"optimizer state {index}, momentum_buffer"
             buffer.write(state_dict.require(arrays, name, buffer.shape, np.floating))
         else:
             buffer.variable.assign(np.zeros(buffer.variable.shape, np.float32))
@@ -161,16 +172,18 @@ def read(path):
     """
     torch = _import_torch()
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about formats
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # whatever a parser makes of arbitrary bytes
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        more = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
-            f"{path} asks to execute {forbidden[1]}, which was not done: it is no checkpoint"
-            if forbidden
-            else f"{path} is truncated, or no file of torch.save"
+            f"{path} holds more than tensors, {more[1]}, and nothing in it was executed: save the "
+            "state dict alone, or fetch the file again if it was truncated"
+            if more
+            else f"{path} is truncated, or no file of torch.save as it writes them by default"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state dict")
@@ -196,23 +209,34 @@ def _arrays(checkpoint):
 def _array(key, tensor):
     try:
         tensor = tensor.detach()
+        # Larger than its file, a tensor is one number many times over, and so no weight.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise TypeError("expanded")
         # NumPy has no bfloat16; float32 holds its numbers exactly.
         small_float = tensor.is_floating_point() and tensor.element_size() < 4
         return (tensor.float() if small_float else tensor).numpy()
     except (AttributeError, RuntimeError, TypeError) as error:  # sparse, quantized, no tensor
-        raise UserError(f"the key '{key}' holds no plain tensor") from error
+        raise UserError(f"the key {key!r} holds no plain tensor") from error
 
 
 def _momentum_arrays(checkpoint):
     """The momentum buffers in a checkpoint; an empty dict where it holds none."""
-    optimizer = checkpoint.get("optimizer")
-    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    optimizer = checkpoint.get("optimizer", {})
+    state = optimizer.get("state", {}) if isinstance(optimizer, dict) else None
+    if not isinstance(state, dict):
+        raise UserError("the key 'optimizer' holds no optimizer's state")
     arrays = {}
-    for index, values in (state if isinstance(state, dict) else {}).items():
-        tensor = values.get("momentum_buffer") if isinstance(values, dict) else None
-        name = f"optimizer state {index}, momentum_buffer"
-        arrays[name] = _array(name, tensor)
+    for index, values in state.items():
+        name = f"optimizer state {index}"
+        if not isinstance(values, dict) or "momentum_buffer" not in values:
+            raise UserError(f"the key {name!r} holds no momentum_buffer, so it is not SGD's")
+        arrays[name] = _array(name, values["momentum_buffer"])
     return arrays
+
+
+def _sgd(model):
+    """The model's `moco_tf.optimizers.SGD`, which float16's loss scaling is wrapped around."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def _momentum_entries(model):
@@ -220,7 +244,7 @@ def _momentum_entries(model):
     parameters = model.query_encoder.trainable_variables
     buffers = {
         id(parameter): buffer
-        for parameter, buffer in zip(parameters, model.optimizer.momentum_buffers, strict=True)
+        for parameter, buffer in zip(parameters, _sgd(model).momentum_buffers, strict=True)
     }
     return [
         entry._replace(variable=buffers[id(entry.variable)])
@@ -267,10 +291,10 @@ def _import_run(path, config, workdir):
     step, epoch = int(model.step.numpy()), checkpoint.get("epoch")
     if not _momentum_arrays(checkpoint):
         print(f"note: {path} holds no momentum buffers; they start at 0")
-    if epoch != step // steps_per_epoch:
+    if isinstance(epoch, int) and epoch != step // steps_per_epoch:
         print(
-            f"note: {path} stands at step {step}, by its own account at epoch {epoch}; with these "
-            f"images, {steps_per_epoch} steps an epoch, that is epoch {step / steps_per_epoch:.2f}"
+            f"note: {path} stands at step {step}, after {epoch} epochs by its own account; with "
+            f"these images, {steps_per_epoch} steps an epoch, after {step / steps_per_epoch:.2f}"
         )
     print(f"wrote {workdir}, which stands at step {step}")
 
@@ -294,6 +318,10 @@ def main(_):
     if values.checkpoint is None:
         command_line.require("workdir", "out")
         _export_run(values.workdir, values.out)
+    elif values.workdir is not None and values.out is not None:
+        raise UserError(
+            "--checkpoint goes to a run, --workdir, or to a SavedModel, --out: give one"
+        )
     elif values.workdir is not None:
         command_line.require("config")
         _import_run(values.checkpoint, values.config, values.workdir)

@@ -22,7 +22,8 @@ class MoCo(keras.Model):
         shuffle_bn: bool, Shuffling BN (section 3.3). It needs an encoder whose BatchNormalization
             has more than one group in the global batch; False shows what it prevents.
         symmetric_loss: bool; True adds the loss of the same images with the two views exchanged, as
-            the reference's recipe for CIFAR-10 may. Both views' keys are then enqueued.
+            the reference's recipe for CIFAR-10 may. The sum is what is minimised and the mean what
+            is logged, beside chance; both views' keys are enqueued.
         augment: the photometric half of the augmentation on the device, called as
             `augment(images, rows, count, seed)`; see `moco_tf.augment.Augment`. None where the
             views come fully augmented and normalised.
@@ -85,6 +86,7 @@ class MoCo(keras.Model):
         step, n = self.step.value, x_q.shape[0]
         N = n * num_replicas()
 
+        # One pair of views, or with their roles exchanged a second one.
         query_view = x_q, seed_for("query_view", self.seed, step)
         key_view = x_k, seed_for("key_view", self.seed, step)
         pairs = [(query_view, key_view)]
@@ -107,19 +109,23 @@ class MoCo(keras.Model):
             # Gradients are summed over the replicas: the mean is over the global batch.
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
 
-        # SGD update: query encoder
         gradients = tape.gradient(loss, [variable.value for variable in theta_q])
         learning_rate = self.optimizer.learning_rate  # of this step; after it, of the next
-        self.optimizer.apply(gradients, theta_q)
 
-        # momentum update: key encoder (equation 2; parameters only, no moving statistics)
-        m, theta_k = self.momentum, self.key_encoder.trainable_variables
-        for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
+        # `fit` may find the end of the data only by asking for one batch more. What does not depend
+        # on a batch, a counter or a pointer, must not go on then.
+        with tf.control_dependencies([loss]):
+            # SGD update: query encoder
+            self.optimizer.apply(gradients, theta_q)
 
-        # The current keys replace the oldest, after the negatives were read.
-        self.queue.enqueue(tf.concat(k, 0))
-        self.step.assign(step + 1)
+            # momentum update: key encoder (equation 2; parameters only, no moving statistics)
+            m, theta_k = self.momentum, self.key_encoder.trainable_variables
+            for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
+                variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
+
+            # The current keys replace the oldest, after the negatives were read.
+            self.queue.enqueue(tf.concat(k, 0))
+            self.step.assign(step + 1)
 
         self.loss_metric.update_state(losses)
         self.top1_metric.update_state(contrastive_accuracy(logits, 1))

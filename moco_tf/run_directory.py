@@ -1,5 +1,6 @@
 """A run directory: the config that made it, its checkpoints and its metrics."""
 
+import contextlib
 import json
 import os
 
@@ -53,6 +54,27 @@ def open_for_training(workdir, config, num_images):
         raise UserError(
             f"--workdir={workdir} cannot be written ({_reason(error)}): give a directory that can"
         ) from error
+
+
+def require_empty(path):
+    """Raises a `UserError` unless `path` does not exist or is an empty directory."""
+    if tf.io.gfile.exists(path) and (not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path)):
+        raise UserError(f"--workdir={path} holds something already: give another directory")
+
+
+@contextlib.contextmanager
+def whole_or_not_at_all(path):
+    """Gives a directory to fill, which becomes `path` when all is done.
+
+    A kill, or an error, leaves nothing at `path`.
+    """
+    unfinished = f"{path.rstrip('/')}.unfinished"
+    if tf.io.gfile.exists(unfinished):
+        tf.io.gfile.rmtree(unfinished)
+    yield unfinished
+    if tf.io.gfile.exists(path):
+        tf.io.gfile.rmtree(path)
+    tf.io.gfile.rename(unfinished, path)
 
 
 def read_config(workdir):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import signal
 
 import keras
@@ -147,25 +146,26 @@ def start_from(fill, config, workdir):
     Args:
         fill: called with the newly built `MoCo`; sets its weights, its step and its optimizer.
         config: a config of `moco_tf.config.default_config`'s keys.
-        workdir: str, a directory without a run.
+        workdir: str, a directory that does not exist or is empty.
 
     Returns:
         The `MoCo`, and the steps of an epoch, int.
 
     Raises:
         UserError: a setting that cannot work, a source that cannot be read, a directory that
-            holds a run or cannot be written; and what `fill` raises. Nothing was written then.
+            holds something or cannot be written; and what `fill` raises. Nothing is in the
+            directory then.
     """
     check(config)
-    if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
-        raise UserError(f"--workdir={workdir} holds a run already: give another directory")
+    run_directory.require_empty(workdir)
     source, batches = _open_data(config)
     model = build_model(config, batches.steps_per_epoch)
     fill(model)
-    run_directory.open_for_training(workdir, config, len(source.pretrain))
-    checkpoints = Checkpoints(model, workdir, config.checkpoint_every)
-    checkpoints.step = int(model.step.numpy())
-    checkpoints.save()
+    with run_directory.whole_or_not_at_all(workdir) as unfinished:
+        run_directory.open_for_training(unfinished, config, len(source.pretrain))
+        checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
+        checkpoints.step = int(model.step.numpy())
+        checkpoints.save()
     return model, batches.steps_per_epoch
 
 

@@ -1,10 +1,10 @@
-"""The defaults are the paper's, and the configs say what they change."""
+"""The defaults are the paper's, and what follows from several settings together."""
 
-import importlib
+import math
 
 import pytest
 
-from moco_tf.config import check, default_config, flatten
+from moco_tf.config import default_config, flatten, total_steps
 from moco_tf.training import build_model
 
 PAPER = {
@@ -29,37 +29,37 @@ PAPER = {
 }
 
 
-def get(name):
-    return importlib.import_module(f"configs.{name}").get_config()
-
-
 def test_defaults_are_the_papers():
     defaults = flatten(default_config())
     assert {key: defaults[key] for key in PAPER} == PAPER
-    assert flatten(get("imagenet_v1")) == defaults
 
 
-def test_v2_changes_what_the_second_paper_changes():
-    defaults, v2 = flatten(default_config()), flatten(get("imagenet_v2"))
-    changed = {key: v2[key] for key in v2 if v2[key] != defaults[key]}
-    assert changed == {
-        "head": "mlp",
-        "augmentation": "v2",
-        "temperature": 0.2,
-        "schedule": "cosine",
-    }
-
-
-@pytest.mark.parametrize("name", ["photos", "folder", "imagenet_v1", "imagenet_v2"])
-def test_every_config_passes_the_checks_once_it_has_data(name):
-    config = get(name)
-    config.data.source = config.data.source or "photos"
-    check(config)
-    assert flatten(config).keys() == flatten(default_config()).keys()
+def built(**settings):
+    config = default_config()
+    config.update(encoder="resnet8", stem="small", queue_size=16, **settings)
+    return build_model(config, steps_per_epoch=10)
 
 
 def test_learning_rate_scales_with_the_batch():
-    config = get("photos")
-    config.learning_rate, config.batch_size, config.queue_size = 0.03, 1024, 16
-    model = build_model(config, steps_per_epoch=10)
+    model = built(learning_rate=0.03, batch_size=1024)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.12)  # the paper's own for 1024
+
+
+def test_learning_rate_can_be_absolute():
+    model = built(learning_rate=0.06, batch_size=512, scale_learning_rate=False)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.06)
+
+
+@pytest.mark.parametrize("epochs, steps, total", [(3, 0, 30), (3, 25, 25), (3, 45, 45)])
+def test_a_run_has_its_steps_or_else_those_of_its_epochs(epochs, steps, total):
+    config = default_config()
+    config.epochs, config.steps = epochs, steps
+    assert total_steps(config, steps_per_epoch=10) == total
+
+
+def test_the_cosine_reaches_over_the_steps_of_a_run_that_ends_in_the_midst_of_an_epoch():
+    model = built(schedule="cosine", steps=25, learning_rate=1.0, scale_learning_rate=False)
+    for step in (0, 9, 10, 24):
+        model.optimizer.iterations.assign(step)
+        expected = 0.5 * (1 + math.cos(math.pi * (step // 10) / 2.5))
+        assert float(model.optimizer.learning_rate) == pytest.approx(expected, rel=1e-6)

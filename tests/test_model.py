@@ -209,6 +209,23 @@ def test_two_replicas_compute_what_one_computes(float64, two_replicas):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
+def test_where_the_data_ends_nothing_moves_not_even_a_counter():
+    """`fit` learns that data of unknown length has ended by asking for one batch more."""
+    batches = views(4).astype(np.float32)
+    models = []
+    for known in (True, False):
+        keras.utils.set_random_seed(4)
+        model = MoCo(linear_encoder, queue_size=13, shuffle_bn=False)
+        model.compile(SGD(0.1))
+        data = tf.data.Dataset.from_tensor_slices((batches[:, 0], batches[:, 1]))
+        if not known:
+            data = data.filter(lambda *_: True)
+        model.fit(data, verbose=0, shuffle=False)
+        models.append(model)
+    for a, b in zip(*(m.variables + m.optimizer.variables for m in models), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
 def losses_of_a_small_resnet(policy, jit_compile=False):
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(6)

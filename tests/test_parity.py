@@ -189,7 +189,7 @@ def mutant(module, *replacements):
     return mutated
 
 
-ENQUEUE = "        self.queue.enqueue(tf.concat(k, 0))\n"
+ENQUEUE = "            self.queue.enqueue(tf.concat(k, 0))\n"
 UPDATE = "variable.assign_sub(learning_rate * velocity)"
 MUTATIONS = {
     "decoupled weight decay": (
@@ -210,7 +210,7 @@ MUTATIONS = {
     "enqueue before the loss": (
         model,
         (ENQUEUE, ""),
-        ("        x_q = [self._augment", f"{ENQUEUE}        x_q = [self._augment"),
+        ("        x_q = [self._augment", f"{ENQUEUE[4:]}        x_q = [self._augment"),
     ),
     "no unshuffle": (model, ("key_encoder, images), order)", "key_encoder, images), None)")),
 }

@@ -103,16 +103,18 @@ def write(encoder, arrays, prefix=""):
 
     Args:
         encoder, prefix: as for `entries`.
-        arrays: `{key: array}`; the counters may be missing.
+        arrays: `{key: array}`; the counters may be missing. Numbers are rounded to the
+            encoder's own type, float32 as a rule.
 
     Raises:
         UserError: a key is missing, surplus, of another shape, or does not hold floats.
     """
     wanted = entries(encoder, prefix)
     known = {entry.key for entry in wanted}
+    known |= {_counter(key) for key in known if key.endswith("running_var")}
     for key in arrays:
-        if key not in known and key not in map(_counter, known):
-            raise UserError(f"the key '{key}' has no place in this encoder")
+        if key not in known:
+            raise UserError(f"the key {key!r} has no place in this encoder")
     for entry in wanted:
         require(arrays, entry.key, entry.shape, np.floating)
     for entry in wanted:
@@ -132,12 +134,12 @@ def require(arrays, key, shape, kind):
         UserError: it is missing or something else.
     """
     if key not in arrays:
-        raise UserError(f"the key '{key}' is missing")
+        raise UserError(f"the key {key!r} is missing")
     array = arrays[key]
     if array.shape != shape:
-        raise UserError(f"the key '{key}' has shape {array.shape}, and here it is {shape}")
+        raise UserError(f"the key {key!r} has shape {array.shape}, and here it is {shape}")
     if not np.issubdtype(array.dtype, kind):
-        raise UserError(f"the key '{key}' holds {array.dtype}, and here it is {kind.__name__}")
+        raise UserError(f"the key {key!r} holds {array.dtype}, and here it is {kind.__name__}")
     return array
 
 

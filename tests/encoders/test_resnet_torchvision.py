@@ -1,0 +1,270 @@
+"""Residual networks and heads against torchvision's and timm's with the same weights in both."""
+
+import gc
+import typing
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf import encoders
+from moco_tf.encoders import state_dict
+from moco_tf.encoders.heads import head
+from moco_tf.encoders.resnet import resnet
+from tests.pytorch import torch, torchvision
+
+TOLERANCE = 1e-4  # of the largest number
+SIZES = {"224x224": (2, 224, 224, 3), "97x75": (4, 97, 75, 3)}
+
+
+class Wide(torchvision.models.ResNet):
+    """A ResNet-50 with `width` times the channels in every convolution, the stem's too.
+
+    torchvision's own wide_resnet50_2 widens the inside of the bottlenecks only.
+    """
+
+    def __init__(self, width):
+        self.width = width
+        super().__init__(torchvision.models.resnet.Bottleneck, [3, 4, 6, 3])
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+        if planes == 64:
+            self.inplanes = 64 * self.width
+            self.conv1 = torch.nn.Conv2d(3, self.inplanes, 7, 2, 3, bias=False)
+            self.bn1 = torch.nn.BatchNorm2d(self.inplanes)
+        return super()._make_layer(block, planes * self.width, blocks, stride, dilate)
+
+
+def resnext50_32x8d():
+    bottleneck = torchvision.models.resnet.Bottleneck
+    return torchvision.models.ResNet(bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)
+
+
+def small_resnet18():
+    """As the reference's notebook for CIFAR-10 has it."""
+    model = torchvision.models.resnet18()
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    model.maxpool = torch.nn.Identity()
+    return model
+
+
+TORCHVISION = {
+    "resnet18": torchvision.models.resnet18,
+    "resnet34": torchvision.models.resnet34,
+    "resnet50": torchvision.models.resnet50,
+    "resnet101": torchvision.models.resnet101,
+    "resnext50_32x8d": resnext50_32x8d,
+    "resnet50w2": lambda: Wide(2),
+    "resnet50w4": lambda: Wide(4),
+    "resnet18 small": small_resnet18,
+}
+
+
+class Pair(typing.NamedTuple):
+    ours: keras.Model
+    theirs: torch.nn.Module
+    shapes: list  # of our state dict, before torch has seen it
+    statistics: dict
+
+    def reset(self):
+        """Undoes what training did to the moving statistics."""
+        self.theirs.load_state_dict(
+            {key: torch.tensor(array) for key, array in self.statistics.items()}, strict=False
+        )
+        for entry in state_dict.entries(self.ours):
+            if entry.key in self.statistics:
+                entry.write(self.statistics[entry.key])
+
+
+@pytest.fixture(scope="module", params=TORCHVISION)
+def pair(request):
+    """One architecture on both sides, with random weights and statistics as after training.
+
+    pytest runs all tests of one architecture before it builds the next.
+    """
+    # ResNet-50 w4 takes 1.5 GB on each side, and Keras' models lie in cycles of references.
+    gc.collect()
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
+    name, _, stem = request.param.partition(" ")
+    ours = resnet(name, stem or "imagenet")
+    arrays = state_dict.read(ours)
+    # On the meta device torch draws no weights of its own.
+    with torch.device("meta"):
+        theirs = TORCHVISION[request.param]()
+        theirs.fc = torch.nn.Identity()
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    theirs.load_state_dict(tensors, assign=True)
+    randomize_normalizations(theirs)
+    state_dict.write(ours, numpy_state(theirs))
+    shapes = [(key, array.shape) for key, array in arrays.items()]
+    statistics = {
+        key: array.copy() for key, array in numpy_state(theirs).items() if "running" in key
+    }
+    return Pair(ours, theirs, shapes, statistics)
+
+
+def randomize_normalizations(model):
+    """Gives torch's model the BatchNormalization of a trained one, random in all four parts.
+
+    The statistics stay near those of real activations. With any others an image's share in the
+    features shrinks or grows from block to block, and after 16 of them nearly all of a feature
+    would come from the betas, whatever the convolutions did.
+    """
+    normalizations = [
+        module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    ]
+    # In a bottleneck the last is bn3, in a basic block bn2. Batch statistics amplify float32's
+    # rounding from block to block. Where residuals are small beside the shortcut, 101 layers stay
+    # at a tenth of the tolerance; with gammas near 1 throughout they would reach it.
+    last = [getattr(module, "bn3", getattr(module, "bn2", None)) for module in model.modules()]
+    for normalization in normalizations:
+        ends_a_block = any(normalization is module for module in last)
+        torch.nn.init.uniform_(normalization.weight, *((0.2, 0.4) if ends_a_block else (0.8, 1.2)))
+        torch.nn.init.normal_(normalization.bias, 0, 0.3)
+        normalization.momentum = 1.0
+    torch_features(model, random_images(SIZES["97x75"], seed=1), training=True)
+    for normalization in normalizations:
+        mean, variance = normalization.running_mean, normalization.running_var
+        mean += 0.3 * variance.sqrt() * torch.randn(len(mean))
+        variance *= torch.empty(len(variance)).uniform_(0.5, 1.5)
+        normalization.momentum = 0.1
+
+
+def random_images(shape, seed=0):
+    """Noise, with a mean and a contrast of its own for each image and channel."""
+    generator = np.random.default_rng(seed)
+    scale, mean = generator.uniform(0.3, 2, (2, shape[0], 1, 1, 3))
+    return np.float32(scale * generator.normal(size=shape) + mean - 1)
+
+
+def torch_features(model, images, training):
+    model.train(training)
+    with torch.inference_mode():
+        return model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+
+def numpy_state(model):
+    return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
+
+
+def difference(found, expected):
+    """The largest difference, relative to the largest number."""
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def assert_same_features(found, expected):
+    # An image's share has to be far above the tolerance, or it could be wrong unseen.
+    assert expected.std(axis=0).mean() > 100 * TOLERANCE * np.abs(expected).max()
+    assert difference(found, expected) < TOLERANCE
+
+
+# Parameters.
+
+
+def test_parameter_counts_are_torchvisions(pair):
+    ours = sum(int(np.prod(variable.shape)) for variable in pair.ours.trainable_variables)
+    assert ours == sum(parameter.numel() for parameter in pair.theirs.parameters())
+
+
+def test_the_state_dict_has_torchvisions_keys_in_its_order_and_its_shapes(pair):
+    theirs = [(key, tuple(tensor.shape)) for key, tensor in pair.theirs.state_dict().items()]
+    assert pair.shapes == theirs
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_features_are_torchvisions(pair, size):
+    pair.reset()
+    images = random_images(SIZES[size])
+    expected = torch_features(pair.theirs, images, training=False)
+    assert_same_features(pair.ours(tf.constant(images), training=False).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_features_and_moving_statistics_of_a_training_step_are_torchvisions(pair, size):
+    pair.reset()
+    images = random_images(SIZES[size])
+    expected = torch_features(pair.theirs, images, training=True)
+    assert_same_features(pair.ours(tf.constant(images), training=True).numpy(), expected)
+    after = numpy_state(pair.theirs)
+    found = {entry.key: entry for entry in state_dict.entries(pair.ours)}
+    for key, before in pair.statistics.items():
+        assert difference(before, after[key]) > 10 * TOLERANCE
+        assert difference(found[key].read(), after[key]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_projections_are_those_of_the_references_encoder(name):
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18(num_classes=128)
+    if name == "mlp":
+        theirs.fc = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), theirs.fc)
+    randomize_normalizations(theirs)
+    ours = encoders.build("resnet18", head=name)
+    arrays = numpy_state(theirs)
+    state_dict.write(ours, arrays)
+    assert list(state_dict.read(ours)) == list(arrays)
+    images = random_images(SIZES["97x75"])
+    expected = torch_features(theirs, images, training=False)
+    assert_same_features(ours(tf.constant(images), training=False).numpy(), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_features_are_timms(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=0)
+    randomize_normalizations(theirs)
+    ours = resnet(name)
+    arrays = numpy_state(theirs)
+    state_dict.write(ours, arrays)
+    assert list(state_dict.read(ours)) == list(arrays)
+    images = random_images(SIZES["97x75"])
+    expected = torch_features(theirs, images, training=False)
+    assert_same_features(ours(tf.constant(images), training=False).numpy(), expected)
+
+
+# Initial weights.
+
+
+def assert_same_moments(found, expected, kurtosis):
+    """Mean and standard deviation of two samples, to 5 standard errors of their difference."""
+    assert found.shape == expected.shape
+    spread = expected.std()
+    assert abs(found.mean() - expected.mean()) < 5 * spread * (2 / found.size) ** 0.5
+    error = ((kurtosis - 1) / 4 * 2 / found.size) ** 0.5
+    assert abs(found.std() / spread - 1) < 5 * error
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x8d"])
+def test_networks_start_with_the_moments_of_torchvisions(name):
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
+    theirs = TORCHVISION[name]()
+    theirs.fc = torch.nn.Identity()
+    expected = numpy_state(theirs)
+    found = state_dict.read(resnet(name))
+    assert list(found) == list(expected)
+    for key, array in expected.items():
+        if array.ndim == 4:
+            assert_same_moments(found[key], array, kurtosis=3)
+        else:
+            np.testing.assert_array_equal(found[key], array)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_heads_start_with_the_moments_of_torchs_linear_layers(name):
+    keras.utils.set_random_seed(0)
+    torch.manual_seed(0)
+    expected = [torch.nn.Linear(512, 512)] if name == "mlp" else []
+    expected.append(torch.nn.Linear(512, 128))
+    layers = [layer for layer in head(name, 512, 128).layers if layer.weights]
+    for ours, theirs in zip(layers, expected, strict=True):
+        assert_same_moments(ours.kernel.numpy().T, theirs.weight.detach().numpy(), kurtosis=1.8)
+        assert_same_moments(ours.bias.numpy(), theirs.bias.detach().numpy(), kurtosis=1.8)
