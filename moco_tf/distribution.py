@@ -55,8 +55,15 @@ def all_gather(x):
     """`x` of every replica, `[n, ...]`, as one global batch `[replicas * n, ...]`."""
     if num_replicas() == 1:
         return x
-    # Collectives do not take uint8; float16 holds 0 to 255 exactly.
-    sent = tf.cast(x, tf.float16) if x.dtype == tf.uint8 else x
-    gathered = tf.distribute.get_replica_context().all_gather(sent, axis=0)
-    gathered = tf.ensure_shape(gathered, [num_replicas() * x.shape[0], *x.shape[1:]])
-    return tf.cast(gathered, x.dtype)
+    shape = [num_replicas() * x.shape[0], *x.shape[1:]]
+    if x.dtype == tf.uint8:
+        # Collectives do not take uint8, and would send int32 through one device: eight of them
+        # travel as one int64.
+        rows = tf.reshape(x, [x.shape[0], -1])
+        length = rows.shape[1]
+        rows = tf.pad(rows, [[0, 0], [0, -length % 8]])
+        words = all_gather(tf.bitcast(tf.reshape(rows, [x.shape[0], -1, 8]), tf.int64))
+        rows = tf.reshape(tf.bitcast(words, tf.uint8), [shape[0], -1])
+        return tf.reshape(rows[:, :length], shape)
+    gathered = tf.distribute.get_replica_context().all_gather(x, axis=0)
+    return tf.ensure_shape(gathered, shape)
