@@ -4,6 +4,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make pytorch installs it")
 
+# Its threads and TensorFlow's would wait for each other on the same cores.
+torch.set_num_threads(1)
+
 try:
     import torchvision
 except RuntimeError:
