@@ -194,7 +194,7 @@ def _import_torch():
     try:
         import torch
     except ImportError as error:
-        raise UserError("PyTorch is not installed: pip install 'moco-tf[pytorch]'") from error
+        raise UserError("PyTorch is not installed: pip install torch") from error
     return torch
 
 

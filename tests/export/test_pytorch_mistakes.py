@@ -341,7 +341,7 @@ def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, form
 
 def test_pytorch_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    line = "PyTorch is not installed: pip install 'moco-tf[pytorch]'"
+    line = "PyTorch is not installed: pip install torch"
     assert refusal(pytorch.read, str(tmp_path)) == line
 
 
