@@ -29,13 +29,21 @@ TEMPERATURE = flags.DEFINE_float("temperature", 0.07, "knn: of the votes.", lowe
 L2 = flags.DEFINE_float("l2", 1e-3, "linear: penalty on the squared weights.", lower_bound=1e-9)
 ITERATIONS = flags.DEFINE_integer("iterations", 200, "linear: of L-BFGS.", lower_bound=1)
 
+command_line.define_strategy_flags()
+
 
 def main(_):
+    command_line.require("protocol")
+    with command_line.make_strategy().scope():
+        _evaluate()
+
+
+def _evaluate():
+    from moco_tf import distribution
     from moco_tf.data import sources
     from moco_tf.evaluation import protocols
     from moco_tf.pictures import draw_neighbours
 
-    command_line.require("protocol")
     if SAVED_MODEL.value and not (DATA.value and IMAGE_SIZE.value):
         raise command_line.UserError("--saved_model needs --data and --image_size as well")
     backbone, name, directory, config = _backbone()
@@ -48,6 +56,8 @@ def main(_):
 
     source = sources.load(data)
     train, test = protocols.extract_both(backbone, source, image_size)
+    if not distribution.is_chief():
+        return
     result = protocols.evaluate(
         PROTOCOL.value, train, test, len(source.class_names), **settings
     ) | {"backbone": name, "data": data, "image_size": image_size}

@@ -14,27 +14,30 @@ from moco_tf import command_line
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory, new or to go on with.")
-STRATEGY = flags.DEFINE_string("strategy", "default", "tf.distribute strategy: default, mirrored.")
-VIRTUAL_DEVICES = flags.DEFINE_integer(
-    "virtual_devices", 1, "Logical devices to split the CPU into, for --strategy=mirrored."
-)
+command_line.define_strategy_flags()
 
 
 def main(_):
     from moco_tf import distribution, training
 
     command_line.require("config", "workdir")
-    if VIRTUAL_DEVICES.value != 1:
-        distribution.split_cpu(VIRTUAL_DEVICES.value)
-    strategy = distribution.make_strategy(STRATEGY.value)
+    strategy = command_line.make_strategy()
     outcome = training.train(CONFIG.value, WORKDIR.value, strategy)
-    if outcome.stopped_by is not None:
-        print(
+    if outcome.stopped_by is None:
+        line, status = (
+            f"wrote {WORKDIR.value}/checkpoints, metrics.jsonl, tensorboard, curves.png",
+            0,
+        )
+    else:
+        line = (
             f"stopped at step {outcome.step} of {outcome.total_steps}, saved in {WORKDIR.value}; "
             "the same command goes on from there"
         )
-        return 128 + outcome.stopped_by
-    print(f"wrote {WORKDIR.value}/checkpoints, metrics.jsonl, tensorboard and curves.png")
+        status = 128 + outcome.stopped_by
+    with strategy.scope():
+        if distribution.is_chief():
+            print(line)
+    return status
 
 
 if __name__ == "__main__":

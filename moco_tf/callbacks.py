@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import encoders
+from moco_tf import distribution, encoders, run_directory
 from moco_tf.config import total_steps
 from moco_tf.errors import UserError
 from moco_tf.evaluation import features, knn
@@ -103,7 +103,10 @@ class KNNMonitor(GlobalStep):
 
     def on_train_begin(self, logs=None):
         if self.every:
-            self.backbone = encoders.with_normalization(self.model.query_encoder.backbone)
+            # A copy: a replica's moving statistics are of its own groups until they are read.
+            self.trained = self.model.query_encoder.backbone
+            self.copy = keras.models.clone_model(self.trained)
+            self.backbone = encoders.with_normalization(self.copy)
             if self.step == 0:
                 self.look(0)
 
@@ -112,6 +115,7 @@ class KNNMonitor(GlobalStep):
             self.look(step)
 
     def look(self, step):
+        self.copy.set_weights(self.trained.get_weights())
         train, test = (
             features.extract(self.backbone, self.source, part, self.image_size)
             for part in (self.train, self.test)
@@ -120,7 +124,9 @@ class KNNMonitor(GlobalStep):
             train.features, train.labels, test.features, test.labels, len(self.source.class_names)
         )
         self.log.write(step, {"knn_top1": accuracy["top1"]})
-        tqdm.write(f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images")
+        if distribution.is_chief():
+            line = f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images"
+            tqdm.write(line)
 
 
 class UnreadableImages(GlobalStep):
@@ -177,13 +183,13 @@ class Checkpoints(GlobalStep):
             checkpoint_name="step",
         )
 
-    def restore(self):
-        """Restores the newest checkpoint, if there is one, and returns the step it stands at.
+    def restore(self, workdir):
+        """Restores a run's newest checkpoint, if there is one, and returns the step it stands at.
 
         Raises:
             UserError: it cannot be read.
         """
-        path = self.manager.latest_checkpoint
+        path = run_directory.latest_checkpoint(workdir)
         if path:
             try:
                 self.manager.checkpoint.restore(path).assert_consumed()
@@ -197,10 +203,13 @@ class Checkpoints(GlobalStep):
         return self.step
 
     def on_step(self, step, logs):
-        if step % self.every == 0 or self.stop_signal is not None:
-            self.save()
-        if self.stop_signal is not None:
+        # A signal may reach one worker after this step and another after the next.
+        stop = max(distribution.gather_from_workers(self.stop_signal or 0))
+        if stop:
+            self.stop_signal = stop
             self.model.stop_training = True
+        if stop or step % self.every == 0:
+            self.save()
 
     def on_train_end(self, logs=None):
         self.save()
@@ -212,6 +221,8 @@ class Checkpoints(GlobalStep):
         try:
             self.manager.save(checkpoint_number=self.step)
         except tf.errors.OpError as error:
+            if distribution.several_workers() and isinstance(error, distribution.WORKER_GONE):
+                raise
             raise UserError(
                 f"no checkpoint of step {self.step} can be written to {self.manager.directory} "
                 f"({error.message}): make room there; the run goes on from {path or 'its start'}"

@@ -49,6 +49,26 @@ def require(*names):
             raise UserError(f"--{name} is missing: see {sys.argv[0]} --help")
 
 
+def define_strategy_flags():
+    """Defines --strategy, --tpu and --virtual_devices, for a script that trains or evaluates."""
+    flags.DEFINE_string(
+        "strategy", "default", "tf.distribute strategy: default, mirrored, multiworker or tpu."
+    )
+    flags.DEFINE_string("tpu", None, "The TPU's name, or local, for --strategy=tpu.")
+    flags.DEFINE_integer(
+        "virtual_devices", 1, "Logical devices to split the CPU into, for --strategy=mirrored."
+    )
+
+
+def make_strategy():
+    """The `tf.distribute.Strategy` that these flags ask for."""
+    from moco_tf import distribution
+
+    if flags.FLAGS.virtual_devices != 1:
+        distribution.split_cpu(flags.FLAGS.virtual_devices)
+    return distribution.make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
+
+
 def _parse_flags(argv):
     if any(argument in ("--help", "-h") for argument in argv):
         # TensorFlow's own flags would fill --helpfull; this is about the script.

@@ -112,20 +112,17 @@ class MoCo(keras.Model):
         gradients = tape.gradient(loss, [variable.value for variable in theta_q])
         learning_rate = self.optimizer.learning_rate  # of this step; after it, of the next
 
-        # `fit` may find the end of the data only by asking for one batch more. What does not depend
-        # on a batch, a counter or a pointer, must not go on then.
-        with tf.control_dependencies([loss]):
-            # SGD update: query encoder
-            self.optimizer.apply(gradients, theta_q)
+        # SGD update: query encoder
+        self.optimizer.apply(gradients, theta_q)
 
-            # momentum update: key encoder (equation 2; parameters only, no moving statistics)
-            m, theta_k = self.momentum, self.key_encoder.trainable_variables
-            for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-                variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
+        # momentum update: key encoder (equation 2; parameters only, no moving statistics)
+        m, theta_k = self.momentum, self.key_encoder.trainable_variables
+        for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
+            variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
 
-            # The current keys replace the oldest, after the negatives were read.
-            self.queue.enqueue(tf.concat(k, 0))
-            self.step.assign(step + 1)
+        # The current keys replace the oldest, after the negatives were read.
+        self.queue.enqueue(tf.concat(k, 0))
+        self.step.assign(step + 1)
 
         self.loss_metric.update_state(losses)
         self.top1_metric.update_state(contrastive_accuracy(logits, 1))
@@ -164,6 +161,33 @@ class MoCo(keras.Model):
     def call(self, images, training=False):
         """The query encoder's projections of normalised images, not L2-normalised."""
         return self.query_encoder(images, training=training)
+
+    def make_train_function(self, force=False):
+        """Builds what `fit` calls with an iterator over batches, for any strategy.
+
+        Keras' own does not work where replicas are in several processes (keras issue 20585).
+        """
+        if self.train_function is not None and not force:
+            return
+        strategy = self.distribute_strategy
+
+        def replica_step(batch):
+            return tf.distribute.get_replica_context().all_reduce("MEAN", self.train_step(batch))
+
+        def step(batch):
+            logs = strategy.run(replica_step, args=(batch,))
+            return {name: strategy.experimental_local_results(logs[name])[0] for name in logs}
+
+        if not self.run_eagerly:
+            step = tf.function(step, jit_compile=self.jit_compile)
+
+        def train_function(iterator):
+            # The end of the data shows here, before any counter has moved.
+            for _ in range(self.steps_per_execution):
+                logs = step(next(iterator))
+            return logs
+
+        self.train_function = train_function
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         # Everything is built already. Keras' own would consume a batch of the data set whenever a

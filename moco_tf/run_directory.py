@@ -11,8 +11,8 @@ from moco_tf.config import OPERATIONAL, default_config, flatten
 from moco_tf.errors import UserError
 
 
-def open_for_training(workdir, config, num_images):
-    """Makes the directory, or checks that a run of the same config and data made it.
+def require_same_run(workdir, config, num_images):
+    """Looks whether a run in `workdir`, if there is one, is of the same config and data.
 
     Args:
         workdir: str, local or a `tf.io.gfile` path.
@@ -21,12 +21,9 @@ def open_for_training(workdir, config, num_images):
             would be another place in the data.
 
     Raises:
-        UserError: it cannot be written, or another config or other data made it; nothing in it is
-            touched.
+        UserError: another config or other data made it, or it is a file.
     """
-    path = os.path.join(workdir, "config.json")
-    data_path = os.path.join(workdir, "data.json")
-    if tf.io.gfile.exists(path):
+    if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
         saved, wanted = flatten(read_config(workdir)), flatten(config)
         differing = [
             f"{key} is {saved[key]!r} there and {wanted[key]!r} here"
@@ -46,10 +43,26 @@ def open_for_training(workdir, config, num_images):
             )
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"--workdir={workdir} is a file: give a directory")
+
+
+def open_for_training(workdir, config, num_images):
+    """Makes the directory, or takes over that of the same run.
+
+    Args:
+        workdir, config, num_images: as for `require_same_run`.
+
+    Raises:
+        UserError: it cannot be written, or another config or other data made it; nothing in it is
+            touched.
+    """
+    require_same_run(workdir, config, num_images)
     try:
         tf.io.gfile.makedirs(workdir)
-        write_atomically(data_path, json.dumps({"num_images": num_images}) + "\n")
-        write_atomically(path, config.to_json_best_effort(indent=2) + "\n")
+        for name, text in (
+            ("data.json", json.dumps({"num_images": num_images})),
+            ("config.json", config.to_json_best_effort(indent=2)),
+        ):
+            write_atomically(os.path.join(workdir, name), text + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--workdir={workdir} cannot be written ({_reason(error)}): give a directory that can"

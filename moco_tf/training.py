@@ -2,13 +2,17 @@
 
 import contextlib
 import dataclasses
+import json
 import math
+import re
 import signal
+import tempfile
+import zlib
 
 import keras
 import tensorflow as tf
 
-from moco_tf import encoders, run_directory
+from moco_tf import distribution, encoders, run_directory
 from moco_tf.augment import RECIPES, Augment
 from moco_tf.callbacks import (
     Checkpoints,
@@ -18,7 +22,7 @@ from moco_tf.callbacks import (
     StopAt,
     UnreadableImages,
 )
-from moco_tf.config import check, total_steps
+from moco_tf.config import check, flatten, total_steps
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
@@ -58,21 +62,77 @@ def train(config, workdir, strategy=None):
     """
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
-    source, batches = _open_data(config)
-    run_directory.open_for_training(workdir, config, len(source.pretrain))
-
     with strategy.scope():
+        try:
+            return _train(config, workdir)
+        except distribution.WORKER_GONE as error:
+            if not distribution.several_workers():
+                raise
+            named = re.search(r"remote target \S+/task:(\d+)", str(error))
+            saved = run_directory.latest_checkpoint(workdir)
+            raise UserError(
+                f"{f'worker {named.group(1)}' if named else 'another worker'} is gone: start all "
+                f"of them again with the same command, to go on from {saved or 'the beginning'}"
+            ) from error
+
+
+def _train(config, workdir):
+    source, batches = _open_data(config)
+    chief = distribution.is_chief()
+    with contextlib.ExitStack() as stack:
+        if chief:
+            written = workdir
+            run_directory.open_for_training(workdir, config, len(source.pretrain))
+        else:
+            # All workers save, since they hold parts of the moving statistics; one save remains.
+            written = stack.enter_context(tempfile.TemporaryDirectory())
+            run_directory.require_same_run(workdir, config, len(source.pretrain))
         model = build_model(config, batches.steps_per_epoch)
-    checkpoints = Checkpoints(model, workdir, config.checkpoint_every)
-    start = checkpoints.restore()
-    total = total_steps(config, batches.steps_per_epoch)
-    if start >= total:
-        print(f"{workdir}: finished already, at step {total}")
-        return Outcome(start, total, None)
-    run_directory.rewind_metrics(workdir, start)
+        checkpoints = Checkpoints(model, written, config.checkpoint_every)
+        start = checkpoints.restore(workdir)
+        _require_same_everywhere(config, workdir, start, len(source.pretrain))
+        total = total_steps(config, batches.steps_per_epoch)
+        if start >= total:
+            if chief:
+                print(f"{workdir}: finished already, at step {total}")
+            return Outcome(start, total, None)
+        if chief:
+            _announce(config, workdir, source, start, total, batches.steps_per_epoch)
+        run_directory.rewind_metrics(written, start)
+
+        # In the order in which they see a step: what a checkpoint follows is on disk before it.
+        log = MetricsLog(written, start, config, batches.steps_per_epoch)
+        callbacks = [
+            log,
+            KNNMonitor(log, start, config, batches.steps_per_epoch, source),
+            UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
+            checkpoints,
+            StopAt(start, total),
+        ]
+        if chief:
+            callbacks.append(Progress(start, total, batches.steps_per_epoch, config.log_every))
+        with _stop_on_signals(checkpoints):
+            _fit(model, batches, start, total, callbacks)
+        if chief:
+            draw_curves(workdir)
+        return Outcome(checkpoints.step, total, checkpoints.stop_signal)
+
+
+def _require_same_everywhere(config, workdir, start, num_images):
+    """Raises a `UserError` unless all workers are about to do the same."""
+    mine = zlib.crc32(json.dumps([flatten(config), start, num_images]).encode())
+    if len(set(distribution.gather_from_workers(mine))) > 1:
+        raise UserError(
+            f"the workers differ; here, {workdir} is at step {start}, and '{config.data.source}' "
+            f"has {num_images} images: give all workers the same settings and images, and a "
+            "--workdir that they share"
+        )
+
+
+def _announce(config, workdir, source, start, total, steps_per_epoch):
     print(
         f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
-        f"{total / batches.steps_per_epoch:g} epochs of {batches.steps_per_epoch} steps; "
+        f"{total / steps_per_epoch:g} epochs of {steps_per_epoch} steps; "
         f"the loss of pure chance is ln(K+1) = {math.log(config.queue_size + 1):.2f}"
     )
     if config.queue_size > len(source.pretrain):
@@ -82,21 +142,6 @@ def train(config, workdir, strategy=None):
         )
     if start:
         print(f"going on from step {start}, saved in {workdir}")
-
-    # In the order in which they see a step: what a checkpoint follows is on disk before it.
-    log = MetricsLog(workdir, start, config, batches.steps_per_epoch)
-    callbacks = [
-        log,
-        KNNMonitor(log, start, config, batches.steps_per_epoch, source),
-        UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
-        checkpoints,
-        StopAt(start, total),
-        Progress(start, total, batches.steps_per_epoch, config.log_every),
-    ]
-    with _stop_on_signals(checkpoints):
-        _fit(model, batches, start, total, callbacks)
-    draw_curves(workdir)
-    return Outcome(checkpoints.step, total, checkpoints.stop_signal)
 
 
 def build_model(config, steps_per_epoch):
@@ -185,7 +230,7 @@ def load_model(workdir):
     _newest_checkpoint(workdir)
     steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
     model = build_model(config, steps_per_epoch)
-    Checkpoints(model, workdir, config.checkpoint_every).restore()
+    Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)
     return model, steps_per_epoch
 
 
@@ -236,7 +281,13 @@ def _fit(model, batches, start, total, callbacks):
     """Trains from step `start` to `total`: first what is left of its epoch, then the others."""
     steps = batches.steps_per_epoch
     epoch, done = divmod(start, steps)
-    data = batches.between(start, total)
+
+    def distributed(start):
+        return model.distribute_strategy.distribute_datasets_from_function(
+            lambda context: batches.between(start, total, context)
+        )
+
+    data = distributed(start)
     if done:
         model.fit(
             data,
@@ -246,7 +297,7 @@ def _fit(model, batches, start, total, callbacks):
             verbose=0,
         )
         epoch += 1
-        data = batches.between(epoch * steps, total)
+        data = distributed(epoch * steps)
     if not model.stop_training:
         model.fit(
             data,

@@ -71,13 +71,17 @@ def test_settings_that_cannot_work(folder, tmp_path, overrides, words):
         ("--config.batch_size=5", ["batch_size=5", "bn_groups=2", "1, 5"]),
         ("--config.epochs=many", ["epochs=many"]),
         ("--config=configs/none.py", ["configs/none.py", "No such file"]),
-        ("--strategy=tpus", ["tpus", "default or mirrored"]),
+        ("--strategy=tpus", ["tpus", "default, mirrored, multiworker or tpu"]),
+        ("--strategy=tpu", ["--tpu", "its name, or local"]),
+        ("--strategy=tpu --tpu=local", ["--tpu=local"]),
+        ("--tpu=mine", ["--tpu=mine", "--strategy=tpu"]),
+        ("--strategy=multiworker", ["TF_CONFIG", "README"]),
         ("--workdir=train.py", ["train.py", "is a file"]),
         ("stray", ["stray"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(folder, tmp_path, argument, words):
-    line = run_mistake(*training(folder, tmp_path / "run", argument))
+    line = run_mistake(*training(folder, tmp_path / "run", *argument.split()))
     assert all(word in line for word in words), line
     assert not (tmp_path / "run").exists()
 

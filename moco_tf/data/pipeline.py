@@ -48,12 +48,19 @@ class TwoViews:
             )
         self._readable = first_readable(source)
 
-    def between(self, start, end):
+    def between(self, start, end, context=None):
         """The batches of the global steps from `start` to before `end`; no other is decoded.
 
+        Args:
+            start, end: int.
+            context: the `tf.distribute.InputContext` of this worker among several, of whose
+                replicas it then gives the shares of the batch, one after the other; None for
+                whole batches.
+
         Returns:
-            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[N, size, size, 3]` each.
+            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[n, size, size, 3]` each.
         """
+        context = context or tf.distribute.InputContext()
         first_epoch, done = divmod(start, self.steps_per_epoch)
         last_epoch, rest = divmod(end, self.steps_per_epoch)
         indices = tf.constant(self.source.pretrain)
@@ -66,13 +73,16 @@ class TwoViews:
             first = tf.where(epoch == first_epoch, done, 0)
             last = tf.where(epoch == last_epoch, rest, self.steps_per_epoch)
             order = order[first * self.batch_size : last * self.batch_size]
+            # The share of this worker, whose replicas stand next to each other.
+            order = tf.reshape(order, [last - first, context.num_input_pipelines, -1])
+            order = tf.reshape(order[:, context.input_pipeline_id], [-1])
             return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
 
         return (
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
             .flat_map(order)
             .map(self._views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(self.batch_size, drop_remainder=True)
+            .batch(context.get_per_replica_batch_size(self.batch_size), drop_remainder=True)
             .prefetch(tf.data.AUTOTUNE)
         )
 
@@ -126,26 +136,45 @@ def first_readable(source):
     raise UserError(f"data source '{source.name}': none of its {source.size} images can be read")
 
 
-def central_views(source, indices, image_size, batch_size):
-    """Batches of images as features are evaluated on them, without those that cannot be read.
+def central_views(source, indices, image_size, batch_size, context=None):
+    """Batches of images as features are evaluated on them.
+
+    Every batch is full, and every replica gets as many: a row that stands for nothing, for want
+    of further images or because its image cannot be read, has the index -1 and a black image.
 
     Args:
         source: a `moco_tf.data.sources.Source`.
         indices: int64 `[M]`, the images wanted.
         image_size: int, side of the views in pixels.
-        batch_size: int; the last batch may be smaller.
+        batch_size: int, of one replica.
+        context: the `tf.distribute.InputContext` of this worker among several, of whose replicas
+            it then gives the batches, one after the other; None for one replica.
 
     Returns:
         A `tf.data.Dataset` of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, 3]`.
     """
-    return (
-        tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
-        .map(
-            lambda index: (index, central_view(source.read(index), image_size)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
+    indices = np.asarray(indices, np.int64)
+    missing = -len(indices) % (batch_size * context.num_replicas_in_sync)
+    indices = np.concatenate([indices, np.full(missing, -1)])
+    replicas = indices.reshape(-1, context.num_replicas_in_sync, batch_size)
+    own = np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
+    nothing = tf.constant(-1, tf.int64), tf.zeros([image_size, image_size, 3], tf.uint8)
+
+    def view(index):
+        return (
+            tf.data.Dataset.from_tensors(index)
+            .filter(lambda index: index >= 0)
+            .map(lambda index: (index, central_view(source.read(index), image_size)))
+            .ignore_errors(log_warning=False)
+            .concatenate(tf.data.Dataset.from_tensors(nothing))
+            .take(1)
+            .get_single_element()
         )
-        .ignore_errors(log_warning=False)
-        .batch(batch_size)
+
+    return (
+        tf.data.Dataset.from_tensor_slices(own.ravel())
+        .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
     )

@@ -205,21 +205,51 @@ def test_a_source_without_a_readable_image_is_refused(copy):
         two_views(copy)
 
 
-@pytest.mark.parametrize("batch_size", [4, 256])
-def test_central_views_leave_out_what_cannot_be_read_and_keep_indices_beside_images(
-    copy, batch_size
+def shares(workers, replicas):
+    """The contexts of some workers, of the same number of replicas each."""
+    return [
+        tf.distribute.InputContext(workers, worker, workers * replicas) for worker in range(workers)
+    ]
+
+
+@pytest.mark.parametrize("workers, replicas", [(2, 1), (1, 2), (2, 2)])
+def test_workers_share_each_batch_without_overlap_or_loss(folder, workers, replicas):
+    batches = two_views(folder, batch_size=4)
+    whole = list(batches.between(1, 5).as_numpy_iterator())
+    parts = [
+        list(batches.between(1, 5, context).as_numpy_iterator())
+        for context in shares(workers, replicas)
+    ]
+    for step, views in enumerate(whole):
+        here = slice(step * replicas, (step + 1) * replicas)
+        for view in (0, 1):
+            found = [batch[view] for part in parts for batch in part[here]]
+            assert all(len(part) == 4 // (workers * replicas) for part in found)
+            np.testing.assert_array_equal(np.concatenate(found), views[view])
+
+
+@pytest.mark.parametrize("workers, replicas", [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("batch_size", [2, 256])
+def test_central_views_are_shared_in_full_batches_with_gaps_for_what_cannot_be_read(
+    copy, batch_size, workers, replicas
 ):
     text(copy / "2.jpg")
     truncated(copy / "7.jpg")
     wanted = [8, 2, 0, 7, 5, 1, 9]
     source = sources.load(f"folder:{copy}")
-    found = list(central_views(source, wanted, SIZE, batch_size).as_numpy_iterator())
-    indices = np.concatenate([batch[0] for batch in found])
-    images = np.concatenate([batch[1] for batch in found])
-    assert [len(batch[0]) for batch in found] == ([4, 1] if batch_size == 4 else [5])
-    assert indices.tolist() == [8, 0, 5, 1, 9]
-    assert numbers(images).tolist() == [8, 0, 5, 1, 9]
-    assert images.shape == (5, SIZE, SIZE, 3) and images.dtype == np.uint8
+    parts = [
+        list(central_views(source, wanted, SIZE, batch_size, context).as_numpy_iterator())
+        for context in shares(workers, replicas)
+    ]
+    assert {len(indices) for part in parts for indices, _ in part} == {batch_size}
+    assert len({len(part) for part in parts}) == 1
+    # Back into one order: step by step, worker by worker, replica by replica.
+    steps = [part[i : i + replicas] for i in range(0, len(parts[0]), replicas) for part in parts]
+    indices, images = (np.concatenate(x) for x in zip(*sum(steps, []), strict=True))
+    assert indices.tolist()[:7] == [8, -1, 0, -1, 5, 1, 9] and set(indices[7:]) == {-1}
+    assert images.shape == (len(indices), SIZE, SIZE, 3) and images.dtype == np.uint8
+    assert numbers(images[indices >= 0]).tolist() == [8, 0, 5, 1, 9]
+    assert not images[indices < 0].any()
 
 
 def test_a_central_view_is_the_middle_of_the_image(folder):
