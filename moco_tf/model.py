@@ -6,6 +6,7 @@ import tensorflow as tf
 from moco_tf.contrast import contrastive_accuracy, info_nce, l2_normalize
 from moco_tf.dictionaries import Queue
 from moco_tf.distribution import num_replicas, own_rows
+from moco_tf.optimizers import LossScaling
 from moco_tf.seeds import seed_for
 from moco_tf.shuffling import permutation, shuffle, unshuffle
 
@@ -152,9 +153,12 @@ class MoCo(keras.Model):
 
         Args:
             optimizer: a `keras.optimizers.Optimizer`, such as `moco_tf.optimizers.SGD`. It gets
-                the query encoder's parameters alone.
+                the query encoder's parameters alone. Where the encoder computes in float16, it is
+                wrapped in `moco_tf.optimizers.LossScaling`.
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in Keras.
         """
+        if self.compute_dtype == "float16":
+            optimizer = LossScaling(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
         self.optimizer.build(self.query_encoder.trainable_variables)
 

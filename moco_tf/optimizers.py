@@ -40,10 +40,10 @@ class SGD(keras.optimizers.Optimizer):
         ]
 
     def update_step(self, gradient, variable, learning_rate):
-        buffer = self.momentum_buffers[self._get_variable_index(variable)].value
+        buffer = self.momentum_buffers[self._get_variable_index(variable)]
         learning_rate = tf.cast(learning_rate, variable.dtype)
         gradient = tf.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
-        velocity = self.momentum * buffer + gradient
+        velocity = self.momentum * buffer.value + gradient
         buffer.assign(velocity)
         variable.assign_sub(learning_rate * velocity)
 
@@ -54,3 +54,17 @@ class SGD(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "weight_decay": self.coupled_weight_decay,
         }
+
+
+@keras.saving.register_keras_serializable("moco_tf")
+class LossScaling(keras.optimizers.LossScaleOptimizer):
+    """Dynamic loss scaling for float16, where all replicas skip a step if one of them overflows.
+
+    Keras' own looks at each replica's gradient before they are summed. With several replicas, one
+    that overflows alone would put its infinities into the sum, or leave the others waiting for it.
+    """
+
+    def check_finite(self, gradients):
+        overflow = tf.logical_not(super().check_finite(gradients))
+        replica = tf.distribute.get_replica_context()
+        return replica.all_reduce("SUM", tf.cast(overflow, tf.float32)) == 0
