@@ -33,6 +33,8 @@ def export_saved_model(backbone, path):
     import keras
     import tensorflow as tf
 
+    from moco_tf import run_directory
+
     if tf.io.gfile.exists(path):
         raise command_line.UserError(f"--out={path} exists: give a path that does not")
     images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
@@ -40,13 +42,9 @@ def export_saved_model(backbone, path):
     archive.track(backbone)
     archive.add_endpoint("serve", lambda images: backbone(images, training=False), [images])
     archive.add_endpoint("train", lambda images: backbone(images, training=True), [images])
-    # Whole or not at all: a kill while it is written leaves no half SavedModel at `path`.
-    unfinished = f"{path.rstrip('/')}.unfinished"
     try:
-        if tf.io.gfile.exists(unfinished):
-            tf.io.gfile.rmtree(unfinished)
-        archive.write_out(unfinished, verbose=False)
-        tf.io.gfile.rename(unfinished, path)
+        with run_directory.whole_or_not_at_all(path) as unfinished:
+            archive.write_out(unfinished, verbose=False)
     except (tf.errors.OpError, OSError) as error:
         raise command_line.UserError(f"--out={path} cannot be written: {error}") from error
 
