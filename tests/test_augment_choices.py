@@ -10,7 +10,7 @@ import scipy.stats
 import tensorflow as tf
 
 from moco_tf.augment import RECIPES, Augment, Recipe
-from tests.images import patch
+from tests.images import crops, patch
 
 # ImageNet's, as the reference implementation has them.
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -26,10 +26,17 @@ OFF = dict(
 )
 
 
-def views(recipe, images, seed=0):
-    """What a recipe makes of images, with the normalisation undone: `[N, H, W, 3]` in 0 to 1."""
+def views(recipe, images, seed=0, compiled=False):
+    """What a recipe makes of images, with the normalisation undone: `[N, H, W, 3]` in 0 to 1.
+
+    One operation after the other, unless `compiled`: XLA takes a second or two for each recipe.
+    """
     count = len(images)
-    found = Augment(recipe)(tf.constant(images), tf.range(count), count, [0, seed])
+    tf.config.run_functions_eagerly(not compiled)
+    try:
+        found = Augment(recipe)(tf.constant(images), tf.range(count), count, [0, seed])
+    finally:
+        tf.config.run_functions_eagerly(False)
     return found.numpy() * STD + MEAN
 
 
@@ -179,6 +186,13 @@ def test_either_of_two_operations_comes_first_equally_often():
 
 
 # The whole layer.
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_compiled_by_xla_it_is_what_its_operations_are_one_by_one(name):
+    images = np.stack(crops(64, 8))
+    compiled, one_by_one = (views(RECIPES[name], images, compiled=c) for c in (True, False))
+    np.testing.assert_allclose(compiled, one_by_one, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", RECIPES)

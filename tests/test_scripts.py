@@ -7,8 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from tests import in_process
 from tests.command import TINY, run
 from tests.images import crops, write_folder
+
+SHORT = (*TINY, "--config.epochs=2", "--config.knn_every=1")  # 12 steps on 100 images
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    run("train.py", *TINY, f"--config.data.source=folder:{folder}", f"--workdir={workdir}")
+    run("train.py", *SHORT, f"--config.data.source=folder:{folder}", f"--workdir={workdir}")
     return workdir
 
 
@@ -28,8 +31,8 @@ def is_picture(path):
         return image.format == "PNG" and min(image.size) > 300
 
 
-@pytest.mark.parametrize("protocol", ["knn", "linear"])
-def test_evaluation_writes_its_result_and_prints_one_line(workdir, protocol):
+@pytest.mark.parametrize("protocol, run", [("knn", run), ("linear", in_process.run)])
+def test_evaluation_writes_its_result_and_prints_one_line(workdir, protocol, run):
     output = run("evaluate.py", f"--protocol={protocol}", f"--workdir={workdir}")
     assert len(output.strip().splitlines()) == 1
     result = json.loads((workdir / "eval" / f"{protocol}.json").read_text())
@@ -45,10 +48,10 @@ def test_evaluation_writes_its_result_and_prints_one_line(workdir, protocol):
 def test_an_exported_model_evaluates_to_the_same(workdir, folder, tmp_path):
     out = tmp_path / "saved_model"
     run("export/saved_model.py", f"--workdir={workdir}", f"--out={out}")
-    run("evaluate.py", "--protocol=knn", f"--workdir={workdir}", f"--output_dir={tmp_path}")
-    run(
-        "evaluate.py",
-        "--protocol=knn",
+    evaluation = ("evaluate.py", "--protocol=knn")
+    in_process.run(*evaluation, f"--workdir={workdir}", f"--output_dir={tmp_path}")
+    in_process.run(
+        *evaluation,
         f"--saved_model={out}",
         f"--data=folder:{folder}",
         "--image_size=32",
@@ -61,8 +64,8 @@ def test_an_exported_model_evaluates_to_the_same(workdir, folder, tmp_path):
 
 def test_random_initialisation_is_evaluated_from_a_config(folder, tmp_path):
     source = f"--config.data.source=folder:{folder}"
-    evaluation = ("evaluate.py", "--protocol=knn", "--random_init", *TINY, source, "--k=5")
-    run(*evaluation, f"--output_dir={tmp_path}")
+    evaluation = ("evaluate.py", "--protocol=knn", "--random_init", *SHORT, source, "--k=5")
+    in_process.run(*evaluation, f"--output_dir={tmp_path}")
     result = json.loads((tmp_path / "eval" / "knn.json").read_text())
     assert result["k"] == 5 and "random resnet8" in result["backbone"]
 
@@ -71,11 +74,10 @@ def test_a_flat_folder_trains_without_labels(tmp_path):
     (tmp_path / "flat").mkdir()
     for i, image in enumerate(crops(20, 40)):
         PIL.Image.fromarray(image).save(tmp_path / "flat" / f"{i}.png")
-    output = run(
+    output = in_process.run(
         "train.py",
-        *TINY,
+        *SHORT,
         f"--config.data.source=folder:{tmp_path / 'flat'}",
-        "--config.epochs=2",
         f"--workdir={tmp_path / 'run'}",
     )
     assert "kNN" not in output
@@ -86,7 +88,7 @@ def test_a_flat_folder_trains_without_labels(tmp_path):
 def test_two_devices_train_as_one_does(workdir, folder, tmp_path):
     run(
         "train.py",
-        *TINY,
+        *SHORT,
         f"--config.data.source=folder:{folder}",
         "--strategy=mirrored",
         "--virtual_devices=2",
@@ -97,12 +99,14 @@ def test_two_devices_train_as_one_does(workdir, folder, tmp_path):
         for d in (workdir, tmp_path)
     ]
     one, two = ([line["loss"] for line in lines if "loss" in line] for lines in losses)
-    assert len(one) == 36
+    assert len(one) == 12
     np.testing.assert_allclose(one[:5], two[:5], rtol=1e-3)  # float32 drifts apart from there
 
 
 def test_demo_prints_its_table_and_paths(folder, tmp_path):
-    output = run("demo.py", *TINY, f"--config.data.source=folder:{folder}", f"--workdir={tmp_path}")
+    output = run(
+        "demo.py", *SHORT, f"--config.data.source=folder:{folder}", f"--workdir={tmp_path}"
+    )
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     for name in ("raw pixels", "random initialisation", "pre-trained"):
         assert f"{100 * results[0][name]['knn']:.1f} %" in output
