@@ -62,9 +62,10 @@ def _multi_worker():
         print(f"{number}: waiting for the others", flush=True)
         # Ctrl-C acts at once, where Python would hear of it only after the wait.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
-        signal.signal(signal.SIGINT, interrupt)
-        return strategy
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
     except (LookupError, TypeError, ValueError, RuntimeError, tf.errors.OpError) as error:
         if isinstance(error, KeyError):
             error = f"neither TF_CONFIG nor Slurm's {error} is set"
