@@ -102,7 +102,7 @@ def check(config, num_replicas=1):
         _require(_get(config, key) >= 0, config, key, "give 0 or more")
     for key in ("momentum", "sgd_momentum"):
         _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")
-    _require(config.data.source, config, "data.source", "give photos or folder:PATH")
+    _require(config.data.source, config, "data.source", "give photos, folder:PATH or idx:PATH")
 
     batch, groups = config.batch_size, config.bn_groups
     if batch < groups or batch % groups:

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import photos
+from moco_tf.data import idx, photos
 from moco_tf.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -47,7 +47,8 @@ def load(name):
     """Opens a source.
 
     Args:
-        name: "photos", or "folder:PATH".
+        name: "photos"; "folder:PATH", of JPEG and PNG files; or "idx:PATH", a folder of files as
+            MNIST's and Fashion-MNIST's.
 
     Returns:
         A `Source`.
@@ -60,7 +61,9 @@ def load(name):
         return _photos()
     if kind == "folder" and place:
         return _folder(name, place)
-    raise UserError(f"data source '{name}' is unknown: give photos or folder:PATH")
+    if kind == "idx" and place:
+        return _idx(name, place)
+    raise UserError(f"data source '{name}' is unknown: give photos, folder:PATH or idx:PATH")
 
 
 def _photos():
@@ -121,6 +124,40 @@ def _folder(name, folder):
         labels=np.array([class_names.index(c) for c in classes], np.int32) if labelled else None,
         class_names=class_names if labelled else None,
         ignored=sorted(os.path.join(folder, path) for path in ignored),
+    )
+
+
+def _idx(name, folder):
+    """Training images first, then those for testing, which the files keep apart already."""
+    train, test = idx.load(folder)
+    parts = [train, test] if test else [train]
+    if len({part.images.shape[1:] for part in parts}) > 1:
+        raise UserError(f"data source '{name}': its training and test images differ in size")
+    images = tf.constant(np.concatenate([part.images for part in parts]))
+    labels = None
+    if all(part.labels is not None for part in parts):
+        labels = np.concatenate([part.labels for part in parts])
+    first_test, size = len(train.images), len(images)
+
+    def read(index):
+        image = images[index]
+        return image if images.shape.rank == 4 else tf.repeat(image[..., tf.newaxis], 3, axis=-1)
+
+    def describe(index):
+        if index < first_test:
+            return f"training image {index} of {folder}"
+        return f"test image {index - first_test} of {folder}"
+
+    return Source(
+        name=name,
+        size=size,
+        read=read,
+        describe=describe,
+        pretrain=np.arange(first_test),
+        train=np.arange(first_test),
+        test=np.arange(first_test, size),
+        labels=labels,
+        class_names=None if labels is None else [str(label) for label in range(labels.max() + 1)],
     )
 
 

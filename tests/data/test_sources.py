@@ -193,7 +193,9 @@ def test_a_folder_without_images_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "folder:", "folder", "imagenet", "tfds:cifar10", "/data"])
 def test_an_unknown_source_is_named_with_the_choices(name):
-    with pytest.raises(UserError, match=f"'{name}' is unknown: give photos or folder:PATH"):
+    with pytest.raises(
+        UserError, match=f"'{name}' is unknown: give photos, folder:PATH or idx:PATH"
+    ):
         sources.load(name)
 
 
