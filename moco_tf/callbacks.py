@@ -38,7 +38,13 @@ class GlobalStep(keras.callbacks.Callback):
 
 
 class MetricsLog(GlobalStep):
-    """Writes metrics.jsonl and TensorBoard's scalars: the means since the line before."""
+    """Writes metrics.jsonl and TensorBoard's scalars: the means since the line before.
+
+    Attributes:
+        seconds: float, that the steps so far took, waiting for data included; what comes between
+            steps and the first one, which is spent compiling, are left out.
+        seconds_waiting: float, of those, spent on waiting for data.
+    """
 
     def __init__(self, workdir, start, config, steps_per_epoch):
         super().__init__(start)
@@ -47,31 +53,33 @@ class MetricsLog(GlobalStep):
         self.total = total_steps(config, steps_per_epoch)
         self.path = os.path.join(workdir, "metrics.jsonl")
         self.summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
-        self.start = self.last_step = start
-        self.last_time = None
+        self.start = start
+        self.steps, self.seconds, self.seconds_waiting = 0, 0.0, 0.0
+        self.line_before = (0, 0.0, 0.0)  # of these, when it was written
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.last_time is None:
-            self.last_time = time.perf_counter()
+        self.began = time.perf_counter(), self.model.seconds_waiting
 
     def on_step(self, step, logs):
-        if step % self.config.log_every and step % self.steps_per_epoch and step < self.total:
-            if step == self.start + 1:
-                # The first step is spent compiling; the rate is of those after it.
-                self.last_step, self.last_time = step, time.perf_counter()
-            return
-        # The epoch's running means so far, of which the model now forgets.
-        values = {name: float(value) for name, value in logs.items()}
-        self.model.reset_metrics()
-        seconds = time.perf_counter() - self.last_time
-        values["images_per_second"] = (
-            (step - self.last_step) * self.config.batch_size / max(seconds, 1e-9)
-        )
-        self.write(step, values)
-        with self.summaries.as_default(step):
-            tf.summary.scalar("chance_loss", math.log(self.config.queue_size + 1))
-        # The clock runs again with the next step: what comes between is not training.
-        self.last_step, self.last_time = step, None
+        ends = step % self.steps_per_epoch == 0 or step == self.total
+        writes = ends or step % self.config.log_every == 0
+        if writes:
+            # The epoch's running means so far, of which the model now forgets.
+            values = {name: float(value) for name, value in logs.items()}
+            self.model.reset_metrics()
+        if writes or step > self.start + 1:
+            self.steps += 1
+            self.seconds += time.perf_counter() - self.began[0]
+            self.seconds_waiting += self.model.seconds_waiting - self.began[1]
+        if writes:
+            now = self.steps, self.seconds, self.seconds_waiting
+            steps, seconds, waiting = np.subtract(now, self.line_before)
+            self.line_before = now
+            values["images_per_second"] = float(steps * self.config.batch_size / seconds)
+            values["waiting_for_data"] = round(float(waiting / seconds), 4)
+            self.write(step, values)
+            with self.summaries.as_default(step):
+                tf.summary.scalar("chance_loss", math.log(self.config.queue_size + 1))
 
     def on_train_end(self, logs=None):
         self.summaries.flush()
@@ -242,11 +250,13 @@ class StopAt(GlobalStep):
 
 
 class Progress(GlobalStep):
-    """A progress bar with loss, contrastive accuracy and time left; lines where there is no
-    terminal."""
+    """A progress bar with loss, contrastive accuracy and time left, and for each epoch a line that
+    also says where the time went."""
 
-    def __init__(self, start, total, steps_per_epoch, refresh_every):
+    def __init__(self, log, start, total, steps_per_epoch, refresh_every):
         super().__init__(start)
+        self.log = log
+        self.epoch_before = (0.0, 0.0)
         self.total = total
         self.steps_per_epoch = steps_per_epoch
         self.refresh_every = refresh_every
@@ -275,11 +285,16 @@ class Progress(GlobalStep):
         epoch = f"epoch {epoch}/{epochs}"
         self.bar.set_description(epoch, refresh=False)
         self.bar.set_postfix_str(words, refresh=False)
-        if epoch_ends and self.bar.disable:
+        if epoch_ends:
             first, since = self.clock
             pace = (time.perf_counter() - since) / max(step - first, 1)
             left = tqdm.format_interval(pace * (self.total - step))
-            print(f"{epoch}, step {step}/{self.total}: {words}, {left} left", flush=True)
+            now = self.log.seconds, self.log.seconds_waiting
+            seconds, waiting = np.subtract(now, self.epoch_before)
+            self.epoch_before = now
+            share = f"waited {waiting / max(seconds, 1e-9):.0%} of the time for data"
+            tqdm.write(f"{epoch}, step {step}/{self.total}: {words}; {share}; {left} left")
+            sys.stdout.flush()
 
     def on_train_end(self, logs=None):
         if self.bar is not None and self.step == self.total:

@@ -1,5 +1,7 @@
 """Momentum Contrast: the paper's Algorithm 1 as a Keras model."""
 
+import time
+
 import keras
 import tensorflow as tf
 
@@ -34,6 +36,7 @@ class MoCo(keras.Model):
         query_encoder, key_encoder: the two encoders f_q and f_k, of one architecture.
         queue: `moco_tf.dictionaries.Queue`, with the weights `keys` `[K, C]` and `pointer`.
         step: non-trainable int64 scalar, steps taken so far.
+        seconds_waiting: float, spent by `fit` until now on waiting for data.
 
     `fit` takes batches `(query_images, key_images)`, two views `[N, H, W, 3]` of the same N
     images: uint8 with an `augment`, else floats. N must be known when the step is traced
@@ -76,6 +79,7 @@ class MoCo(keras.Model):
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
         )
+        self.seconds_waiting = 0.0
         self.loss_metric = keras.metrics.Mean("loss")
         self.top1_metric = keras.metrics.Mean("contrastive_top1")
         self.top5_metric = keras.metrics.Mean("contrastive_top5")
@@ -186,9 +190,11 @@ class MoCo(keras.Model):
             step = tf.function(step, jit_compile=self.jit_compile)
 
         def train_function(iterator):
-            # The end of the data shows here, before any counter has moved.
             for _ in range(self.steps_per_execution):
-                logs = step(next(iterator))
+                asked = time.perf_counter()
+                batch = next(iterator)  # where the data ends, before any counter has moved
+                self.seconds_waiting += time.perf_counter() - asked
+                logs = step(batch)
             return logs
 
         self.train_function = train_function

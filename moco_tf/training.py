@@ -110,7 +110,7 @@ def _train(config, workdir):
             StopAt(start, total),
         ]
         if chief:
-            callbacks.append(Progress(start, total, batches.steps_per_epoch, config.log_every))
+            callbacks.append(Progress(log, start, total, batches.steps_per_epoch, config.log_every))
         with _stop_on_signals(checkpoints):
             _fit(model, batches, start, total, callbacks)
         if chief:
