@@ -1,8 +1,8 @@
-# Both targets set themselves up in .venv; they need Python 3.11 or newer and a package index.
+# Every target sets itself up, in .venv or .venv-tpu, with Python 3.11 or newer and a package index.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test pytorch clean
+.PHONY: demo test pytorch tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py --workdir=runs/demo
@@ -12,10 +12,14 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+define new_environment
+@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+	{ echo "error: $(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+$(PYTHON) -m venv $(@D)
+endef
+
 .venv/installed: pyproject.toml setup.py
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
-		{ echo "error: $(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(new_environment)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
@@ -28,5 +32,17 @@ pytorch: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
 
+# Whether the training step can be lowered for a TPU; see tests/tpu_check.py. It takes no TPU.
+tpu-check: .venv-tpu/installed
+	.venv-tpu/bin/python -m tests.tpu_check
+
+# TensorFlow's build for TPUs takes the place of the one that moco-tf would install, and this libtpu
+# alone goes with it.
+.venv-tpu/installed: Makefile
+	$(new_environment)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check tensorflow-tpu==2.20.0 \
+		libtpu==0.0.19.1 keras==3.15.1 absl-py matplotlib ml-collections scikit-learn tqdm
+	touch $@
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-tpu runs build *.egg-info
