@@ -81,13 +81,37 @@ class Augment:
         Returns:
             float32 `[n, H, W, 3]`, normalised by `MEAN` and `STD`.
         """
+        return self._augment(images, tf.gather(self.draws(count, seed), rows))
+
+    def draws(self, count, seed):
+        """The random numbers of each image of the global batch, float32 `[count, DRAWS]`."""
         # Philox by name: the algorithm that "auto" takes depends on the device. Integers, since
         # TensorFlow and XLA make different floats of the same bits.
         bits = tf.random.stateless_uniform(
             [count, self.DRAWS], seed, None, None, tf.int32, alg="philox"
         )
-        draws = tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
-        return self._augment(images, tf.gather(draws, rows))
+        return tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
+
+    def describe(self, draws):
+        """What an image with these numbers, float `[DRAWS]`, goes through, as a list of words in
+        the order in which it happens."""
+        recipe = self.recipe
+        jitter, brightness, contrast, saturation, hue, grey, blur, sigma, *order = map(float, draws)
+        colours = [
+            f"brightness {_factor(brightness, recipe.brightness):.2f}",
+            f"contrast {_factor(contrast, recipe.contrast):.2f}",
+            f"saturation {_factor(saturation, recipe.saturation):.2f}",
+            f"hue {360 * (2 * hue - 1) * recipe.hue:+.0f}°",
+        ]
+        words = []
+        if jitter < recipe.jitter_probability:
+            words = [colours[turn] for turn in sorted(range(4), key=order.__getitem__)]
+        if grey < recipe.grey_probability:
+            words.insert(0 if recipe.grey_first else len(words), "grey")
+        if blur < recipe.blur_probability:
+            low, high = recipe.blur_sigma
+            words.append(f"blur {low + sigma * (high - low):.1f} px")
+        return words
 
     # Compiled even on the CPU, where it is several times faster so and the rest of the step is not.
     @tf.function(jit_compile=True)

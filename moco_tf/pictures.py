@@ -1,15 +1,72 @@
-"""The two pictures of a run: how training went, and what the features hold to be alike."""
+"""The pictures of a run: what goes in, how training went, what the features hold to be alike."""
 
 import math
 import os
 
 import matplotlib.figure
+import matplotlib.patches
 import numpy as np
 import tensorflow as tf
 
 from moco_tf import run_directory
-from moco_tf.data.views import central_view
+from moco_tf.augment import MEAN, RECIPES, STD, Augment
+from moco_tf.data.views import FLIP_PROBABILITY, central_view, crop_window, view_draws
 from moco_tf.evaluation import knn
+from moco_tf.seeds import seed_for
+
+
+def draw_preview(path, config, source, batches, rows=8):
+    """Draws the first images of a run, their crops, and the two views of each with what was done.
+
+    The views are those of the first step. An image that cannot be read shows its substitute's.
+
+    Args:
+        path: str, the PNG to write.
+        config: the run's config.
+        source: the `moco_tf.data.sources.Source` of its images.
+        batches: its `moco_tf.data.pipeline.TwoViews`.
+        rows: int, images.
+
+    Returns:
+        `path`.
+    """
+    rows = min(rows, config.batch_size)
+    augment = Augment(RECIPES[config.augmentation])
+    views = next(batches.between(0, 1).as_numpy_iterator())
+    indices = batches.order(0)[:rows]
+    figure = matplotlib.figure.Figure(figsize=(8, 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False)
+    colours = ("tab:orange", "tab:blue")
+    for row, index in enumerate(indices):
+        image = batches.read(0, index)
+        crops = view_draws(batches.view_seed(0, index))
+        axes = grid[row, 0]
+        axes.imshow(image.numpy())
+        axes.set_title(os.path.basename(source.describe(int(index)))[-40:], fontsize=7)
+        for draws, colour in zip(crops, colours, strict=True):
+            window = crop_window(tf.shape(image)[:2], batches.crop_scale, draws[:-1])
+            top, left, height, width = map(int, window)
+            frame = dict(fill=False, edgecolor=colour, linewidth=2)
+            corner = (left - 0.5, top - 0.5)
+            axes.add_patch(matplotlib.patches.Rectangle(corner, width, height, **frame))
+    for column, name in enumerate(("query", "key"), start=1):
+        seed = seed_for(f"{name}_view", config.seed, 0)
+        augmented = augment(views[column - 1][:rows], tf.range(rows), config.batch_size, seed)
+        draws = augment.draws(config.batch_size, seed)
+        for row, index in enumerate(indices):
+            flipped = view_draws(batches.view_seed(0, index))[column - 1, -1] < FLIP_PROBABILITY
+            words = ["flipped"] * bool(flipped) + augment.describe(draws[row])
+            axes = grid[row, column]
+            axes.imshow(np.clip(augmented[row] * STD + MEAN, 0, 1))
+            label = "\n".join([f"{name} view", ", ".join(words[:3]), ", ".join(words[3:])])
+            axes.set_title(label, fontsize=7, color=colours[column - 1])
+    for axes in grid.flat:
+        axes.axis("off")
+    figure.suptitle(
+        f"{source.name}: the first images of a run and their views, augmentation "
+        f"{config.augmentation}"
+    )
+    return _save(figure, path)
 
 
 def draw_curves(workdir):

@@ -28,7 +28,7 @@ from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
 from moco_tf.model import MoCo
 from moco_tf.optimizers import SGD
-from moco_tf.pictures import draw_curves
+from moco_tf.pictures import draw_curves, draw_preview
 from moco_tf.schedules import Cosine, Step, exponential
 
 
@@ -74,6 +74,25 @@ def train(config, workdir, strategy=None):
                 f"{f'worker {named.group(1)}' if named else 'another worker'} is gone: start all "
                 f"of them again with the same command, to go on from {saved or 'the beginning'}"
             ) from error
+
+
+def preview(config, path):
+    """Draws the first images of a run beside the views that it would train on.
+
+    Args:
+        config: a config of `moco_tf.config.default_config`'s keys.
+        path: str, the PNG to write.
+
+    Raises:
+        UserError: a setting that cannot work, a source that cannot be read, a file that cannot be
+            written.
+    """
+    check(config)
+    source, batches = _open_data(config)
+    try:
+        draw_preview(path, config, source, batches)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"--preview={path} cannot be written: {_first_line(error)}") from error
 
 
 def _train(config, workdir):

@@ -63,13 +63,9 @@ class TwoViews:
         context = context or tf.distribute.InputContext()
         first_epoch, done = divmod(start, self.steps_per_epoch)
         last_epoch, rest = divmod(end, self.steps_per_epoch)
-        indices = tf.constant(self.source.pretrain)
 
-        def order(epoch):
-            draws = tf.random.stateless_uniform(
-                [len(self.source.pretrain)], seed_for("order", self.seed, epoch), alg="philox"
-            )
-            order = tf.gather(indices, tf.argsort(draws, stable=True))
+        def share(epoch):
+            order = self.order(epoch)
             first = tf.where(epoch == first_epoch, done, 0)
             last = tf.where(epoch == last_epoch, rest, self.steps_per_epoch)
             order = order[first * self.batch_size : last * self.batch_size]
@@ -80,18 +76,29 @@ class TwoViews:
 
         return (
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
-            .flat_map(order)
+            .flat_map(share)
             .map(self._views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .batch(context.get_per_replica_batch_size(self.batch_size), drop_remainder=True)
             .prefetch(tf.data.AUTOTUNE)
         )
 
-    def _views(self, epoch, index):
-        seed = seed_for("views", self.seed, epoch)
-        seed = tf.random.experimental.stateless_fold_in(seed, index)
-        return two_views(self._read(epoch, index), self.image_size, self.crop_scale, seed)
+    def order(self, epoch):
+        """The indices of the images in the order of an epoch, int64 `[M]`."""
+        draws = tf.random.stateless_uniform(
+            [len(self.source.pretrain)], seed_for("order", self.seed, epoch), alg="philox"
+        )
+        return tf.gather(self.source.pretrain, tf.argsort(draws, stable=True))
 
-    def _read(self, epoch, index):
+    def view_seed(self, epoch, index):
+        """The seed of the two crops that the image at `index` gives in an epoch, int64 `[2]`."""
+        seed = seed_for("views", self.seed, epoch)
+        return tf.random.experimental.stateless_fold_in(seed, index)
+
+    def _views(self, epoch, index):
+        image, seed = self.read(epoch, index), self.view_seed(epoch, index)
+        return two_views(image, self.image_size, self.crop_scale, seed)
+
+    def read(self, epoch, index):
         """The image, or the first in a random line of substitutes that can be read."""
         seed = seed_for("substitute", self.seed, epoch)
         seed = tf.random.experimental.stateless_fold_in(seed, index)

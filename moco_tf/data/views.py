@@ -6,6 +6,7 @@ import tensorflow as tf
 
 ATTEMPTS = 10
 ASPECT_RATIOS = (3 / 4, 4 / 3)
+FLIP_PROBABILITY = 0.5
 # Numbers that one view needs: area, ratio, top and left of each attempt, and the flip.
 DRAWS = 4 * ATTEMPTS + 1
 
@@ -22,10 +23,14 @@ def two_views(image, size, crop_scale, seed):
     Returns:
         Two uint8 `[size, size, 3]`.
     """
-    draws = tf.random.stateless_uniform([2, DRAWS], seed, alg="philox")
-    return random_view(image, size, crop_scale, draws[0]), random_view(
-        image, size, crop_scale, draws[1]
+    return tuple(
+        random_view(image, size, crop_scale, draws) for draws in tf.unstack(view_draws(seed))
     )
+
+
+def view_draws(seed):
+    """The random numbers of an image's two views, uniform in [0, 1), float32 `[2, DRAWS]`."""
+    return tf.random.stateless_uniform([2, DRAWS], seed, alg="philox")
 
 
 def random_view(image, size, crop_scale, draws):
@@ -42,7 +47,7 @@ def random_view(image, size, crop_scale, draws):
     """
     top, left, height, width = crop_window(tf.shape(image)[:2], crop_scale, draws[:-1])
     view = resize(image[top : top + height, left : left + width], size, size)
-    return tf.cond(draws[-1] < 0.5, lambda: view[:, ::-1], lambda: view)
+    return tf.cond(draws[-1] < FLIP_PROBABILITY, lambda: view[:, ::-1], lambda: view)
 
 
 def crop_window(shape, crop_scale, draws):
