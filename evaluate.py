@@ -33,8 +33,10 @@ command_line.define_strategy_flags()
 
 
 def main(_):
+    from moco_tf import distribution
+
     command_line.require("protocol")
-    with command_line.make_strategy().scope():
+    with distribution.scope(command_line.make_strategy()):
         _evaluate()
 
 

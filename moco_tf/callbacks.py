@@ -202,6 +202,8 @@ class Checkpoints(GlobalStep):
             try:
                 self.manager.checkpoint.restore(path).assert_consumed()
             except (tf.errors.OpError, AssertionError, ValueError) as error:
+                if distribution.worker_is_gone(error):
+                    raise
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(
                     f"the checkpoint {path} cannot be read ({reason}): move it away, or give "
@@ -229,7 +231,7 @@ class Checkpoints(GlobalStep):
         try:
             self.manager.save(checkpoint_number=self.step)
         except tf.errors.OpError as error:
-            if distribution.several_workers() and isinstance(error, distribution.WORKER_GONE):
+            if distribution.worker_is_gone(error):
                 raise
             raise UserError(
                 f"no checkpoint of step {self.step} can be written to {self.manager.directory} "

@@ -1,7 +1,9 @@
 """Replicas: the strategy that runs them, and what one of them needs to know of the others."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 
 import tensorflow as tf
@@ -9,15 +11,6 @@ import tensorflow as tf
 from moco_tf.errors import UserError
 
 STRATEGIES = ("default", "mirrored", "multiworker", "tpu")
-
-# What a collective operation ends with when a worker is gone.
-WORKER_GONE = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-)
 
 
 def make_strategy(name, tpu=None):
@@ -134,6 +127,40 @@ def is_chief():
     return cluster.task_id == 0
 
 
+def worker_is_gone(error):
+    """Whether an error is what a collective operation ends with when a worker has died."""
+    return several_workers() and isinstance(
+        error,
+        (
+            tf.errors.UnavailableError,
+            tf.errors.AbortedError,
+            tf.errors.CancelledError,
+            tf.errors.DeadlineExceededError,
+            tf.errors.FailedPreconditionError,
+        ),
+    )
+
+
+@contextlib.contextmanager
+def scope(strategy):
+    """A strategy's scope, in which the death of another worker is an error of one line.
+
+    Raises:
+        UserError: another worker is gone.
+    """
+    with strategy.scope():
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if not worker_is_gone(error):
+                raise
+            named = re.search(r"remote target \S+/task:(\d+)", str(error))
+            who = f"worker {named.group(1)}" if named else "another worker"
+            raise UserError(
+                f"{who} is gone: start all of them again with the same command"
+            ) from error
+
+
 def gather_from_workers(number):
     """A number of each worker, known to all of them.
 
@@ -183,5 +210,6 @@ def all_gather(x):
         words = all_gather(tf.bitcast(tf.reshape(rows, [x.shape[0], -1, word.size]), word))
         rows = tf.reshape(tf.bitcast(words, tf.uint8), [shape[0], -1])
         return tf.reshape(rows[:, :length], shape)
-    gathered = tf.distribute.get_replica_context().all_gather(x, axis=0)
+    # A function's own argument is on no device, and a gather asks for one.
+    gathered = tf.distribute.get_replica_context().all_gather(tf.identity(x), axis=0)
     return tf.ensure_shape(gathered, shape)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
-import re
+import os
 import signal
 import tempfile
 import zlib
@@ -46,7 +46,8 @@ def train(config, workdir, strategy=None):
 
     SIGINT and SIGTERM end it after the current step, with a checkpoint; a second one ends it at
     once. After any end, even SIGKILL, the same call goes on from the last checkpoint, and on the
-    CPU the result is bit-identical to that of a run that was never stopped.
+    CPU the result is bit-identical to that of a run that was never stopped. (With several replicas
+    the moving statistics round differently, since a checkpoint holds their mean.)
 
     Args:
         config: a config of `moco_tf.config.default_config`'s keys.
@@ -62,18 +63,8 @@ def train(config, workdir, strategy=None):
     """
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
-    with strategy.scope():
-        try:
-            return _train(config, workdir)
-        except distribution.WORKER_GONE as error:
-            if not distribution.several_workers():
-                raise
-            named = re.search(r"remote target \S+/task:(\d+)", str(error))
-            saved = run_directory.latest_checkpoint(workdir)
-            raise UserError(
-                f"{f'worker {named.group(1)}' if named else 'another worker'} is gone: start all "
-                f"of them again with the same command, to go on from {saved or 'the beginning'}"
-            ) from error
+    with distribution.scope(strategy):
+        return _train(config, workdir)
 
 
 def preview(config, path):
@@ -97,6 +88,7 @@ def preview(config, path):
 
 def _train(config, workdir):
     source, batches = _open_data(config)
+    _require_same_everywhere(config, workdir, len(source.pretrain))
     chief = distribution.is_chief()
     with contextlib.ExitStack() as stack:
         if chief:
@@ -109,7 +101,6 @@ def _train(config, workdir):
         model = build_model(config, batches.steps_per_epoch)
         checkpoints = Checkpoints(model, written, config.checkpoint_every)
         start = checkpoints.restore(workdir)
-        _require_same_everywhere(config, workdir, start, len(source.pretrain))
         total = total_steps(config, batches.steps_per_epoch)
         if start >= total:
             if chief:
@@ -137,14 +128,16 @@ def _train(config, workdir):
         return Outcome(checkpoints.step, total, checkpoints.stop_signal)
 
 
-def _require_same_everywhere(config, workdir, start, num_images):
+def _require_same_everywhere(config, workdir, num_images):
     """Raises a `UserError` unless all workers are about to do the same."""
-    mine = zlib.crc32(json.dumps([flatten(config), start, num_images]).encode())
+    saved = run_directory.latest_checkpoint(workdir)
+    saved = os.path.basename(saved) if saved else "nothing"
+    mine = zlib.crc32(json.dumps([flatten(config), saved, num_images]).encode())
     if len(set(distribution.gather_from_workers(mine))) > 1:
         raise UserError(
-            f"the workers differ; here, {workdir} is at step {start}, and '{config.data.source}' "
-            f"has {num_images} images: give all workers the same settings and images, and a "
-            "--workdir that they share"
+            f"the workers differ; here, {workdir} holds {saved}, and '{config.data.source}' has "
+            f"{num_images} images: give all workers the same settings and images, and a --workdir "
+            "that they share"
         )
 
 

@@ -4,6 +4,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
+
+import tensorflow as tf
+
+from moco_tf import run_directory
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -50,3 +55,24 @@ def run_mistake(*arguments):
     lines = output.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), output
     return lines[0]
+
+
+def state(workdir):
+    """Every value of the newest checkpoint but the count of saves."""
+    reader = tf.train.load_checkpoint(run_directory.latest_checkpoint(str(workdir)))
+    names = [n for n in reader.get_variable_to_shape_map() if "save_counter" not in n]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def wait_for(condition, process):
+    """Waits until the condition holds, which must be while the process runs."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def logged_steps(workdir):
+    """The last step in metrics.jsonl, 0 before there is one."""
+    return max([line["step"] for line in run_directory.read_metrics(str(workdir))], default=0)

@@ -1,10 +1,12 @@
 """Trains the same small model on some number of replicas, in a process of its own.
 
     python -m tests.replicas --replicas=4 --out=DIR [--resume=DIR] [--settings NAME ...]
+    TF_CONFIG=... python -m tests.replicas --multiworker --out=DIR [--resume=DIR] [...]
 
 For each of `SETTINGS` it takes 20 steps in float64 and writes `DIR/<setting>.npz`: the
 loss of each step, and everything that the model holds at the end. After half of them it writes a
-checkpoint; with `--resume` it goes on from another process' instead of taking that half.
+checkpoint; with `--resume` it goes on from another process' instead of taking that half. With
+`--multiworker` it is one worker of several, of two replicas, and needs a DIR of its own.
 """
 
 import argparse
@@ -71,11 +73,15 @@ def build(groups, whole=False, **settings):
     return model
 
 
-def batches(start, whole=False):
+def batches(start, whole=False, context=None):
+    """The global batches, or the part of each that the worker of a `context` gives its replicas."""
+    context = context or tf.distribute.InputContext()
     views = np.random.default_rng(0).integers(0, 256, (STEPS, 2, BATCH, 12, 12, 3), np.uint8)
     views = views if whole else views / 255.0
+    views = np.split(views, context.num_input_pipelines, axis=2)[context.input_pipeline_id]
     data = tf.data.Dataset.from_tensor_slices((views[start:, 0], views[start:, 1]))
-    return data.unbatch().batch(BATCH, drop_remainder=True)
+    size = context.get_per_replica_batch_size(BATCH)
+    return data.unbatch().batch(size, drop_remainder=True)
 
 
 class Watch(keras.callbacks.Callback):
@@ -111,10 +117,14 @@ def train(settings, name, out, resume, strategy):
         checkpoint.read(os.path.join(resume, name)).assert_consumed()
     watch = Watch(checkpoint, os.path.join(out, name))
     with strategy.scope():
-        start = int(model.step.numpy())
-        model.fit(
-            batches(start, settings.get("whole")), verbose=0, shuffle=False, callbacks=[watch]
-        )
+        start, steps = int(model.step.numpy()), None
+        data = batches(start, settings.get("whole"))
+        if distribution.several_workers():
+            steps = STEPS - start
+            data = strategy.distribute_datasets_from_function(
+                lambda context: batches(start, settings.get("whole"), context)
+            )
+        model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False, callbacks=[watch])
     held = {w.path: w.numpy() for w in model.variables + model.optimizer.variables}
     np.savez(os.path.join(out, f"{name}.npz"), losses=watch.losses, **held)
 
@@ -122,14 +132,22 @@ def train(settings, name, out, resume, strategy):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--replicas", type=int)
+    parser.add_argument("--multiworker", action="store_true")
     parser.add_argument("--out")
     parser.add_argument("--resume")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     arguments = parser.parse_args()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    distribution.split_cpu(arguments.replicas)
-    strategy = distribution.make_strategy("mirrored" if arguments.replicas > 1 else "default")
+    if arguments.multiworker:
+        # Not above: it brings the flags of train.py, and the tests import this module.
+        from tests import worker
+
+        worker.take_two_devices()
+        strategy = distribution.make_strategy("multiworker")
+    else:
+        distribution.split_cpu(arguments.replicas)
+        strategy = distribution.make_strategy("mirrored" if arguments.replicas > 1 else "default")
     os.makedirs(arguments.out, exist_ok=True)
     for name in arguments.settings:
         train(SETTINGS[name], name, arguments.out, arguments.resume, strategy)

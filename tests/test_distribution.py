@@ -1,16 +1,19 @@
 """What replicas tell each other, on two logical devices of the CPU."""
 
 import collections
+import json
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import MoCo
+from moco_tf import MoCo, distribution
 from moco_tf.augment import RECIPES, Augment
 from moco_tf.distribution import all_gather, own_rows
 from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
 from moco_tf.optimizers import SGD
 
 
@@ -86,3 +89,87 @@ def test_one_replica_needs_no_collective():
     x = tf.range(6)
     assert all_gather(x) is x
     assert list(own_rows(6).numpy()) == list(range(6))
+
+
+WORKERS = ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+def cluster(kind, index, **jobs):
+    return json.dumps({"cluster": jobs, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("worker:", "Expecting value"),
+        (cluster("worker", 2, worker=WORKERS), "worker 2 is not among"),
+        (cluster("chief", 0, worker=WORKERS), "chief 0 is not among"),
+        (cluster("evaluator", 0, worker=WORKERS, evaluator=WORKERS), "evaluator 0 is not among"),
+        (cluster("worker", "first", worker=WORKERS), "first"),
+        ("{}", "not among"),
+    ],
+)
+def test_a_cluster_that_is_not_described_is_an_error(monkeypatch, config, words):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(UserError, match=f"multiworker finds no cluster: .*{words}.*README"):
+        distribution.make_strategy("multiworker")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "chiefs"),
+    [
+        ({"worker": WORKERS}, [("worker", 0)]),
+        ({"chief": ["127.0.0.1:3"], "worker": WORKERS}, [("chief", 0)]),
+    ],
+)
+def test_one_worker_is_the_chief(monkeypatch, jobs, chiefs):
+    tasks = [(kind, index) for kind in jobs for index in range(len(jobs[kind]))]
+    found = []
+    monkeypatch.setattr(distribution, "several_workers", lambda: True)
+    for kind, index in tasks:
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec(jobs), task_type=kind, task_id=index
+        )
+        strategy = types.SimpleNamespace(cluster_resolver=resolver)
+        monkeypatch.setattr(tf.distribute, "get_strategy", lambda strategy=strategy: strategy)
+        if distribution.is_chief():
+            found.append((kind, index))
+    assert found == chiefs
+
+
+@pytest.mark.parametrize(
+    ("machines", "tasks", "expected"),
+    [
+        # Their names sort differently from their numbers.
+        ("node[2,10]", "1(x2)", ["node2:24567", "node10:24567"]),
+        ("gpu1", "2", ["gpu1:24567", "gpu1:24568"]),
+        (
+            "node[9-11]",
+            "2(x2),1",
+            ["node9:24567", "node9:24568", "node10:24567", "node10:24568", "node11:24567"],
+        ),
+    ],
+)
+def test_slurm_tells_each_task_its_address_and_all_tasks_the_same_cluster(
+    monkeypatch, machines, tasks, expected
+):
+    found, before = [], None
+    for number, address in enumerate(expected):
+        machine, port = address.split(":")
+        variables = {
+            "SLURM_JOB_ID": 1234567,
+            "SLURM_STEP_NODELIST": machines,
+            "SLURM_STEP_NUM_TASKS": len(expected),
+            "SLURM_STEP_TASKS_PER_NODE": tasks,
+            "SLURM_PROCID": number,
+            "SLURMD_NODENAME": machine,
+            "SLURM_LOCALID": int(port) - 24567,
+        }
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        told = distribution._slurm_cluster()
+        assert before in (None, told["cluster"])
+        before = told["cluster"]
+        assert told["task"]["type"] == "worker"
+        found.append(told["cluster"]["worker"][told["task"]["index"]])
+    assert found == expected

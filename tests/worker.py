@@ -20,8 +20,13 @@ def logical_devices(self, cluster_resolver, worker_device):
     return tuple(f"{worker_device}/device:CPU:{i}" for i in range(DEVICES)), "CPU"
 
 
-if __name__ == "__main__":
+def take_two_devices():
+    """Must come before TensorFlow's first operation."""
     distribution.split_cpu(DEVICES)
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     extended._initialize_local_devices = logical_devices
+
+
+if __name__ == "__main__":
+    take_two_devices()
     command_line.run(train.main)

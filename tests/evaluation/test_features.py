@@ -94,3 +94,18 @@ def test_features_are_float32_whatever_the_backbone_returns(folder):
 def test_nothing_readable_is_an_error_that_names_the_source(folder, backbone):
     with pytest.raises(UserError, match=f"folder:{folder}.*no image to evaluate on can be read"):
         extract(backbone, sources.load(f"folder:{folder}"), [3], SIZE)
+
+
+def test_two_replicas_give_the_features_of_one_bit_for_bit(
+    monkeypatch, folder, backbone, two_replicas
+):
+    monkeypatch.setattr(features, "BATCH_SIZE", 2)  # ten images: three batches for two replicas
+    source, indices = sources.load(f"folder:{folder}"), [9, 0, 4, 1, 3, 7, 2, 8, 5, 6]
+    expected = extract(backbone, source, indices, SIZE)
+    with two_replicas.scope():
+        copy = encoders.with_normalization(encoders.build("resnet8", stem="small"))
+        copy.set_weights(backbone.get_weights())
+        found = extract(copy, source, indices, SIZE)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.features, expected.features)
