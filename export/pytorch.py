@@ -254,13 +254,13 @@ def _momentum_entries(model):
 
 
 def _export_run(workdir, out):
-    from moco_tf import run_directory, training
+    from moco_tf import loading, run_directory
 
     torch = _import_torch()
     if os.path.exists(out):
         raise UserError(f"--out={out} exists: give a path that does not")
     config = run_directory.read_config(workdir)
-    model, steps_per_epoch = training.load_model(workdir)
+    model, steps_per_epoch = loading.load_model(workdir)
     checkpoint = to_checkpoint(model, config.encoder, steps_per_epoch)
     # Whole or not at all: a kill while it is written leaves no half checkpoint at `out`.
     unfinished = f"{out}.unfinished"

@@ -15,7 +15,7 @@ def __getattr__(name):
     if name == "MoCo":
         return importlib.import_module("moco_tf.model").MoCo
     if name == "load_backbone":
-        return importlib.import_module("moco_tf.training").load_backbone
+        return importlib.import_module("moco_tf.loading").load_backbone
     if name in __all__:
         return importlib.import_module(f"moco_tf.{name}")
     raise AttributeError(f"module 'moco_tf' has no attribute '{name}'")

@@ -226,57 +226,6 @@ def start_from(fill, config, workdir):
     return model, batches.steps_per_epoch
 
 
-def load_model(workdir):
-    """The whole model of a run, at its newest checkpoint.
-
-    Args:
-        workdir: str, a run directory.
-
-    Returns:
-        The compiled `MoCo`, and the steps of an epoch, int.
-
-    Raises:
-        UserError: no run there, or no checkpoint yet, or one that cannot be read.
-    """
-    config = run_directory.read_config(workdir)
-    _newest_checkpoint(workdir)
-    steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
-    model = build_model(config, steps_per_epoch)
-    Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)
-    return model, steps_per_epoch
-
-
-def load_backbone(workdir):
-    """The backbone of a run's query encoder, at its newest checkpoint.
-
-    Args:
-        workdir: str, a run directory.
-
-    Returns:
-        A `keras.Model` from images `[N, H, W, 3]` of 0 to 255 to features `[N, D]`; its
-        BatchNormalization has one group, so that it fine-tunes at any batch size.
-
-    Raises:
-        UserError: no run there, or no checkpoint yet, or one of another architecture.
-    """
-    config = run_directory.read_config(workdir)
-    path = _newest_checkpoint(workdir)
-    encoder = encoders.build(config.encoder, config.head, config.dim, stem=config.stem)
-    wanted = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
-    try:
-        wanted.restore(path).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise UserError(f"the checkpoint {path} cannot be read: {_first_line(error)}") from error
-    return encoders.with_normalization(encoder.backbone)
-
-
-def _newest_checkpoint(workdir):
-    path = run_directory.latest_checkpoint(workdir)
-    if path is None:
-        raise UserError(f"--workdir={workdir} has no checkpoint yet: train it first")
-    return path
-
-
 def _open_data(config):
     source = sources.load(config.data.source)
     batches = TwoViews(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export import pytorch
-from moco_tf import load_backbone, run_directory, training
+from moco_tf import load_backbone, loading, run_directory
 from tests import in_process
 from tests.export.checkpoints import (
     BATCH,
@@ -127,7 +127,7 @@ class Imported:
         self.said = in_process.run(
             SCRIPT, f"--checkpoint={theirs}", f"--workdir={workdir}", *overrides
         )
-        self.moco, steps_per_epoch = training.load_model(str(workdir))
+        self.moco, steps_per_epoch = loading.load_model(str(workdir))
         self.backbone = load_backbone(str(workdir))
         if head == "linear":
             shutil.copytree(workdir, self.resumed)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from export import pytorch
-from moco_tf import run_directory, training
+from moco_tf import loading, run_directory, training
 from tests import in_process
 from tests.export.checkpoints import (
     BATCH,
@@ -74,7 +74,7 @@ class ThereAndBack:
 
 
 def exported(workdir):
-    moco, steps_per_epoch = training.load_model(str(workdir))
+    moco, steps_per_epoch = loading.load_model(str(workdir))
     return pytorch.to_checkpoint(moco, "resnet8", steps_per_epoch)
 
 
@@ -176,7 +176,7 @@ def test_numbers_at_the_edges_of_float32_survive_a_run(small, tmp_path):
     workdir, content = str(tmp_path / "run"), pytorch.read(saved(checkpoint, tmp_path))
     fill = functools.partial(pytorch.from_checkpoint, checkpoint=content)
     training.start_from(fill, small_config(), workdir)
-    written = pytorch.to_checkpoint(training.load_model(workdir)[0], "resnet8", 5)
+    written = pytorch.to_checkpoint(loading.load_model(workdir)[0], "resnet8", 5)
     assert_same_checkpoint(written, checkpoint)
 
 
