@@ -1,0 +1,252 @@
+"""Times a training step of MoCo beside the same in plain PyTorch, beside its floor, and alone.
+
+    python benchmarks/train_step.py                        (both sizes; a quarter of an hour)
+    python benchmarks/train_step.py --size=small --rounds=20
+
+Every contestant is a process of its own, so that each has its own peak memory. They take turns, a
+step each, so that whatever else the machine does meets all of them; the medians are compared. The
+table goes to benchmarks/train_step.json as well.
+
+    ours            MoCo, through the function that `fit` calls
+    plain PyTorch   the reference implementation's arithmetic on one device
+    floor           the two encoders' forward passes and the query encoder's backward alone
+    small queue     ours with the queue of a sixteenth
+    eight groups    ours with eight groups of BatchNormalization instead of one
+    matrix product  3072 x 3072 in float32, what the machine can do at the most
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+
+HERE = pathlib.Path(__file__).parent
+
+SIZES = {
+    "large": dict(encoder="resnet50", stem="imagenet", image_size=224, batch=8, queue=65536),
+    "small": dict(encoder="resnet18", stem="small", image_size=32, batch=64, queue=4096),
+}
+CONTESTANTS = ("ours", "plain PyTorch", "floor", "small queue", "eight groups", "matrix product")
+SIDE = 3072  # of the matrices
+
+SIZE = flags.DEFINE_enum("size", None, list(SIZES), "large: ResNet-50; small: ResNet-18; or both.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Steps of each contestant.", lower_bound=1)
+CONTESTANT = flags.DEFINE_string("contestant", None, "Be this one; for the script itself.")
+
+
+def main(_):
+    if CONTESTANT.value:
+        serve(CONTESTANT.value, **SIZES[SIZE.value])
+        return
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("error: PyTorch is not installed: make pytorch installs it")
+    path = HERE / "train_step.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for size in [SIZE.value] if SIZE.value else SIZES:
+        results[size] = compare(size, ROUNDS.value)
+        path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def compare(size, rounds):
+    """Runs all contestants in turns; prints and returns what came out."""
+    contestants = {}
+    for name in CONTESTANTS:
+        command = [sys.executable, __file__, f"--size={size}", f"--contestant={name}"]
+        contestants[name] = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        turn(contestants[name])  # starts and compiles, alone
+    seconds = {name: [] for name in CONTESTANTS}
+    for _ in range(rounds):
+        for name, process in contestants.items():
+            seconds[name].append(turn(process)["seconds"])
+    last = {}
+    for name, process in contestants.items():
+        last[name] = turn(process)
+        process.stdin.close()
+        process.wait()
+
+    settings = SIZES[size]
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    flops = last["ours"]["flops"]
+    rate = 2 * SIDE**3 / median["matrix product"]
+    print(f"\n{size}: {settings}, medians of {rounds} steps in turns")
+    print(
+        f"{'':16}{'ms/step':>10}{'images/s':>10}{'of ours':>9}{'of the matrix rate':>20}{'GiB':>7}"
+    )
+    for name in CONTESTANTS[:-1]:
+        share = flops / median[name] / rate
+        print(
+            f"{name:16}{1e3 * median[name]:10.0f}{settings['batch'] / median[name]:10.1f}"
+            f"{median[name] / median['ours']:9.3f}{share:20.2f}{last[name]['peak'] / 2**30:7.2f}"
+        )
+    print(f"matrix product: {rate / 1e9:.0f} GFLOP/s")
+    return {
+        "settings": settings,
+        "rounds": rounds,
+        "seconds": median,
+        "peak_bytes": {name: last[name]["peak"] for name in CONTESTANTS[:-1]},
+        "step_flops": flops,
+        "matrix_flops_per_second": rate,
+    }
+
+
+def turn(process):
+    """Lets a contestant take a step, and returns what it says of it."""
+    process.stdin.write("step\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(process.stderr.read())
+    return json.loads(line)
+
+
+def serve(name, encoder, stem, image_size, batch, queue):
+    """Takes a step for each line of the standard input, and reports it."""
+    flops = None
+    if name == "plain PyTorch":
+        step = pytorch_step(encoder, stem, image_size, batch, queue)
+    elif name == "matrix product":
+        step = matrix_step()
+    elif name == "floor":
+        step = floor_step(encoder, stem, image_size, batch)
+    else:
+        queue //= 16 if name == "small queue" else 1
+        groups = 8 if name == "eight groups" else 1
+        step, flops = our_step(encoder, stem, image_size, batch, queue, groups)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps(dict(seconds=seconds, peak=peak, flops=flops)), flush=True)
+
+
+def our_step(encoder, stem, image_size, batch, queue, groups):
+    """A step of ours, and the arithmetic in it."""
+    import tensorflow as tf
+
+    from moco_tf import MoCo, encoders
+    from moco_tf.optimizers import SGD
+
+    def build():
+        return encoders.build(encoder, "linear", stem=stem, bn_groups=groups)
+
+    model = MoCo(build, queue_size=queue)
+    model.compile(SGD(0.03))
+    model.make_train_function()
+    views = tf.random.normal([2, batch, image_size, image_size, 3])
+    batches = iter(tf.data.Dataset.from_tensors(tuple(views)).repeat())
+
+    def step():
+        float(model.train_function(batches)["loss"])
+
+    return step, 4 * batch * forward_flops(model.query_encoder.backbone, image_size)
+
+
+def forward_flops(backbone, image_size):
+    """Of one image through the convolutions, which hold all but a thousandth of the arithmetic.
+
+    A step has four times that for each image: the keys' forward pass, the queries', and the
+    queries' backward, which costs two.
+    """
+    import keras
+    import tensorflow as tf
+
+    convolutions = [layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)]
+    outputs = keras.Model(backbone.input, [layer.output for layer in convolutions])(
+        tf.zeros([1, image_size, image_size, 3])
+    )
+    return sum(
+        2 * output.shape[1] * output.shape[2] * int(tf.size(layer.kernel.value))
+        for layer, output in zip(convolutions, outputs, strict=True)
+    )
+
+
+def floor_step(encoder, stem, image_size, batch):
+    """The keys' forward pass, the queries', and its backward pass; nothing is updated."""
+    import tensorflow as tf
+
+    from moco_tf import encoders
+
+    f_q, f_k = (encoders.build(encoder, "linear", stem=stem) for _ in range(2))
+    x_q, x_k = tf.random.normal([2, batch, image_size, image_size, 3])
+    theta = [variable.value for variable in f_q.trainable_variables]
+
+    @tf.function
+    def run():
+        k = f_k(x_k, training=True)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(theta)
+            loss = tf.reduce_sum(f_q(x_q, training=True) * k)
+        gradients = tape.gradient(loss, theta)
+        # Something of each, so that none is left out.
+        return tf.add_n([tf.reshape(gradient, [-1])[0] for gradient in gradients])
+
+    return lambda: float(run())
+
+
+def pytorch_step(encoder, stem, image_size, batch, queue):
+    """The paper's pseudo-code as its authors wrote it, for one GPU."""
+    sys.path.insert(0, str(HERE.parent))
+    from tests.pytorch import torch, torchvision
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+    def build():
+        model = getattr(torchvision.models, encoder)(num_classes=128)
+        if stem == "small":
+            model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            model.maxpool = torch.nn.Identity()
+        return model
+
+    f_q, f_k = build(), build()
+    f_k.load_state_dict(f_q.state_dict())
+    optimizer = torch.optim.SGD(f_q.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+    normalize = torch.nn.functional.normalize
+    keys = normalize(torch.randn(128, queue), dim=0)  # C x K
+    x_q, x_k = torch.randn(2, batch, 3, image_size, image_size)
+    pointer = 0
+
+    def step():
+        nonlocal pointer
+        q = normalize(f_q(x_q), dim=1)
+        with torch.no_grad():
+            for p_q, p_k in zip(f_q.parameters(), f_k.parameters(), strict=True):
+                p_k.data = p_k.data * 0.999 + p_q.data * (1 - 0.999)
+            order = torch.randperm(batch)
+            k = normalize(f_k(x_k[order]), dim=1)[torch.argsort(order)]
+        l_pos = torch.einsum("nc,nc->n", q, k)[:, None]
+        l_neg = torch.einsum("nc,ck->nk", q, keys)
+        logits = torch.cat([l_pos, l_neg], dim=1) / 0.07
+        loss = torch.nn.functional.cross_entropy(logits, torch.zeros(batch, dtype=torch.long))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        keys[:, pointer : pointer + batch] = k.T
+        pointer = (pointer + batch) % queue
+        loss.item()
+
+    return step
+
+
+def matrix_step():
+    import tensorflow as tf
+
+    a, b = tf.random.normal([2, SIDE, SIDE])
+    return lambda: tf.matmul(a, b).numpy()[0, 0]
+
+
+if __name__ == "__main__":
+    app.run(main)
