@@ -61,12 +61,22 @@ def define_strategy_flags():
 
 
 def make_strategy():
-    """The `tf.distribute.Strategy` that these flags ask for."""
+    """The `tf.distribute.Strategy` that these flags ask for.
+
+    Raises:
+        UserError: flags that do not go together; and what `distribution.make_strategy` raises.
+    """
     from moco_tf import distribution
 
-    if flags.FLAGS.virtual_devices != 1:
-        distribution.split_cpu(flags.FLAGS.virtual_devices)
-    return distribution.make_strategy(flags.FLAGS.strategy, flags.FLAGS.tpu)
+    name, devices = flags.FLAGS.strategy, flags.FLAGS.virtual_devices
+    if devices != 1:
+        if name != "mirrored":
+            raise UserError(
+                f"--virtual_devices={devices} is for --strategy=mirrored, and it is "
+                f"--strategy={name}"
+            )
+        distribution.split_cpu(devices)
+    return distribution.make_strategy(name, flags.FLAGS.tpu)
 
 
 def _parse_flags(argv):

@@ -81,6 +81,7 @@ def test_settings_that_cannot_work(folder, tmp_path, overrides, words):
         ("--strategy=tpu --tpu=local", ["--tpu=local"]),
         ("--tpu=mine", ["--tpu=mine", "--strategy=tpu"]),
         ("--strategy=multiworker", ["TF_CONFIG", "README"]),
+        ("--virtual_devices=2", ["--virtual_devices=2", "--strategy=mirrored"]),
         ("--workdir=train.py", ["train.py", "is a file"]),
         ("stray", ["stray"]),
     ],
