@@ -115,6 +115,11 @@ def _one_line_errors(main):
         try:
             return main(argv)
         except UserError as error:
+            if "strategy" in flags.FLAGS and flags.FLAGS.strategy == "multiworker":
+                # At once: TensorFlow's own end may wait for a worker that is gone, while the others
+                # would wait for this one.
+                _print_error(error)
+                os._exit(2)
             _fail(error)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
@@ -124,5 +129,10 @@ def _one_line_errors(main):
 
 
 def _fail(message):
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    _print_error(message)
     sys.exit(2)
+
+
+def _print_error(message):
+    sys.stdout.flush()
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr, flush=True)

@@ -87,8 +87,9 @@ def test_settings_that_cannot_work(folder, tmp_path, overrides, words):
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(folder, tmp_path, argument, words):
-    # TensorFlow looks for the TPU, and must not be heard doing so.
-    make = run_mistake if "--tpu=local" in argument else in_process.run_mistake
+    # TensorFlow looks for the TPU, and must not be heard doing so; a worker ends its whole process.
+    own = "--tpu=local" in argument or "multiworker" in argument
+    make = run_mistake if own else in_process.run_mistake
     line = make(*training(folder, tmp_path / "run", *argument.split()))
     assert all(word in line for word in words), line
     assert not (tmp_path / "run").exists()
