@@ -1,6 +1,4 @@
-"""Residual networks and heads against torchvision's definition, in counts, sizes and numbers."""
-
-import re
+"""Residual networks against torchvision's definition, in counts, sizes and numbers."""
 
 import keras
 import numpy as np
@@ -8,8 +6,6 @@ import pytest
 import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
-from moco_tf import encoders
-from moco_tf.encoders.heads import head
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
 
@@ -288,66 +284,6 @@ def test_normalisations_start_as_the_identity(networks):
             assert (layer.moving_variance.numpy() == 1).all()
 
 
-@pytest.mark.parametrize("name, layers", [("linear", 1), ("mlp", 2)])
-def test_heads_start_uniform_within_one_over_the_root_of_fan_in(name, layers):
-    keras.utils.set_random_seed(0)
-    bound = 512**-0.5
-    model = head(name, 512, 128)
-    assert len(model.variables) == 2 * layers  # kernels and biases
-    for variable in model.variables:
-        values = variable.numpy()
-        assert np.abs(values).max() <= bound
-        # Of 128 numbers the largest is below 0.9 of the bound once in 700,000.
-        assert values.max() > 0.9 * bound and values.min() < -0.9 * bound
-        assert abs(values.mean()) < 5 * bound / (3 * values.size) ** 0.5
-        assert abs(values.std() / (bound / 3**0.5) - 1) < 5 * (0.2 / values.size) ** 0.5
-
-
-# Heads and whole encoders.
-
-
-def test_the_linear_head_is_one_layer():
-    model = head("linear", 2048, 128)
-    assert model.output_shape == (None, 128)
-    assert count(model) == 2048 * 128 + 128
-    x = np.random.default_rng(0).normal(size=(3, 2048))
-    kernel, bias = (np.float64(value) for value in model.get_weights())
-    np.testing.assert_allclose(model(x), x @ kernel + bias, atol=1e-5)
-
-
-def test_the_mlp_head_is_2048_2048_128_with_a_relu_between():
-    model = head("mlp", 2048, 128)
-    assert model.output_shape == (None, 128)
-    assert count(model) == (2048 * 2048 + 2048) + (2048 * 128 + 128)
-    x = np.random.default_rng(0).normal(size=(3, 2048))
-    kernel, bias, last_kernel, last_bias = (np.float64(value) for value in model.get_weights())
-    expected = np.maximum(x @ kernel + bias, 0) @ last_kernel + last_bias
-    np.testing.assert_allclose(model(x), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_an_encoder_is_its_head_on_its_backbone(name):
-    encoder = encoders.build("resnet8", head=name, dim=24, stem="small", bn_groups=2)
-    images = tf.random.stateless_normal([4, 16, 16, 3], [0, 0])
-    assert encoder.output_shape == (None, 24)
-    assert encoder.backbone.output_shape == (None, 64)
-    np.testing.assert_allclose(encoder(images), encoder.head(encoder.backbone(images)), atol=1e-6)
-    assert count(encoder) == count(encoder.backbone) + count(encoder.head)
-
-
-def test_without_a_head_the_encoder_is_the_backbone():
-    assert encoders.build("resnet8", stem="small").output_shape == (None, 64)
-
-
-def test_a_backbone_with_normalization_takes_images_of_0_to_255():
-    backbone = resnet("resnet8", "small")
-    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3))
-    normalised = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    found = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
-    np.testing.assert_allclose(found, backbone(tf.constant(normalised, tf.float32)), atol=1e-4)
-    assert np.abs(found).max() > 0.1
-
-
 # What a person can get wrong.
 
 
@@ -362,9 +298,3 @@ def test_an_unknown_encoder_is_named_with_the_choices(name):
 def test_an_unknown_stem_is_named_with_the_choices():
     with pytest.raises(UserError, match="unknown stem 'cifar': choose imagenet or small"):
         resnet("resnet18", stem="cifar")
-
-
-def test_an_unknown_head_is_named_with_the_choices():
-    message = re.escape("unknown head 'conv': choose linear (MoCo v1) or mlp (MoCo v2)")
-    with pytest.raises(UserError, match=message):
-        head("conv", 512, 128)
