@@ -62,7 +62,10 @@ def slurm():
 @contextlib.contextmanager
 def workers(*arguments, own=((), ()), environments=None):
     """Starts `python *arguments`, and what each has of its `own`, twice; leaves none behind."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "TF_"))}
+    # What a person's environment has: all but this process' own cluster and silence.
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "TF_CONFIG", "TF_CPP"))
+    }
     processes = []
     try:
         for more, environment in zip(own, environments or tf_config(), strict=True):
