@@ -23,7 +23,7 @@ def draw_preview(path, config, source, batches, rows=8):
     Args:
         path: str, the PNG to write.
         config: the run's config.
-        source: the `moco_tf.data.sources.Source` of its images.
+        source: the `moco_tf.data.source.Source` of its images.
         batches: its `moco_tf.data.pipeline.TwoViews`.
         rows: int, images.
 
@@ -109,7 +109,7 @@ def draw_neighbours(path, source, image_size, train, test, rows=8, columns=8):
 
     Args:
         path: str, the PNG to write.
-        source: the `moco_tf.data.sources.Source` that the features are of.
+        source: the `moco_tf.data.source.Source` that the features are of.
         image_size: int, side of the pictures in pixels.
         train, test: `moco_tf.evaluation.features.Features`.
         rows, columns: int, test images and neighbours of each.

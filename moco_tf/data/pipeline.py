@@ -19,7 +19,7 @@ class TwoViews:
     file moves no other image to another batch.
 
     Args:
-        source: a `moco_tf.data.sources.Source`.
+        source: a `moco_tf.data.source.Source`.
         image_size: int, side of the views in pixels.
         crop_scale: smallest and largest share of an image's area in a crop.
         batch_size: int, of the global batch.
@@ -150,7 +150,7 @@ def central_views(source, indices, image_size, batch_size, context=None):
     of further images or because its image cannot be read, has the index -1 and a black image.
 
     Args:
-        source: a `moco_tf.data.sources.Source`.
+        source: a `moco_tf.data.source.Source`.
         indices: int64 `[M]`, the images wanted.
         image_size: int, side of the views in pixels.
         batch_size: int, of one replica.

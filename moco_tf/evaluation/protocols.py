@@ -19,7 +19,7 @@ def extract_both(backbone, source, image_size):
 
     Args:
         backbone: callable, images `[N, size, size, 3]` in 0 to 255 to features `[N, D]`.
-        source: a `moco_tf.data.sources.Source`.
+        source: a `moco_tf.data.source.Source`.
         image_size: int, side of the central view in pixels.
 
     Returns:
