@@ -38,7 +38,7 @@ class MoCo(keras.Model):
         step: non-trainable int64 scalar, steps taken so far.
         seconds_waiting: float, spent by `fit` until now on waiting for data.
 
-    `fit` takes batches `(query_images, key_images)`, two views `[N, H, W, 3]` of the same N
+    `fit` takes batches `(query_images, key_images)`, two views `[N, H, W, C]` of the same N
     images: uint8 with an `augment`, else floats. N must be known when the step is traced
     (`drop_remainder=True`). `compile` takes an optimizer and no loss.
 
@@ -73,7 +73,8 @@ class MoCo(keras.Model):
         # It stays trainable, though no gradient reaches it: `trainable = False` would put its
         # BatchNormalization into inference mode, and nothing would be left to shuffle.
         self.key_encoder = build_encoder()
-        self.key_encoder.set_weights(self.query_encoder.get_weights())
+        for theirs, ours in zip(self.query_encoder.weights, self.key_encoder.weights, strict=True):
+            ours.assign(theirs.value)
         self.queue = Queue(queue_size, self.query_encoder.output_shape[-1], seed)
         self.queue.build()
         self.step = self.add_weight(
@@ -123,7 +124,7 @@ class MoCo(keras.Model):
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         m, theta_k = self.momentum, self.key_encoder.trainable_variables
         for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            variable_k.assign(m * variable_k.value + (1 - m) * variable_q.value)
+            variable_k.assign(moving_average(m, variable_k.value, variable_q.value))
 
         # The current keys replace the oldest, after the negatives were read.
         self.queue.enqueue(tf.concat(k, 0))
@@ -203,3 +204,14 @@ class MoCo(keras.Model):
         # Everything is built already. Keras' own would consume a batch of the data set whenever a
         # strategy is set, after which a resumed run would no longer be at its position.
         pass
+
+
+def moving_average(m, k, q):
+    """`m * k + (1 - m) * q`, of variables or tensors."""
+    # As tensors: a compiled function would take the first replica's copy of a variable for all.
+    return _moving_average(m, tf.convert_to_tensor(k), tf.convert_to_tensor(q))
+
+
+@tf.function(jit_compile=True)  # goes through memory once, where three operations go three times
+def _moving_average(m, k, q):
+    return m * k + (1 - m) * q
