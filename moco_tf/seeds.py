@@ -16,16 +16,27 @@ PURPOSES = (
 )
 
 
-def seed_for(purpose, seed, position):
-    """The seed of a stateless draw.
+def key_for(purpose, seed, position):
+    """The key of a counter-based generator.
 
     Args:
         purpose: one of `PURPOSES`.
         seed: int, the run's.
-        position: int or integer scalar tensor.
+        position: int, or an integer scalar tensor.
+
+    Returns:
+        Two numbers, the second of which is the position.
+    """
+    return [seed * len(PURPOSES) + PURPOSES.index(purpose), position]
+
+
+def seed_for(purpose, seed, position):
+    """The seed of TensorFlow's stateless draws.
+
+    Args:
+        purpose, seed, position: of `key_for`.
 
     Returns:
         int64 `[2]`.
     """
-    first = seed * len(PURPOSES) + PURPOSES.index(purpose)
-    return tf.stack([tf.constant(first, tf.int64), tf.cast(position, tf.int64)])
+    return tf.stack([tf.cast(number, tf.int64) for number in key_for(purpose, seed, position)])

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.views import central_view, two_views
+from moco_tf.data.views import central_view, random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
 
@@ -58,7 +58,7 @@ class TwoViews:
                 whole batches.
 
         Returns:
-            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[n, size, size, 3]` each.
+            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[n, size, size, C]` each.
         """
         context = context or tf.distribute.InputContext()
         first_epoch, done = divmod(start, self.steps_per_epoch)
@@ -89,42 +89,47 @@ class TwoViews:
         )
         return tf.gather(self.source.pretrain, tf.argsort(draws, stable=True))
 
-    def view_seed(self, epoch, index):
-        """The seed of the two crops that the image at `index` gives in an epoch, int64 `[2]`."""
-        seed = seed_for("views", self.seed, epoch)
-        return tf.random.experimental.stateless_fold_in(seed, index)
-
     def _views(self, epoch, index):
-        image, seed = self.read(epoch, index), self.view_seed(epoch, index)
-        return two_views(image, self.image_size, self.crop_scale, seed)
+        found, image = self.read(epoch, index)
+        views = tf.numpy_function(self._crops, [epoch, index, found, image], [tf.uint8, tf.uint8])
+        shape = [self.image_size, self.image_size, self.source.channels]
+        return tuple(tf.ensure_shape(view, shape) for view in views)
+
+    def _crops(self, epoch, index, found, image):
+        if found != index:
+            self.unreadable.add(int(index))
+        return [
+            random_view(image, self.image_size, self.crop_scale, draws)
+            for draws in view_draws(self.seed, epoch, index)
+        ]
 
     def read(self, epoch, index):
-        """The image, or the first in a random line of substitutes that can be read."""
-        seed = seed_for("substitute", self.seed, epoch)
-        seed = tf.random.experimental.stateless_fold_in(seed, index)
-        others = tf.random.stateless_uniform(
-            [ATTEMPTS], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
-        )
-        candidates = tf.concat(
-            [[index], tf.gather(self.source.pretrain, others), [self._readable]], axis=0
-        )
-        found, image = (
-            tf.data.Dataset.from_tensor_slices(candidates)
+        """The image at an index, or the first in a random line of substitutes that can be read.
+
+        Args:
+            epoch, index: int64 scalar tensors.
+
+        Returns:
+            The index of the image that it is, and the image, uint8 `[H, W, C]`.
+        """
+        wanted = tf.data.Dataset.from_tensors(index)
+        return (
+            wanted.concatenate(wanted.flat_map(lambda index: self._substitutes(epoch, index)))
             .map(lambda candidate: (candidate, self.source.read(candidate)))
             .ignore_errors(log_warning=False)
             .take(1)
             .get_single_element()
         )
 
-        def note():
-            return tf.numpy_function(self._note_unreadable, [index], tf.int64)
-
-        with tf.control_dependencies([tf.cond(found == index, lambda: index, note)]):
-            return tf.identity(image)
-
-    def _note_unreadable(self, index):
-        self.unreadable.add(int(index))
-        return index
+    def _substitutes(self, epoch, index):
+        seed = seed_for("substitute", self.seed, epoch)
+        seed = tf.random.experimental.stateless_fold_in(seed, index)
+        others = tf.random.stateless_uniform(
+            [ATTEMPTS], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
+        )
+        return tf.data.Dataset.from_tensor_slices(
+            tf.concat([tf.gather(self.source.pretrain, others), [self._readable]], axis=0)
+        )
 
 
 def first_readable(source):
@@ -158,7 +163,7 @@ def central_views(source, indices, image_size, batch_size, context=None):
             it then gives the batches, one after the other; None for one replica.
 
     Returns:
-        A `tf.data.Dataset` of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, 3]`.
+        A `tf.data.Dataset` of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
     """
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
     indices = np.asarray(indices, np.int64)
@@ -166,7 +171,10 @@ def central_views(source, indices, image_size, batch_size, context=None):
     indices = np.concatenate([indices, np.full(missing, -1)])
     replicas = indices.reshape(-1, context.num_replicas_in_sync, batch_size)
     own = np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
-    nothing = tf.constant(-1, tf.int64), tf.zeros([image_size, image_size, 3], tf.uint8)
+    nothing = (
+        tf.constant(-1, tf.int64),
+        tf.zeros([image_size, image_size, source.channels], tf.uint8),
+    )
 
     def view(index):
         return (

@@ -14,6 +14,7 @@ from moco_tf.data.views import (
     central_view,
     crop_window,
     random_view,
+    view_draws,
 )
 from tests.pytorch import torch, torchvision
 
@@ -25,24 +26,15 @@ RIGHT, WRONG = 1e-3, 1e-6
 
 
 def our_windows(shape, crop_scale, change=lambda draws: draws):
-    """Windows as `two_views` draws them, from random numbers that `change` may spoil."""
+    """Windows as training draws them, from random numbers that `change` may spoil."""
 
-    def pair(step):
-        seed = tf.stack([tf.constant(0, tf.int64), step])
-        draws = tf.random.stateless_uniform([2, DRAWS], seed, alg="philox")
-        return [
-            tf.stack(crop_window(shape, crop_scale, tf.reshape(change(numbers), [-1])))
-            for numbers in tf.unstack(tf.reshape(draws[:, :-1], [2, 4, ATTEMPTS]))
+    return np.array(
+        [
+            crop_window(shape, crop_scale, change(numbers[:-1].reshape(4, ATTEMPTS)).ravel())
+            for epoch in range(COUNT // 2)
+            for numbers in view_draws(0, epoch, 0)
         ]
-
-    graph = tf.function(
-        lambda: tf.map_fn(
-            lambda step: tf.stack(pair(step)),
-            tf.range(COUNT // 2, dtype=tf.int64),
-            fn_output_signature=tf.int32,
-        )
     )
-    return graph().numpy().reshape(COUNT, 4)
 
 
 def torchvisions_windows(shape, crop_scale, count=COUNT):
@@ -87,32 +79,32 @@ def test_windows_are_distributed_as_torchvisions(shape, crop_scale):
 
 
 def with_uniform_aspect_ratio(draws):
-    area, ratio, top, left = tf.unstack(draws)
+    area, ratio, top, left = draws
     low, high = ASPECT_RATIOS
-    return tf.stack(
-        [area, tf.math.log((low + (high - low) * ratio) / low) / np.log(high / low), top, left]
+    return np.stack(
+        [area, np.log((low + (high - low) * ratio) / low) / np.log(high / low), top, left]
     )
 
 
 def with_uniform_side(draws):
-    area, ratio, top, left = tf.unstack(draws)
+    area, ratio, top, left = draws
     low, high = 0.2, 1.0
     side = low**0.5 + (high**0.5 - low**0.5) * area
-    return tf.stack([(side**2 - low) / (high - low), ratio, top, left])
+    return np.stack([(side**2 - low) / (high - low), ratio, top, left])
 
 
 def nearer_to_the_top(draws):
-    area, ratio, top, left = tf.unstack(draws)
-    return tf.stack([area, ratio, top**1.3, left])
+    area, ratio, top, left = draws
+    return np.stack([area, ratio, top**1.3, left])
 
 
 def nearer_to_the_left(draws):
-    area, ratio, top, left = tf.unstack(draws)
-    return tf.stack([area, ratio, top, left**1.3])
+    area, ratio, top, left = draws
+    return np.stack([area, ratio, top, left**1.3])
 
 
 def with_half_the_attempts(draws):
-    return tf.tile(draws[:, : ATTEMPTS // 2], [1, 2])
+    return np.tile(draws[:, : ATTEMPTS // 2], [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -145,17 +137,17 @@ def test_views_are_torchvisions_resized_crops_and_flips(name, size):
     functional = torchvision.transforms.functional
     photograph = getattr(skimage.data, name)()
     image = Image.fromarray(photograph)
-    draws = np.random.default_rng(0).uniform(size=(12, DRAWS)).astype(np.float32)
+    draws = np.random.default_rng(0).uniform(size=(12, DRAWS))
     draws[:, -1] = np.linspace(0.0, 0.99, 12)
     for numbers in draws:
         window = crop_window(photograph.shape[:2], (0.08, 1.0), numbers[:-1])
         expected = functional.resized_crop(image, *map(int, window), [size, size])
         if numbers[-1] < 0.5:
             expected = functional.hflip(expected)
-        found = random_view(tf.constant(photograph), size, (0.08, 1.0), tf.constant(numbers))
-        difference = np.abs(found.numpy().astype(int) - np.asarray(expected).astype(int))
-        # Pillow rounds twice, between its two passes and at the end.
-        assert difference.max() <= 1
+        found = random_view(photograph, size, (0.08, 1.0), numbers)
+        difference = np.abs(found.astype(int) - np.asarray(expected).astype(int))
+        # See `resample`; a window one pixel off differs by several grey levels in the mean.
+        assert difference.mean() < 1.2
 
 
 @pytest.mark.parametrize(
