@@ -60,16 +60,16 @@ def _run(config, workdir):
         print(f"stopped at step {outcome.step}; the same command goes on from there")
         sys.exit(128 + outcome.stopped_by)
 
+    source = sources.load(config.data.source, **sources.options(config.data))
     keras.utils.set_random_seed(config.seed)
-    pixels = keras.Sequential([keras.Input((config.image_size, config.image_size, 3))])
-    pixels.add(keras.layers.Flatten())
-    random = encoders.build(config.encoder, stem=config.stem)
+    shape = (config.image_size, config.image_size, source.channels)
+    pixels = keras.Sequential([keras.Input(shape), keras.layers.Flatten()])
+    random = encoders.build(config.encoder, stem=config.stem, channels=source.channels)
     backbones = {
         "raw pixels": pixels,
         "random initialisation": encoders.with_normalization(random),
         "pre-trained": load_backbone(workdir),
     }
-    source = sources.load(config.data.source)
     table = {}
     for name, backbone in backbones.items():
         train, test = protocols.extract_both(backbone, source, config.image_size)

@@ -20,6 +20,9 @@ SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel of export/s
 RANDOM_INIT = flags.DEFINE_bool("random_init", False, "The encoder of --config, untrained.")
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of --random_init.")
 DATA = flags.DEFINE_string("data", None, "A labelled data source; by default the run's own.")
+IMAGE_FEATURE = flags.DEFINE_string("image_feature", None, "tfrecord: what holds an image's bytes.")
+LABEL_FEATURE = flags.DEFINE_string("label_feature", None, "tfrecord: what holds its label.")
+TFDS_DIR = flags.DEFINE_string("tfds_dir", None, "tfds: where its data sets lie.")
 IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Side of the views in pixels; by default the run's own.", lower_bound=1
 )
@@ -48,7 +51,7 @@ def _evaluate():
 
     if SAVED_MODEL.value and not (DATA.value and IMAGE_SIZE.value):
         raise command_line.UserError("--saved_model needs --data and --image_size as well")
-    backbone, name, directory, config = _backbone()
+    config = _config()
     data = DATA.value or config.data.source
     image_size = IMAGE_SIZE.value or config.image_size
     if PROTOCOL.value == "knn":
@@ -56,7 +59,16 @@ def _evaluate():
     else:
         settings = {"l2": L2.value, "iterations": ITERATIONS.value}
 
-    source = sources.load(data)
+    options = sources.options(config.data) if config else {}
+    given = (IMAGE_FEATURE, LABEL_FEATURE, TFDS_DIR)
+    options |= {flag.name: flag.value for flag in given if flag.value is not None}
+    source = sources.load(data, **options)
+    backbone, name, directory, channels = _backbone(config, source)
+    if channels != source.channels:
+        raise command_line.UserError(
+            f"the images of '{data}' have {source.channels} channels, and {name} takes {channels}: "
+            f"give --data, images of {channels}"
+        )
     train, test = protocols.extract_both(backbone, source, image_size)
     if not distribution.is_chief():
         return
@@ -75,35 +87,51 @@ def _evaluate():
     )
 
 
-def _backbone():
-    """The backbone to evaluate, its name, the directory of its results, its config or None."""
-    import keras
-
-    from moco_tf import encoders, load_backbone, run_directory
+def _config():
+    """The config of the backbone to evaluate; None where it is a SavedModel, which has none."""
+    from moco_tf import run_directory
     from moco_tf.config import check
 
     given = [bool(WORKDIR.value), bool(SAVED_MODEL.value), RANDOM_INIT.value]
     if sum(given) != 1:
         raise command_line.UserError("give one of --workdir, --saved_model and --random_init")
     if WORKDIR.value:
-        backbone = load_backbone(WORKDIR.value)
-        return backbone, WORKDIR.value, WORKDIR.value, run_directory.read_config(WORKDIR.value)
+        return run_directory.read_config(WORKDIR.value)
     if SAVED_MODEL.value:
-        return _load_saved_model(SAVED_MODEL.value), SAVED_MODEL.value, SAVED_MODEL.value, None
+        return None
     command_line.require("config")
-    config = CONFIG.value
-    check(config)
-    keras.utils.set_random_seed(config.seed)
-    backbone = encoders.build(config.encoder, stem=config.stem)
-    return encoders.with_normalization(backbone), f"random {config.encoder}", ".", config
+    check(CONFIG.value)
+    return CONFIG.value
+
+
+def _backbone(config, source):
+    """The backbone to evaluate, its name, the directory of its results, the channels it takes."""
+    import keras
+
+    from moco_tf import encoders, load_backbone
+
+    if SAVED_MODEL.value:
+        backbone, channels = _load_saved_model(SAVED_MODEL.value)
+        return backbone, SAVED_MODEL.value, SAVED_MODEL.value, channels
+    if WORKDIR.value:
+        backbone, name, directory = load_backbone(WORKDIR.value), WORKDIR.value, WORKDIR.value
+    else:
+        keras.utils.set_random_seed(config.seed)
+        backbone = encoders.build(config.encoder, stem=config.stem, channels=source.channels)
+        backbone = encoders.with_normalization(backbone)
+        name, directory = f"random {config.encoder}", "."
+    return backbone, name, directory, backbone.input_shape[-1]
 
 
 def _load_saved_model(path):
+    """A SavedModel as a layer, and the channels it takes."""
     import keras
 
     try:
-        return keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
-    except (OSError, ValueError) as error:
+        layer = keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
+        [images] = layer.call_endpoint_fn.input_signature
+        return layer, images.shape[-1]
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise command_line.UserError(
             f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}"
         ) from error

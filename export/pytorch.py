@@ -284,7 +284,8 @@ def _import_run(path, config, workdir):
         except UserError as error:
             raise UserError(
                 f"{path} does not fit config.encoder={config.encoder}, stem={config.stem}, "
-                f"head={config.head}, dim={config.dim}, queue_size={config.queue_size}: {error}"
+                f"head={config.head}, dim={config.dim}, queue_size={config.queue_size}, and images "
+                f"of {model.query_encoder.input_shape[-1]} channels: {error}"
             ) from error
 
     model, steps_per_epoch = training.start_from(fill, config, workdir)
@@ -299,16 +300,18 @@ def _import_run(path, config, workdir):
     print(f"wrote {workdir}, which stands at step {step}")
 
 
-def _import_backbone(path, encoder, stem, out):
+def _import_backbone(path, encoder, stem, channels, out):
     from saved_model import export_saved_model  # beside this script
 
     from moco_tf import encoders
 
-    backbone, checkpoint = encoders.build(encoder, stem=stem), read(path)
+    backbone, checkpoint = encoders.build(encoder, stem=stem, channels=channels), read(path)
     try:
         backbone_from_checkpoint(backbone, checkpoint)
     except UserError as error:
-        raise UserError(f"{path} as --encoder={encoder} --stem={stem}: {error}") from error
+        raise UserError(
+            f"{path} as --encoder={encoder} --stem={stem} --channels={channels}: {error}"
+        ) from error
     export_saved_model(encoders.with_normalization(backbone), out)
     print(f"wrote {out}")
 
@@ -327,7 +330,9 @@ def main(_):
         _import_run(values.checkpoint, values.config, values.workdir)
     else:
         command_line.require("encoder", "out")
-        _import_backbone(values.checkpoint, values.encoder, values.stem, values.out)
+        _import_backbone(
+            values.checkpoint, values.encoder, values.stem, values.channels, values.out
+        )
 
 
 if __name__ == "__main__":
@@ -337,5 +342,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "The file or SavedModel to write, which must not exist.")
     flags.DEFINE_string("encoder", None, "What --checkpoint holds, for a SavedModel of it.")
     flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
+    flags.DEFINE_integer("channels", 3, "Of the images that --encoder takes.", lower_bound=1)
     config_flags.DEFINE_config_file("config", help_string="The config of the run to make.")
     command_line.run(main)

@@ -20,8 +20,8 @@ def export_saved_model(backbone, path):
     """Writes a backbone as a SavedModel with two endpoints.
 
     `serve` runs it in inference mode; `train` normalises by the batch and moves the moving
-    statistics. Both take images, float32 `[N, H, W, 3]` of 0 to 255 and of any size, and return
-    features, float32 `[N, D]`.
+    statistics. Both take images, float32 `[N, H, W, C]` of 0 to 255, of any size and of the
+    backbone's channels, and return features, float32 `[N, D]`.
 
     Args:
         backbone: a `keras.Model` such as `moco_tf.load_backbone` returns.
@@ -37,7 +37,8 @@ def export_saved_model(backbone, path):
 
     if tf.io.gfile.exists(path):
         raise command_line.UserError(f"--out={path} exists: give a path that does not")
-    images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+    channels = backbone.input_shape[-1]
+    images = tf.TensorSpec([None, None, None, channels], tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(backbone)
     archive.add_endpoint("serve", lambda images: backbone(images, training=False), [images])

@@ -9,6 +9,8 @@ import math
 
 import tensorflow as tf
 
+from moco_tf.errors import UserError
+
 # ImageNet's channel means and standard deviations, which the reference normalises by; 0 to 1.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -42,6 +44,16 @@ class Recipe:
     blur_probability: float = 0.0
     blur_sigma: tuple = (0.1, 2.0)
 
+    @property
+    def rgb_operations(self):
+        """The names of its operations that mean nothing but of red, green and blue, a list."""
+        amounts = {"saturation": self.saturation, "hue": self.hue, "grey": self.grey_probability}
+        return [name for name, amount in amounts.items() if amount > 0]
+
+    def without_rgb_operations(self):
+        """The `Recipe` that is left without them, for images of any channels."""
+        return dataclasses.replace(self, saturation=0.0, hue=0.0, grey_probability=0.0)
+
 
 RECIPES = {
     # Section 3.3; InstDisc's.
@@ -58,6 +70,10 @@ class Augment:
 
     Args:
         recipe: a `Recipe`.
+        channels: int, of the images; 3 is RGB.
+
+    Raises:
+        UserError: the recipe has operations of RGB, and the images other channels.
 
     Example:
         >>> augment = Augment(RECIPES["v2"])
@@ -66,20 +82,26 @@ class Augment:
 
     DRAWS = 12  # uniform numbers that one image needs
 
-    def __init__(self, recipe):
+    def __init__(self, recipe, channels=3):
+        if channels != 3 and recipe.rgb_operations:
+            raise UserError(
+                f"the recipe has operations of RGB ({', '.join(recipe.rgb_operations)}), and the "
+                f"images have {channels} channels: give Augment recipe.without_rgb_operations()"
+            )
         self.recipe = recipe
+        self.mean, self.std = mean_and_std(channels)
 
     def __call__(self, images, rows, count, seed):
         """Augments one view.
 
         Args:
-            images: uint8 `[n, H, W, 3]`.
+            images: uint8 `[n, H, W, channels]`.
             rows: int32 `[n]`, where the images stand in the global batch.
             count: int, the size of the global batch.
             seed: int64 `[2]`.
 
         Returns:
-            float32 `[n, H, W, 3]`, normalised by `MEAN` and `STD`.
+            float32 `[n, H, W, channels]`, normalised by `mean_and_std`.
         """
         return self._augment(images, tf.gather(self.draws(count, seed), rows))
 
@@ -94,18 +116,19 @@ class Augment:
 
     def describe(self, draws):
         """What an image with these numbers, float `[DRAWS]`, goes through, as a list of words in
-        the order in which it happens."""
+        the order in which it happens. What the recipe leaves out, by an amount of 0, has none."""
         recipe = self.recipe
         jitter, brightness, contrast, saturation, hue, grey, blur, sigma, *order = map(float, draws)
         colours = [
-            f"brightness {_factor(brightness, recipe.brightness):.2f}",
-            f"contrast {_factor(contrast, recipe.contrast):.2f}",
-            f"saturation {_factor(saturation, recipe.saturation):.2f}",
-            f"hue {360 * (2 * hue - 1) * recipe.hue:+.0f}°",
+            (recipe.brightness, f"brightness {_factor(brightness, recipe.brightness):.2f}"),
+            (recipe.contrast, f"contrast {_factor(contrast, recipe.contrast):.2f}"),
+            (recipe.saturation, f"saturation {_factor(saturation, recipe.saturation):.2f}"),
+            (recipe.hue, f"hue {360 * (2 * hue - 1) * recipe.hue:+.0f}°"),
         ]
         words = []
         if jitter < recipe.jitter_probability:
-            words = [colours[turn] for turn in sorted(range(4), key=order.__getitem__)]
+            in_order = [colours[turn] for turn in sorted(range(4), key=order.__getitem__)]
+            words = [word for amount, word in in_order if amount > 0]
         if grey < recipe.grey_probability:
             words.insert(0 if recipe.grey_first else len(words), "grey")
         if blur < recipe.blur_probability:
@@ -122,28 +145,47 @@ class Augment:
 
         # Channels first: over planes of one colour, the compiler vectorises every operation.
         x = tf.transpose(tf.cast(images, tf.float32) / 255.0, [0, 3, 1, 2])
-        if recipe.grey_first:
+        if recipe.grey_first and recipe.grey_probability > 0:
             x = tf.where(grey < recipe.grey_probability, to_grey(x), x)
-        x = tf.where(
-            jitter < recipe.jitter_probability,
-            jitter_colours(
+        brightness = _factor(brightness, recipe.brightness)
+        contrast = _factor(contrast, recipe.contrast)
+        if recipe.saturation > 0 or recipe.hue > 0:
+            jittered = jitter_colours(
                 x,
-                _factor(brightness, recipe.brightness),
-                _factor(contrast, recipe.contrast),
+                brightness,
+                contrast,
                 _factor(saturation, recipe.saturation),
                 (2.0 * hue - 1.0) * recipe.hue,
                 tf.argsort(tf.concat(order, axis=1), axis=1),
-            ),
-            x,
-        )
-        if not recipe.grey_first:
+            )
+        else:
+            # Without the other two, these keep the order that they have among the four.
+            order = tf.argsort(tf.concat(order[:2], axis=1), axis=1)
+            jittered = jitter_light(x, brightness, contrast, order)
+        x = tf.where(jitter < recipe.jitter_probability, jittered, x)
+        if not recipe.grey_first and recipe.grey_probability > 0:
             x = tf.where(grey < recipe.grey_probability, to_grey(x), x)
         if recipe.blur_probability > 0:
             low, high = recipe.blur_sigma
             # Three standard deviations hold 99.7 % of the kernel.
             blurred = gaussian_blur(x, low + sigma * (high - low), radius=math.ceil(3 * high))
             x = tf.where(blur < recipe.blur_probability, blurred, x)
-        return (tf.transpose(x, [0, 2, 3, 1]) - MEAN) / STD
+        return (tf.transpose(x, [0, 2, 3, 1]) - self.mean) / self.std
+
+
+def mean_and_std(channels):
+    """The mean and the standard deviation that images are normalised by.
+
+    Args:
+        channels: int, of the images.
+
+    Returns:
+        Two tuples of `channels` floats, for values of 0 to 1: `MEAN` and `STD` for RGB. They say
+        nothing of what other channels hold; there, each takes the mean of the three.
+    """
+    if channels == 3:
+        return MEAN, STD
+    return (sum(MEAN) / 3,) * channels, (sum(STD) / 3,) * channels
 
 
 def _factor(draw, amount):
@@ -182,6 +224,30 @@ def jitter_colours(x, brightness, contrast, saturation, hue, order):
         other = tf.where(operation == 2, grey, tf.where(operation == 1, mean, 0.0))
         blended = tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
         x = tf.where(operation == 3, shift_hue(x, hue), blended)
+    return x
+
+
+def jitter_light(x, brightness, contrast, order):
+    """Brightness and contrast of each image, of whatever channels, in an order of its own.
+
+    Contrast is about the mean of the image's grey where it is RGB, and about its mean over all
+    channels otherwise.
+
+    Args:
+        x: `[N, C, H, W]`, values in 0 to 1.
+        brightness, contrast: `[N, 1, 1, 1]` factors; 1 changes nothing.
+        order: int `[N, 2, 1, 1]`, each row a permutation of brightness 0, contrast 1.
+
+    Returns:
+        `[N, C, H, W]`, values in 0 to 1.
+    """
+    for turn in range(2):
+        is_contrast = tf.reshape(order[:, turn], [-1, 1, 1, 1]) == 1
+        grey = to_grey(x) if x.shape[1] == 3 else x
+        mean = tf.reduce_mean(grey, axis=[1, 2, 3], keepdims=True)
+        factor = tf.where(is_contrast, contrast, brightness)
+        other = tf.where(is_contrast, mean, 0.0)
+        x = tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
     return x
 
 

@@ -5,6 +5,7 @@ import json
 import ml_collections
 
 from moco_tf.augment import RECIPES
+from moco_tf.data.source import KINDS
 from moco_tf.encoders.heads import HEADS
 from moco_tf.encoders.resnet import STEMS, parse_name
 from moco_tf.errors import UserError
@@ -61,7 +62,11 @@ def default_config():
     config.data = ml_collections.ConfigDict()
     config.data.source = ""
     config.data.on_error = "skip"  # or "fail": stop at an image that cannot be read
+    config.data.image_feature = "image/encoded"  # of tfrecord: what holds an image's bytes
+    config.data.label_feature = "image/class/label"  # of tfrecord: its label; empty for none
+    config.data.tfds_dir = ""  # of tfds: where its data sets lie; empty for its own default
     config.augmentation = "v1"  # or "v2", or "cifar10", the reference's for its CIFAR-10 recipe
+    config.rgb_operations = True  # False leaves saturation, hue and grey out of the augmentation
     config.image_size = 224
     # The optimisation (section 4).
     config.batch_size = 256  # over all devices
@@ -102,7 +107,7 @@ def check(config, num_replicas=1):
         _require(_get(config, key) >= 0, config, key, "give 0 or more")
     for key in ("momentum", "sgd_momentum"):
         _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")
-    _require(config.data.source, config, "data.source", "give photos, folder:PATH or idx:PATH")
+    _require(config.data.source, config, "data.source", f"give {KINDS}")
 
     batch, groups = config.batch_size, config.bn_groups
     if batch < groups or batch % groups:

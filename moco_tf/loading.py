@@ -23,7 +23,7 @@ def load_model(workdir):
     config = run_directory.read_config(workdir)
     _newest_checkpoint(workdir)
     steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
-    model = build_model(config, steps_per_epoch)
+    model = build_model(config, steps_per_epoch, run_directory.read_channels(workdir))
     Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)
     return model, steps_per_epoch
 
@@ -35,15 +35,22 @@ def load_backbone(workdir):
         workdir: str, a run directory.
 
     Returns:
-        A `keras.Model` from images `[N, H, W, 3]` of 0 to 255 to features `[N, D]`; its
-        BatchNormalization has one group, so that it fine-tunes at any batch size.
+        A `keras.Model` from images `[N, H, W, C]` of 0 to 255, of the channels of the run's, to
+        features `[N, D]`; its BatchNormalization has one group, so that it fine-tunes at any batch
+        size.
 
     Raises:
         UserError: no run there, or no checkpoint yet, or one of another architecture.
     """
     config = run_directory.read_config(workdir)
     path = _newest_checkpoint(workdir)
-    encoder = encoders.build(config.encoder, config.head, config.dim, stem=config.stem)
+    encoder = encoders.build(
+        config.encoder,
+        config.head,
+        config.dim,
+        stem=config.stem,
+        channels=run_directory.read_channels(workdir),
+    )
     wanted = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:
         wanted.restore(path).assert_existing_objects_matched().expect_partial()

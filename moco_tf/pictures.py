@@ -9,13 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import run_directory
-from moco_tf.augment import MEAN, RECIPES, STD, Augment
 from moco_tf.data.views import FLIP_PROBABILITY, central_view, crop_window, view_draws
 from moco_tf.evaluation import knn
 from moco_tf.seeds import seed_for
 
 
-def draw_preview(path, config, source, batches, rows=8):
+def draw_preview(path, config, source, batches, augment, rows=8):
     """Draws the first images of a run, their crops, and the two views of each with what was done.
 
     The views are those of the first step. An image that cannot be read shows its substitute's.
@@ -25,27 +24,26 @@ def draw_preview(path, config, source, batches, rows=8):
         config: the run's config.
         source: the `moco_tf.data.source.Source` of its images.
         batches: its `moco_tf.data.pipeline.TwoViews`.
+        augment: the run's `moco_tf.augment.Augment`.
         rows: int, images.
 
     Returns:
         `path`.
     """
     rows = min(rows, config.batch_size)
-    augment = Augment(RECIPES[config.augmentation])
     views = next(batches.between(0, 1).as_numpy_iterator())
     indices = batches.order(0)[:rows]
     figure = matplotlib.figure.Figure(figsize=(8, 2.4 * rows), layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False)
     colours = ("tab:orange", "tab:blue")
     for row, index in enumerate(indices):
-        image = batches.read(0, index)
-        crops = view_draws(batches.view_seed(0, index))
+        _, image = batches.read(tf.constant(0, tf.int64), index)
+        crops = view_draws(config.seed, 0, int(index))
         axes = grid[row, 0]
-        axes.imshow(image.numpy())
+        axes.imshow(visible(image.numpy()))
         axes.set_title(os.path.basename(source.describe(int(index)))[-40:], fontsize=7)
         for draws, colour in zip(crops, colours, strict=True):
-            window = crop_window(tf.shape(image)[:2], batches.crop_scale, draws[:-1])
-            top, left, height, width = map(int, window)
+            top, left, height, width = crop_window(image.shape[:2], batches.crop_scale, draws[:-1])
             frame = dict(fill=False, edgecolor=colour, linewidth=2)
             corner = (left - 0.5, top - 0.5)
             axes.add_patch(matplotlib.patches.Rectangle(corner, width, height, **frame))
@@ -54,17 +52,17 @@ def draw_preview(path, config, source, batches, rows=8):
         augmented = augment(views[column - 1][:rows], tf.range(rows), config.batch_size, seed)
         draws = augment.draws(config.batch_size, seed)
         for row, index in enumerate(indices):
-            flipped = view_draws(batches.view_seed(0, index))[column - 1, -1] < FLIP_PROBABILITY
+            flipped = view_draws(config.seed, 0, int(index))[column - 1, -1] < FLIP_PROBABILITY
             words = ["flipped"] * bool(flipped) + augment.describe(draws[row])
             axes = grid[row, column]
-            axes.imshow(np.clip(augmented[row] * STD + MEAN, 0, 1))
+            axes.imshow(visible(np.clip(augmented[row] * augment.std + augment.mean, 0, 1)))
             label = "\n".join([f"{name} view", ", ".join(words[:3]), ", ".join(words[3:])])
             axes.set_title(label, fontsize=7, color=colours[column - 1])
     for axes in grid.flat:
         axes.axis("off")
     figure.suptitle(
         f"{source.name}: the first images of a run and their views, augmentation "
-        f"{config.augmentation}"
+        f"{config.augmentation}{_channels_shown(source)}"
     )
     return _save(figure, path)
 
@@ -139,12 +137,37 @@ def draw_neighbours(path, source, image_size, train, test, rows=8, columns=8):
                 f"{similarities[row, column]:.2f}",
                 like=test.indices[query],
             )
-    figure.suptitle(f"Test images of {source.name} and their nearest training images by cosine")
+    figure.suptitle(
+        f"Test images of {source.name} and their nearest training images by cosine"
+        f"{_channels_shown(source)}"
+    )
     return _save(figure, path)
 
 
+def visible(image):
+    """What of an image a picture can show: of one channel or two the first, in grey; of three or
+    more the first three, as red, green and blue.
+
+    Args:
+        image: `[H, W, C]`, uint8 or floats of 0 to 1.
+
+    Returns:
+        The same, `[H, W, 3]`.
+    """
+    return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+
+
+def _channels_shown(source):
+    if source.channels == 2:
+        return "; the first of 2 channels, in grey"
+    if source.channels > 3:
+        return f"; the first 3 of {source.channels} channels, as red, green and blue"
+    return ""
+
+
 def _show(axes, source, index, image_size, words, like=None):
-    axes.imshow(central_view(source.read(tf.constant(index, tf.int64)), image_size).numpy())
+    image = central_view(source.read(tf.constant(index, tf.int64)), image_size)
+    axes.imshow(visible(image.numpy()))
     colour = "black"
     if source.labels is not None:
         words = f"{source.class_names[source.labels[index]][:20]}\n{words}"

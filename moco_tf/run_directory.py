@@ -11,7 +11,7 @@ from moco_tf.config import OPERATIONAL, default_config, flatten
 from moco_tf.errors import UserError
 
 
-def require_same_run(workdir, config, num_images):
+def require_same_run(workdir, config, num_images, channels=3):
     """Looks whether a run in `workdir`, if there is one, is of the same config and data.
 
     Args:
@@ -19,6 +19,7 @@ def require_same_run(workdir, config, num_images):
         config: the config of the run to start or to go on with.
         num_images: int, images that it trains on. With other images the same position in the run
             would be another place in the data.
+        channels: int, of these images.
 
     Raises:
         UserError: another config or other data made it, or it is a file.
@@ -41,25 +42,32 @@ def require_same_run(workdir, config, num_images):
                 f"--workdir={workdir} holds a run on {before} images, and '{config.data.source}' "
                 f"has {num_images} now: give another directory, or bring back the images"
             )
+        before = read_channels(workdir)
+        if before != channels:
+            raise UserError(
+                f"--workdir={workdir} holds a run on images of {before} channels, and those of "
+                f"'{config.data.source}' have {channels} now: give another directory, or bring "
+                "back the images"
+            )
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"--workdir={workdir} is a file: give a directory")
 
 
-def open_for_training(workdir, config, num_images):
+def open_for_training(workdir, config, num_images, channels=3):
     """Makes the directory, or takes over that of the same run.
 
     Args:
-        workdir, config, num_images: as for `require_same_run`.
+        workdir, config, num_images, channels: as for `require_same_run`.
 
     Raises:
         UserError: it cannot be written, or another config or other data made it; nothing in it is
             touched.
     """
-    require_same_run(workdir, config, num_images)
+    require_same_run(workdir, config, num_images, channels)
     try:
         tf.io.gfile.makedirs(workdir)
         for name, text in (
-            ("data.json", json.dumps({"num_images": num_images})),
+            ("data.json", json.dumps({"num_images": num_images, "channels": channels})),
             ("config.json", config.to_json_best_effort(indent=2)),
         ):
             write_atomically(os.path.join(workdir, name), text + "\n")
@@ -115,8 +123,17 @@ def read_config(workdir):
 
 def read_num_images(workdir):
     """How many images a run trains on, int."""
+    return _read_data(workdir)["num_images"]
+
+
+def read_channels(workdir):
+    """How many channels these images have, int; 3 in runs of before there was a choice."""
+    return _read_data(workdir).get("channels", 3)
+
+
+def _read_data(workdir):
     with tf.io.gfile.GFile(os.path.join(workdir, "data.json")) as file:
-        return json.loads(file.read())["num_images"]
+        return json.loads(file.read())
 
 
 def latest_checkpoint(workdir):

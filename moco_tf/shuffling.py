@@ -30,11 +30,11 @@ def shuffle(images, order):
     """Takes this replica's share of the permuted global batch.
 
     Args:
-        images: `[n, H, W, 3]`, this replica's images.
+        images: `[n, H, W, C]`, this replica's images.
         order: int32 `[N]`, from `permutation`; None leaves the order as it is.
 
     Returns:
-        images: `[n, H, W, 3]`, the images at `rows`.
+        images: `[n, H, W, C]`, the images at `rows`.
         rows: int32 `[n]`, where they stand in the unpermuted global batch.
     """
     rows = own_rows(images.shape[0])

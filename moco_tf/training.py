@@ -81,24 +81,25 @@ def preview(config, path):
     check(config)
     source, batches = _open_data(config)
     try:
-        draw_preview(path, config, source, batches)
+        draw_preview(path, config, source, batches, _augment(config, source.channels))
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"--preview={path} cannot be written: {_first_line(error)}") from error
 
 
 def _train(config, workdir):
     source, batches = _open_data(config)
-    _require_same_everywhere(config, workdir, len(source.pretrain))
+    num_images, channels = len(source.pretrain), source.channels
+    _require_same_everywhere(config, workdir, num_images, channels)
     chief = distribution.is_chief()
     with contextlib.ExitStack() as stack:
         if chief:
             written = workdir
-            run_directory.open_for_training(workdir, config, len(source.pretrain))
+            run_directory.open_for_training(workdir, config, num_images, channels)
         else:
             # All workers save, since they hold parts of the moving statistics; one save remains.
             written = stack.enter_context(tempfile.TemporaryDirectory())
-            run_directory.require_same_run(workdir, config, len(source.pretrain))
-        model = build_model(config, batches.steps_per_epoch)
+            run_directory.require_same_run(workdir, config, num_images, channels)
+        model = build_model(config, batches.steps_per_epoch, channels)
         checkpoints = Checkpoints(model, written, config.checkpoint_every)
         start = checkpoints.restore(workdir)
         total = total_steps(config, batches.steps_per_epoch)
@@ -128,16 +129,16 @@ def _train(config, workdir):
         return Outcome(checkpoints.step, total, checkpoints.stop_signal)
 
 
-def _require_same_everywhere(config, workdir, num_images):
+def _require_same_everywhere(config, workdir, num_images, channels):
     """Raises a `UserError` unless all workers are about to do the same."""
     saved = run_directory.latest_checkpoint(workdir)
     saved = os.path.basename(saved) if saved else "nothing"
-    mine = zlib.crc32(json.dumps([flatten(config), saved, num_images]).encode())
+    mine = zlib.crc32(json.dumps([flatten(config), saved, num_images, channels]).encode())
     if len(set(distribution.gather_from_workers(mine))) > 1:
         raise UserError(
             f"the workers differ; here, {workdir} holds {saved}, and '{config.data.source}' has "
-            f"{num_images} images: give all workers the same settings and images, and a --workdir "
-            "that they share"
+            f"{num_images} images of {channels} channels: give all workers the same settings and "
+            "images, and a --workdir that they share"
         )
 
 
@@ -156,12 +157,13 @@ def _announce(config, workdir, source, start, total, steps_per_epoch):
         print(f"going on from step {start}, saved in {workdir}")
 
 
-def build_model(config, steps_per_epoch):
+def build_model(config, steps_per_epoch, channels=3):
     """The compiled model that a config describes, under the current strategy's scope.
 
     Args:
         config: a config that `moco_tf.config.check` passes.
         steps_per_epoch: int, for the schedule of the learning rate.
+        channels: int, of the images; 3 is RGB.
 
     Returns:
         A `MoCo`.
@@ -171,14 +173,19 @@ def build_model(config, steps_per_epoch):
     groups = config.bn_groups // tf.distribute.get_strategy().num_replicas_in_sync
     model = MoCo(
         lambda: encoders.build(
-            config.encoder, config.head, config.dim, stem=config.stem, bn_groups=groups
+            config.encoder,
+            config.head,
+            config.dim,
+            stem=config.stem,
+            bn_groups=groups,
+            channels=channels,
         ),
         queue_size=config.queue_size,
         momentum=config.momentum,
         temperature=config.temperature,
         shuffle_bn=config.shuffle_bn,
         symmetric_loss=config.symmetric_loss,
-        augment=Augment(RECIPES[config.augmentation]),
+        augment=_augment(config, channels),
         seed=config.seed,
     )
     rate = config.learning_rate
@@ -195,6 +202,11 @@ def build_model(config, steps_per_epoch):
         SGD(schedule, config.sgd_momentum, config.weight_decay), jit_compile=config.jit_compile
     )
     return model
+
+
+def _augment(config, channels):
+    recipe = RECIPES[config.augmentation]
+    return Augment(recipe if config.rgb_operations else recipe.without_rgb_operations(), channels)
 
 
 def start_from(fill, config, workdir):
@@ -216,10 +228,10 @@ def start_from(fill, config, workdir):
     check(config)
     run_directory.require_empty(workdir)
     source, batches = _open_data(config)
-    model = build_model(config, batches.steps_per_epoch)
+    model = build_model(config, batches.steps_per_epoch, source.channels)
     fill(model)
     with run_directory.whole_or_not_at_all(workdir) as unfinished:
-        run_directory.open_for_training(unfinished, config, len(source.pretrain))
+        run_directory.open_for_training(unfinished, config, len(source.pretrain), source.channels)
         checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
         checkpoints.step = int(model.step.numpy())
         checkpoints.save()
@@ -227,7 +239,14 @@ def start_from(fill, config, workdir):
 
 
 def _open_data(config):
-    source = sources.load(config.data.source)
+    source = sources.load(config.data.source, **sources.options(config.data))
+    operations = RECIPES[config.augmentation].rgb_operations
+    if source.channels != 3 and config.rgb_operations and operations:
+        raise UserError(
+            f"config.augmentation={config.augmentation!r} has operations of RGB "
+            f"({', '.join(operations)}), and the images of '{source.name}' have {source.channels} "
+            "channels: set --config.rgb_operations=False to leave these out"
+        )
     batches = TwoViews(
         source,
         config.image_size,

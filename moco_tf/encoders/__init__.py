@@ -3,12 +3,12 @@
 import keras
 from keras import layers
 
-from moco_tf.augment import MEAN, STD
+from moco_tf.augment import mean_and_std
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.resnet import resnet
 
 
-def build(name, head=None, dim=128, stem="imagenet", bn_groups=1):
+def build(name, head=None, dim=128, stem="imagenet", bn_groups=1, channels=3):
     """Builds a backbone, or with `head` a whole encoder of queries or keys.
 
     Args:
@@ -17,11 +17,12 @@ def build(name, head=None, dim=128, stem="imagenet", bn_groups=1):
         dim: int C, length of queries and keys; read with a head only.
         stem: "imagenet", or "small" for images of about 32 pixels.
         bn_groups: int, BatchNormalization groups of the batch that one replica sees.
+        channels: int, of the images; 3 is RGB.
 
     Returns:
-        A `keras.Model` from images `[N, H, W, 3]`, normalised by ImageNet's mean and standard
-        deviation, to features `[N, D]` or projections `[N, C]`. An encoder with a head has the
-        two as `encoder.backbone` and `encoder.head`.
+        A `keras.Model` from images `[N, H, W, channels]`, normalised by
+        `moco_tf.augment.mean_and_std`, to features `[N, D]` or projections `[N, C]`. An encoder
+        with a head has the two as `encoder.backbone` and `encoder.head`.
 
     Raises:
         UserError: an unknown name, head or stem.
@@ -31,10 +32,10 @@ def build(name, head=None, dim=128, stem="imagenet", bn_groups=1):
         >>> encoder.output_shape, encoder.backbone.output_shape
         ((None, 128), (None, 2048))
     """
-    backbone = resnet(name, stem=stem, bn_groups=bn_groups)
+    backbone = resnet(name, stem=stem, bn_groups=bn_groups, channels=channels)
     if head is None:
         return backbone
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, channels), name="images")
     projection = build_head(head, backbone.output_shape[-1], dim)
     encoder = keras.Model(images, projection(backbone(images)), name=f"{name}_encoder")
     encoder.backbone, encoder.head = backbone, projection
@@ -48,16 +49,18 @@ def with_normalization(backbone):
         backbone: a `keras.Model` from normalised images to features `[N, D]`.
 
     Returns:
-        A `keras.Model` that shares its weights, from images `[N, H, W, 3]` of 0 to 255 to features
-        `[N, D]` in float32.
+        A `keras.Model` that shares its weights, from images `[N, H, W, C]` of 0 to 255, of as many
+        channels as the backbone takes, to features `[N, D]` in float32.
     """
-    normalization = layers.Normalization(
-        mean=[255.0 * mean for mean in MEAN],
-        variance=[(255.0 * std) ** 2 for std in STD],
+    channels = backbone.input_shape[-1]
+    mean, std = mean_and_std(channels)
+    normalize = layers.Normalization(
+        mean=[255.0 * value for value in mean],
+        variance=[(255.0 * value) ** 2 for value in std],
         dtype="float32",
         name="normalization",
     )
-    images = keras.Input((None, None, 3), name="images")
-    features = backbone(normalization(images))
+    images = keras.Input((None, None, channels), name="images")
+    features = backbone(normalize(images))
     features = layers.Activation("linear", dtype="float32", name="float32")(features)
     return keras.Model(images, features, name=f"{backbone.name}_from_images")

@@ -48,7 +48,7 @@ ARCHITECTURES = {
 STEMS = ("imagenet", "small")
 
 
-def resnet(name, stem="imagenet", bn_groups=1):
+def resnet(name, stem="imagenet", bn_groups=1, channels=3):
     """Builds a residual network without its classifier.
 
     Args:
@@ -57,10 +57,11 @@ def resnet(name, stem="imagenet", bn_groups=1):
         stem: "imagenet", a 7x7 convolution of stride 2 and a 3x3 maximum of stride 2; or "small",
             one 3x3 convolution of stride 1, for images of about 32 pixels.
         bn_groups: int, BatchNormalization groups of the batch that one replica sees.
+        channels: int, of the images; 3 is RGB.
 
     Returns:
-        A `keras.Model` from normalised images `[N, H, W, 3]` to features `[N, D]`, the global
-        average of the last stage.
+        A `keras.Model` from normalised images `[N, H, W, channels]` to features `[N, D]`, the
+        global average of the last stage.
 
     Raises:
         UserError: the name or the stem is not one of these.
@@ -68,23 +69,23 @@ def resnet(name, stem="imagenet", bn_groups=1):
     architecture, width = parse_name(name)
     if stem not in STEMS:
         raise UserError(f"unknown stem '{stem}': choose {' or '.join(STEMS)}")
-    channels = architecture.channels * width
+    first = architecture.channels * width
 
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, channels), name="images")
     if stem == "imagenet":
-        x = _conv_bn(images, channels, 7, 2, bn_groups, "stem")
+        x = _conv_bn(images, first, 7, 2, bn_groups, "stem")
         x = layers.ReLU(name="stem_relu")(x)
         # After a ReLU, padding with zeros and padding with minus infinity are the same.
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     else:
-        x = _conv_bn(images, channels, 3, 1, bn_groups, "stem")
+        x = _conv_bn(images, first, 3, 1, bn_groups, "stem")
         x = layers.ReLU(name="stem_relu")(x)
     for stage, depth in enumerate(architecture.depths):
         for index in range(depth):
             stride = 2 if stage > 0 and index == 0 else 1
             label = f"stage{stage + 1}_block{index + 1}"
-            x = _block(x, architecture, channels * 2**stage, stride, bn_groups, label)
+            x = _block(x, architecture, first * 2**stage, stride, bn_groups, label)
     features = layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(images, features, name=name)
 

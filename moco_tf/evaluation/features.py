@@ -30,8 +30,8 @@ def extract(backbone, source, indices, image_size, progress=None):
     `tf.distribute` strategy.
 
     Args:
-        backbone: callable, images `[N, size, size, 3]` in 0 to 255 to features `[N, D]`, such as
-            `moco_tf.load_backbone` returns. It is called without `training`.
+        backbone: callable, images `[N, size, size, channels]` in 0 to 255 to features `[N, D]`,
+            such as `moco_tf.load_backbone` returns. It is called without `training`.
         source: a `moco_tf.data.source.Source`.
         indices: int64 `[M]`, the images wanted; those that cannot be read are left out.
         image_size: int, side of the central view in pixels.

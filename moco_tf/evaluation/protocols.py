@@ -18,7 +18,7 @@ def extract_both(backbone, source, image_size):
     """Features of the two parts of a labelled source, with progress bars.
 
     Args:
-        backbone: callable, images `[N, size, size, 3]` in 0 to 255 to features `[N, D]`.
+        backbone: callable, images `[N, size, size, channels]` in 0 to 255 to features `[N, D]`.
         source: a `moco_tf.data.source.Source`.
         image_size: int, side of the central view in pixels.
 
@@ -31,7 +31,7 @@ def extract_both(backbone, source, image_size):
     if source.labels is None:
         raise UserError(
             f"data source '{source.name}' has no labels to evaluate with: put the images of each "
-            "class into a subfolder of its own"
+            "class into a subfolder of its own, or name the feature of records that holds them"
         )
     if not (len(source.train) and len(source.test)):
         raise UserError(f"data source '{source.name}' is too small to hold out a test set")

@@ -70,6 +70,28 @@ def test_a_backbone_with_normalization_takes_images_of_0_to_255():
     assert np.abs(found).max() > 0.1
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_change_the_first_kernel_alone(channels):
+    def shapes(channels):
+        encoder = encoders.build("resnet8", "linear", 24, stem="small", channels=channels)
+        assert encoder.input_shape == encoder.backbone.input_shape == (None, None, None, channels)
+        return [tuple(variable.shape) for variable in encoder.variables]
+
+    first, *others = shapes(channels)
+    assert first == (3, 3, channels, 16)
+    assert others == shapes(3)[1:]
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_are_normalised_by_the_means_of_imagenets(channels):
+    backbone = resnet("resnet8", "small", channels=channels)
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, channels))
+    normalised = (images / 255 - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3)
+    found = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
+    np.testing.assert_allclose(found, backbone(tf.constant(normalised, tf.float32)), atol=1e-4)
+    assert np.abs(found).max() > 0.1
+
+
 def test_an_unknown_head_is_named_with_the_choices():
     message = re.escape("unknown head 'conv': choose linear (MoCo v1) or mlp (MoCo v2)")
     with pytest.raises(UserError, match=message):

@@ -41,10 +41,10 @@ def resnext50_32x8d():
     return torchvision.models.ResNet(bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)
 
 
-def small_resnet18():
+def small_resnet18(channels=3):
     """As the reference's notebook for CIFAR-10 has it."""
     model = torchvision.models.resnet18()
-    model.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    model.conv1 = torch.nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
     model.maxpool = torch.nn.Identity()
     return model
 
@@ -271,3 +271,18 @@ def test_heads_start_with_the_moments_of_torchs_linear_layers(name):
     for ours, theirs in zip(layers, expected, strict=True):
         assert_same_moments(ours.kernel.numpy().T, theirs.weight.detach().numpy(), kurtosis=1.8)
         assert_same_moments(ours.bias.numpy(), theirs.bias.detach().numpy(), kurtosis=1.8)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_have_the_features_of_torchvisions_with_such_a_stem(channels):
+    keras.utils.set_random_seed(0)
+    ours = encoders.build("resnet18", stem="small", channels=channels)
+    theirs = small_resnet18(channels).eval()
+    theirs.fc = torch.nn.Identity()
+    tensors = {k: torch.from_numpy(array) for k, array in state_dict.read(ours).items()}
+    theirs.load_state_dict(tensors)
+    x = np.random.default_rng(0).normal(size=(2, 17, 20, channels)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+    difference = np.abs(ours(x, training=False).numpy() - expected).max()
+    assert difference <= TOLERANCE * np.abs(expected).max()

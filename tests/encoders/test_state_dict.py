@@ -256,3 +256,10 @@ def test_another_architectures_state_dict_is_refused():
         state_dict.write(shallow, state_dict.read(deep))
     with pytest.raises(UserError, match=r"'layer1\.1\.conv1\.weight' is missing"):
         state_dict.write(deep, state_dict.read(shallow))
+
+
+def test_a_state_dict_for_images_of_other_channels_is_refused():
+    rgb, five = (encoders.build("resnet8", stem="small", channels=c) for c in (3, 5))
+    message = r"the key 'conv1\.weight' has shape \(16, 3, 3, 3\), and here it is \(16, 5, 3, 3\)"
+    with pytest.raises(UserError, match=message):
+        state_dict.write(five, state_dict.read(rgb))
