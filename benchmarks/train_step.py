@@ -3,9 +3,8 @@
     python benchmarks/train_step.py                        (both sizes; a quarter of an hour)
     python benchmarks/train_step.py --size=small --rounds=20
 
-Every contestant is a process of its own, so that each has its own peak memory. They take turns, a
-step each, so that whatever else the machine does meets all of them; the medians are compared. The
-table goes to benchmarks/train_step.json as well.
+The contestants take turns, a step each, and the medians are compared. The table goes to
+benchmarks/train_step.json as well.
 
     ours            MoCo, through the function that `fit` calls
     plain PyTorch   the reference implementation's arithmetic on one device
@@ -19,12 +18,9 @@ import importlib.util
 import json
 import os
 import pathlib
-import resource
-import statistics
-import subprocess
 import sys
-import time
 
+import turns
 from absl import app, flags
 
 HERE = pathlib.Path(__file__).parent
@@ -56,29 +52,12 @@ def main(_):
 
 def compare(size, rounds):
     """Runs all contestants in turns; prints and returns what came out."""
-    contestants = {}
-    for name in CONTESTANTS:
-        command = [sys.executable, __file__, f"--size={size}", f"--contestant={name}"]
-        contestants[name] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        turn(contestants[name])  # starts and compiles, alone
-    seconds = {name: [] for name in CONTESTANTS}
-    for _ in range(rounds):
-        for name, process in contestants.items():
-            seconds[name].append(turn(process)["seconds"])
-    last = {}
-    for name, process in contestants.items():
-        last[name] = turn(process)
-        process.stdin.close()
-        process.wait()
 
+    def command(name):
+        return [__file__, f"--size={size}", f"--contestant={name}"]
+
+    median, last = turns.compare(CONTESTANTS, command, rounds)
     settings = SIZES[size]
-    median = {name: statistics.median(values) for name, values in seconds.items()}
     flops = last["ours"]["flops"]
     rate = 2 * SIDE**3 / median["matrix product"]
     print(f"\n{size}: {settings}, medians of {rounds} steps in turns")
@@ -102,18 +81,7 @@ def compare(size, rounds):
     }
 
 
-def turn(process):
-    """Lets a contestant take a step, and returns what it says of it."""
-    process.stdin.write("step\n")
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(process.stderr.read())
-    return json.loads(line)
-
-
 def serve(name, encoder, stem, image_size, batch, queue):
-    """Takes a step for each line of the standard input, and reports it."""
     flops = None
     if name == "plain PyTorch":
         step = pytorch_step(encoder, stem, image_size, batch, queue)
@@ -125,12 +93,7 @@ def serve(name, encoder, stem, image_size, batch, queue):
         queue //= 16 if name == "small queue" else 1
         groups = 8 if name == "eight groups" else 1
         step, flops = our_step(encoder, stem, image_size, batch, queue, groups)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()
-        seconds = time.perf_counter() - start
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps(dict(seconds=seconds, peak=peak, flops=flops)), flush=True)
+    turns.serve(step, flops=flops)
 
 
 def our_step(encoder, stem, image_size, batch, queue, groups):
