@@ -40,6 +40,9 @@ class TwoViews:
         self.batch_size = batch_size
         self.seed = seed
         self.unreadable = set()
+        with tf.device("CPU"):
+            # As an array it would be copied into every function that uses it, several times.
+            self._pretrain = tf.constant(source.pretrain)
         self.steps_per_epoch = len(source.pretrain) // batch_size
         if not self.steps_per_epoch:
             raise UserError(
@@ -87,7 +90,7 @@ class TwoViews:
         draws = tf.random.stateless_uniform(
             [len(self.source.pretrain)], seed_for("order", self.seed, epoch), alg="philox"
         )
-        return tf.gather(self.source.pretrain, tf.argsort(draws, stable=True))
+        return tf.gather(self._pretrain, tf.argsort(draws, stable=True))
 
     def _views(self, epoch, index):
         found, image = self.read(epoch, index)
@@ -128,7 +131,7 @@ class TwoViews:
             [ATTEMPTS], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
         )
         return tf.data.Dataset.from_tensor_slices(
-            tf.concat([tf.gather(self.source.pretrain, others), [self._readable]], axis=0)
+            tf.concat([tf.gather(self._pretrain, others), [self._readable]], axis=0)
         )
 
 
