@@ -13,8 +13,8 @@ def load(name, image_feature="image/encoded", label_feature="image/class/label",
 
     Args:
         name: "photos"; "folder:PATH", of JPEG, PNG, GIF, BMP and WebP files; "idx:PATH", a folder
-            of files as MNIST's and Fashion-MNIST's; "tfrecord:GLOB", a pattern of TFRecord files; or
-            "tfds:NAME[/CONFIG][:VERSION][:SPLIT]", a data set of tensorflow-datasets.
+            of files as MNIST's and Fashion-MNIST's; "tfrecord:GLOB", a pattern of TFRecord
+            files; or "tfds:NAME[/CONFIG][:VERSION][:SPLIT]", a data set of tensorflow-datasets.
         image_feature: the feature of a `tfrecord` record that holds the bytes of its image.
         label_feature: the feature that holds its label; "" for no labels.
         tfds_dir: the directory of tensorflow-datasets; "" for its own default.

@@ -93,6 +93,15 @@ def test_what_a_resumed_run_skips_is_not_read(folder, whole_run):
     assert sorted(reads) == sorted(numbers(whole_run[7:, 0]).ravel())
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_the_number_of_threads_changes_nothing(whole_run, folder, threads):
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    data = two_views(folder).between(0, len(whole_run)).with_options(options)
+    for found, expected in zip(data.as_numpy_iterator(), whole_run, strict=True):
+        np.testing.assert_array_equal(np.stack(found), expected)
+
+
 @pytest.mark.parametrize("end", [1, 3, 4, 8])
 def test_a_run_may_end_in_the_midst_of_an_epoch(whole_run, folder, end):
     found = list(two_views(folder).between(1, end).as_numpy_iterator())
