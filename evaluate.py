@@ -2,19 +2,28 @@
 
     python evaluate.py --protocol=knn --workdir=runs/photos
     python evaluate.py --protocol=linear --saved_model=PATH --data=folder:PATH --image_size=224
-    python evaluate.py --protocol=knn --random_init --config=configs/photos.py
+    python evaluate.py --protocol=few-shot --random_init --config=configs/photos.py
 
-The result goes to DIR/eval/PROTOCOL.json, DIR being the run, the SavedModel or --output_dir.
+    knn                  weighted nearest neighbours, of the backbone's features or of the head's
+    linear               the paper's: one layer, trained by SGD on random crops
+    linear --cached      the same layer as a logistic regression, in a fraction of the time
+    few-shot             such a regression with a few labels a class
+
+The result goes to DIR/eval/PROTOCOL.json, DIR being the run, the SavedModel or --output_dir;
+that of --cached to linear_cached.json, and that of --features=head to knn_head.json.
 """
 
 import os
+import time
 
 from absl import flags
 from ml_collections import config_flags
 
 from moco_tf import command_line
 
-PROTOCOL = flags.DEFINE_enum("protocol", None, ["knn", "linear"], "What to evaluate by.")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol", None, ["knn", "linear", "few-shot"], "What to evaluate by."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "A run, whose newest checkpoint is evaluated.")
 SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel of export/saved_model.py.")
 RANDOM_INIT = flags.DEFINE_bool("random_init", False, "The encoder of --config, untrained.")
@@ -27,10 +36,51 @@ IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Side of the views in pixels; by default the run's own.", lower_bound=1
 )
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where eval/PROTOCOL.json goes.")
-K = flags.DEFINE_integer("k", 200, "knn: neighbours, at most the bank.", lower_bound=1)
-TEMPERATURE = flags.DEFINE_float("temperature", 0.07, "knn: of the votes.", lower_bound=1e-3)
-L2 = flags.DEFINE_float("l2", 1e-3, "linear: penalty on the squared weights.", lower_bound=1e-9)
-ITERATIONS = flags.DEFINE_integer("iterations", 200, "linear: of L-BFGS.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "linear, few-shot: of all that is drawn.", lower_bound=0)
+
+FEATURES = flags.DEFINE_enum(
+    "features", "backbone", ["backbone", "head"], "knn: the output of which; head with --workdir."
+)
+flags.DEFINE_integer("k", 200, "knn: neighbours, at most the bank.", lower_bound=1)
+flags.DEFINE_float("temperature", 0.07, "knn: of the votes.", lower_bound=1e-3)
+
+CACHED = flags.DEFINE_bool("cached", False, "linear: features once, then logistic regression.")
+flags.DEFINE_float("l2", 1e-3, "--cached, few-shot: penalty on squared weights.", lower_bound=1e-9)
+flags.DEFINE_integer("iterations", 200, "--cached, few-shot: of L-BFGS.", lower_bound=1)
+
+flags.DEFINE_float("learning_rate", 30.0, "linear: the first epoch's.", lower_bound=1e-9)
+flags.DEFINE_integer("batch_size", 256, "linear: over all devices.", lower_bound=1)
+flags.DEFINE_integer("epochs", 100, "linear: how many.", lower_bound=1)
+flags.DEFINE_list("milestones", ["60", "80"], "linear: epochs at which the rate falls by ten.")
+flags.DEFINE_float("sgd_momentum", 0.9, "linear: of SGD.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("weight_decay", 0.0, "linear: of weights and bias.", lower_bound=0)
+flags.DEFINE_list("crop_scale", ["0.08", "1"], "linear: smallest and largest share in a crop.")
+
+flags.DEFINE_list("shots", ["1", "5", "10"], "few-shot: labelled images of each class.")
+flags.DEFINE_integer("draws", 10, "few-shot: random choices of these images.", lower_bound=2)
+
+# What each protocol reads, by the name that its result goes by.
+SETTINGS = {
+    "knn": ("k", "temperature"),
+    "knn_head": ("k", "temperature"),
+    "linear": (
+        "learning_rate",
+        "batch_size",
+        "epochs",
+        "milestones",
+        "sgd_momentum",
+        "weight_decay",
+        "crop_scale",
+        "seed",
+    ),
+    "linear_cached": ("l2", "iterations"),
+    "few-shot": ("shots", "draws", "seed", "l2", "iterations"),
+}
+LISTS = {
+    "milestones": (int, "epochs, separated by commas, or none by --milestones="),
+    "crop_scale": (float, "two shares of an image, the smallest and the largest"),
+    "shots": (int, "whole numbers of 1 or more, separated by commas"),
+}
 
 command_line.define_strategy_flags()
 
@@ -46,18 +96,15 @@ def main(_):
 def _evaluate():
     from moco_tf import distribution
     from moco_tf.data import sources
-    from moco_tf.evaluation import protocols
-    from moco_tf.pictures import draw_neighbours
+    from moco_tf.evaluation import few_shot, protocols
 
     if SAVED_MODEL.value and not (DATA.value and IMAGE_SIZE.value):
         raise command_line.UserError("--saved_model needs --data and --image_size as well")
+    protocol = _protocol()
+    settings = _settings(protocol)
     config = _config()
     data = DATA.value or config.data.source
     image_size = IMAGE_SIZE.value or config.image_size
-    if PROTOCOL.value == "knn":
-        settings = {"k": K.value, "temperature": TEMPERATURE.value}
-    else:
-        settings = {"l2": L2.value, "iterations": ITERATIONS.value}
 
     options = sources.options(config.data) if config else {}
     given = (IMAGE_FEATURE, LABEL_FEATURE, TFDS_DIR)
@@ -69,22 +116,96 @@ def _evaluate():
             f"the images of '{data}' have {source.channels} channels, and {name} takes {channels}: "
             f"give --data, images of {channels}"
         )
-    train, test = protocols.extract_both(backbone, source, image_size)
+    protocols.require_two_labelled_parts(source)
+    if protocol == "few-shot":
+        labels = source.labels[source.train]
+        few_shot.require_enough(labels, source.class_names, settings["shots"])
+
+    if protocol == "linear":
+        result = protocols.evaluate_linear(backbone, source, image_size, **settings)
+    else:
+        start = time.perf_counter()
+        features = protocols.extract_both(backbone, source, image_size)
+        seconds = round(time.perf_counter() - start, 3)
     if not distribution.is_chief():
         return
-    result = protocols.evaluate(
-        PROTOCOL.value, train, test, len(source.class_names), **settings
-    ) | {"backbone": name, "data": data, "image_size": image_size}
+    if protocol != "linear":
+        result = protocols.evaluate(protocol, *features, len(source.class_names), **settings)
+        result["feature_seconds"] = seconds
+    result |= {"backbone": name, "data": data, "image_size": image_size}
     directory = OUTPUT_DIR.value or directory
     wrote = protocols.write_result(directory, result)
     if PROTOCOL.value == "knn":
-        picture = os.path.join(directory, "neighbours.png")
-        wrote += f" and {draw_neighbours(picture, source, image_size, train, test)}"
+        wrote += f" and {_draw(directory, source, image_size, *features)}"
     print(
-        f"{PROTOCOL.value} of {name} on {data}: top-1 {result['top1']:.4f}, "
-        f"top-5 {result['top5']:.4f} ({result['num_train']} training and {result['num_test']} "
-        f"test images); wrote {wrote}"
+        f"{protocol} of {name} on {data}: {_accuracy(result)} ({result['num_train']} training and "
+        f"{result['num_test']} test images); wrote {wrote}"
     )
+
+
+def _protocol():
+    """The name that the result goes by."""
+    if CACHED.value and PROTOCOL.value != "linear":
+        raise command_line.UserError(
+            f"--cached is for --protocol=linear, and it is --protocol={PROTOCOL.value}"
+        )
+    if flags.FLAGS["features"].present and PROTOCOL.value != "knn":
+        raise command_line.UserError(
+            f"--features is for --protocol=knn, and it is --protocol={PROTOCOL.value}"
+        )
+    if FEATURES.value == "head":
+        if not WORKDIR.value:
+            raise command_line.UserError("--features=head needs --workdir: only a run has its head")
+        return "knn_head"
+    return "linear_cached" if CACHED.value else PROTOCOL.value
+
+
+def _settings(protocol):
+    """The flags that the protocol reads; none of another's may be given."""
+    values = flags.FLAGS
+    read = SETTINGS[protocol]
+    for name in sorted({name for names in SETTINGS.values() for name in names} - set(read)):
+        if values[name].present:
+            cached = " --cached" if CACHED.value else ""
+            raise command_line.UserError(
+                f"--{name} means nothing to --protocol={PROTOCOL.value}{cached}: leave it out; "
+                f"what that reads is {', '.join(f'--{setting}' for setting in read)}"
+            )
+    settings = {name: values[name].value for name in read}
+    for name, (kind, words) in LISTS.items():
+        if name in settings:
+            settings[name] = _numbers(name, kind, words)
+    return settings
+
+
+def _numbers(name, kind, words):
+    given = flags.FLAGS[name].value
+    try:
+        numbers = tuple(kind(number) for number in given)
+        if name == "shots" and (not numbers or min(numbers) < 1):
+            raise ValueError
+        if name == "crop_scale" and len(numbers) != 2:
+            raise ValueError
+    except ValueError:
+        raise command_line.UserError(f"--{name}={','.join(given)}: give {words}") from None
+    return numbers
+
+
+def _accuracy(result):
+    if result["protocol"] != "few-shot":
+        return f"top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}"
+    return "top-1 " + ", ".join(
+        f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} of each class"
+        for row in result["few_shot"]
+    )
+
+
+def _draw(directory, source, image_size, train, test):
+    from moco_tf.pictures import draw_neighbours
+
+    head = "_head" if FEATURES.value == "head" else ""
+    picture = os.path.join(directory, f"neighbours{head}.png")
+    return draw_neighbours(picture, source, image_size, train, test)
 
 
 def _config():
@@ -108,13 +229,14 @@ def _backbone(config, source):
     """The backbone to evaluate, its name, the directory of its results, the channels it takes."""
     import keras
 
-    from moco_tf import encoders, load_backbone
+    from moco_tf import encoders, loading
 
     if SAVED_MODEL.value:
         backbone, channels = _load_saved_model(SAVED_MODEL.value)
         return backbone, SAVED_MODEL.value, SAVED_MODEL.value, channels
     if WORKDIR.value:
-        backbone, name, directory = load_backbone(WORKDIR.value), WORKDIR.value, WORKDIR.value
+        load = loading.load_encoder if FEATURES.value == "head" else loading.load_backbone
+        backbone, name, directory = load(WORKDIR.value), WORKDIR.value, WORKDIR.value
     else:
         keras.utils.set_random_seed(config.seed)
         backbone = encoders.build(config.encoder, stem=config.stem, channels=source.channels)

@@ -1,15 +1,16 @@
-"""What a run has trained: its whole model, or the backbone alone."""
+"""What a run has trained: its whole model, its query encoder, or the backbone alone."""
 
 import tensorflow as tf
 
 from moco_tf import encoders, run_directory
 from moco_tf.callbacks import Checkpoints
+from moco_tf.config import require_moco
 from moco_tf.errors import UserError
 from moco_tf.training import build_model
 
 
 def load_model(workdir):
-    """The whole model of a run, at its newest checkpoint.
+    """The whole model of a run of MoCo, at its newest checkpoint.
 
     Args:
         workdir: str, a run directory.
@@ -18,9 +19,11 @@ def load_model(workdir):
         The compiled `MoCo`, and the steps of an epoch, int.
 
     Raises:
-        UserError: no run there, or no checkpoint yet, or one that cannot be read.
+        UserError: no run there, or one of another mechanism, or no checkpoint yet, or one that
+            cannot be read.
     """
     config = run_directory.read_config(workdir)
+    require_moco(config)
     _newest_checkpoint(workdir)
     steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
     model = build_model(config, steps_per_epoch, run_directory.read_channels(workdir))
@@ -42,6 +45,25 @@ def load_backbone(workdir):
     Raises:
         UserError: no run there, or no checkpoint yet, or one of another architecture.
     """
+    return encoders.with_normalization(_load_query_encoder(workdir).backbone)
+
+
+def load_encoder(workdir):
+    """A run's query encoder with its projection head, at its newest checkpoint.
+
+    Args:
+        workdir: str, a run directory.
+
+    Returns:
+        As `load_backbone`, but to projections `[N, dim]`, not L2-normalised.
+
+    Raises:
+        UserError: as `load_backbone`.
+    """
+    return encoders.with_normalization(_load_query_encoder(workdir))
+
+
+def _load_query_encoder(workdir):
     config = run_directory.read_config(workdir)
     path = _newest_checkpoint(workdir)
     encoder = encoders.build(
@@ -57,7 +79,7 @@ def load_backbone(workdir):
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the checkpoint {path} cannot be read: {reason}") from error
-    return encoders.with_normalization(encoder.backbone)
+    return encoder
 
 
 def _newest_checkpoint(workdir):

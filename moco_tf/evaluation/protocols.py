@@ -8,10 +8,31 @@ import time
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation import knn, linear
+from moco_tf.evaluation import few_shot, knn, linear, logistic
 from moco_tf.evaluation.features import extract
 
-PROTOCOLS = {"knn": knn.classify, "linear": linear.probe}
+# Those that work on features computed once; `linear` alone does not.
+CACHED = {
+    "knn": knn.classify,
+    "knn_head": knn.classify,  # on what the projection head returns
+    "linear_cached": logistic.probe,
+    "few-shot": few_shot.classify,
+}
+
+
+def require_two_labelled_parts(source):
+    """Looks whether a source can be evaluated on.
+
+    Raises:
+        UserError: it has no labels, or nothing on one of the two sides.
+    """
+    if source.labels is None:
+        raise UserError(
+            f"data source '{source.name}' has no labels to evaluate with: put the images of each "
+            "class into a subfolder of its own, or name the feature of records that holds them"
+        )
+    if not (len(source.train) and len(source.test)):
+        raise UserError(f"data source '{source.name}' is too small to hold out a test set")
 
 
 def extract_both(backbone, source, image_size):
@@ -28,13 +49,7 @@ def extract_both(backbone, source, image_size):
     Raises:
         UserError: the source has no labels, or nothing on one of the two sides.
     """
-    if source.labels is None:
-        raise UserError(
-            f"data source '{source.name}' has no labels to evaluate with: put the images of each "
-            "class into a subfolder of its own, or name the feature of records that holds them"
-        )
-    if not (len(source.train) and len(source.test)):
-        raise UserError(f"data source '{source.name}' is too small to hold out a test set")
+    require_two_labelled_parts(source)
     return (
         extract(backbone, source, source.train, image_size, "training features"),
         extract(backbone, source, source.test, image_size, "test features"),
@@ -45,20 +60,19 @@ def evaluate(protocol, train, test, num_classes, **settings):
     """Applies a protocol to features.
 
     Args:
-        protocol: "knn" or "linear".
+        protocol: "knn", "linear_cached", "few-shot", or "knn_head" where they are the head's.
         train, test: `moco_tf.evaluation.features.Features`.
         num_classes: int.
-        **settings: keyword arguments of `knn.classify` or `linear.probe`; the others take their
-            defaults.
+        **settings: keyword arguments of `knn.classify`, `logistic.probe` or `few_shot.classify`;
+            the others take their defaults.
 
     Returns:
-        A dict with `protocol`, `top1` and `top5` (shares in 0 to 1), `num_train`, `num_test`,
-        `seconds` that the protocol took on the features, and all settings.
+        A dict with `protocol`, `top1` and `top5` (shares in 0 to 1; under "few-shot", what
+        `few_shot.classify` returns), `num_train`, `num_test`, `seconds` that the protocol took on
+        the features, and all settings.
     """
-    function = PROTOCOLS[protocol]
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    settings = {**defaults, **settings}
+    function = CACHED[protocol]
+    settings = {**_defaults(function), **settings}
     start = time.perf_counter()
     result = function(
         train.features, train.labels, test.features, test.labels, num_classes, **settings
@@ -71,6 +85,27 @@ def evaluate(protocol, train, test, num_classes, **settings):
         "seconds": round(time.perf_counter() - start, 3),
         **settings,
     }
+
+
+def evaluate_linear(backbone, source, image_size, **settings):
+    """Applies the paper's linear protocol, in every process of the current strategy.
+
+    Args:
+        backbone, source, image_size: of `extract_both`.
+        **settings: keyword arguments of `linear.fit`; the others take their defaults.
+
+    Returns:
+        As `evaluate`; `seconds` are of everything.
+
+    Raises:
+        UserError: as `extract_both`, or what `linear.classify` raises.
+    """
+    require_two_labelled_parts(source)
+    settings = {**_defaults(linear.fit), **settings}
+    start = time.perf_counter()
+    result = linear.classify(backbone, source, image_size, len(source.class_names), **settings)
+    seconds = round(time.perf_counter() - start, 3)
+    return {"protocol": "linear", **result, "seconds": seconds, **settings}
 
 
 def write_result(directory, result):
@@ -90,3 +125,8 @@ def write_result(directory, result):
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{path} cannot be written: {error}") from error
     return path
+
+
+def _defaults(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
