@@ -1,6 +1,7 @@
 """The settings of a pre-training run, with the paper's as defaults."""
 
 import json
+import math
 
 import ml_collections
 
@@ -15,7 +16,7 @@ from moco_tf.schedules import SCHEDULES
 OPERATIONAL = ("checkpoint_every", "knn_every", "log_every", "data.on_error")
 
 CHOICES = {
-    "mechanism": ("moco",),
+    "mechanism": ("moco", "memory_bank", "end_to_end"),
     "stem": STEMS,
     "head": HEADS,
     "augmentation": tuple(RECIPES),
@@ -25,7 +26,6 @@ CHOICES = {
 }
 POSITIVE = (
     "dim",
-    "queue_size",
     "temperature",
     "bn_groups",
     "image_size",
@@ -47,13 +47,14 @@ def default_config():
     config = ml_collections.ConfigDict()
     config.seed = 0
     # The method (sections 3.2 and 3.3).
-    config.mechanism = "moco"
+    config.mechanism = "moco"  # or "memory_bank", "end_to_end": what it is compared with
     config.encoder = "resnet50"
     config.stem = "imagenet"  # or "small", for images of about 32 pixels
     config.head = "linear"  # or "mlp", MoCo v2's
     config.dim = 128
-    config.queue_size = 65536
-    config.momentum = 0.999
+    config.queue_size = 65536  # K, negatives of a query; 0 for end_to_end, which takes the batch's
+    config.momentum = 0.999  # of moco: the key encoder's
+    config.bank_momentum = 0.5  # of memory_bank: its representations'
     config.temperature = 0.07
     config.bn_groups = 8  # of the global batch: the paper's 8 GPUs
     config.shuffle_bn = True
@@ -105,9 +106,10 @@ def check(config, num_replicas=1):
         _require(_get(config, key) > 0, config, key, "give a number above 0")
     for key in ("seed", "steps", "knn_every", "weight_decay"):
         _require(_get(config, key) >= 0, config, key, "give 0 or more")
-    for key in ("momentum", "sgd_momentum"):
+    for key in ("momentum", "bank_momentum", "sgd_momentum"):
         _require(0 <= _get(config, key) <= 1, config, key, "give a number from 0 to 1")
     _require(config.data.source, config, "data.source", f"give {KINDS}")
+    _check_mechanism(config)
 
     batch, groups = config.batch_size, config.bn_groups
     if batch < groups or batch % groups:
@@ -121,7 +123,7 @@ def check(config, num_replicas=1):
             f"config.bn_groups={groups} cannot be shared equally by {num_replicas} devices: set it "
             f"to a multiple of {num_replicas}, or use {_divisors(groups)} devices"
         )
-    if config.shuffle_bn and groups == 1:
+    if config.shuffle_bn and groups == 1 and config.mechanism != "memory_bank":
         raise UserError(
             "config.shuffle_bn=True shuffles among groups of BatchNormalization, and "
             "config.bn_groups=1 leaves one: set bn_groups to 2 or more, or shuffle_bn to False"
@@ -131,6 +133,45 @@ def check(config, num_replicas=1):
             f"config.jit_compile=True works on one device, and there are {num_replicas}: "
             "leave it False"
         )
+
+
+def _check_mechanism(config):
+    if config.mechanism != "end_to_end":
+        _require(config.queue_size > 0, config, "queue_size", "give a number above 0")
+    elif config.queue_size:
+        raise UserError(
+            f"config.queue_size={config.queue_size} is of mechanism=moco or memory_bank; that of "
+            "mechanism=end_to_end has no queue, its negatives being the batch's "
+            f"{config.batch_size - 1} others: set queue_size to 0"
+        )
+    elif config.batch_size == 1:
+        raise UserError(
+            "config.batch_size=1 leaves mechanism=end_to_end without a negative: give 2 or more"
+        )
+    if config.mechanism == "memory_bank" and config.symmetric_loss:
+        raise UserError(
+            "config.symmetric_loss=True exchanges a query with its key view, and "
+            "mechanism=memory_bank has no key views: leave it False"
+        )
+
+
+def require_moco(config):
+    """Raises a `UserError` unless a config is of MoCo, which alone other implementations know."""
+    if config.mechanism != "moco":
+        raise UserError(
+            f"config.mechanism={config.mechanism!r} has no momentum encoder and queue, of which "
+            "checkpoints of facebookresearch/moco are made: give a run, or a config, of moco"
+        )
+
+
+def chance_loss(config):
+    """The loss of pure chance in nats: ln(K+1), which is ln(N) for the end-to-end mechanism."""
+    return math.log(num_negatives(config) + 1)
+
+
+def num_negatives(config):
+    """The negatives of each query, int."""
+    return config.batch_size - 1 if config.mechanism == "end_to_end" else config.queue_size
 
 
 def total_steps(config, steps_per_epoch):

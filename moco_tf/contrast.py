@@ -25,9 +25,41 @@ def info_nce(queries, keys, negatives, temperature):
     positive = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # N x 1
     negative = tf.matmul(queries, negatives, transpose_b=True)  # N x K
     logits = tf.concat([positive, negative], axis=1) / temperature  # N x (1 + K)
+    return log_loss(logits), logits
+
+
+def info_nce_in_batch(queries, keys, rows, temperature):
+    """InfoNCE whose dictionary is the batch: the negatives are the other images' keys (Figure 2a).
+
+    Args:
+        queries: `[n, C]`, L2-normalised.
+        keys: `[N, C]`, L2-normalised, of the global batch.
+        rows: int32 `[n]`; row `rows[i]` of the keys is the positive of query i.
+        temperature: float > 0, tau.
+
+    Returns:
+        loss: `[n]`, as of `info_nce`; ln(N) where the keys say nothing.
+        logits: `[n, N]`, dot products over the temperature, the positive in column 0.
+    """
+    count = keys.shape[0]
+    logits = tf.matmul(queries, keys, transpose_b=True) / temperature  # n x N
+    # Each query's keys in their order, beginning with its own.
+    columns = (rows[:, tf.newaxis] + tf.range(count)) % count
+    logits = tf.gather(logits, columns, batch_dims=1)
+    return log_loss(logits), logits
+
+
+def log_loss(logits):
+    """The log loss of a softmax-based classifier whose right answer is column 0.
+
+    Args:
+        logits: `[N, 1 + K]`.
+
+    Returns:
+        `[N]`, in nats.
+    """
     labels = tf.zeros(tf.shape(logits)[:1], tf.int32)  # the positive is the 0-th
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    return loss, logits
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def contrastive_accuracy(logits, k):

@@ -186,6 +186,15 @@ def num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def replicas_in_main_memory():
+    """How many replicas keep their variables in this machine's memory, int; 0 with GPUs or TPUs."""
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return 0
+    if num_replicas() == 1:
+        return 1
+    return len(tf.distribute.get_strategy().extended.worker_devices)
+
+
 def own_rows(count):
     """Where this replica's `count` rows stand in the global batch, int32 `[count]`."""
     if num_replicas() == 1:
@@ -195,7 +204,10 @@ def own_rows(count):
 
 
 def all_gather(x):
-    """`x` of every replica, `[n, ...]`, as one global batch `[replicas * n, ...]`."""
+    """`x` of every replica, `[n, ...]`, as one global batch `[replicas * n, ...]`.
+
+    Gradients pass: that of `x` is the sum of what the losses of all replicas owe to it.
+    """
     if num_replicas() == 1:
         return x
     shape = [num_replicas() * x.shape[0], *x.shape[1:]]
@@ -210,6 +222,16 @@ def all_gather(x):
         words = all_gather(tf.bitcast(tf.reshape(rows, [x.shape[0], -1, word.size]), word))
         rows = tf.reshape(tf.bitcast(words, tf.uint8), [shape[0], -1])
         return tf.reshape(rows[:, :length], shape)
-    # A function's own argument is on no device, and a gather asks for one.
-    gathered = tf.distribute.get_replica_context().all_gather(tf.identity(x), axis=0)
-    return tf.ensure_shape(gathered, shape)
+    replica = tf.distribute.get_replica_context()
+
+    # TensorFlow's own gradient gathers the numbers of rows as well, which are all the same here.
+    @tf.custom_gradient
+    def gather(x):
+        def gradient(upstream):
+            upstream = replica.all_reduce("SUM", tf.convert_to_tensor(upstream))
+            return tf.gather(upstream, own_rows(x.shape[0]))
+
+        # A function's own argument is on no device, and a gather asks for one.
+        return tf.ensure_shape(replica.all_gather(tf.identity(x), axis=0), shape), gradient
+
+    return gather(x)

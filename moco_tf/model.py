@@ -1,19 +1,16 @@
 """Momentum Contrast: the paper's Algorithm 1 as a Keras model."""
 
-import time
-
-import keras
 import tensorflow as tf
 
-from moco_tf.contrast import contrastive_accuracy, info_nce, l2_normalize
+from moco_tf.contrast import info_nce
 from moco_tf.dictionaries import Queue
 from moco_tf.distribution import num_replicas, own_rows
-from moco_tf.optimizers import LossScaling
+from moco_tf.mechanism import Mechanism
 from moco_tf.seeds import seed_for
 from moco_tf.shuffling import permutation, shuffle, unshuffle
 
 
-class MoCo(keras.Model):
+class MoCo(Mechanism):
     """Momentum Contrast (He et al., CVPR 2020) around any encoder.
 
     Args:
@@ -61,13 +58,10 @@ class MoCo(keras.Model):
         seed=0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(temperature, augment, seed, **kwargs)
         self.momentum = momentum
-        self.temperature = temperature
         self.shuffle_bn = shuffle_bn
         self.symmetric_loss = symmetric_loss
-        self.augment = augment
-        self.seed = seed
 
         self.query_encoder = build_encoder()
         # It stays trainable, though no gradient reaches it: `trainable = False` would put its
@@ -77,14 +71,6 @@ class MoCo(keras.Model):
             ours.assign(theirs.value)
         self.queue = Queue(queue_size, self.query_encoder.output_shape[-1], seed)
         self.queue.build()
-        self.step = self.add_weight(
-            shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
-        )
-        self.seconds_waiting = 0.0
-        self.loss_metric = keras.metrics.Mean("loss")
-        self.top1_metric = keras.metrics.Mean("contrastive_top1")
-        self.top5_metric = keras.metrics.Mean("contrastive_top5")
-        self.built = True
 
     def train_step(self, data):
         """Algorithm 1, for this replica's n of the N images of the global batch."""
@@ -129,81 +115,13 @@ class MoCo(keras.Model):
         # The current keys replace the oldest, after the negatives were read.
         self.queue.enqueue(tf.concat(k, 0))
         self.step.assign(step + 1)
-
-        self.loss_metric.update_state(losses)
-        self.top1_metric.update_state(contrastive_accuracy(logits, 1))
-        self.top5_metric.update_state(contrastive_accuracy(logits, 5))
-        logs = {metric.name: metric.result() for metric in self.metrics}
-        return {**logs, "learning_rate": learning_rate}
+        return self.logs(losses, logits, learning_rate)
 
     def _keys(self, images, seed, order, N):
         """The keys of one view of the global batch, `[N, C]`, of which this replica encodes n."""
         images, rows = shuffle(images, order)
         images = self._augment(images, rows, N, seed)
         return unshuffle(self._encode(self.key_encoder, images), order)
-
-    def _encode(self, encoder, images):
-        # The similarity, the loss and the queue are float32 whatever the encoder computes in.
-        return l2_normalize(tf.cast(encoder(images, training=True), self.queue.keys.dtype))
-
-    def _augment(self, images, rows, count, seed):
-        return images if self.augment is None else self.augment(images, rows, count, seed)
-
-    @property
-    def metrics(self):
-        return [self.loss_metric, self.top1_metric, self.top5_metric]
-
-    def compile(self, optimizer, **kwargs):
-        """Configures training.
-
-        Args:
-            optimizer: a `keras.optimizers.Optimizer`, such as `moco_tf.optimizers.SGD`. It gets
-                the query encoder's parameters alone. Where the encoder computes in float16, it is
-                wrapped in `moco_tf.optimizers.LossScaling`.
-            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in Keras.
-        """
-        if self.compute_dtype == "float16":
-            optimizer = LossScaling(optimizer)
-        super().compile(optimizer=optimizer, **kwargs)
-        self.optimizer.build(self.query_encoder.trainable_variables)
-
-    def call(self, images, training=False):
-        """The query encoder's projections of normalised images, not L2-normalised."""
-        return self.query_encoder(images, training=training)
-
-    def make_train_function(self, force=False):
-        """Builds what `fit` calls with an iterator over batches, for any strategy.
-
-        Keras' own does not work where replicas are in several processes (keras issue 20585).
-        """
-        if self.train_function is not None and not force:
-            return
-        strategy = self.distribute_strategy
-
-        def replica_step(batch):
-            return tf.distribute.get_replica_context().all_reduce("MEAN", self.train_step(batch))
-
-        def step(batch):
-            logs = strategy.run(replica_step, args=(batch,))
-            return {name: strategy.experimental_local_results(logs[name])[0] for name in logs}
-
-        if not self.run_eagerly:
-            step = tf.function(step, jit_compile=self.jit_compile)
-
-        def train_function(iterator):
-            for _ in range(self.steps_per_execution):
-                asked = time.perf_counter()
-                batch = next(iterator)  # where the data ends, before any counter has moved
-                self.seconds_waiting += time.perf_counter() - asked
-                logs = step(batch)
-            return logs
-
-        self.train_function = train_function
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Everything is built already. Keras' own would consume a batch of the data set whenever a
-        # strategy is set, after which a resumed run would no longer be at its position.
-        pass
 
 
 def moving_average(m, k, q):

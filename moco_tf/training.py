@@ -22,10 +22,12 @@ from moco_tf.callbacks import (
     StopAt,
     UnreadableImages,
 )
-from moco_tf.config import check, flatten, total_steps
+from moco_tf.config import chance_loss, check, flatten, require_moco, total_steps
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.end_to_end import EndToEnd
 from moco_tf.errors import UserError
+from moco_tf.memory_bank import MemoryBank, room_for_bank, size_of_bank
 from moco_tf.model import MoCo
 from moco_tf.optimizers import SGD
 from moco_tf.pictures import draw_curves, draw_preview
@@ -99,7 +101,7 @@ def _train(config, workdir):
             # All workers save, since they hold parts of the moving statistics; one save remains.
             written = stack.enter_context(tempfile.TemporaryDirectory())
             run_directory.require_same_run(workdir, config, num_images, channels)
-        model = build_model(config, batches.steps_per_epoch, channels)
+        model = build_model(config, batches.steps_per_epoch, channels, num_images)
         checkpoints = Checkpoints(model, written, config.checkpoint_every)
         start = checkpoints.restore(workdir)
         total = total_steps(config, batches.steps_per_epoch)
@@ -143,12 +145,17 @@ def _require_same_everywhere(config, workdir, num_images, channels):
 
 
 def _announce(config, workdir, source, start, total, steps_per_epoch):
+    chance = "ln(N)" if config.mechanism == "end_to_end" else "ln(K+1)"
     print(
         f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
         f"{total / steps_per_epoch:g} epochs of {steps_per_epoch} steps; "
-        f"the loss of pure chance is ln(K+1) = {math.log(config.queue_size + 1):.2f}"
+        f"the loss of pure chance is {chance} = {chance_loss(config):.2f}"
     )
-    if config.queue_size > len(source.pretrain):
+    if config.mechanism == "memory_bank":
+        print(
+            f"the memory bank takes {size_of_bank(len(source.pretrain), config.dim)} on each device"
+        )
+    elif config.queue_size > len(source.pretrain):
         print(
             f"note: the queue of {config.queue_size} keys is larger than the data set, so that "
             "queries meet their own images among the negatives; --config.queue_size sets it"
@@ -157,37 +164,49 @@ def _announce(config, workdir, source, start, total, steps_per_epoch):
         print(f"going on from step {start}, saved in {workdir}")
 
 
-def build_model(config, steps_per_epoch, channels=3):
+def build_model(config, steps_per_epoch, channels=3, num_images=None):
     """The compiled model that a config describes, under the current strategy's scope.
 
     Args:
         config: a config that `moco_tf.config.check` passes.
         steps_per_epoch: int, for the schedule of the learning rate.
         channels: int, of the images; 3 is RGB.
+        num_images: int, that it trains on; read for the memory bank only.
 
     Returns:
-        A `MoCo`.
+        A `MoCo`, or the `EndToEnd` or `MemoryBank` that `config.mechanism` asks for.
+
+    Raises:
+        UserError: a memory bank that does not fit into the device's memory.
     """
     keras.config.set_dtype_policy(config.precision)
     keras.utils.set_random_seed(config.seed)
     groups = config.bn_groups // tf.distribute.get_strategy().num_replicas_in_sync
-    model = MoCo(
-        lambda: encoders.build(
+
+    def build_encoder():
+        return encoders.build(
             config.encoder,
             config.head,
             config.dim,
             stem=config.stem,
             bn_groups=groups,
             channels=channels,
-        ),
-        queue_size=config.queue_size,
-        momentum=config.momentum,
-        temperature=config.temperature,
-        shuffle_bn=config.shuffle_bn,
-        symmetric_loss=config.symmetric_loss,
-        augment=_augment(config, channels),
-        seed=config.seed,
+        )
+
+    settings = dict(
+        temperature=config.temperature, augment=_augment(config, channels), seed=config.seed
     )
+    if config.mechanism == "memory_bank":
+        with room_for_bank(num_images, config.dim):
+            model = MemoryBank(
+                build_encoder, num_images, config.queue_size, config.bank_momentum, **settings
+            )
+    else:
+        settings |= dict(shuffle_bn=config.shuffle_bn, symmetric_loss=config.symmetric_loss)
+        if config.mechanism == "end_to_end":
+            model = EndToEnd(build_encoder, **settings)
+        else:
+            model = MoCo(build_encoder, config.queue_size, config.momentum, **settings)
     rate = config.learning_rate
     if config.scale_learning_rate:
         rate *= config.batch_size / 256  # the paper's own: 0.03 for 256 images, 0.12 for 1024
@@ -221,11 +240,12 @@ def start_from(fill, config, workdir):
         The `MoCo`, and the steps of an epoch, int.
 
     Raises:
-        UserError: a setting that cannot work, a source that cannot be read, a directory that
-            holds something or cannot be written; and what `fill` raises. Nothing is in the
-            directory then.
+        UserError: a setting that cannot work, another mechanism, a source that cannot be read, a
+            directory that holds something or cannot be written; and what `fill` raises. Nothing is
+            in the directory then.
     """
     check(config)
+    require_moco(config)
     run_directory.require_empty(workdir)
     source, batches = _open_data(config)
     model = build_model(config, batches.steps_per_epoch, source.channels)
@@ -247,12 +267,20 @@ def _open_data(config):
             f"({', '.join(operations)}), and the images of '{source.name}' have {source.channels} "
             "channels: set --config.rgb_operations=False to leave these out"
         )
+    others = len(source.pretrain) - 1
+    if config.mechanism == "memory_bank" and config.queue_size > others:
+        raise UserError(
+            f"config.queue_size={config.queue_size} is more than the {others} other images that "
+            f"the memory bank of '{source.name}' holds beside a query's own: set it to {others} or "
+            "less"
+        )
     batches = TwoViews(
         source,
         config.image_size,
         RECIPES[config.augmentation].crop_scale,
         config.batch_size,
         config.seed,
+        with_positions=config.mechanism == "memory_bank",
     )
     return source, batches
 

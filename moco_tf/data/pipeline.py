@@ -24,6 +24,7 @@ class TwoViews:
         crop_scale: smallest and largest share of an image's area in a crop.
         batch_size: int, of the global batch.
         seed: int.
+        with_positions: bool; True says as well which images they are.
 
     Attributes:
         steps_per_epoch: int.
@@ -33,12 +34,13 @@ class TwoViews:
         UserError: fewer images than one batch, or none that can be read.
     """
 
-    def __init__(self, source, image_size, crop_scale, batch_size, seed):
+    def __init__(self, source, image_size, crop_scale, batch_size, seed, with_positions=False):
         self.source = source
         self.image_size = image_size
         self.crop_scale = crop_scale
         self.batch_size = batch_size
         self.seed = seed
+        self.with_positions = with_positions
         self.unreadable = set()
         with tf.device("CPU"):
             # As an array it would be copied into every function that uses it, several times.
@@ -61,7 +63,9 @@ class TwoViews:
                 whole batches.
 
         Returns:
-            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[n, size, size, C]` each.
+            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[n, size, size, C]` each,
+            and with positions of int64 `[n]`: where in `source.pretrain` the image that is shown
+            stands. Of an unreadable image that is its substitute.
         """
         context = context or tf.distribute.InputContext()
         first_epoch, done = divmod(start, self.steps_per_epoch)
@@ -96,7 +100,15 @@ class TwoViews:
         found, image = self.read(epoch, index)
         views = tf.numpy_function(self._crops, [epoch, index, found, image], [tf.uint8, tf.uint8])
         shape = [self.image_size, self.image_size, self.source.channels]
-        return tuple(tf.ensure_shape(view, shape) for view in views)
+        views = tuple(tf.ensure_shape(view, shape) for view in views)
+        if not self.with_positions:
+            return views
+        position = tf.numpy_function(self._position, [found], tf.int64, stateful=False)
+        return (*views, tf.ensure_shape(position, []))
+
+    def _position(self, index):
+        # Every kind of source lists its images in ascending order.
+        return np.searchsorted(self.source.pretrain, index)
 
     def _crops(self, epoch, index, found, image):
         if found != index:
@@ -194,5 +206,72 @@ def central_views(source, indices, image_size, batch_size, context=None):
         tf.data.Dataset.from_tensor_slices(own.ravel())
         .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def labelled_views(source, indices, image_size, crop_scale, batch_size, seed, epochs, context=None):
+    """Batches of one random view of each image, with their labels, epoch after epoch.
+
+    An epoch is a random order of the images, its last batch included. Every batch is full, and
+    every replica gets as many: a row that stands for nothing, for want of further images or
+    because its image cannot be read, has the label -1 and a black image.
+
+    Args:
+        source: a `moco_tf.data.source.Source` with labels.
+        indices: int64 `[M]`, the images of an epoch.
+        image_size: int, side of the views in pixels.
+        crop_scale: smallest and largest share of an image's area in a crop.
+        batch_size: int, of the global batch, a multiple of the number of replicas.
+        seed: int; an epoch is a function of it and of its number.
+        epochs: int.
+        context: the `tf.distribute.InputContext` of this worker among several, of whose replicas
+            it then gives the shares of the batch, one after the other; None for whole batches.
+
+    Returns:
+        A `tf.data.Dataset` of `(labels, images)`, int32 `[n]` and uint8 `[n, size, size, C]`.
+    """
+    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
+    with tf.device("CPU"):
+        # As arrays they would be copied into every function that uses them, several times.
+        indices = tf.constant(indices, tf.int64)
+        labels = tf.constant(np.asarray(source.labels, np.int32))
+    nothing = tf.constant(-1), tf.zeros([1, 1, source.channels], tf.uint8)
+
+    def share(epoch):
+        draws = tf.random.stateless_uniform(
+            [len(indices)], seed_for("order", seed, epoch), alg="philox"
+        )
+        order = tf.gather(indices, tf.argsort(draws, stable=True))
+        order = tf.pad(order, [[0, -len(indices) % batch_size]], constant_values=-1)
+        # The share of this worker, whose replicas stand next to each other.
+        order = tf.reshape(
+            order, [-1, context.num_input_pipelines, batch_size // context.num_input_pipelines]
+        )
+        order = tf.reshape(order[:, context.input_pipeline_id], [-1])
+        return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
+
+    def view(epoch, index):
+        label, image = (
+            tf.data.Dataset.from_tensors(index)
+            .filter(lambda index: index >= 0)
+            .map(lambda index: (labels[index], source.read(index)))
+            .ignore_errors(log_warning=False)
+            .concatenate(tf.data.Dataset.from_tensors(nothing))
+            .take(1)
+            .get_single_element()
+        )
+        image = tf.numpy_function(crop, [epoch, index, image], tf.uint8)
+        return label, tf.ensure_shape(image, [image_size, image_size, source.channels])
+
+    def crop(epoch, index, image):
+        draws, _ = view_draws(seed, epoch, max(index, 0))
+        return random_view(image, image_size, crop_scale, draws)
+
+    return (
+        tf.data.Dataset.range(epochs)
+        .flat_map(share)
+        .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(context.get_per_replica_batch_size(batch_size), drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
     )

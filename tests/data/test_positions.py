@@ -1,0 +1,52 @@
+"""Which images a batch is of, for the memory bank: told by the images themselves.
+
+The red channel of an image says where in `source.pretrain` it stands.
+"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_tf.data import sources
+from moco_tf.data.pipeline import TwoViews
+
+COUNT, SIZE, BATCH = 10, 8, 4
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Ten images for training, which come after the two for testing, and one that is no image."""
+    for part, count in (("test", 2), ("train", COUNT)):
+        for number in range(count):
+            path = tmp_path / part / "class" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (12, 12), (20 * number, 0, 0)).save(path)
+    (tmp_path / "train" / "class" / "3.png").write_text("no image")
+    return sources.load(f"folder:{tmp_path}")
+
+
+def batches(source, **settings):
+    views = TwoViews(source, SIZE, (0.2, 1.0), BATCH, seed=0, **settings)
+    return views, list(views.between(0, 5 * views.steps_per_epoch).as_numpy_iterator())
+
+
+def test_positions_are_of_the_images_shown_substitutes_included(source):
+    assert source.pretrain.tolist() == list(range(2, 2 + COUNT))
+    views, found = batches(source, with_positions=True)
+    seen = []
+    for query, key, positions in found:
+        assert positions.dtype == np.int64 and positions.shape == (BATCH,)
+        for view in (query, key):
+            np.testing.assert_array_equal(view[:, 0, 0, 0] / 20, positions)
+        seen += positions.tolist()
+    assert views.unreadable == {2 + 3}
+    assert set(seen) == set(range(COUNT)) - {3}
+
+
+def test_with_positions_the_views_are_those_without(source):
+    _, plain = batches(source)
+    _, found = batches(source, with_positions=True)
+    for expected, (*views, _) in zip(plain, found, strict=True):
+        assert len(expected) == 2
+        for a, b in zip(views, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
