@@ -1,5 +1,7 @@
 """tf.data pipelines in which every batch is a function of the seed and of its position alone."""
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
@@ -78,16 +80,43 @@ class TwoViews:
             order = order[first * self.batch_size : last * self.batch_size]
             # The share of this worker, whose replicas stand next to each other.
             order = tf.reshape(order, [last - first, context.num_input_pipelines, -1])
-            order = tf.reshape(order[:, context.input_pipeline_id], [-1])
-            return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
+            order = tf.reshape(order[:, context.input_pipeline_id], [-1, n])
+            return tf.data.Dataset.from_tensor_slices(order).map(lambda rows: (epoch, rows))
 
+        n = context.get_per_replica_batch_size(self.batch_size)
         return (
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
             .flat_map(share)
-            .map(self._views, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .batch(context.get_per_replica_batch_size(self.batch_size), drop_remainder=True)
+            .map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+    def _batch(self, epoch, indices):
+        """The two views of the images at `indices`, int64 `[n]`: `[n, size, size, C]` each."""
+
+        def views(read):
+            return (
+                tf.data.Dataset.from_tensor_slices(indices)
+                .map(
+                    lambda index: self._views(epoch, index, *read(epoch, index)),
+                    num_parallel_calls=os.cpu_count(),
+                    deterministic=True,
+                )
+                .batch(indices.shape[0], drop_remainder=True)
+            )
+
+        # To be ready for an error takes time. So all are read as if there were none, and the batch
+        # is made again where there was one.
+        return (
+            views(self._read)
+            .ignore_errors(log_warning=False)
+            .concatenate(views(self.read))
+            .take(1)
+            .get_single_element()
+        )
+
+    def _read(self, _, index):
+        return index, self.source.read(index)
 
     def order(self, epoch):
         """The indices of the images in the order of an epoch, int64 `[M]`."""
@@ -96,8 +125,7 @@ class TwoViews:
         )
         return tf.gather(self._pretrain, tf.argsort(draws, stable=True))
 
-    def _views(self, epoch, index):
-        found, image = self.read(epoch, index)
+    def _views(self, epoch, index, found, image):
         views = tf.numpy_function(self._crops, [epoch, index, found, image], [tf.uint8, tf.uint8])
         shape = [self.image_size, self.image_size, self.source.channels]
         views = tuple(tf.ensure_shape(view, shape) for view in views)
