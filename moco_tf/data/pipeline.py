@@ -87,7 +87,8 @@ class TwoViews:
         return (
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
             .flat_map(share)
-            .map(self._batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            # Two, so that no core waits for the last images of a batch.
+            .map(self._batch, num_parallel_calls=2, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
         )
 
