@@ -5,7 +5,6 @@ between.
 """
 
 import json
-import math
 import os
 import sys
 import time
@@ -16,7 +15,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders, run_directory
-from moco_tf.config import total_steps
+from moco_tf.config import chance_loss, total_steps
 from moco_tf.errors import UserError
 from moco_tf.evaluation import features, knn
 
@@ -79,7 +78,7 @@ class MetricsLog(GlobalStep):
             values["waiting_for_data"] = round(float(waiting / seconds), 4)
             self.write(step, values)
             with self.summaries.as_default(step):
-                tf.summary.scalar("chance_loss", math.log(self.config.queue_size + 1))
+                tf.summary.scalar("chance_loss", chance_loss(self.config))
 
     def on_train_end(self, logs=None):
         self.summaries.flush()

@@ -1,6 +1,5 @@
 """The pictures of a run: what goes in, how training went, what the features hold to be alike."""
 
-import math
 import os
 
 import matplotlib.figure
@@ -9,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import run_directory
+from moco_tf.config import chance_loss, num_negatives
 from moco_tf.data.views import FLIP_PROBABILITY, central_view, crop_window, view_draws
 from moco_tf.evaluation import knn
 from moco_tf.seeds import seed_for
@@ -85,14 +85,14 @@ def draw_curves(workdir):
 
     figure = matplotlib.figure.Figure(figsize=(13, 4), layout="constrained")
     loss, accuracy, neighbours = figure.subplots(1, 3)
-    chance = math.log(config.queue_size + 1)
+    chance = chance_loss(config)
     loss.plot(*series("loss"))
     loss.axhline(chance, color="grey", linestyle="--", label=f"chance, ln(K+1) = {chance:.2f}")
     loss.set_title("InfoNCE loss")
     loss.legend()
     accuracy.plot(*series("contrastive_top1"), label="top-1")
     accuracy.plot(*series("contrastive_top5"), label="top-5")
-    accuracy.set_title(f"contrastive accuracy, {config.queue_size + 1:,}-way")
+    accuracy.set_title(f"contrastive accuracy, {num_negatives(config) + 1:,}-way")
     accuracy.legend()
     neighbours.plot(*series("knn_top1"), marker="o")
     neighbours.set_title("kNN top-1 on held-out images")

@@ -196,23 +196,24 @@ def mutant(module, *replacements):
     for before, after in replacements:
         assert source.count(before) == 1, before
         source = source.replace(before, after)
-    mutated = types.ModuleType(module.__name__)
+    # Of another name: by the module's own, AutoGraph would find the source without the mistake.
+    mutated = types.ModuleType("mutant")
     exec(compile(source, "mutant", "exec"), mutated.__dict__)
     return mutated
 
 
 ENQUEUE = "        self.queue.enqueue(tf.concat(k, 0))\n"
-UPDATE = "variable.assign_sub(learning_rate * velocity)"
+VELOCITY, UPDATE = "momentum * v + (g + weight_decay * p)", "return p - learning_rate * v, v"
 MUTATIONS = {
     "decoupled weight decay": (
         optimizers,
-        (" + self.coupled_weight_decay * variable\n", "\n"),
-        (UPDATE, UPDATE[:-1] + " + learning_rate * self.coupled_weight_decay * variable)"),
+        (VELOCITY, "momentum * v + g"),
+        (UPDATE, "return p - learning_rate * (v + weight_decay * p), v"),
     ),
     "learning rate inside the momentum buffer": (
         optimizers,
-        ("buffer.value + gradient", "buffer.value + learning_rate * gradient"),
-        (UPDATE, "variable.assign_sub(velocity)"),
+        (VELOCITY, "momentum * v + learning_rate * (g + weight_decay * p)"),
+        (UPDATE, "return p - v, v"),
     ),
     "key moving statistics averaged too": (
         model,
