@@ -27,8 +27,8 @@ CONTESTANTS = ("ours, host", "ours, whole", "torchvision")
 SIZE = 224
 BATCH = 64
 
-IMAGES = flags.DEFINE_integer("images", 1024, "In an epoch.", lower_bound=BATCH)
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Epochs of each contestant.", lower_bound=1)
+IMAGES = flags.DEFINE_integer("images", 4096, "In an epoch.", lower_bound=BATCH)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Epochs of each contestant.", lower_bound=1)
 CONTESTANT = flags.DEFINE_string("contestant", None, "Be this one; for the script itself.")
 FOLDER = flags.DEFINE_string("folder", None, "Of the images; for the script itself.")
 

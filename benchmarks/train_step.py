@@ -16,6 +16,7 @@ benchmarks/train_step.json as well.
 
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import sys
@@ -125,14 +126,14 @@ def forward_flops(backbone, image_size):
     queries' backward, which costs two.
     """
     import keras
-    import tensorflow as tf
 
     convolutions = [layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)]
+    # Shapes alone: images would count as memory of the step.
     outputs = keras.Model(backbone.input, [layer.output for layer in convolutions])(
-        tf.zeros([1, image_size, image_size, 3])
+        keras.KerasTensor([1, image_size, image_size, 3])
     )
     return sum(
-        2 * output.shape[1] * output.shape[2] * int(tf.size(layer.kernel.value))
+        2 * output.shape[1] * output.shape[2] * math.prod(layer.kernel.shape)
         for layer, output in zip(convolutions, outputs, strict=True)
     )
 

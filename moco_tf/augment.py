@@ -212,18 +212,29 @@ def jitter_colours(x, brightness, contrast, saturation, hue, order):
     Returns:
         `[N, 3, H, W]`, values in 0 to 1.
     """
-    for turn in range(4):
-        operation = tf.reshape(order[:, turn], [-1, 1, 1, 1])
-        # The first three are one operation: a blend with black, with the image's mean grey, or
-        # with its grey. So a turn costs one blend and one shift of hue, whatever the order.
+    # Hue is the dear one: it is turned once, and the other three each have a turn before it and one
+    # after, in one of which they change nothing.
+    order = tf.unstack(order[..., tf.newaxis], axis=1)  # N x 1 x 1 x 1
+    turn_of_hue = tf.add_n([turn * tf.cast(order[turn] == 3, tf.int32) for turn in range(4)])
+
+    def blend(x, turn, takes_place):
+        # These three are one operation: a blend with black, with the image's mean grey, or with its
+        # grey.
+        operation = tf.where(turn < turn_of_hue, order[turn], order[turn + 1])
         grey = to_grey(x)
         factor = tf.where(
             operation == 0, brightness, tf.where(operation == 1, contrast, saturation)
         )
         mean = tf.reduce_mean(grey, axis=[2, 3], keepdims=True)
         other = tf.where(operation == 2, grey, tf.where(operation == 1, mean, 0.0))
-        blended = tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
-        x = tf.where(operation == 3, shift_hue(x, hue), blended)
+        factor = tf.where(takes_place, factor, 1.0)
+        return tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
+
+    for turn in range(3):
+        x = blend(x, turn, turn < turn_of_hue)
+    x = shift_hue(x, hue)
+    for turn in range(3):
+        x = blend(x, turn, turn >= turn_of_hue)
     return x
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 
 from moco_tf.data.decoding import decode
 from moco_tf.data.source import Later, Source
+from moco_tf.data.tuning import without_tuning
 from moco_tf.errors import UserError
 
 LABELS_AT_ONCE = 1024
@@ -144,9 +146,9 @@ def read_labels(records, label_feature, class_names=None):
         in_order = tf.data.TFRecordDataset(records.paths, buffer_size=READ_AT_ONCE)
         batches = in_order.batch(LABELS_AT_ONCE).map(
             lambda payloads: tf.io.parse_example(payloads, spec)[label_feature],
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=os.cpu_count(),
         )
-        values = _concatenated(batches.prefetch(1), records.size)
+        values = _concatenated(without_tuning(batches.prefetch(1)), records.size)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
         # After a damaged record the pass loses its place; looked up by their indices, which takes
         # ten times as long, the others can be read.
@@ -180,13 +182,13 @@ def _labels_by_index(records, label_feature, spec):
 
     readable = (
         tf.data.Dataset.range(records.size)
-        .map(label, num_parallel_calls=tf.data.AUTOTUNE)
+        .map(label, num_parallel_calls=os.cpu_count())
         .ignore_errors(log_warning=False)
         .batch(LABELS_AT_ONCE)
     )
     values = np.full(records.size, UNKNOWN)
     with _progress(records.size) as bar:
-        for indices, labels in readable.as_numpy_iterator():
+        for indices, labels in without_tuning(readable).as_numpy_iterator():
             values[indices] = labels
             bar.update(len(labels))
     return values

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import central_view, random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
@@ -84,12 +85,12 @@ class TwoViews:
             return tf.data.Dataset.from_tensor_slices(order).map(lambda rows: (epoch, rows))
 
         n = context.get_per_replica_batch_size(self.batch_size)
-        return (
+        return without_tuning(
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
             .flat_map(share)
             # Two, so that no core waits for the last images of a batch.
             .map(self._batch, num_parallel_calls=2, deterministic=True)
-            .prefetch(tf.data.AUTOTUNE)
+            .prefetch(2)
         )
 
     def _batch(self, epoch, indices):
@@ -231,11 +232,11 @@ def central_views(source, indices, image_size, batch_size, context=None):
             .get_single_element()
         )
 
-    return (
+    return without_tuning(
         tf.data.Dataset.from_tensor_slices(own.ravel())
-        .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2)
     )
 
 
@@ -297,10 +298,10 @@ def labelled_views(source, indices, image_size, crop_scale, batch_size, seed, ep
         draws, _ = view_draws(seed, epoch, max(index, 0))
         return random_view(image, image_size, crop_scale, draws)
 
-    return (
+    return without_tuning(
         tf.data.Dataset.range(epochs)
         .flat_map(share)
-        .map(view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(context.get_per_replica_batch_size(batch_size), drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2)
     )
