@@ -12,6 +12,8 @@ benchmarks/train_step.json as well.
     small queue     ours with the queue of a sixteenth
     eight groups    ours with eight groups of BatchNormalization instead of one
     matrix product  3072 x 3072 in float32, what the machine can do at the most
+
+Memory is the most that a process has had, beside what it had after its imports.
 """
 
 import importlib.util
@@ -63,13 +65,15 @@ def compare(size, rounds):
     rate = 2 * SIDE**3 / median["matrix product"]
     print(f"\n{size}: {settings}, medians of {rounds} steps in turns")
     print(
-        f"{'':16}{'ms/step':>10}{'images/s':>10}{'of ours':>9}{'of the matrix rate':>20}{'GiB':>7}"
+        f"{'':16}{'ms/step':>10}{'images/s':>10}{'of ours':>9}{'of the matrix rate':>20}"
+        f"{'GiB':>7}{'imports':>9}"
     )
     for name in CONTESTANTS[:-1]:
         share = flops / median[name] / rate
+        peak, imports = (last[name][key] / 2**30 for key in ("peak", "imports"))
         print(
             f"{name:16}{1e3 * median[name]:10.0f}{settings['batch'] / median[name]:10.1f}"
-            f"{median[name] / median['ours']:9.3f}{share:20.2f}{last[name]['peak'] / 2**30:7.2f}"
+            f"{median[name] / median['ours']:9.3f}{share:20.2f}{peak:7.2f}{imports:9.2f}"
         )
     print(f"matrix product: {rate / 1e9:.0f} GFLOP/s")
     return {
@@ -77,13 +81,19 @@ def compare(size, rounds):
         "rounds": rounds,
         "seconds": median,
         "peak_bytes": {name: last[name]["peak"] for name in CONTESTANTS[:-1]},
+        "bytes_after_imports": {name: last[name]["imports"] for name in CONTESTANTS[:-1]},
         "step_flops": flops,
         "matrix_flops_per_second": rate,
     }
 
 
 def serve(name, encoder, stem, image_size, batch, queue):
-    flops = None
+    if name == "plain PyTorch":
+        sys.path.insert(0, str(HERE.parent))
+        import tests.pytorch  # noqa: F401
+    else:
+        import moco_tf.model  # noqa: F401
+    facts = {"imports": turns.peak()}
     if name == "plain PyTorch":
         step = pytorch_step(encoder, stem, image_size, batch, queue)
     elif name == "matrix product":
@@ -93,8 +103,8 @@ def serve(name, encoder, stem, image_size, batch, queue):
     else:
         queue //= 16 if name == "small queue" else 1
         groups = 8 if name == "eight groups" else 1
-        step, flops = our_step(encoder, stem, image_size, batch, queue, groups)
-    turns.serve(step, flops=flops)
+        step, facts["flops"] = our_step(encoder, stem, image_size, batch, queue, groups)
+    turns.serve(step, **facts)
 
 
 def our_step(encoder, stem, image_size, batch, queue, groups):
@@ -163,7 +173,6 @@ def floor_step(encoder, stem, image_size, batch):
 
 def pytorch_step(encoder, stem, image_size, batch, queue):
     """The paper's pseudo-code as its authors wrote it, for one GPU."""
-    sys.path.insert(0, str(HERE.parent))
     from tests.pytorch import torch, torchvision
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -59,5 +59,9 @@ def serve(turn, **facts):
         start = time.perf_counter()
         turn()
         seconds = time.perf_counter() - start
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(json.dumps(dict(seconds=seconds, peak=peak, **facts)), flush=True)
+        print(json.dumps(dict(seconds=seconds, peak=peak(), **facts)), flush=True)
+
+
+def peak():
+    """The most bytes of memory that this process has had until now."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
