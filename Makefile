@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test pytorch tpu-check clean
+.PHONY: demo study test pytorch tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py --workdir=runs/demo
+
+# Two hours; it goes on where it was stopped.
+study: .venv/installed
+	$(BIN)/python study.py
 
 test: .venv/installed-dev
 	$(BIN)/ruff check .
