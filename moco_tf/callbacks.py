@@ -1,4 +1,4 @@
-"""What happens beside the training steps: log, monitor, save, show.
+"""What happens beside the training steps: log, save, show.
 
 Every callback counts global steps, so that it does the same whether or not the run was stopped in
 between.
@@ -14,14 +14,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, encoders, run_directory
+from moco_tf import distribution, run_directory
 from moco_tf.config import chance_loss, total_steps
 from moco_tf.errors import UserError
-from moco_tf.evaluation import features, knn
-
-# Images that the kNN monitor looks at, at the most: bank and queries.
-MONITOR_TRAIN = 10_000
-MONITOR_TEST = 2_000
 
 
 class GlobalStep(keras.callbacks.Callback):
@@ -91,49 +86,6 @@ class MetricsLog(GlobalStep):
         with self.summaries.as_default(step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-
-
-class KNNMonitor(GlobalStep):
-    """Classifies held-out images by the backbone's nearest neighbours every few epochs."""
-
-    def __init__(self, log, start, config, steps_per_epoch, source):
-        super().__init__(start)
-        self.log = log
-        self.image_size = config.image_size
-        self.last_step = total_steps(config, steps_per_epoch)
-        self.source = source
-        self.train = _spread(source.train, MONITOR_TRAIN)
-        self.test = _spread(source.test, MONITOR_TEST)
-        self.every = 0
-        if source.labels is not None and len(self.train) and len(self.test):
-            self.every = config.knn_every * steps_per_epoch
-
-    def on_train_begin(self, logs=None):
-        if self.every:
-            # A copy: a replica's moving statistics are of its own groups until they are read.
-            self.trained = self.model.query_encoder.backbone
-            self.copy = keras.models.clone_model(self.trained)
-            self.backbone = encoders.with_normalization(self.copy)
-            if self.step == 0:
-                self.look(0)
-
-    def on_step(self, step, logs):
-        if self.every and (step % self.every == 0 or step == self.last_step):
-            self.look(step)
-
-    def look(self, step):
-        self.copy.set_weights(self.trained.get_weights())
-        train, test = (
-            features.extract(self.backbone, self.source, part, self.image_size)
-            for part in (self.train, self.test)
-        )
-        accuracy = knn.classify(
-            train.features, train.labels, test.features, test.labels, len(self.source.class_names)
-        )
-        self.log.write(step, {"knn_top1": accuracy["top1"]})
-        if distribution.is_chief():
-            line = f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images"
-            tqdm.write(line)
 
 
 class UnreadableImages(GlobalStep):
@@ -300,10 +252,3 @@ class Progress(GlobalStep):
     def on_train_end(self, logs=None):
         if self.bar is not None and self.step == self.total:
             self.bar.close()
-
-
-def _spread(indices, count):
-    """At most `count` of the indices, evenly spread over them."""
-    if len(indices) <= count:
-        return indices
-    return indices[np.arange(count) * len(indices) // count]

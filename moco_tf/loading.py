@@ -1,5 +1,7 @@
-"""What a run has trained: its whole model, its query encoder, or the backbone alone."""
+"""What a run has trained: its whole model, its query encoder, or the backbone alone; and backbones
+that are of no run."""
 
+import keras
 import tensorflow as tf
 
 from moco_tf import encoders, run_directory
@@ -45,7 +47,7 @@ def load_backbone(workdir):
     Raises:
         UserError: no run there, or no checkpoint yet, or one of another architecture.
     """
-    return encoders.with_normalization(_load_query_encoder(workdir).backbone)
+    return encoders.with_normalization(load_query_encoder(workdir).backbone)
 
 
 def load_encoder(workdir):
@@ -60,10 +62,62 @@ def load_encoder(workdir):
     Raises:
         UserError: as `load_backbone`.
     """
-    return encoders.with_normalization(_load_query_encoder(workdir))
+    return encoders.with_normalization(load_query_encoder(workdir))
 
 
-def _load_query_encoder(workdir):
+def load_saved_model(path):
+    """A backbone that export/saved_model.py wrote, frozen.
+
+    Args:
+        path: str, a directory.
+
+    Returns:
+        A `keras.layers.TFSMLayer` from images `[N, H, W, C]` of 0 to 255 to features `[N, D]`, and
+        the channels C that it takes, int.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        layer = keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
+        [images] = layer.call_endpoint_fn.input_signature
+        return layer, images.shape[-1]
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}"
+        ) from error
+
+
+def random_backbone(encoder, stem, channels, seed):
+    """A backbone that nothing has trained.
+
+    Args:
+        encoder, stem, channels: of `moco_tf.encoders.build`.
+        seed: int, which Keras' own generators start from as well.
+
+    Returns:
+        As `load_backbone`.
+
+    Raises:
+        UserError: an unknown encoder or stem.
+    """
+    keras.utils.set_random_seed(seed)
+    return encoders.with_normalization(encoders.build(encoder, stem=stem, channels=channels))
+
+
+def load_query_encoder(workdir):
+    """A run's query encoder as it was built, at its newest checkpoint.
+
+    Args:
+        workdir: str, a run directory.
+
+    Returns:
+        A `keras.Model` of `moco_tf.encoders.build`, with one group of BatchNormalization: from
+        normalised images to projections, with `backbone` and `head`.
+
+    Raises:
+        UserError: as `load_backbone`.
+    """
     config = run_directory.read_config(workdir)
     path = _newest_checkpoint(workdir)
     encoder = encoders.build(

@@ -16,7 +16,6 @@ from moco_tf import distribution, encoders, run_directory
 from moco_tf.augment import RECIPES, Augment
 from moco_tf.callbacks import (
     Checkpoints,
-    KNNMonitor,
     MetricsLog,
     Progress,
     StopAt,
@@ -29,9 +28,11 @@ from moco_tf.end_to_end import EndToEnd
 from moco_tf.errors import UserError
 from moco_tf.memory_bank import MemoryBank, room_for_bank, size_of_bank
 from moco_tf.model import MoCo
+from moco_tf.monitor import KNNMonitor
 from moco_tf.optimizers import SGD
 from moco_tf.pictures import draw_curves, draw_preview
 from moco_tf.schedules import Cosine, Step, exponential
+from moco_tf.tensorboard import Projector, ViewImages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +116,16 @@ def _train(config, workdir):
 
         # In the order in which they see a step: what a checkpoint follows is on disk before it.
         log = MetricsLog(written, start, config, batches.steps_per_epoch)
+        projector = Projector(workdir, source, config.image_size) if chief else None
         callbacks = [
             log,
-            KNNMonitor(log, start, config, batches.steps_per_epoch, source),
+            KNNMonitor(log, start, config, batches.steps_per_epoch, source, projector),
             UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
             checkpoints,
             StopAt(start, total),
         ]
         if chief:
+            callbacks.append(ViewImages(log.summaries, start, config, batches))
             callbacks.append(Progress(log, start, total, batches.steps_per_epoch, config.log_every))
         with _stop_on_signals(checkpoints):
             _fit(model, batches, start, total, callbacks)

@@ -1,0 +1,269 @@
+"use strict";
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const SVG = "http://www.w3.org/2000/svg";
+
+function svg(name, attributes, parent) {
+  const made = document.createElementNS(SVG, name);
+  for (const key in attributes) made.setAttribute(key, attributes[key]);
+  parent.append(made);
+  return made;
+}
+
+function html(name, attributes, parent, text) {
+  const made = document.createElement(name);
+  for (const key in attributes) made.setAttribute(key, attributes[key]);
+  if (text !== undefined) made.textContent = text;
+  parent.append(made);
+  return made;
+}
+
+// --- curves ---
+
+function words(value, chart) {
+  if (chart.percent) return (100 * value).toFixed(1) + " %";
+  return value === 0 ? "0" : Number(value.toPrecision(4)).toString();
+}
+
+// Round numbers from `low` to `high`, about `count` of them.
+function ticks(low, high, count) {
+  const rough = (high - low) / count || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step || 0);
+  return found;
+}
+
+function drawChart(chart, parent) {
+  const figure = html("figure", { class: "chart" }, parent);
+  html("h3", {}, figure, chart.title);
+  const readout = html("div", { class: "readout", "aria-live": "polite" }, figure);
+  const picture = svg("svg", { role: "img", "aria-label": chart.title, tabindex: 0 }, figure);
+  const steps = [...new Set(chart.series.flatMap((s) => s.steps))].sort((a, b) => a - b);
+  const values = chart.series.flatMap((s) => s.values).filter((v) => v !== null);
+  values.push(...chart.lines.map((line) => line.value));
+  let low = Math.min(...values);
+  let high = Math.max(...values);
+  if (chart.from_zero) low = Math.min(0, low);
+  if (high === low) high = low + (Math.abs(low) || 1);
+  const last = Math.max(steps[steps.length - 1], 1);
+  const height = 260, left = 52, right = 12, top = 10, bottom = 30;
+  let width, pointed = null;
+
+  const x = (step) => left + ((width - left - right) * step) / last;
+  const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low);
+
+  function draw() {
+    width = Math.max(figure.clientWidth, 240);
+    picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    picture.replaceChildren();
+    for (const tick of ticks(low, high, 5)) {
+      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }, picture);
+      const label = svg("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, picture);
+      label.textContent = chart.percent ? `${Number((100 * tick).toFixed(6))} %` : Number(tick.toPrecision(6));
+    }
+    for (const tick of ticks(0, last, width / 110)) {
+      const label = svg("text", { x: x(tick), y: height - 10, "text-anchor": "middle" }, picture);
+      label.textContent = tick.toLocaleString("en");
+    }
+    for (const line of chart.lines) {
+      svg("line", { class: "reference", x1: left, x2: width - right, y1: y(line.value), y2: y(line.value) }, picture);
+      const above = y(line.value) > top + 16;
+      const label = svg("text", { x: width - right - 2, y: y(line.value) + (above ? -4 : 13), "text-anchor": "end" }, picture);
+      label.textContent = `${line.name} ${words(line.value, chart)}`;
+    }
+    chart.series.forEach((series, i) => {
+      let path = "", pen = "M";
+      series.steps.forEach((step, j) => {
+        if (series.values[j] === null) return void (pen = "M");
+        path += `${pen}${x(step).toFixed(1)} ${y(series.values[j]).toFixed(1)}`;
+        pen = "L";
+      });
+      svg("path", { class: `curve series-${i}`, d: path }, picture);
+      if (series.steps.length > 40) return;
+      series.steps.forEach((step, j) => {
+        if (series.values[j] !== null) svg("circle", { class: `dot-${i}`, cx: x(step), cy: y(series.values[j]), r: 3 }, picture);
+      });
+    });
+    if (pointed !== null) mark();
+  }
+
+  function mark() {
+    picture.querySelectorAll(".mark").forEach((old) => old.remove());
+    svg("line", { class: "pointer mark", x1: x(pointed), x2: x(pointed), y1: top, y2: height - bottom }, picture);
+    chart.series.forEach((series, i) => {
+      const value = series.values[series.steps.indexOf(pointed)];
+      if (typeof value === "number") svg("circle", { class: `dot-${i} mark`, cx: x(pointed), cy: y(value), r: 4 }, picture);
+    });
+  }
+
+  function say(step) {
+    readout.replaceChildren(`step ${step.toLocaleString("en")}`);
+    chart.series.forEach((series, i) => {
+      const at = series.steps.indexOf(step);
+      if (at < 0) return;
+      readout.append(" \u00b7 ");
+      html("span", { class: `key-${i}` }, readout, `${series.name} `);
+      html("b", {}, readout, series.values[at] === null ? "not finite" : words(series.values[at], chart));
+    });
+  }
+
+  function point(step) {
+    pointed = step;
+    mark();
+    say(step);
+  }
+
+  function leave() {
+    pointed = null;
+    picture.querySelectorAll(".mark").forEach((old) => old.remove());
+    say(steps[steps.length - 1]);
+  }
+
+  picture.addEventListener("pointermove", (event) => {
+    const box = picture.getBoundingClientRect();
+    const wanted = ((((event.clientX - box.left) / box.width) * width - left) / (width - left - right)) * last;
+    point(steps.reduce((best, step) => (Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best)));
+  });
+  picture.addEventListener("pointerleave", leave);
+  picture.addEventListener("blur", leave);
+  picture.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    const at = pointed === null ? steps.length : steps.indexOf(pointed);
+    point(steps[Math.min(Math.max(at + by, 0), steps.length - 1)]);
+  });
+  draw();
+  leave();
+  new ResizeObserver(draw).observe(figure);
+}
+
+// --- map ---
+
+// A colour of its own for each class: around the wheel, and neighbours on it of other lightness.
+function colour(label) {
+  const count = DATA.map.classes.length;
+  return `--hue: ${Math.round((360 * label) / count)}; --strength: ${[75, 60, 85][label % 3]}%; --lift: ${[0, -12, 12][label % 3]}%`;
+}
+
+function tile(index, size, parent) {
+  const { columns, side } = DATA.map;
+  const scale = size / side;
+  const style = [
+    `--size: ${size}px`,
+    `background-position: ${-(index % columns) * size}px ${-Math.floor(index / columns) * size}px`,
+    `background-size: ${columns * side * scale}px auto`,
+  ];
+  return html("span", { class: scale >= 2 ? "tile fine" : "tile", style: style.join("; "), "data-image": index }, parent);
+}
+
+function className(index) {
+  return DATA.map.labels ? DATA.map.classes[DATA.map.labels[index]] : null;
+}
+
+function drawMap() {
+  const { places, labels, classes, names, near, cosines, side } = DATA.map;
+  const plane = document.getElementById("plane");
+  const tooltip = document.getElementById("tooltip");
+  const panel = document.getElementById("chosen");
+  const margin = 25, size = 1000, large = side * Math.max(1, Math.round(128 / side));
+  const picture = svg("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": "map of the features" }, plane);
+  const lines = svg("g", {}, picture);
+  const at = places.map(([x, y]) => [margin + (size - 2 * margin) * x, margin + (size - 2 * margin) * (1 - y)]);
+  const circles = at.map(([cx, cy], i) => {
+    const circle = svg("circle", { cx, cy, r: at.length > 500 ? 6 : 9 }, picture);
+    if (labels) circle.setAttribute("style", colour(labels[i]));
+    return circle;
+  });
+
+  // The image whose point is nearest to the pointer, or null where none is near.
+  function under(event) {
+    const box = picture.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * size;
+    const y = ((event.clientY - box.top) / box.height) * size;
+    let best = null, least = (20 * size) / box.width;
+    at.forEach(([px, py], i) => {
+      const distance = Math.hypot(px - x, py - y);
+      if (distance < least) [best, least] = [i, distance];
+    });
+    return best;
+  }
+
+  function describe(index, parent) {
+    if (labels) html("strong", {}, parent, className(index));
+    html("div", { class: "small-name" }, parent, names[index]);
+  }
+
+  function show(event) {
+    const index = under(event);
+    tooltip.hidden = index === null;
+    if (index === null) return;
+    tooltip.replaceChildren();
+    tile(index, large, tooltip);
+    describe(index, tooltip);
+    const box = plane.getBoundingClientRect();
+    const x = event.clientX - box.left, y = event.clientY - box.top;
+    const place = (at, room, own) => (at + 16 + own > room ? Math.max(0, at - 16 - own) : at + 16);
+    tooltip.style.left = `${place(x, box.width, tooltip.offsetWidth)}px`;
+    tooltip.style.top = `${place(y, box.height, tooltip.offsetHeight)}px`;
+  }
+
+  function choose(index) {
+    circles.forEach((circle, i) => {
+      circle.classList.toggle("chosen", i === index);
+      circle.classList.toggle("near", near[index].includes(i));
+    });
+    lines.replaceChildren();
+    for (const other of near[index]) {
+      svg("line", { x1: at[index][0], y1: at[index][1], x2: at[other][0], y2: at[other][1] }, lines);
+    }
+    panel.replaceChildren();
+    tile(index, large, panel);
+    describe(index, html("div", { class: "words" }, panel));
+    html("p", { class: "note" }, panel, "Nearest images of the map, by the cosine of their features:");
+    const around = html("div", { class: "around" }, panel);
+    near[index].forEach((other, i) => {
+      const differs = labels && labels[other] !== labels[index];
+      const button = html("button", { type: "button", class: differs ? "other" : "", title: names[other] }, around);
+      tile(other, 64, button);
+      const name = labels ? ` ${differs ? "\u2260 " : ""}${className(other)}` : "";
+      html("span", {}, button, `${cosines[index][i].toFixed(2)}${name}`);
+      button.addEventListener("click", () => choose(other));
+    });
+  }
+
+  picture.addEventListener("pointermove", show);
+  picture.addEventListener("pointerleave", () => (tooltip.hidden = true));
+  picture.addEventListener("click", (event) => {
+    const index = under(event);
+    if (index !== null) choose(index);
+  });
+
+  if (!labels) return;
+  const legend = document.getElementById("legend");
+  let pressed = null;
+  const fade = (label) => circles.forEach((c, i) => c.classList.toggle("faded", label !== null && labels[i] !== label));
+  const there = classes.map((_, label) => labels.filter((l) => l === label).length);
+  const largest = [...classes.keys()].filter((l) => there[l]).sort((a, b) => there[b] - there[a]);
+  for (const label of largest.slice(0, DATA.map.most_in_legend).sort((a, b) => a - b)) {
+    const button = html("button", { type: "button", "aria-pressed": "false" }, legend);
+    html("i", { style: colour(label) }, button);
+    button.append(`${classes[label]} ${there[label]}`);
+    button.addEventListener("pointerenter", () => fade(label));
+    button.addEventListener("pointerleave", () => fade(pressed));
+    button.addEventListener("click", () => {
+      pressed = pressed === label ? null : label;
+      legend.querySelectorAll("button").forEach((b) => b.setAttribute("aria-pressed", b === button && pressed === label));
+      fade(pressed);
+    });
+  }
+  if (largest.length > DATA.map.most_in_legend) {
+    html("span", { class: "note" }, legend, `and ${largest.length - DATA.map.most_in_legend} other classes`);
+  }
+}
+
+const charts = document.getElementById("charts");
+if (charts) DATA.curves.forEach((chart) => drawChart(chart, charts));
+if (DATA.map) drawMap();

@@ -1,0 +1,84 @@
+"""Maps, neighbours and measures of features, against scikit-learn and closed forms."""
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.pairwise import cosine_similarity
+from threadpoolctl import threadpool_limits
+
+from moco_tf.report import embedding
+
+
+def clusters(count, dim=16, classes=4, seed=0):
+    """Features of any length around as many directions."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    features = np.eye(classes, dim)[labels] + 0.05 * generator.normal(size=(count, dim))
+    features *= generator.uniform(0.5, 20, (count, 1))
+    return features.astype(np.float32), labels
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The tests are two at a time already."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.mark.parametrize("count", [40, 160])  # principal components, and t-SNE
+def test_a_map_keeps_classes_together(count):
+    features, labels = clusters(count)
+    places = embedding.flat_map(features)
+    found = KMeans(4, n_init=10, random_state=0).fit_predict(places)
+    assert adjusted_rand_score(labels, found) == 1.0
+    assert places.shape == (count, 2)
+    extent = np.ptp(places, axis=0)
+    assert extent.max() == pytest.approx(1) and places.min() >= 0 and places.max() <= 1
+    np.testing.assert_array_equal(embedding.flat_map(features), places)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (2, 5), (3, 1), (150, 5)])
+def test_there_is_a_map_of_few_features_and_of_equal_ones(shape):
+    for features in (np.ones(shape), np.random.default_rng(0).normal(size=shape)):
+        places = embedding.flat_map(features.astype(np.float32))
+        assert places.shape == (shape[0], 2) and np.isfinite(places).all()
+        assert places.min() >= 0 and places.max() <= 1
+
+
+def test_neighbours_are_the_nearest_others():
+    bank, _ = clusters(60)
+    for indices in (np.arange(20), np.arange(100, 120)):  # in the bank, and not
+        features = bank[:20]
+        rows, cosines = embedding.neighbours(bank, np.arange(60), features, indices, 5)
+        expected = cosine_similarity(features, bank)
+        expected[indices[:, np.newaxis] == np.arange(60)] = -2
+        order = np.argsort(-expected, axis=1)[:, :5]
+        np.testing.assert_array_equal(rows, order)
+        np.testing.assert_allclose(cosines, np.take_along_axis(expected, order, 1), atol=1e-5)
+
+
+def test_there_are_no_more_neighbours_than_others():
+    bank, _ = clusters(4)
+    rows, cosines = embedding.neighbours(bank, np.arange(4), bank, np.arange(4), 8)
+    assert rows.shape == cosines.shape == (4, 3)
+    assert [sorted({*row, i}) for i, row in enumerate(rows.tolist())] == [[0, 1, 2, 3]] * 4
+
+
+def test_cosines_are_of_each_pair_once(monkeypatch):
+    monkeypatch.setattr(embedding, "BLOCK", 7)
+    features, _ = clusters(30)
+    expected = cosine_similarity(features)[np.triu_indices(30, k=1)]
+    np.testing.assert_allclose(
+        np.sort(embedding.cosines_of_pairs(features)), np.sort(expected), atol=1e-5
+    )
+
+
+def test_effective_rank_is_the_number_of_directions():
+    # Unit vectors that vary alike along `count` axes, and along the last one not at all.
+    for count in (1, 3, 6):
+        axes = 0.1 * np.eye(count, 8)
+        features = np.concatenate([axes, -axes]) + np.eye(1, 8, 7)
+        assert embedding.effective_rank(features) == pytest.approx(count)
+        assert embedding.effective_rank(50 * features) == pytest.approx(count)
+    assert embedding.effective_rank(np.ones([5, 8])) == pytest.approx(1)
