@@ -1,16 +1,23 @@
-"""Evaluates frozen features on labelled images.
+"""Evaluates a backbone on labelled images: its frozen features, or what fine-tuning makes of it.
 
     python evaluate.py --protocol=knn --workdir=runs/photos
     python evaluate.py --protocol=linear --saved_model=PATH --data=folder:PATH --image_size=224
     python evaluate.py --protocol=few-shot --random_init --config=configs/photos.py
+    python evaluate.py --protocol=finetune --checkpoint=moco_v2_200ep_pretrain.pth.tar \\
+        --encoder=resnet50 --data=folder:PATH --image_size=224
 
     knn                  weighted nearest neighbours, of the backbone's features or of the head's
     linear               the paper's: one layer, trained by SGD on random crops
     linear --cached      the same layer as a logistic regression, in a fraction of the time
     few-shot             such a regression with a few labels a class
+    finetune             a new layer and a copy of the backbone, trained by SGD on random crops
+    finetune --compare   that, with the new layer alone and with all, from this backbone, from a
+                         random one and, with --workdir and --checkpoint, from an imported one
+    report               a page on a run: curves, comparisons, a map of the features, warnings
 
-The result goes to DIR/eval/PROTOCOL.json, DIR being the run, the SavedModel or --output_dir;
-that of --cached to linear_cached.json, and that of --features=head to knn_head.json.
+The result goes to DIR/eval/PROTOCOL.json, DIR being the run, the SavedModel or --output_dir; that
+of --cached to linear_cached.json, that of --features=head to knn_head.json, and that of --compare,
+with a picture, to finetune_comparison.json. The report itself is DIR/report.html.
 """
 
 import os
@@ -21,11 +28,18 @@ from ml_collections import config_flags
 
 from moco_tf import command_line
 
+UserError = command_line.UserError
+
 PROTOCOL = flags.DEFINE_enum(
-    "protocol", None, ["knn", "linear", "few-shot"], "What to evaluate by."
+    "protocol", None, ["knn", "linear", "few-shot", "finetune", "report"], "What to evaluate by."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "A run, whose newest checkpoint is evaluated.")
 SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel of export/saved_model.py.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A PyTorch file of facebookresearch/moco, torchvision or timm."
+)
+ENCODER = flags.DEFINE_string("encoder", None, "The network in --checkpoint, such as resnet50.")
+STEM = flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
 RANDOM_INIT = flags.DEFINE_bool("random_init", False, "The encoder of --config, untrained.")
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of --random_init.")
 DATA = flags.DEFINE_string("data", None, "A labelled data source; by default the run's own.")
@@ -36,7 +50,7 @@ IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Side of the views in pixels; by default the run's own.", lower_bound=1
 )
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Where eval/PROTOCOL.json goes.")
-SEED = flags.DEFINE_integer("seed", 0, "linear, few-shot: of all that is drawn.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "All but knn and --cached: of what is drawn.", lower_bound=0)
 
 FEATURES = flags.DEFINE_enum(
     "features", "backbone", ["backbone", "head"], "knn: the output of which; head with --workdir."
@@ -48,31 +62,45 @@ CACHED = flags.DEFINE_bool("cached", False, "linear: features once, then logisti
 flags.DEFINE_float("l2", 1e-3, "--cached, few-shot: penalty on squared weights.", lower_bound=1e-9)
 flags.DEFINE_integer("iterations", 200, "--cached, few-shot: of L-BFGS.", lower_bound=1)
 
-flags.DEFINE_float("learning_rate", 30.0, "linear: the first epoch's.", lower_bound=1e-9)
-flags.DEFINE_integer("batch_size", 256, "linear: over all devices.", lower_bound=1)
-flags.DEFINE_integer("epochs", 100, "linear: how many.", lower_bound=1)
-flags.DEFINE_list("milestones", ["60", "80"], "linear: epochs at which the rate falls by ten.")
-flags.DEFINE_float("sgd_momentum", 0.9, "linear: of SGD.", lower_bound=0, upper_bound=1)
-flags.DEFINE_float("weight_decay", 0.0, "linear: of weights and bias.", lower_bound=0)
-flags.DEFINE_list("crop_scale", ["0.08", "1"], "linear: smallest and largest share in a crop.")
+# Of linear and of finetune, each with a default of its own.
+flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "The first epoch's: linear's, 30; the backbone's, 0.01.",
+    lower_bound=1e-9,
+)
+flags.DEFINE_integer("batch_size", None, "Over all devices; 256.", lower_bound=1)
+flags.DEFINE_integer("epochs", None, "How many: linear 100, finetune 20.", lower_bound=1)
+flags.DEFINE_float("sgd_momentum", None, "Of SGD; 0.9.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("weight_decay", None, "Of all that is trained; 0.", lower_bound=0)
+flags.DEFINE_list("crop_scale", None, "Smallest and largest share in a crop; 0.08,1.")
+flags.DEFINE_list("milestones", None, "linear: epochs at which the rate falls by ten; 60,80.")
+
+COMPARE = flags.DEFINE_bool("compare", False, "finetune: beside a random initialisation.")
+LAYERS = flags.DEFINE_enum("layers", "all", ["head", "all"], "finetune: what is trained.")
+flags.DEFINE_float(
+    "label_fraction", 1.0, "finetune: share of each class.", lower_bound=1e-9, upper_bound=1
+)
+flags.DEFINE_enum(
+    "batch_norm", "tuned", ["tuned", "frozen"], "finetune: trained, or in inference mode."
+)
+flags.DEFINE_float(
+    "head_learning_rate", 0.2, "finetune: the new layer's, in the first epoch.", lower_bound=1e-9
+)
 
 flags.DEFINE_list("shots", ["1", "5", "10"], "few-shot: labelled images of each class.")
 flags.DEFINE_integer("draws", 10, "few-shot: random choices of these images.", lower_bound=2)
 
 # What each protocol reads, by the name that its result goes by.
+SGD = ("batch_size", "epochs", "sgd_momentum", "weight_decay", "crop_scale", "seed")
+HEAD = ("label_fraction", "head_learning_rate", *SGD)
 SETTINGS = {
+    "report": (),
     "knn": ("k", "temperature"),
     "knn_head": ("k", "temperature"),
-    "linear": (
-        "learning_rate",
-        "batch_size",
-        "epochs",
-        "milestones",
-        "sgd_momentum",
-        "weight_decay",
-        "crop_scale",
-        "seed",
-    ),
+    "linear": ("learning_rate", "milestones", *SGD),
+    "finetune": ("layers", "batch_norm", "learning_rate", *HEAD),
+    "finetune_comparison": ("batch_norm", "learning_rate", *HEAD),
     "linear_cached": ("l2", "iterations"),
     "few-shot": ("shots", "draws", "seed", "l2", "iterations"),
 }
@@ -94,84 +122,90 @@ def main(_):
 
 
 def _evaluate():
-    from moco_tf import distribution
-    from moco_tf.data import sources
-    from moco_tf.evaluation import few_shot, protocols
+    from moco_tf import distribution, pictures, report
+    from moco_tf.evaluation import comparison, few_shot, protocols
 
-    if SAVED_MODEL.value and not (DATA.value and IMAGE_SIZE.value):
-        raise command_line.UserError("--saved_model needs --data and --image_size as well")
     protocol = _protocol()
     settings = _settings(protocol)
     config = _config()
-    data = DATA.value or config.data.source
-    image_size = IMAGE_SIZE.value or config.image_size
-
-    options = sources.options(config.data) if config else {}
-    given = (IMAGE_FEATURE, LABEL_FEATURE, TFDS_DIR)
-    options |= {flag.name: flag.value for flag in given if flag.value is not None}
-    source = sources.load(data, **options)
+    source, data, image_size = _source(config)
     backbone, name, directory, channels = _backbone(config, source)
     if channels != source.channels:
-        raise command_line.UserError(
+        raise UserError(
             f"the images of '{data}' have {source.channels} channels, and {name} takes {channels}: "
             f"give --data, images of {channels}"
         )
+    if protocol == "report":
+        directory = OUTPUT_DIR.value or directory
+        if result := report.write_report(WORKDIR.value, source, image_size, directory):
+            warned = ", ".join(result["warnings"]) or "none"
+            print(f"report of {name} on {data}: warnings: {warned}; wrote {directory}/report.html")
+        return
     protocols.require_two_labelled_parts(source)
     if protocol == "few-shot":
         labels = source.labels[source.train]
         few_shot.require_enough(labels, source.class_names, settings["shots"])
+    directory = OUTPUT_DIR.value or directory
+    about = {"backbone": name, "data": data, "image_size": image_size}
 
-    if protocol == "linear":
-        result = protocols.evaluate_linear(backbone, source, image_size, **settings)
+    features = None
+    if protocol == "finetune_comparison":
+        backbones = _compared(config, source, backbone, settings["seed"])
+        result = comparison.compare(backbones, source, image_size, directory, about, **settings)
+    elif protocol in protocols.TRAINED:
+        result = protocols.TRAINED[protocol](backbone, source, image_size, **settings)
     else:
         start = time.perf_counter()
         features = protocols.extract_both(backbone, source, image_size)
         seconds = round(time.perf_counter() - start, 3)
     if not distribution.is_chief():
         return
-    if protocol != "linear":
+    if features:
         result = protocols.evaluate(protocol, *features, len(source.class_names), **settings)
         result["feature_seconds"] = seconds
-    result |= {"backbone": name, "data": data, "image_size": image_size}
-    directory = OUTPUT_DIR.value or directory
+    result |= about
     wrote = protocols.write_result(directory, result)
     if PROTOCOL.value == "knn":
-        wrote += f" and {_draw(directory, source, image_size, *features)}"
-    print(
-        f"{protocol} of {name} on {data}: {_accuracy(result)} ({result['num_train']} training and "
-        f"{result['num_test']} test images); wrote {wrote}"
-    )
+        picture = os.path.join(directory, f"{protocol.replace('knn', 'neighbours')}.png")
+        wrote += f" and {pictures.draw_neighbours(picture, source, image_size, *features)}"
+    if protocol == "finetune_comparison":
+        picture = os.path.join(directory, "eval", f"{protocol}.png")
+        wrote += f" and {pictures.draw_comparison(picture, result)}"
+    print(f"{protocol} of {name} on {data}: {protocols.in_words(result)}; wrote {wrote}")
 
 
 def _protocol():
     """The name that the result goes by."""
-    if CACHED.value and PROTOCOL.value != "linear":
-        raise command_line.UserError(
-            f"--cached is for --protocol=linear, and it is --protocol={PROTOCOL.value}"
-        )
-    if flags.FLAGS["features"].present and PROTOCOL.value != "knn":
-        raise command_line.UserError(
-            f"--features is for --protocol=knn, and it is --protocol={PROTOCOL.value}"
-        )
+    for flag, wanted in (("cached", "linear"), ("features", "knn"), ("compare", "finetune")):
+        if flags.FLAGS[flag].present and PROTOCOL.value != wanted:
+            raise UserError(
+                f"--{flag} is for --protocol={wanted}, and it is --protocol={PROTOCOL.value}"
+            )
+    if PROTOCOL.value == "report" and not WORKDIR.value:
+        raise UserError("--protocol=report needs --workdir: it is about a run")
     if FEATURES.value == "head":
         if not WORKDIR.value:
-            raise command_line.UserError("--features=head needs --workdir: only a run has its head")
+            raise UserError("--features=head needs --workdir: only a run has its head")
         return "knn_head"
-    return "linear_cached" if CACHED.value else PROTOCOL.value
+    if CACHED.value:
+        return "linear_cached"
+    return "finetune_comparison" if COMPARE.value else PROTOCOL.value
 
 
 def _settings(protocol):
     """The flags that the protocol reads; none of another's may be given."""
     values = flags.FLAGS
-    read = SETTINGS[protocol]
+    words, read = f"--protocol={PROTOCOL.value}", SETTINGS[protocol]
+    if protocol == "finetune" and LAYERS.value == "head":
+        words, read = f"{words} --layers=head", ("layers", *HEAD)
+    words += " --cached" * CACHED.value + " --compare" * COMPARE.value
     for name in sorted({name for names in SETTINGS.values() for name in names} - set(read)):
         if values[name].present:
-            cached = " --cached" if CACHED.value else ""
-            raise command_line.UserError(
-                f"--{name} means nothing to --protocol={PROTOCOL.value}{cached}: leave it out; "
-                f"what that reads is {', '.join(f'--{setting}' for setting in read)}"
+            others = ", ".join(f"--{setting}" for setting in read) or "none of these flags"
+            raise UserError(
+                f"--{name} means nothing to {words}: leave it out; what that reads is {others}"
             )
-    settings = {name: values[name].value for name in read}
+    settings = {name: values[name].value for name in read if values[name].value is not None}
     for name, (kind, words) in LISTS.items():
         if name in settings:
             settings[name] = _numbers(name, kind, words)
@@ -187,76 +221,117 @@ def _numbers(name, kind, words):
         if name == "crop_scale" and len(numbers) != 2:
             raise ValueError
     except ValueError:
-        raise command_line.UserError(f"--{name}={','.join(given)}: give {words}") from None
+        raise UserError(f"--{name}={','.join(given)}: give {words}") from None
     return numbers
 
 
-def _accuracy(result):
-    if result["protocol"] != "few-shot":
-        return f"top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}"
-    return "top-1 " + ", ".join(
-        f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} of each class"
-        for row in result["few_shot"]
-    )
-
-
-def _draw(directory, source, image_size, train, test):
-    from moco_tf.pictures import draw_neighbours
-
-    head = "_head" if FEATURES.value == "head" else ""
-    picture = os.path.join(directory, f"neighbours{head}.png")
-    return draw_neighbours(picture, source, image_size, train, test)
-
-
 def _config():
-    """The config of the backbone to evaluate; None where it is a SavedModel, which has none."""
+    """The config of the backbone to evaluate; None where it is of no run and no config."""
     from moco_tf import run_directory
     from moco_tf.config import check
 
-    given = [bool(WORKDIR.value), bool(SAVED_MODEL.value), RANDOM_INIT.value]
-    if sum(given) != 1:
-        raise command_line.UserError("give one of --workdir, --saved_model and --random_init")
+    kinds = {flag.name: flag.value for flag in (WORKDIR, SAVED_MODEL, CHECKPOINT, RANDOM_INIT)}
+    kinds = [name for name, value in kinds.items() if value]
+    if len(kinds) != 1 and not (COMPARE.value and kinds == ["workdir", "checkpoint"]):
+        raise UserError(
+            "give one of --workdir, --saved_model, --checkpoint and --random_init; with --compare "
+            "--workdir and --checkpoint go together"
+        )
+    if COMPARE.value and RANDOM_INIT.value:
+        raise UserError(
+            "--compare compares with a random initialisation: give --workdir, --saved_model or "
+            "--checkpoint instead of --random_init"
+        )
+    if not WORKDIR.value and not RANDOM_INIT.value and not (DATA.value and IMAGE_SIZE.value):
+        raise UserError(f"--{kinds[0]} needs --data and --image_size as well")
+    _check_encoder()
     if WORKDIR.value:
         return run_directory.read_config(WORKDIR.value)
-    if SAVED_MODEL.value:
+    if not RANDOM_INIT.value:
         return None
     command_line.require("config")
     check(CONFIG.value)
     return CONFIG.value
 
 
+def _check_encoder():
+    wanted = CHECKPOINT.value or (SAVED_MODEL.value and COMPARE.value)
+    if wanted and not ENCODER.value:
+        what = "--checkpoint" if CHECKPOINT.value else "--compare of --saved_model"
+        raise UserError(f"{what} needs --encoder, the network that it holds, such as resnet50")
+    for name in ("encoder", "stem"):
+        if flags.FLAGS[name].present and not wanted:
+            raise UserError(
+                f"--{name} says what network --checkpoint holds, and there is none: leave it out"
+            )
+
+
+def _source(config):
+    """The data source, its name, and the side of the views in pixels."""
+    from moco_tf.data import sources
+
+    data = DATA.value or config.data.source
+    options = sources.options(config.data) if config else {}
+    given = (IMAGE_FEATURE, LABEL_FEATURE, TFDS_DIR)
+    options |= {flag.name: flag.value for flag in given if flag.value is not None}
+    return sources.load(data, **options), data, IMAGE_SIZE.value or config.image_size
+
+
 def _backbone(config, source):
     """The backbone to evaluate, its name, the directory of its results, the channels it takes."""
-    import keras
-
-    from moco_tf import encoders, loading
+    from moco_tf import loading
 
     if SAVED_MODEL.value:
-        backbone, channels = _load_saved_model(SAVED_MODEL.value)
+        backbone, channels = loading.load_saved_model(SAVED_MODEL.value)
         return backbone, SAVED_MODEL.value, SAVED_MODEL.value, channels
     if WORKDIR.value:
         load = loading.load_encoder if FEATURES.value == "head" else loading.load_backbone
         backbone, name, directory = load(WORKDIR.value), WORKDIR.value, WORKDIR.value
+    elif CHECKPOINT.value:
+        backbone, name, directory = _load_checkpoint(source.channels), CHECKPOINT.value, "."
     else:
-        keras.utils.set_random_seed(config.seed)
-        backbone = encoders.build(config.encoder, stem=config.stem, channels=source.channels)
-        backbone = encoders.with_normalization(backbone)
+        network = (config.encoder, config.stem, source.channels)
+        backbone = loading.random_backbone(*network, config.seed)
         name, directory = f"random {config.encoder}", "."
     return backbone, name, directory, backbone.input_shape[-1]
 
 
-def _load_saved_model(path):
-    """A SavedModel as a layer, and the channels it takes."""
-    import keras
+def _load_checkpoint(channels):
+    from export.pytorch import backbone_from_checkpoint, read
+    from moco_tf import encoders
 
+    backbone = encoders.build(ENCODER.value, stem=STEM.value, channels=channels)
+    content = read(CHECKPOINT.value)
     try:
-        layer = keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
-        [images] = layer.call_endpoint_fn.input_signature
-        return layer, images.shape[-1]
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise command_line.UserError(
-            f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}"
+        backbone_from_checkpoint(backbone, content)
+    except UserError as error:
+        raise UserError(
+            f"--checkpoint={CHECKPOINT.value} as --encoder={ENCODER.value} --stem={STEM.value}, on "
+            f"images of {channels} channels: {error}"
         ) from error
+    return encoders.with_normalization(backbone)
+
+
+def _compared(config, source, backbone, seed):
+    """The backbones of --compare, by what its legend says of them."""
+    from moco_tf import loading
+
+    network = (config.encoder, config.stem) if config else (ENCODER.value, STEM.value)
+    random = loading.random_backbone(*network, source.channels, seed)
+    shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (backbone, random)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"--encoder={ENCODER.value} --stem={STEM.value} is not the network of "
+            f"--saved_model={SAVED_MODEL.value}: give the one that it is of"
+        )
+    own = os.path.basename((WORKDIR.value or SAVED_MODEL.value or "").rstrip("/"))
+    backbones = {f"random initialisation, {network[0]}": random}
+    if own:
+        backbones[f"pre-trained, {own}"] = backbone
+    if CHECKPOINT.value:
+        imported = _load_checkpoint(source.channels) if WORKDIR.value else backbone
+        backbones[f"imported, {os.path.basename(CHECKPOINT.value)}"] = imported
+    return backbones
 
 
 if __name__ == "__main__":

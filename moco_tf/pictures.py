@@ -11,6 +11,7 @@ from moco_tf import run_directory
 from moco_tf.config import chance_loss, num_negatives
 from moco_tf.data.views import FLIP_PROBABILITY, central_view, crop_window, view_draws
 from moco_tf.evaluation import knn
+from moco_tf.evaluation.protocols import LAYERS
 from moco_tf.seeds import seed_for
 
 
@@ -140,6 +141,44 @@ def draw_neighbours(path, source, image_size, train, test, rows=8, columns=8):
     figure.suptitle(
         f"Test images of {source.name} and their nearest training images by cosine"
         f"{_channels_shown(source)}"
+    )
+    return _save(figure, path)
+
+
+def draw_comparison(path, result):
+    """Draws accuracy on the test images over the epochs of fine-tuning, top-1 beside top-5.
+
+    Args:
+        path: str, the PNG to write.
+        result: of `moco_tf.evaluation.comparison.compare`, and in it `data`, a str.
+
+    Returns:
+        `path`.
+    """
+    figure = matplotlib.figure.Figure(figsize=(12, 6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True)
+    names = list(dict.fromkeys(curve["initialisation"] for curve in result["curves"]))
+    for curve in result["curves"]:
+        line = dict(
+            color=f"C{names.index(curve['initialisation'])}",
+            linestyle="-" if curve["layers"] == "all" else "--",
+            label=f"{curve['initialisation']}: {LAYERS[curve['layers']]} trained",
+        )
+        epochs = [point["epoch"] for point in curve["curve"]]
+        for axes, key in zip(panels, ("top1", "top5"), strict=True):
+            axes.plot(epochs, [100 * point[key] for point in curve["curve"]], marker=".", **line)
+    for axes, name in zip(panels, ("top-1", "top-5"), strict=True):
+        axes.set_title(f"{name} accuracy on test images")
+        axes.set_xlabel("epoch of fine-tuning")
+        axes.set_ylabel("%")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    lines = sorted(panels[0].lines, key=lambda line: line.get_linestyle())  # a column of each
+    figure.legend(handles=lines, loc="outside lower center", ncols=2)
+    fraction = result["curves"][0]["label_fraction"]
+    figure.suptitle(
+        f"Fine-tuning on {result['data']}, {100 * fraction:g} % of the labels: "
+        f"{result['curves'][0]['num_train']:,} training images"
     )
     return _save(figure, path)
 

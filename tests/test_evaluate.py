@@ -102,6 +102,42 @@ def test_few_shot(folder, tmp_path):
         assert words in line
 
 
+def test_finetune(folder, tmp_path):
+    line, result = evaluate(
+        folder,
+        tmp_path,
+        "--protocol=finetune",
+        "--batch_norm=frozen",
+        "--learning_rate=0.002",
+        "--head_learning_rate=0.3",
+        "--batch_size=16",
+        "--epochs=2",
+        "--sgd_momentum=0.8",
+        "--weight_decay=0.001",
+        "--crop_scale=0.3,0.9",
+        "--seed=5",
+    )
+    expected = {
+        "protocol": "finetune",
+        "layers": "all",
+        "label_fraction": 1.0,
+        "batch_norm": "frozen",
+        "learning_rate": 0.002,
+        "head_learning_rate": 0.3,
+        "batch_size": 16,
+        "epochs": 2,
+        "sgd_momentum": 0.8,
+        "weight_decay": 0.001,
+        "crop_scale": [0.3, 0.9],
+        "seed": 5,
+        "top5": 1.0,
+    }
+    assert {key: result[key] for key in expected} == expected
+    assert f"top-1 {result['top1']:.4f}, top-5 1.0000" in line and line.startswith("finetune of ")
+    assert [point["epoch"] for point in result["curve"]] == [1, 2]
+    assert result["curve"][-1]["top1"] == result["top1"]
+
+
 def test_knn_of_backbone_and_head(folder, workdir):
     source = sources.load(f"folder:{folder}")
     images = source.read(np.int64(0)).numpy()[np.newaxis].astype(np.float32)
@@ -130,9 +166,23 @@ def test_knn_of_backbone_and_head(folder, workdir):
             assert min(image.size) > 300
 
 
+def test_report(workdir, tmp_path):
+    arguments = ("evaluate.py", "--protocol=report", f"--workdir={workdir}")
+    output = in_process.run(*arguments, f"--output_dir={tmp_path}")
+    with open(tmp_path / "eval" / "report.json") as file:
+        result = json.load(file)
+    assert "not_finished" in result["warnings"]  # of no step
+    warned = ", ".join(result["warnings"])
+    assert output.endswith(f"warnings: {warned}; wrote {tmp_path}/report.html\n")
+    assert "<html" in (tmp_path / "report.html").read_text()
+    line = in_process.run_mistake(*arguments, "--k=3")
+    assert "--k means nothing to --protocol=report: leave it out" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--protocol=report"], "--protocol=report needs --workdir"),
         (["--protocol=knn", "--cached"], "--cached is for --protocol=linear"),
         (["--protocol=linear", "--features=head"], "--features is for --protocol=knn"),
         (["--protocol=knn", "--features=head"], "--features=head needs --workdir"),
@@ -154,6 +204,21 @@ def test_knn_of_backbone_and_head(folder, workdir):
         (["--protocol=linear", "--crop_scale=0.1"], "--crop_scale=0.1: give two shares"),
         (["--protocol=linear", "--crop_scale=0.5,0.1"], "--crop_scale=0.5,0.1: "),
         (["--protocol=linear", "--learning_rate=-1"], "--learning_rate"),
+        (["--protocol=linear", "--layers=all"], "--layers means nothing to --protocol=linear: "),
+        (["--protocol=finetune", "--milestones=1"], "--milestones means nothing .*finetune: "),
+        (
+            ["--protocol=finetune", "--layers=head", "--batch_norm=frozen"],
+            "--batch_norm means nothing to --protocol=finetune --layers=head: .*--epochs",
+        ),
+        (["--protocol=finetune", "--layers=last"], "--layers"),
+        (["--protocol=finetune", "--label_fraction=0"], "--label_fraction"),
+        (["--protocol=finetune", "--label_fraction=1.5"], "--label_fraction"),
+        (["--protocol=finetune", "--crop_scale=0.5,0.1"], "--crop_scale=0.5,0.1: "),
+        (["--protocol=linear", "--compare"], "--compare is for --protocol=finetune"),
+        (["--protocol=finetune", "--compare"], "--compare .*instead of --random_init"),
+        (["--protocol=knn", "--encoder=resnet8"], "--encoder says what network --checkpoint"),
+        (["--protocol=knn", "--stem=small"], "--stem says what network --checkpoint"),
+        (["--protocol=knn", "--checkpoint=x"], "give one of .*--checkpoint and --random_init"),
     ],
 )
 def test_mistakes_are_one_line(folder, tmp_path, arguments, words):

@@ -1,4 +1,4 @@
-"""The preview: that what it shows, and says, is what a run trains on."""
+"""The pictures: that what they show, and say, is what a run trains on and what was measured."""
 
 import matplotlib.figure
 import numpy as np
@@ -102,6 +102,46 @@ def test_the_script_draws_and_ends(config, tmp_path):
     with PIL.Image.open(path) as picture:
         assert picture.format == "PNG" and min(picture.size) > 500
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_curves_of_a_comparison_are_drawn(tmp_path, monkeypatch):
+    curves = []
+    for number, (name, layers) in enumerate(
+        [("random", "head"), ("random", "all"), ("ours", "head"), ("ours", "all")]
+    ):
+        points = [
+            {"epoch": epoch, "top1": 0.1 * number + 0.01 * epoch, "top5": 0.5 + 0.1 * number}
+            for epoch in (1, 2, 3)
+        ]
+        curve = {"initialisation": name, "layers": layers, "curve": points}
+        curves.append({**curve, "label_fraction": 0.1, "num_train": 1234})
+    result = {"data": "folder:mine", "curves": curves}
+    path = str(tmp_path / "comparison.png")
+    assert pictures.draw_comparison(path, result) == path
+    with PIL.Image.open(path) as picture:
+        assert picture.format == "PNG" and min(picture.size) > 500
+
+    figures = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    pictures.draw_comparison(path, result)
+    [figure] = figures
+    assert "folder:mine, 10 % of the labels: 1,234 training images" in figure.get_suptitle()
+    for axes, key in zip(figure.axes, ("top1", "top5"), strict=True):
+        assert len(axes.lines) == 4 and key.replace("top", "top-") in axes.get_title()
+        for line, curve in zip(axes.lines, curves, strict=True):
+            assert list(line.get_xdata()) == [1, 2, 3]
+            expected = [100 * point[key] for point in curve["curve"]]
+            np.testing.assert_allclose(line.get_ydata(), expected)
+        looks = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
+        assert len(set(looks)) == 4
+        assert [color for color, _ in looks] == ["C0", "C0", "C1", "C1"]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "random: all layers trained",
+        "ours: all layers trained",
+        "random: only the new layer trained",
+        "ours: only the new layer trained",
+    ]
 
 
 def test_a_place_that_cannot_be_written_is_named(config, tmp_path):

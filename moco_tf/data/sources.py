@@ -52,7 +52,8 @@ def _photos():
         size=len(patches.images),
         read=lambda index: tf.repeat(images[index], 3, axis=-1),
         describe=lambda index: (
-            f"{patches.class_names[patches.labels[index]]} at {tuple(patches.corners[index])}"
+            f"{patches.class_names[patches.labels[index]]} at "
+            f"{tuple(patches.corners[index].tolist())}"
         ),
         pretrain=patches.train,
         train=patches.train,

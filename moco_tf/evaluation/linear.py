@@ -14,7 +14,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf.data.pipeline import labelled_views
-from moco_tf.distribution import is_chief
+from moco_tf.distribution import is_chief, num_replicas
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import extract
 from moco_tf.evaluation.metrics import accuracies
@@ -41,17 +41,12 @@ def classify(backbone, source, image_size, num_classes, **settings):
     Raises:
         UserError: the backbone has changed, no image can be read, or what `fit` raises.
     """
-    before = _checksums(backbone)
+    before = checksums(backbone)
     # First, since nobody wants to hear after the training that none of them can be read.
     test = extract(backbone, source, source.test, image_size, "test features")
     shape = (test.features.shape[1], num_classes)
     weights, bias, num_train = fit(backbone, source, image_size, shape, **settings)
-    for path, checksum in _checksums(backbone).items():
-        if checksum != before[path]:
-            raise UserError(
-                f"the backbone is not frozen: its '{path}' has changed while the linear layer was "
-                "trained; call it in inference mode, with training=False"
-            )
+    require_unchanged(backbone, before)
     scores = test.features @ weights + bias
     return {
         **accuracies(scores, test.labels),
@@ -101,15 +96,10 @@ def fit(
             can be read, or weights that are no longer finite.
     """
     strategy = tf.distribute.get_strategy()
-    _check(source, batch_size, epochs, milestones, crop_scale, strategy.num_replicas_in_sync)
+    check(source, batch_size, crop_scale)
+    _check_milestones(milestones, epochs)
     dtype = keras.config.floatx()
-    dim, num_classes = shape
-    layer = keras.layers.Dense(
-        num_classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=seed),
-        dtype=dtype,
-    )
-    layer.build((None, dim))
+    layer = new_layer(*shape, seed)
     steps_per_epoch = -(-len(source.train) // batch_size)
     schedule = Step(learning_rate, steps_per_epoch, milestones)
     optimizer = SGD(schedule, sgd_momentum, weight_decay)
@@ -160,17 +150,30 @@ def fit(
     return weights, bias, seen // epochs
 
 
-def _check(source, batch_size, epochs, milestones, crop_scale, replicas):
+def new_layer(dim, num_classes, seed):
+    """The layer before its training: a `keras.layers.Dense` in Keras' `floatx`, from `dim` features
+    to `num_classes` scores, its weights N(0, 0.01) by the seed, its bias 0."""
+    layer = keras.layers.Dense(
+        num_classes,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=seed),
+        dtype=keras.config.floatx(),
+    )
+    layer.build((None, dim))
+    return layer
+
+
+def check(source, batch_size, crop_scale):
+    """Looks whether a layer can be trained on a source, on the current strategy's replicas.
+
+    Raises:
+        UserError: a batch that they cannot share equally, a crop scale that is none, or training
+            images of fewer than two classes.
+    """
+    replicas = num_replicas()
     if batch_size % replicas:
         raise UserError(
             f"--batch_size={batch_size} cannot be shared equally by {replicas} replicas: give a "
             f"multiple of {replicas}"
-        )
-    late = [milestone for milestone in milestones if not 0 < milestone < epochs]
-    if late:
-        raise UserError(
-            f"--milestones: epoch {late[0]} does not come after the first and before the end at "
-            f"--epochs={epochs}: give others, or none by --milestones="
         )
     low, high = crop_scale
     if not 0 < low <= high <= 1:
@@ -180,11 +183,20 @@ def _check(source, batch_size, epochs, milestones, crop_scale, replicas):
         )
     labels = np.asarray(source.labels)[source.train]
     if len(np.unique(labels[labels >= 0])) < 2:
-        raise UserError("the linear protocol needs training images of two or more classes")
+        raise UserError("a linear layer needs training images of two or more classes")
 
 
-def _checksums(backbone):
-    """Of every bit of a backbone, on every replica of this process."""
+def _check_milestones(milestones, epochs):
+    late = [milestone for milestone in milestones if not 0 < milestone < epochs]
+    if late:
+        raise UserError(
+            f"--milestones: epoch {late[0]} does not come after the first and before the end at "
+            f"--epochs={epochs}: give others, or none by --milestones="
+        )
+
+
+def checksums(backbone):
+    """Of every bit of a backbone: `{path: [digest of each replica of this process]}`."""
     replicas = tf.distribute.get_strategy().experimental_local_results
     return {
         variable.path: [
@@ -192,3 +204,13 @@ def _checksums(backbone):
         ]
         for variable in getattr(backbone, "variables", [])
     }
+
+
+def require_unchanged(backbone, before):
+    """Raises a `UserError` unless the checksums of a backbone are those of before."""
+    for path, checksum in checksums(backbone).items():
+        if checksum != before[path]:
+            raise UserError(
+                f"the backbone is not frozen: its '{path}' has changed while the linear layer was "
+                "trained; call it in inference mode, with training=False"
+            )

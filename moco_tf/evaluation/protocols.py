@@ -8,16 +8,18 @@ import time
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation import few_shot, knn, linear, logistic
+from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic
 from moco_tf.evaluation.features import extract
+from moco_tf.run_directory import write_atomically
 
-# Those that work on features computed once; `linear` alone does not.
+# Those that work on features computed once; `linear` and `finetune` do not.
 CACHED = {
     "knn": knn.classify,
     "knn_head": knn.classify,  # on what the projection head returns
     "linear_cached": logistic.probe,
     "few-shot": few_shot.classify,
 }
+LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
 def require_two_labelled_parts(source):
@@ -108,6 +110,62 @@ def evaluate_linear(backbone, source, image_size, **settings):
     return {"protocol": "linear", **result, "seconds": seconds, **settings}
 
 
+def evaluate_finetune(backbone, source, image_size, progress="fine-tuning", **settings):
+    """Fine-tunes a copy of a backbone, in every process of the current strategy.
+
+    Args:
+        backbone, source, image_size: of `extract_both`.
+        progress: str, words for the progress bar.
+        **settings: keyword arguments of `finetune.fit`; the others take their defaults.
+
+    Returns:
+        As `evaluate`, and the `curve` of `finetune.fit`; `seconds` are of everything, and the
+        settings are `finetune_settings`.
+
+    Raises:
+        UserError: as `extract_both`, or what `finetune.fit` raises.
+    """
+    require_two_labelled_parts(source)
+    settings = finetune_settings(**settings)
+    start = time.perf_counter()
+    *_, result = finetune.fit(
+        backbone, source, image_size, len(source.class_names), progress=progress, **settings
+    )
+    seconds = round(time.perf_counter() - start, 3)
+    return {"protocol": "finetune", **result, "seconds": seconds, **settings}
+
+
+def finetune_settings(**settings):
+    """Settings of `finetune.fit`, filled up with its defaults, without those that it does not read
+    where `layers` is "head"."""
+    settings = {**_defaults(finetune.fit), **settings}
+    unread = finetune.OF_BACKBONE if settings["layers"] == "head" else ()
+    return {name: settings[name] for name in settings if name not in ("progress", *unread)}
+
+
+# Those that train, in every process of the current strategy.
+TRAINED = {"linear": evaluate_linear, "finetune": evaluate_finetune}
+
+
+def in_words(result):
+    """The accuracy that a result gives, and the images that it is of, in one line."""
+    if "curves" in result:
+        parts = [
+            f"{curve['initialisation']}, {LAYERS[curve['layers']]} {curve['top1']:.4f}"
+            for curve in result["curves"]
+        ]
+        accuracy, result = f"top-1 {'; '.join(parts)}", result["curves"][0]
+    elif "few_shot" in result:
+        parts = [
+            f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} of each class"
+            for row in result["few_shot"]
+        ]
+        accuracy = f"top-1 {', '.join(parts)}"
+    else:
+        accuracy = f"top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}"
+    return f"{accuracy} ({result['num_train']} training and {result['num_test']} test images)"
+
+
 def write_result(directory, result):
     """Writes `directory/eval/<protocol>.json`.
 
@@ -120,8 +178,7 @@ def write_result(directory, result):
     path = os.path.join(directory, "eval", f"{result['protocol']}.json")
     try:
         tf.io.gfile.makedirs(os.path.dirname(path))
-        with tf.io.gfile.GFile(path, "w") as file:
-            file.write(json.dumps(result, indent=2) + "\n")
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{path} cannot be written: {error}") from error
     return path
