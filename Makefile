@@ -45,7 +45,8 @@ tpu-check: .venv-tpu/installed
 .venv-tpu/installed: Makefile
 	$(new_environment)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check tensorflow-tpu==2.20.0 \
-		libtpu==0.0.19.1 keras==3.15.1 absl-py matplotlib ml-collections scikit-learn tqdm
+		libtpu==0.0.19.1 keras==3.15.1 absl-py matplotlib ml-collections \
+		opencv-python-headless scikit-learn tqdm
 	touch $@
 
 clean:

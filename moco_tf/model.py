@@ -110,7 +110,8 @@ class MoCo(Mechanism):
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         m, theta_k = self.momentum, self.key_encoder.trainable_variables
         for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            variable_k.assign(moving_average(m, variable_k.value, variable_q.value))
+            # m * k + (1 - m) * q, with a copy less in memory
+            variable_k.assign_sub((1 - m) * (variable_k.value - variable_q.value))
 
         # The current keys replace the oldest, after the negatives were read.
         self.queue.enqueue(tf.concat(k, 0))
@@ -122,14 +123,3 @@ class MoCo(Mechanism):
         images, rows = shuffle(images, order)
         images = self._augment(images, rows, N, seed)
         return unshuffle(self._encode(self.key_encoder, images), order)
-
-
-def moving_average(m, k, q):
-    """`m * k + (1 - m) * q`, of variables or tensors."""
-    # As tensors: a compiled function would take the first replica's copy of a variable for all.
-    return _moving_average(m, tf.convert_to_tensor(k), tf.convert_to_tensor(q))
-
-
-@tf.function(jit_compile=True)  # goes through memory once, where three operations go three times
-def _moving_average(m, k, q):
-    return m * k + (1 - m) * q

@@ -40,17 +40,17 @@ class SGD(keras.optimizers.Optimizer):
         ]
 
     def update_step(self, gradient, variable, learning_rate):
-        buffer = self.momentum_buffers[self._get_variable_index(variable)]
-        value, velocity = _sgd(
-            tf.convert_to_tensor(variable),
-            tf.cast(gradient, variable.dtype),
-            tf.convert_to_tensor(buffer.value),
-            tf.cast(learning_rate, variable.dtype),
-            self.momentum,
-            self.coupled_weight_decay,
+        buffer = self.momentum_buffers[self._get_variable_index(variable)].value
+        gradient = tf.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
+        # In place and in one operation, which goes through memory half as often as several would.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=buffer.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
+            grad=gradient,
+            momentum=tf.constant(self.momentum, variable.dtype),
+            use_nesterov=False,
         )
-        buffer.assign(velocity)
-        variable.assign(value)
 
     def get_config(self):
         config = super().get_config()
@@ -59,14 +59,6 @@ class SGD(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "weight_decay": self.coupled_weight_decay,
         }
-
-
-# Compiled, it goes through memory once. TensorFlow's own operations would go eight times, and
-# would begin with those that need no gradient, whose results then wait for the whole step.
-@tf.function(jit_compile=True)
-def _sgd(p, g, v, learning_rate, momentum, weight_decay):
-    v = momentum * v + (g + weight_decay * p)
-    return p - learning_rate * v, v
 
 
 @keras.saving.register_keras_serializable("moco_tf")

@@ -137,7 +137,8 @@ def _make_pure(optimizer):
 
     Keras' for TensorFlow takes the variables of TensorFlow out of its own and has the strategy
     update them, which no scope sees. This is what that comes to on a replica of a TPU: the sum of
-    the gradients, and the optimizer's own arithmetic.
+    the gradients, and SGD's arithmetic in place of the operation that updates in place,
+    ResourceApplyMomentum, for which XLA has a kernel.
     """
     keys = {
         id(variable): optimizer._var_key(variable) for variable in optimizer._trainable_variables
@@ -146,7 +147,10 @@ def _make_pure(optimizer):
     def update(gradients, variables, learning_rate):
         gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
         for gradient, variable in zip(gradients, variables, strict=True):
-            optimizer.update_step(gradient, variable, learning_rate)
+            buffer = optimizer.momentum_buffers[optimizer._get_variable_index(variable)]
+            decay = optimizer.coupled_weight_decay * variable.value
+            buffer.assign(optimizer.momentum * buffer.value + gradient + decay)
+            variable.assign_sub(learning_rate * buffer.value)
 
     optimizer._backend_update_step = update
     optimizer._var_key = lambda variable: keys[id(variable)]
