@@ -203,17 +203,19 @@ def mutant(module, *replacements):
 
 
 ENQUEUE = "        self.queue.enqueue(tf.concat(k, 0))\n"
-VELOCITY, UPDATE = "momentum * v + (g + weight_decay * p)", "return p - learning_rate * v, v"
+IN_PLACE = "        # In place"
+DECAY = "        variable.assign_sub(learning_rate * self.coupled_weight_decay * variable)"
+DECAYED = "gradient, variable.dtype) + self.coupled_weight_decay * variable"
 MUTATIONS = {
     "decoupled weight decay": (
         optimizers,
-        (VELOCITY, "momentum * v + g"),
-        (UPDATE, "return p - learning_rate * (v + weight_decay * p), v"),
+        (DECAYED, "gradient, variable.dtype)"),
+        (IN_PLACE, f"{DECAY}\n{IN_PLACE}"),
     ),
     "learning rate inside the momentum buffer": (
         optimizers,
-        (VELOCITY, "momentum * v + learning_rate * (g + weight_decay * p)"),
-        (UPDATE, "return p - v, v"),
+        ("grad=gradient", "grad=tf.cast(learning_rate, variable.dtype) * gradient"),
+        ("lr=tf.cast(learning_rate, variable.dtype)", "lr=tf.ones([], variable.dtype)"),
     ),
     "key moving statistics averaged too": (
         model,

@@ -99,11 +99,14 @@ def test_the_momentum_update_is_float32s(precision):
     )
     before = [variable.numpy() for variable in theta_k]
     train(model, 1)
+    moved = []
     for old, q, k in zip(before, theta_q, theta_k, strict=True):
         expected = 0.9999 * old.astype(np.float64) + 1e-4 * q.numpy().astype(np.float64)
         np.testing.assert_allclose(k.numpy(), expected, rtol=2e-7, atol=1e-9)
-    moved = [np.abs(k.numpy() - old).max() for old, k in zip(before, theta_k, strict=True)]
-    assert min(moved) > 0
+        # Weights of 1 move by less than float32 can tell; all that it can tell has to be there.
+        if (expected.astype(np.float32) != old).any():
+            moved.append(np.abs(k.numpy() - old).max())
+    assert len(moved) > len(theta_k) / 2 and min(moved) > 0
 
 
 def test_float16_alone_scales_the_loss():
