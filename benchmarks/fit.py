@@ -20,7 +20,7 @@ import tempfile
 
 import turns
 from absl import app, flags
-from input_pipeline import write_images
+from jpeg_files import write_images
 
 HERE = pathlib.Path(__file__).parent
 

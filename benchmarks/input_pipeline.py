@@ -17,9 +17,9 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
 import turns
 from absl import app, flags
+from jpeg_files import write_images
 
 HERE = pathlib.Path(__file__).parent
 
@@ -67,25 +67,6 @@ def main(_):
         "images_per_second": rate,
     }
     (HERE / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
-
-
-def write_images(folder, count):
-    """JPEG files of 500 x 375 cut from photographs; returns the mean of their sizes in bytes."""
-    import skimage.data
-    from PIL import Image
-
-    names = ("astronaut", "chelsea", "coffee", "immunohistochemistry", "rocket")
-    photographs = [Image.fromarray(getattr(skimage.data, name)()[..., :3]) for name in names]
-    random = np.random.default_rng(0)
-    for number in range(count):
-        photograph = photographs[number % len(photographs)]
-        width = int(random.uniform(0.6, 1) * min(photograph.width, photograph.height * 4 / 3))
-        height = width * 3 // 4
-        left = int(random.integers(photograph.width - width + 1))
-        top = int(random.integers(photograph.height - height + 1))
-        image = photograph.resize((500, 375), box=(left, top, left + width, top + height))
-        image.save(f"{folder}/{number:05}.jpg", quality=90)
-    return sum(file.stat().st_size for file in pathlib.Path(folder).iterdir()) / count
 
 
 def our_epoch(augmented):
