@@ -6,6 +6,7 @@ from moco_tf.contrast import info_nce
 from moco_tf.dictionaries import Queue
 from moco_tf.distribution import num_replicas, own_rows
 from moco_tf.mechanism import Mechanism
+from moco_tf.optimizers import move_towards
 from moco_tf.seeds import seed_for
 from moco_tf.shuffling import permutation, shuffle, unshuffle
 
@@ -110,8 +111,7 @@ class MoCo(Mechanism):
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         m, theta_k = self.momentum, self.key_encoder.trainable_variables
         for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            # m * k + (1 - m) * q, with a copy less in memory
-            variable_k.assign_sub((1 - m) * (variable_k.value - variable_q.value))
+            move_towards(variable_q, variable_k, 1 - m)  # k <- m * k + (1 - m) * q
 
         # The current keys replace the oldest, after the negatives were read.
         self.queue.enqueue(tf.concat(k, 0))

@@ -73,3 +73,20 @@ class LossScaling(keras.optimizers.LossScaleOptimizer):
         overflow = tf.logical_not(super().check_finite(gradients))
         replica = tf.distribute.get_replica_context()
         return replica.all_reduce("SUM", tf.cast(overflow, tf.float32)) == 0
+
+
+def move_towards(target, variable, share):
+    """Moves a variable by a share of its distance to another of its shape: the momentum update.
+
+    In place and in one operation: Keras' own `assign_sub` would hold all parameters of an encoder
+    once more.
+
+    Args:
+        target, variable: floating `keras.Variable`s.
+        share: float in [0, 1].
+    """
+    tf.raw_ops.ResourceApplyGradientDescent(
+        var=variable.value.handle,
+        alpha=tf.constant(share, variable.dtype),
+        delta=variable.value - target.value,
+    )

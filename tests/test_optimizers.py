@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.optimizers import SGD
+from moco_tf.optimizers import SGD, move_towards
 
 STEPS = 20
 # A power of two is the same in float32, in which Keras keeps the rate, and in float64.
@@ -78,3 +78,16 @@ def test_it_follows_a_schedule():
     optimizer.apply([tf.constant(1.0)], [variable])
     optimizer.apply([tf.constant(1.0)], [variable])
     assert float(variable.value) == 1.0 - 0.5 - 0.25
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-7), ("float64", 1e-16)])
+def test_a_variable_moves_by_a_share_of_its_distance_and_the_other_stays(dtype, tolerance):
+    generator = np.random.default_rng(0)
+    before, other = generator.normal(size=[2, 4, 3]).astype(dtype)
+    variable, target = (keras.Variable(value, dtype=dtype) for value in (before, other))
+    for share in (0.0, 0.001, 1.0):
+        variable.assign(before)
+        tf.function(lambda share=share: move_towards(target, variable, share))()
+        expected = (1 - share) * before.astype(np.float64) + share * other
+        np.testing.assert_allclose(variable.numpy(), expected, rtol=2 * tolerance, atol=tolerance)
+        np.testing.assert_array_equal(target.numpy(), other)

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import time
+from unittest import mock
 
 if __name__ == "__main__":
     # For libtpu, before TensorFlow is imported: four chips. Left to itself it would look for a
@@ -38,6 +39,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.distribute import tpu_strategy
 
+import moco_tf.model
 from moco_tf.training import build_model
 
 REPLICAS, BATCH = 4, 32  # images of one replica
@@ -115,7 +117,11 @@ def lower(config, platform):
     @tf.function(jit_compile=True)
     def step(replica_id, x_q, x_k, *values):
         state_mapping = list(zip(state, values, strict=True))
-        with strategy.replica(replica_id), keras.StatelessScope(state_mapping) as scope:
+        with (
+            strategy.replica(replica_id),
+            keras.StatelessScope(state_mapping) as scope,
+            mock.patch.object(moco_tf.model, "move_towards", _move_towards),
+        ):
             logs = model.train_step((x_q, x_k))
             # As in `make_train_function`.
             logs = tf.distribute.get_replica_context().all_reduce("MEAN", logs)
@@ -154,6 +160,11 @@ def _make_pure(optimizer):
 
     optimizer._backend_update_step = update
     optimizer._var_key = lambda variable: keys[id(variable)]
+
+
+def _move_towards(target, variable, share):
+    # Of ResourceApplyGradientDescent, for which XLA has a kernel too, the arithmetic.
+    variable.assign_sub(share * (variable.value - target.value))
 
 
 def describe(hlo):
