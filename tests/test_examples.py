@@ -181,6 +181,9 @@ def test_planted_duplicates_are_found_and_no_others(place, tmp_path, monkeypatch
     assert is_picture("distances.png") and is_picture("duplicates.png")
 
 
+PLANTED = {0: ["sent.jpg", "small.png"], 20: ["small.png"], 40: ["trimmed.png"]}
+
+
 def plant_duplicates(pieces):
     """Writes a few pieces of each photograph to photos/, and for some of them what an editor or a
     messenger makes of a picture; returns their paths, `{original: [copy]}`."""
@@ -199,9 +202,7 @@ def plant_duplicates(pieces):
             "small.png": image.resize((width * 4 // 5, height * 4 // 5)),
             "trimmed.png": image.crop((3, 2, width - 2, height - 3)),
         }
-        if number % 10 == 0:  # one with two copies, and others with one each
-            for name in list(copies)[number // 10 % 3 :][: 2 if number == 0 else 1]:
-                copy = f"photos/{path.stem}_{name}"
-                copies[name].save(copy, **({"quality": 70} if name.endswith("jpg") else {}))
-                originals.setdefault(f"photos/{path.name}", []).append(copy)
+        for name in PLANTED.get(number, []):
+            copies[name].save(f"photos/{path.stem}_{name}")  # JPEG at Pillow's quality of 75
+            originals.setdefault(f"photos/{path.name}", []).append(f"photos/{path.stem}_{name}")
     return originals
