@@ -142,18 +142,21 @@ def test_a_frame_of_features():
 
 
 def test_search_finds_pieces_of_the_same_photograph():
-    found = run_alone("search", "paths", "features", "queries", "neighbours")
+    found = run_alone("search", "paths", "features", "queries", "neighbours", "alike", "chance")
     readable = sorted(f"photos/{name}" for name in os.listdir("photos") if name != "damaged.jpg")
     assert found["paths"] == readable
     assert_alike(found["features"], expected_features(readable, int))
+    for query, neighbours in zip(found["queries"], found["neighbours"], strict=True):
+        assert readable[neighbours[0]] == query
+    assert len(found["queries"]) == 6 and is_picture("search.png")
+
+    features = np.array(found["features"], np.float64)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    similarities = features @ features.T - 2 * np.eye(len(features))
     sources = np.array([photograph(path) for path in readable])
-    queries, shares = [readable.index(query) for query in found["queries"]], []
-    for query, neighbours in zip(queries, found["neighbours"], strict=True):
-        assert neighbours[0] == query
-        shares.append(np.mean(sources[neighbours[1:]] == sources[query]))
-    chance = np.mean(sources[:, np.newaxis] == sources)
-    assert len(queries) == 6 and np.mean(shares) > 3 * chance
-    assert is_picture("search.png")
+    same = sources[np.argsort(-similarities)[:, :5]] == sources[:, np.newaxis]
+    assert found["alike"] == pytest.approx(same.mean(), abs=0.002)
+    assert found["alike"] > 4 * found["chance"]
 
 
 def test_a_classifier_from_200_labels():
