@@ -38,10 +38,11 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def run_commands(page, *more):
-    """Runs what a page says to type."""
+def run_commands(page, **more):
+    """Runs what a page says to type, each script with what is given more for it."""
     for command in re.findall(r"^python (.*)$", "\n".join(blocks(page, "")), re.MULTILINE):
-        in_process.run(*command.split(), *more)
+        script, *arguments = command.split()
+        in_process.run(script, *arguments, *more.get(pathlib.Path(script).stem, ()))
 
 
 def run_here(page):
@@ -107,7 +108,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("examples")
     (place / "configs").symlink_to(ROOT / "configs")
     with contextlib.chdir(place):
-        run_commands("README", *TINY, "--config.data.source=folder:photos", "--config.epochs=2")
+        run_commands("README", train=(*TINY, "--config.epochs=2"))
         run_commands("search")
     return place
 
@@ -128,6 +129,7 @@ def test_the_sample_photos_are_what_they_say():
     assert counts.tolist() == [25] * 8
     names = {part: {path.parts[-2:] for path, _ in pieces[part]} for part in pieces}
     assert not names["train"] & names["test"]
+    assert "photos exists" in in_process.run_mistake("docs/examples/sample_photos.py")
 
 
 def test_a_frame_of_features():

@@ -14,11 +14,11 @@ In the current folder it writes
 
 import io
 import pathlib
-import sys
 
 import numpy as np
 import PIL.Image
 
+from moco_tf import command_line
 from moco_tf.data import photos
 
 # Of these one piece is much like another, or there are few.
@@ -30,11 +30,12 @@ COPIES = 10  # of each kind
 CLASSES, TRAIN = 8, 25
 
 
-def main():
-    generator = np.random.default_rng(0)
+def main(_):
     folder = pathlib.Path("photos")
-    if folder.exists() or pathlib.Path("labelled").exists():
-        sys.exit("error: photos/ or labelled/ exists: call this in another folder")
+    for path in (folder, pathlib.Path("labelled")):
+        if path.exists():
+            raise command_line.UserError(f"{path.resolve()} exists: call this in another folder")
+    generator = np.random.default_rng(0)
     pieces = {
         name: cut(photos.read(name), generator)
         for name in photos.PHOTOGRAPHS
@@ -95,4 +96,4 @@ COPY = {
 }
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)
