@@ -173,7 +173,7 @@ def test_a_classifier_from_200_labels():
         [found["CLASSES"][best] for best in scores.argmax(axis=1)] == np.array(labels)
     )
     assert accuracy == pytest.approx(found["accuracies"]["all layers"], abs=0.02)
-    assert all(accuracy > 3 / 8 for accuracy in found["accuracies"].values())  # three times chance
+    assert all(accuracy > 0.5 for accuracy in found["accuracies"].values())  # by chance 0.125
 
 
 def test_left_to_fit_an_optimizer_refuses_the_names_of_a_saved_models_variables():
@@ -191,7 +191,6 @@ def test_planted_duplicates_are_found_and_no_others(place, tmp_path, monkeypatch
     originals = plant_duplicates(place / "photos")
     names, output = run_here("deduplication")
     expected = sorted([original, *copies] for original, copies in originals.items())
-    print(names["threshold"], names["to_nearest"][np.argsort(names["to_nearest"])][:14])
     assert sorted(names["groups"]) == expected
     for group in expected:
         assert " ".join(group) in output
