@@ -99,6 +99,14 @@ def _standardize(patch):
 
 def read_grey(name):
     """One of `PHOTOGRAPHS` as uint8 `[H, W]`, by the luma of ITU-R 601."""
+    image = read(name)
+    if image.ndim == 3:
+        image = np.round(image @ [0.299, 0.587, 0.114]).astype(np.uint8)
+    return image
+
+
+def read(name):
+    """One of `PHOTOGRAPHS` as it is, uint8 `[H, W, 3]`, or `[H, W]` where it is grey."""
     if PHOTOGRAPHS[name] == "sklearn":
         from sklearn.datasets import load_sample_image
 
@@ -109,6 +117,4 @@ def read_grey(name):
         image = getattr(skimage.data, name)()
     if isinstance(image, tuple):  # the stereo pair comes with its depth map: take the left image
         image = image[0]
-    if image.ndim == 3:
-        image = np.round(image[..., :3] @ [0.299, 0.587, 0.114]).astype(np.uint8)
-    return image
+    return image[..., :3] if image.ndim == 3 else image

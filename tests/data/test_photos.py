@@ -1,6 +1,7 @@
 """The embedded source is what the README says it is."""
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -10,6 +11,14 @@ from moco_tf.data import photos, sources
 @pytest.fixture(scope="module")
 def patches():
     return photos.load()
+
+
+@pytest.mark.parametrize("name", ["china", "coffee", "stereo_motorcycle", "coins"])
+def test_in_grey_a_photograph_is_what_pillow_makes_of_its_colours(name):
+    photograph = photos.read(name)
+    assert photograph.dtype == np.uint8 and (photograph.ndim == 3) == (name != "coins")
+    expected = np.asarray(PIL.Image.fromarray(photograph).convert("L"), int)
+    assert np.abs(photos.read_grey(name) - expected).max() <= 1
 
 
 def test_no_pixel_is_in_both_parts(patches):
