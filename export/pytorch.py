@@ -269,8 +269,8 @@ def main(_):
         _import_run(values.checkpoint, values.config, values.workdir)
         return
     import_torch()  # before anything is loaded for nothing
-    if values.workdir and backbone_flags.require_one():
-        command_line.require("out")
+    command_line.require("out")
+    if backbone_flags.require_one() == "workdir":
         exporting.require_free(values.out)
         _export_run(values.workdir, values.out)
     else:
