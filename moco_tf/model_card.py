@@ -14,6 +14,7 @@ from moco_tf.errors import UserError
 from moco_tf.exporting import CARD
 
 UNKNOWN = "What it was trained on, and how, is not known here."
+NO_RESULTS = "No results are known here."
 LICENCE = """\
 Left for you to fill: the licence of these weights, which depends on the images that they were
 learned from."""
@@ -88,23 +89,20 @@ def model_card(backbone, form, origin=None):
 def _history(origin):
     """What is known of the training, and of results: two texts."""
     if origin is None:
-        return UNKNOWN, "Not known."
+        return UNKNOWN, NO_RESULTS
     if origin.flag == "workdir":
         return _of_run(origin.path)
     source = f"Taken over from `{origin.path}`"
     if origin.flag == "checkpoint":
-        return f"{source}, a PyTorch file. {UNKNOWN}", "Not known."
-    card = os.path.join(origin.path, CARD)
+        return f"{source}, a PyTorch file. {UNKNOWN}", NO_RESULTS
+    card, results = os.path.join(origin.path, CARD), _results(origin.path)
     if not tf.io.gfile.exists(card):
-        return f"{source}, a SavedModel without a model card. {UNKNOWN}", _results(origin.path)
+        return f"{source}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
     with tf.io.gfile.GFile(card) as file:
         sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", file.read(), re.MULTILINE))
-    training = sections.get("Training", UNKNOWN)
-    evaluation = sections.get("Evaluation", "Not known.")
-    return (
-        f"{source}, a SavedModel, whose card says:\n\n{training}",
-        f"{evaluation.strip()}\n\n{_results(origin.path)}",
-    )
+    training = sections.get("Training", UNKNOWN).strip()
+    evaluation = sections.get("Evaluation", NO_RESULTS).strip()
+    return f"{source}, a SavedModel, whose card says:\n\n{training}", f"{evaluation}\n\n{results}"
 
 
 def _of_run(workdir):
@@ -126,14 +124,14 @@ def _of_run(workdir):
         training += f"\n\nThe settings that differ from the paper's:\n\n{_table(head, rows)}"
     else:
         training += "\n\nEvery setting is the paper's."
-    evaluation = _results(workdir)
+    evaluation = _results(workdir) or NO_RESULTS
     if metrics:
         evaluation += f"\n\nThe last line of `metrics.jsonl`: {_numbers(metrics[-1])}."
     return training, evaluation
 
 
 def _results(directory):
-    """What evaluate.py has written into eval/, a line each."""
+    """What evaluate.py has written into eval/, a line each; nothing where it has not."""
     lines = []
     folder = os.path.join(directory, "eval")
     names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
@@ -145,9 +143,8 @@ def _results(directory):
                 lines.append(f"- `{result['protocol']}` on `{result['data']}`: {_in_words(result)}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not what evaluate.py wrote: delete it") from error
-    if not lines:
-        return "Not evaluated by `evaluate.py` yet."
-    return "By `evaluate.py`, at the checkpoint that was the newest then:\n\n" + "\n".join(lines)
+    said = "By `evaluate.py`, at the checkpoint that was the newest then:"
+    return "\n".join([said, "", *lines]) if lines else ""
 
 
 def _in_words(result):
