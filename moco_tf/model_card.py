@@ -152,14 +152,16 @@ def _in_words(result):
 
     if {"top1", "few_shot", "curves"} & result.keys():
         return f"{protocols.in_words(result)}, views of {result['image_size']} px"
-    numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
-    return _numbers(numbers)
+    # Of other protocols, such as detection, all numbers; a comparison has them in rows.
+    rows = [f"{row['initialisation']}: {_numbers(row)}" for row in result.get("rows", [])]
+    return "; ".join([_numbers(result), *rows])
 
 
 def _numbers(values):
     return ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()
+        if isinstance(value, int | float)
     )
 
 

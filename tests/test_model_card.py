@@ -25,7 +25,8 @@ def workdir(tmp_path_factory):
     results = {
         "knn": {"top1": 0.625, "top5": 0.875},
         "few-shot": {"few_shot": shots},
-        "detection": {"ap": 0.123456, "ap50": 0.3},  # of another kind
+        "detection": {"ap": 0.123456, "ap_std": None, "scales": [480, 800]},  # of another kind
+        "detection_comparison": {"rows": [{"initialisation": "random", "ap": 0.25}]},
         "report": {"backbones": {}},
     }
     (workdir / "eval").mkdir()
@@ -72,7 +73,8 @@ def test_the_results(of_run):
     text = of_run["Evaluation"]
     assert "- `knn` on `folder:cats`: top-1 0.6250, top-5 0.8750 (30 training and 10" in text
     assert "- `few-shot` on `folder:cats`: top-1 0.4100 ± 0.0200 with 5 of each class" in text
-    assert "- `detection` on `folder:cats`: ap 0.1235, ap50 0.3" in text
+    assert "- `detection` on `folder:cats`: ap 0.1235, image_size 32" in text
+    assert "; random: ap 0.25\n" in text
     assert "`report`" not in text
     assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in text
 
