@@ -24,7 +24,6 @@ import os
 import time
 
 from absl import flags
-from ml_collections import config_flags
 
 from moco_tf import command_line
 
@@ -41,7 +40,7 @@ CHECKPOINT = flags.DEFINE_string(
 ENCODER = flags.DEFINE_string("encoder", None, "The network in --checkpoint, such as resnet50.")
 STEM = flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
 RANDOM_INIT = flags.DEFINE_bool("random_init", False, "The encoder of --config, untrained.")
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of --random_init.")
+CONFIG = command_line.define_config_flag("The config of --random_init.")
 DATA = flags.DEFINE_string("data", None, "A labelled data source; by default the run's own.")
 IMAGE_FEATURE = flags.DEFINE_string("image_feature", None, "tfrecord: what holds an image's bytes.")
 LABEL_FEATURE = flags.DEFINE_string("label_feature", None, "tfrecord: what holds its label.")

@@ -20,7 +20,6 @@ import warnings
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from moco_tf import command_line
 from moco_tf.encoders import state_dict
@@ -343,5 +342,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("encoder", None, "What --checkpoint holds, for a SavedModel of it.")
     flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
     flags.DEFINE_integer("channels", 3, "Of the images that --encoder takes.", lower_bound=1)
-    config_flags.DEFINE_config_file("config", help_string="The config of the run to make.")
+    command_line.define_config_flag("The config of the run to make.")
     command_line.run(main)
