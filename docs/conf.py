@@ -43,8 +43,9 @@ apidoc_modules = [
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
-# In our docstrings single backticks are code.
+# In our docstrings single backticks are code, and what is set in is mostly for a shell.
 default_role = "code"
+highlight_language = "none"
 # Other projects' pages are not linked: that takes a network.
 nitpick_ignore_regex = [("py:.*", r"(keras|ml_collections|numpy|tf)\..*")]
 

@@ -89,7 +89,10 @@ class _ConfigFile(flags.ArgumentParser):
         ours = os.path.join(scripts.FOLDER, path)
         if os.path.exists(ours) and not os.path.exists(path):
             path = ours
-        return self.parser.parse(path)
+        try:
+            return self.parser.parse(path)
+        except (TypeError, ValueError) as error:  # ml_collections', with a whole traceback in it
+            raise ImportError(str(error).strip().splitlines()[-1]) from error
 
     def flag_type(self):
         return self.parser.flag_type()

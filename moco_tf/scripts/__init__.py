@@ -6,9 +6,9 @@ its like are found here.
 """
 
 import ast
+import importlib.util
 import os
 import re
-import runpy
 import sys
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -77,4 +77,7 @@ def _run(script, command, arguments):
     path = os.path.join(FOLDER, script)
     sys.argv = [command, *arguments]
     sys.path.insert(0, os.path.dirname(path))
-    runpy.run_path(path, run_name="__main__")
+    # Not runpy, which would put the path in the place of the command.
+    spec = importlib.util.spec_from_file_location("__main__", path)
+    sys.modules["__main__"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["__main__"])
