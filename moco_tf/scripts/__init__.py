@@ -76,7 +76,7 @@ def _run(script, command, arguments):
     """As `python FOLDER/script *arguments`, under the name of the command."""
     path = os.path.join(FOLDER, script)
     sys.argv = [command, *arguments]
-    sys.path.insert(0, os.path.dirname(path))
+    sys.path.insert(0, FOLDER)  # where the scripts find `export`, and configs each other
     # Not runpy, which would put the path in the place of the command.
     spec = importlib.util.spec_from_file_location("__main__", path)
     sys.modules["__main__"] = importlib.util.module_from_spec(spec)
