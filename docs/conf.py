@@ -39,6 +39,7 @@ apidoc_modules = [
         "automodule_options": {"members"},
     },
 ]
+exclude_patterns = ["api/modules.rst", "api/export/modules.rst"]  # no more than a link to one page
 # What Keras says of a method that we override is in Markdown.
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
