@@ -50,7 +50,7 @@ def _run(config, workdir):
     import keras
 
     from export.saved_model import export_saved_model
-    from moco_tf import encoders, load_backbone, training
+    from moco_tf import encoders, load_backbone, model_card, training
     from moco_tf.data import sources
     from moco_tf.evaluation import protocols
     from moco_tf.pictures import draw_neighbours
@@ -83,7 +83,8 @@ def _run(config, workdir):
     draw_neighbours(f"{workdir}/neighbours.png", source, config.image_size, train, test)
     saved_model = f"{workdir}/export/saved_model"
     if not os.path.exists(saved_model):
-        export_saved_model(backbones["pre-trained"], saved_model)
+        origin = model_card.Origin("workdir", workdir)
+        export_saved_model(backbones["pre-trained"], saved_model, origin, config.image_size)
     return table
 
 

@@ -6,7 +6,6 @@ Detectron2 reads it by `MODEL.WEIGHTS backbone.pkl`, where NumPy is 1.26 or newe
 config has to say is printed; docs/detectron2.md has the paper's experiments.
 """
 
-import os
 import pickle
 import re
 
@@ -124,22 +123,48 @@ def _detectron2_name(key):
     return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def main(_):
-    command_line.require("out")
-    chosen = backbone_flags.require_one()
-    out = flags.FLAGS.out
-    if os.path.exists(out):
-        raise UserError(f"--out={out} exists: give a path that does not")
-    backbone = backbone_flags.load(chosen)
+def export_detectron2(backbone, path, origin=None):
+    """Writes a backbone as a pickle of Detectron2's, and its model card to `<path>.md`.
+
+    Args:
+        backbone: as for `to_detectron2`.
+        path: str, where nothing is yet.
+        origin: a `moco_tf.model_card.Origin`, or None.
+
+    Raises:
+        UserError: a network that Detectron2 does not have; or a path that is taken, or cannot be
+            written.
+    """
+    from moco_tf import exporting
+    from moco_tf.model_card import model_card
+
     content = to_detectron2(backbone)
-    # Whole or not at all: a kill while it is written leaves no half file at `out`.
-    unfinished = f"{out}.unfinished"
-    try:
+
+    def fill(unfinished):
         with open(unfinished, "wb") as file:
             pickle.dump(content, file, protocol=4)
-        os.replace(unfinished, out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+
+    exporting.write_file(path, fill, model_card(backbone, _format(settings(backbone)), origin))
+
+
+def _format(settings):
+    from moco_tf.model_card import Format
+
+    lines = "\n".join(f"{key} {value}" for key, value in settings.items())
+    return Format(
+        name="pickle of Detectron2",
+        takes="images in RGB of 0 to 255, which Detectron2 normalises by its PIXEL_MEAN and "
+        "PIXEL_STD",
+        gives="Detectron2's feature maps `stem`, `res2`, `res3`, ...; the last of {features} "
+        "channels",
+        loading=f"`MODEL.WEIGHTS PATH`, and in Detectron2's config:\n\n```\n{lines}\n```",
+    )
+
+
+def main(_):
+    backbone, origin = backbone_flags.chosen()
+    out = flags.FLAGS.out
+    export_detectron2(backbone, out, origin)
     print(f"wrote {out}; in Detectron2's config:")
     for key, value in settings(backbone).items():
         print(f"  {key} {value}")

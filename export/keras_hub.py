@@ -9,17 +9,44 @@ KerasHub builds its own network by it, for every task that is made of a ResNet:
 
 The network takes normalised images. The preset holds the normalisation as well, as KerasHub's own
 presets do: a task's `preprocessor`, and `keras_hub.layers.ImageConverter.from_preset("preset")`
-alone, take images of 0 to 255 to what the network takes. By itself it leaves the size alone:
-`classifier.preprocessor.image_size = (224, 224)`.
+alone, take images of 0 to 255 to what the network takes. It leaves their size alone, unless it is
+told one: `classifier.preprocessor.image_size = (224, 224)`.
 
 It needs KerasHub: pip install '.[keras-hub]'.
 """
 
 import re
 
-from moco_tf import command_line
+from absl import flags
+
+from moco_tf import backbone_flags, command_line
 
 UserError = command_line.UserError
+
+
+def export_keras_hub(backbone, path, origin=None):
+    """Writes a preset, with a model card in it.
+
+    Args:
+        backbone: as for `to_keras_hub`.
+        path: str, a directory that does not exist.
+        origin: a `moco_tf.model_card.Origin`, or None.
+
+    Raises:
+        UserError: what `to_keras_hub` raises; or it exists, or cannot be written.
+    """
+    from moco_tf import exporting
+    from moco_tf.model_card import model_card
+
+    exporting.require_free(path)
+    converted = to_keras_hub(backbone)
+    converter = to_image_converter(backbone.input_shape[-1])
+
+    def fill(directory):
+        converted.save_to_preset(directory)
+        converter.save_to_preset(directory)
+
+    exporting.write_directory(path, fill, model_card(backbone, _format(), origin))
 
 
 def to_keras_hub(backbone):
@@ -85,13 +112,10 @@ def to_image_converter(channels):
     Raises:
         UserError: KerasHub is not installed.
     """
-    from moco_tf.augment import mean_and_std
+    from moco_tf.augment import scale_and_offset
 
-    mean, std = mean_and_std(channels)
-    return _import_keras_hub().layers.ResNetImageConverter(
-        scale=[1 / (255 * value) for value in std],
-        offset=[-m / s for m, s in zip(mean, std, strict=True)],
-    )
+    scale, offset = scale_and_offset(channels)
+    return _import_keras_hub().layers.ResNetImageConverter(scale=scale, offset=offset)
 
 
 def _keras_hub_name(layer):
@@ -109,3 +133,37 @@ def _import_keras_hub():
     except ImportError as error:
         raise UserError("KerasHub is not installed: pip install '.[keras-hub]'") from error
     return keras_hub
+
+
+def _format():
+    from moco_tf.model_card import Format
+
+    return Format(
+        name="preset of KerasHub, `ResNetBackbone`",
+        takes="float32 `[N, H, W, {channels}]`, normalised as the preset's image converter does it "
+        "to images of 0 to 255; any size",
+        gives="the feature map, float32 `[N, h, w, {features}]`, whose mean over h and w is the "
+        "features",
+        loading="""\
+```python
+backbone = keras_hub.models.Backbone.from_preset(PATH)
+converter = keras_hub.layers.ImageConverter.from_preset(PATH)
+features = backbone(converter(images)).numpy().mean(axis=(1, 2))
+
+# Images of 0 to 255 go in: normalisation is in its preprocessor.
+classifier = keras_hub.models.ImageClassifier.from_preset(PATH, num_classes=10)
+```""",
+    )
+
+
+def main(_):
+    backbone, origin = backbone_flags.chosen()
+    export_keras_hub(backbone, flags.FLAGS.out, origin)
+    print(f"wrote {flags.FLAGS.out}")
+
+
+if __name__ == "__main__":
+    # Here, so that who imports the conversion does not get its flags.
+    backbone_flags.define()
+    flags.DEFINE_string("out", None, "The directory to write, which must not exist.")
+    command_line.run(main)

@@ -16,8 +16,6 @@ It needs PyTorch, of any build. No code that a checkpoint holds is ever executed
 take PyTorch's files as well: export/saved_model.py --checkpoint=resnet50.pth --encoder=resnet50.
 """
 
-import os
-
 import numpy as np
 from absl import flags
 
@@ -173,32 +171,57 @@ def _momentum_entries(model):
 
 def _export_run(workdir, out):
     from moco_tf import loading, run_directory
+    from moco_tf.model_card import Origin
 
     config = run_directory.read_config(workdir)
     model, steps_per_epoch = loading.load_model(workdir)
-    _write(to_checkpoint(model, config.encoder, steps_per_epoch), out)
+    checkpoint = to_checkpoint(model, config.encoder, steps_per_epoch)
+    form = _format(
+        "checkpoint of facebookresearch/moco, with both encoders, the queue and the optimizer",
+        "`main_moco.py --resume` and `main_lincls.py --pretrained` of facebookresearch/moco, and "
+        "`export/pytorch.py --checkpoint` of moco-tf.",
+    )
+    backbone = model.query_encoder.backbone
+    _write(checkpoint, out, backbone, form, Origin("workdir", workdir))
     print(f"wrote {out}, which stands at step {int(model.step.numpy())}")
 
 
-def _export_backbone(backbone, out):
+def _export_backbone(backbone, origin, out):
     import torch
 
     arrays = state_dict.read(backbone)
-    _write({key: torch.from_numpy(array) for key, array in arrays.items()}, out)
+    content = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    form = _format(
+        "state dict of PyTorch, under torchvision's names, without the classifier `fc`",
+        "`network.load_state_dict(torch.load(PATH), strict=False)` for a network of the same shape "
+        "in torchvision or timm; it reports `fc` alone as missing.",
+    )
+    _write(content, out, backbone, form, origin)
     print(f"wrote {out}, the backbone alone, under torchvision's names")
 
 
-def _write(content, out):
+def _format(name, loading):
+    from moco_tf.model_card import Format
+
+    return Format(
+        name=name,
+        takes="float32 `[N, {channels}, H, W]`, normalised as below; any size",
+        gives="features, float32 `[N, {features}]`, before the layer `fc`",
+        loading=f"For {loading}",
+    )
+
+
+def _write(content, out, backbone, form, origin):
     import torch
 
-    # Whole or not at all: a kill while it is written leaves no half checkpoint at `out`.
-    unfinished = f"{out}.unfinished"
-    try:
+    from moco_tf import exporting
+    from moco_tf.model_card import model_card
+
+    def fill(unfinished):
         with open(unfinished, "wb") as file:
             torch.save(content, file)
-        os.replace(unfinished, out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
+
+    exporting.write_file(out, fill, model_card(backbone, form, origin))
 
 
 def _import_run(path, config, workdir):
@@ -229,6 +252,8 @@ def _import_run(path, config, workdir):
 
 
 def main(_):
+    from moco_tf import exporting
+
     values = flags.FLAGS
     if values.checkpoint and values.workdir:
         if values.out is not None:
@@ -242,15 +267,13 @@ def main(_):
         command_line.require("config")
         _import_run(values.checkpoint, values.config, values.workdir)
         return
-    command_line.require("out")
-    chosen = backbone_flags.require_one()
     import_torch()  # before anything is loaded for nothing
-    if os.path.exists(values.out):
-        raise UserError(f"--out={values.out} exists: give a path that does not")
-    if chosen == "workdir":
+    if values.workdir and backbone_flags.require_one():
+        command_line.require("out")
+        exporting.require_free(values.out)
         _export_run(values.workdir, values.out)
     else:
-        _export_backbone(backbone_flags.load(chosen), values.out)
+        _export_backbone(*backbone_flags.chosen(), values.out)
 
 
 if __name__ == "__main__":

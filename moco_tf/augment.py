@@ -188,6 +188,19 @@ def mean_and_std(channels):
     return (sum(MEAN) / 3,) * channels, (sum(STD) / 3,) * channels
 
 
+def scale_and_offset(channels):
+    """Normalisation by these in two numbers a channel: of values of 0 to 255, `x * scale + offset`.
+
+    Args:
+        channels: int, of the images.
+
+    Returns:
+        Two lists of `channels` floats.
+    """
+    mean, std = mean_and_std(channels)
+    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
 def _factor(draw, amount):
     """Uniform in [1 - amount, 1 + amount], but never below 0."""
     low, high = max(0.0, 1.0 - amount), 1.0 + amount

@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from moco_tf import command_line
 from moco_tf.errors import UserError
 
 NAMES = ("workdir", "saved_model", "checkpoint")
@@ -88,3 +89,22 @@ def load(name):
         return loading.load_query_encoder(values.workdir).backbone
     load_named = loading.load_network if name == "saved_model" else loading.load_checkpoint
     return load_named(values[name].value, values.encoder, values.stem)
+
+
+def chosen():
+    """What an export script starts from.
+
+    Returns:
+        The backbone of the one flag that was given, as `load` returns it, and its
+        `moco_tf.model_card.Origin`.
+
+    Raises:
+        UserError: what `require_one` and `load` raise; or --out is missing, or exists.
+    """
+    from moco_tf import exporting
+    from moco_tf.model_card import Origin
+
+    command_line.require("out")
+    name = require_one()
+    exporting.require_free(flags.FLAGS.out)
+    return load(name), Origin(name, flags.FLAGS[name].value)

@@ -7,7 +7,6 @@ words reaches the terminal, that its imports suffice, and what it does on a sign
 
 import contextlib
 import io
-import os
 import runpy
 import sys
 import warnings
@@ -27,7 +26,6 @@ def run(script, *arguments, status=0):
     known = set(flags.FLAGS)
     with (
         mock.patch.object(sys, "argv", [path, *map(str, arguments)]),
-        mock.patch.object(sys, "path", [os.path.dirname(path), *sys.path]),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
         warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # Python's default

@@ -17,6 +17,7 @@ PIXELS_IN_A_BYTE = {
     "BMP": 8,
     "WebP": 30_000,  # its codes know no bound; libwebp writes 26,000 of one colour
 }
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(contents):
@@ -54,6 +55,19 @@ def possible_jpeg(contents):
     return tf.where(height * width <= tf.minimum(most, MOST_PIXELS), contents, "")
 
 
+def possible_png(contents):
+    """The bytes of a PNG file, or none where it is not one or cannot be as large as it says: as
+    `as_readable`, in TensorFlow's operations alone."""
+    start = tf.strings.substr(tf.strings.join([contents, b"\0" * 24]), 0, 24)
+    sides = tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
+    width, height = tf.unstack(tf.cast(sides, tf.int64), 2)
+    most = PIXELS_IN_A_BYTE["PNG"] * tf.cast(tf.strings.length(contents), tf.int64)
+    possible = (tf.strings.substr(start, 0, 8) == PNG_MAGIC) & (
+        height * width <= tf.minimum(most, MOST_PIXELS)
+    )
+    return tf.where(possible, contents, "")
+
+
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
 def readable(contents):
     """`as_readable` as an operation, whose errors are TensorFlow's outside of a graph too."""
@@ -71,7 +85,7 @@ def as_readable(contents):
         ValueError: it is none of these, is damaged, or cannot be as large as it says.
     """
     try:
-        if contents[:8] == b"\x89PNG\r\n\x1a\n":
+        if contents[:8] == PNG_MAGIC:
             _check_size("PNG", len(contents), *struct.unpack_from(">II", contents, 16))
             return contents
         if contents[:6] in (b"GIF87a", b"GIF89a"):

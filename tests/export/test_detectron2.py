@@ -106,6 +106,8 @@ def test_a_run_goes_to_a_file(run, tmp_path):
     out = tmp_path / "backbone.pkl"
     printed = in_process.run(SCRIPT, f"--workdir={run}", f"--out={out}")
     assert f"wrote {out}" in printed and "MODEL.RESNETS.DEPTH 18" in printed
+    card = (tmp_path / "backbone.pkl.md").read_text()
+    assert "# resnet18" in card and "MODEL.RESNETS.DEPTH 18" in card
     with open(out, "rb") as file:
         content = pickle.load(file)
     assert shapes(content) == published("resnet18")

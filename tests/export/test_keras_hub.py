@@ -1,26 +1,69 @@
 """KerasHub's network, layer for layer, and the preset as KerasHub loads it."""
 
+import json
+import sys
+
 import keras
 import numpy as np
 import pytest
 
 from export.keras_hub import to_image_converter, to_keras_hub
-from moco_tf import encoders
+from moco_tf import encoders, load_backbone
 from moco_tf.errors import UserError
-from tests.images import crops
+from tests import in_process
+from tests.command import run
+from tests.export.backbones import assert_close, consume, make_run, photographs, randomize
 
-keras_hub = pytest.importorskip("keras_hub", reason="KerasHub is not installed")
+pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install '.[keras-hub]'")
+SCRIPT = "export/keras_hub.py"
+
+CONSUMER = """
+import json
+import keras_hub, numpy as np
+
+images = np.load("images.npy")
+backbone = keras_hub.models.Backbone.from_preset("preset")
+converter = keras_hub.layers.ImageConverter.from_preset("preset")
+np.save("features.npy", np.mean(backbone(converter(images), training=False), axis=(1, 2)))
+classifier = keras_hub.models.ImageClassifier.from_preset("preset", num_classes=2)
+np.save("logits.npy", classifier.predict(images, verbose=0))
+np.save("kernel.npy", classifier.output_dense.kernel)
+json.dump([type(thing).__name__ for thing in (backbone, converter, classifier)],
+          open("out.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "run", "resnet8w4", "imagenet")
+
+
+def test_keras_hub_loads_the_preset(workdir, tmp_path):
+    out, images = tmp_path / "preset", photographs(3, 64, 80)
+    assert run(SCRIPT, f"--workdir={workdir}", f"--out={out}") == f"wrote {out}\n"
+    assert "# resnet8w4" in (out / "README.md").read_text()
+    np.save(tmp_path / "images.npy", images)
+    consume(tmp_path, CONSUMER)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found == ["ResNetBackbone", "ResNetImageConverter", "ResNetImageClassifier"]
+    expected = load_backbone(str(workdir))(images, training=False).numpy()
+    assert_close(np.load(tmp_path / "features.npy"), expected)
+    # The classifier normalises by itself; its new layer begins without a bias.
+    logits = expected @ np.load(tmp_path / "kernel.npy")
+    assert_close(np.load(tmp_path / "logits.npy"), logits)
+
+
+def test_without_keras_hub_it_is_one_line(workdir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # as Python itself marks what is not there
+    line = in_process.run_mistake(SCRIPT, f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
+    assert "KerasHub is not installed: pip install '.[keras-hub]'" in line
+    assert not list(tmp_path.iterdir())
 
 
 def randomized(*args, **kwargs):
     """A backbone that has no statistic, scale or shift of its initial value."""
     keras.utils.set_random_seed(0)
-    backbone = encoders.build(*args, **kwargs)
-    for number, weight in enumerate(backbone.weights):
-        if "bn" in weight.path:
-            low, high = (-0.3, 0.3) if weight.path.endswith(("beta", "moving_mean")) else (0.5, 1.5)
-            weight.assign(np.random.default_rng(number).uniform(low, high, weight.shape))
-    return backbone
+    return randomize(encoders.build(*args, **kwargs))
 
 
 def stages(backbone):
@@ -49,14 +92,8 @@ def test_every_stage_is_the_same(name, channels, shape):
     assert_close(np.mean(found(images, training=False), axis=(1, 2)), features)
 
 
-def assert_close(found, expected):
-    found, expected = map(keras.ops.convert_to_numpy, (found, expected))
-    assert found.shape == expected.shape and expected.std() > 1e-3
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-
-
 def test_in_training_it_is_the_same_too():
-    backbone, images = randomized("resnet18"), np.stack(crops(4, 64)).astype(np.float32) / 255
+    backbone, images = randomized("resnet18"), photographs(4, 64, 64) / 255
     found = to_keras_hub(backbone)
     features = np.mean(found(images, training=True), axis=(1, 2))
     assert_close(features, backbone(images, training=True))
@@ -64,10 +101,9 @@ def test_in_training_it_is_the_same_too():
 
 
 def test_the_converter_is_our_normalisation():
-    images = np.stack(crops(2, 48))
-    backbone = randomized("resnet18")
-    expected = encoders.with_normalization(backbone)(images.astype(np.float32), training=False)
-    normalized = to_image_converter(3)(images)
+    images, backbone = photographs(2, 48, 48), randomized("resnet18")
+    expected = encoders.with_normalization(backbone)(images, training=False)
+    normalized = to_image_converter(3)(images.astype(np.uint8))
     assert_close(np.mean(to_keras_hub(backbone)(normalized, training=False), axis=(1, 2)), expected)
 
 

@@ -8,12 +8,18 @@ import sys
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
+import tensorflow as tf
 
 from export.saved_model import export_saved_model
-from moco_tf import encoders
+from moco_tf import encoders, load_backbone
+from moco_tf.data.decoding import decode
+from moco_tf.data.views import central_view
 from moco_tf.errors import UserError
+from tests import in_process
 from tests.command import ROOT
+from tests.export.backbones import assert_close, make_run, photographs
 from tests.images import crops
 
 # What a process finds that runs the README's lines on the export in its folder.
@@ -119,3 +125,105 @@ def test_an_existing_path_is_left_alone(backbone, tmp_path):
     with pytest.raises(UserError, match="exists"):
         export_saved_model(backbone, str(tmp_path))
     assert (tmp_path / "kept").read_text() == "mine"
+
+
+# Encoded images.
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def served(backbone, tmp_path_factory):
+    path = tmp_path_factory.mktemp("served") / "saved_model"
+    export_saved_model(backbone, str(path), image_size=SIDE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Image files of several kinds and sizes, and what each shows, uint8 `[H, W, 3]`."""
+    folder, found = tmp_path_factory.mktemp("files"), {}
+    for name, (height, width) in {"a.png": (40, 56), "b.png": (90, 64), "c.jpg": (64, 50)}.items():
+        image = PIL.Image.fromarray(photographs(1, height, width)[0].astype(np.uint8))
+        image = image.convert("L") if name == "b.png" else image
+        image.save(folder / name)
+        if name.endswith("png"):
+            found[folder / name] = np.asarray(image.convert("RGB"))
+        else:  # where decoders differ by a grey level or so, evaluate.py's
+            found[folder / name] = decode((folder / name).read_bytes()).numpy()
+    return found
+
+
+def saved_model_cli(*arguments):
+    program = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")
+    return subprocess.run(
+        [program, *map(str, arguments)], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_saved_model_cli_lists_what_takes_files(served):
+    signature = ("--tag_set", "serve", "--signature_def", "serve_encoded")
+    shown = saved_model_cli("show", "--dir", served, *signature)
+    assert re.search(r"inputs\['image_bytes'\][^\[]*dtype: DT_STRING\s+shape: \(-1\)", shown)
+    assert re.search(r"outputs\['output_0'\][^\[]*dtype: DT_FLOAT\s+shape: \(-1, 64\)", shown)
+
+
+def test_saved_model_cli_runs_files_to_features(backbone, served, files, tmp_path):
+    contents = np.array([path.read_bytes() for path in files], object)
+    np.save(tmp_path / "files.npy", contents, allow_pickle=True)
+    saved_model_cli(
+        *("run", "--dir", served, "--tag_set", "serve", "--signature_def", "serve_encoded"),
+        *("--inputs", f"image_bytes={tmp_path / 'files.npy'}", "--outdir", tmp_path),
+    )
+    views = np.stack([central_view(tf.constant(image), SIDE) for image in files.values()])
+    expected = backbone(views.astype(np.float32), training=False)
+    assert_close(np.load(tmp_path / "output_0.npy"), expected)
+
+
+def png_that_promises(width, height):
+    """A PNG file that says it is of another size."""
+    from io import BytesIO
+    from zlib import crc32
+
+    file = BytesIO()
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, format="png")
+    contents = file.getvalue()
+    header = b"IHDR" + width.to_bytes(4) + height.to_bytes(4) + contents[24:29]
+    return contents[:12] + header + crc32(header).to_bytes(4) + contents[33:]
+
+
+@pytest.mark.parametrize("kind", ["empty", "words", "half a PNG", "half a JPEG", "a huge PNG"])
+def test_what_is_no_image_is_an_error(served, files, kind):
+    png, _, jpeg = (path.read_bytes() for path in files)
+    contents = {
+        "empty": b"",
+        "words": b"no image, but long enough to have a header",
+        "half a PNG": png[: len(png) // 2],
+        "half a JPEG": jpeg[: len(jpeg) // 2],
+        "a huge PNG": png_that_promises(30_000, 30_000),
+    }[kind]
+    layer = keras.layers.TFSMLayer(str(served), call_endpoint="serve_encoded")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        layer(tf.constant([png, contents]))
+    assert layer(tf.constant([png, png_that_promises(8, 8)])).shape == (2, 64)
+
+
+def test_a_run_goes_to_a_saved_model_that_sees_the_runs_views(files, tmp_path):
+    workdir = make_run(tmp_path / "run", "resnet8", "small")  # of views of 32 pixels
+    path, image = next(iter(files.items()))
+    for flags, side in (((), SIDE), (("--image_size=48",), 48)):
+        out = tmp_path / f"saved_model_{side}"
+        in_process.run("export/saved_model.py", f"--workdir={workdir}", f"--out={out}", *flags)
+        layer = keras.layers.TFSMLayer(str(out), call_endpoint="serve_encoded")
+        view = central_view(tf.constant(image), side)[tf.newaxis]
+        expected = load_backbone(str(workdir))(tf.cast(view, tf.float32), training=False)
+        assert_close(layer(tf.constant([path.read_bytes()])), expected)
+        assert f"{side}x{side}" in (out / "README.md").read_text()
+
+
+def test_other_channels_than_three_have_no_files(tmp_path):
+    network = encoders.with_normalization(encoders.build("resnet8", stem="small", channels=5))
+    export_saved_model(network, str(tmp_path / "saved_model"))
+    assert "serve_encoded" not in (tmp_path / "saved_model" / "README.md").read_text()
+    signatures = tf.saved_model.load(str(tmp_path / "saved_model")).signatures
+    assert set(signatures) == {"serve", "train", "serving_default"}
