@@ -26,20 +26,14 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from moco_tf import command_line
+from moco_tf import backbone_flags, command_line
 
 UserError = command_line.UserError
 
 PROTOCOL = flags.DEFINE_enum(
     "protocol", None, ["knn", "linear", "few-shot", "finetune", "report"], "What to evaluate by."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "A run, whose newest checkpoint is evaluated.")
-SAVED_MODEL = flags.DEFINE_string("saved_model", None, "A SavedModel of export/saved_model.py.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A PyTorch file of facebookresearch/moco, torchvision or timm."
-)
-ENCODER = flags.DEFINE_string("encoder", None, "The network in --checkpoint, such as resnet50.")
-STEM = flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
+WORKDIR, SAVED_MODEL, CHECKPOINT, ENCODER, STEM = backbone_flags.define()
 RANDOM_INIT = flags.DEFINE_bool("random_init", False, "The encoder of --config, untrained.")
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The config of --random_init.")
 DATA = flags.DEFINE_string("data", None, "A labelled data source; by default the run's own.")
@@ -244,7 +238,7 @@ def _config():
         )
     if not WORKDIR.value and not RANDOM_INIT.value and not (DATA.value and IMAGE_SIZE.value):
         raise UserError(f"--{kinds[0]} needs --data and --image_size as well")
-    _check_encoder()
+    backbone_flags.require_encoder(of_saved_model=COMPARE.value)
     if WORKDIR.value:
         return run_directory.read_config(WORKDIR.value)
     if not RANDOM_INIT.value:
@@ -252,18 +246,6 @@ def _config():
     command_line.require("config")
     check(CONFIG.value)
     return CONFIG.value
-
-
-def _check_encoder():
-    wanted = CHECKPOINT.value or (SAVED_MODEL.value and COMPARE.value)
-    if wanted and not ENCODER.value:
-        what = "--checkpoint" if CHECKPOINT.value else "--compare of --saved_model"
-        raise UserError(f"{what} needs --encoder, the network that it holds, such as resnet50")
-    for name in ("encoder", "stem"):
-        if flags.FLAGS[name].present and not wanted:
-            raise UserError(
-                f"--{name} says what network --checkpoint holds, and there is none: leave it out"
-            )
 
 
 def _source(config):
@@ -288,7 +270,7 @@ def _backbone(config, source):
         load = loading.load_encoder if FEATURES.value == "head" else loading.load_backbone
         backbone, name, directory = load(WORKDIR.value), WORKDIR.value, WORKDIR.value
     elif CHECKPOINT.value:
-        backbone, name, directory = _load_checkpoint(source.channels), CHECKPOINT.value, "."
+        backbone, name, directory = _load_checkpoint(), CHECKPOINT.value, "."
     else:
         network = (config.encoder, config.stem, source.channels)
         backbone = loading.random_backbone(*network, config.seed)
@@ -296,32 +278,33 @@ def _backbone(config, source):
     return backbone, name, directory, backbone.input_shape[-1]
 
 
-def _load_checkpoint(channels):
-    from export.pytorch import backbone_from_checkpoint, read
+def _load_checkpoint():
     from moco_tf import encoders
 
-    backbone = encoders.build(ENCODER.value, stem=STEM.value, channels=channels)
-    content = read(CHECKPOINT.value)
-    try:
-        backbone_from_checkpoint(backbone, content)
-    except UserError as error:
-        raise UserError(
-            f"--checkpoint={CHECKPOINT.value} as --encoder={ENCODER.value} --stem={STEM.value}, on "
-            f"images of {channels} channels: {error}"
-        ) from error
-    return encoders.with_normalization(backbone)
+    return encoders.with_normalization(backbone_flags.load("checkpoint"))
+
+
+def _network(config):
+    """The name of the encoder that is evaluated, and its stem."""
+    from moco_tf import loading
+
+    if config:
+        return config.encoder, config.stem
+    if ENCODER.value:
+        return ENCODER.value, STEM.value
+    return loading.read_network(SAVED_MODEL.value)[:2]
 
 
 def _compared(config, source, backbone, seed):
     """The backbones of --compare, by what its legend says of them."""
     from moco_tf import loading
 
-    network = (config.encoder, config.stem) if config else (ENCODER.value, STEM.value)
+    network = _network(config)
     random = loading.random_backbone(*network, source.channels, seed)
     shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (backbone, random)]
     if shapes[0] != shapes[1]:
         raise UserError(
-            f"--encoder={ENCODER.value} --stem={STEM.value} is not the network of "
+            f"--encoder={network[0]} --stem={network[1]} is not the network of "
             f"--saved_model={SAVED_MODEL.value}: give the one that it is of"
         )
     own = os.path.basename((WORKDIR.value or SAVED_MODEL.value or "").rstrip("/"))
@@ -329,7 +312,7 @@ def _compared(config, source, backbone, seed):
     if own:
         backbones[f"pre-trained, {own}"] = backbone
     if CHECKPOINT.value:
-        imported = _load_checkpoint(source.channels) if WORKDIR.value else backbone
+        imported = _load_checkpoint() if WORKDIR.value else backbone
         backbones[f"imported, {os.path.basename(CHECKPOINT.value)}"] = imported
     return backbones
 

@@ -12,7 +12,7 @@ import re
 
 from absl import flags
 
-from moco_tf import command_line
+from moco_tf import backbone_flags, command_line
 from moco_tf.augment import MEAN, STD
 from moco_tf.encoders import state_dict
 
@@ -125,13 +125,12 @@ def _detectron2_name(key):
 
 
 def main(_):
-    from moco_tf import loading
-
-    command_line.require("workdir", "out")
+    command_line.require("out")
+    chosen = backbone_flags.require_one()
     out = flags.FLAGS.out
     if os.path.exists(out):
         raise UserError(f"--out={out} exists: give a path that does not")
-    backbone = loading.load_query_encoder(flags.FLAGS.workdir).backbone
+    backbone = backbone_flags.load(chosen)
     content = to_detectron2(backbone)
     # Whole or not at all: a kill while it is written leaves no half file at `out`.
     unfinished = f"{out}.unfinished"
@@ -148,6 +147,6 @@ def main(_):
 
 if __name__ == "__main__":
     # Here, so that who imports the conversion does not get its flags.
-    flags.DEFINE_string("workdir", None, "The run whose newest checkpoint is exported.")
+    backbone_flags.define()
     flags.DEFINE_string("out", None, "The file to write, which must not exist.")
     command_line.run(main)

@@ -7,26 +7,27 @@
     python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --workdir=runs/imported \\
         --config=configs/imagenet_v2.py --config.data.source=folder:PATH
 
-    # the backbone in such a checkpoint, or in a state dict of torchvision's or timm's ResNet, to a
-    # SavedModel
-    python export/pytorch.py --checkpoint=resnet50.pth --encoder=resnet50 --out=PATH
+    # the backbone in a SavedModel, or in such a checkpoint, to a state dict of torchvision's names
+    python export/pytorch.py --saved_model=PATH --out=resnet50.pth
+    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --encoder=resnet50 \\
+        --out=resnet50.pth
 
-It needs PyTorch, of any build. No code that a checkpoint holds is ever executed.
+It needs PyTorch, of any build. No code that a checkpoint holds is ever executed. The other formats
+take PyTorch's files as well: export/saved_model.py --checkpoint=resnet50.pth --encoder=resnet50.
 """
 
 import os
-import re
-import warnings
 
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from moco_tf import command_line
+from moco_tf import backbone_flags, command_line
 from moco_tf.encoders import state_dict
+from moco_tf.pytorch_files import QUERY, import_torch, read, to_array, to_arrays
 
 UserError = command_line.UserError
-QUERY, KEY = "module.encoder_q.", "module.encoder_k."
+KEY = "module.encoder_k."
 QUEUE, POINTER = "module.queue", "module.queue_ptr"
 
 
@@ -93,7 +94,7 @@ def from_checkpoint(model, checkpoint):
         UserError: a key is missing, surplus, of another shape or type. The model may have taken
             over a part by then.
     """
-    arrays = _arrays(checkpoint)
+    arrays = to_arrays(checkpoint)
     parts = {QUERY: {}, KEY: {}, None: {}}
     for key, array in arrays.items():
         prefix = next((prefix for prefix in (QUERY, KEY) if key.startswith(prefix)), None)
@@ -137,88 +138,6 @@ def from_checkpoint(model, checkpoint):
             buffer.variable.assign(np.zeros(buffer.variable.shape, np.float32))
 
 
-def backbone_from_checkpoint(backbone, checkpoint):
-    """Takes over the backbone in a checkpoint: a MoCo query encoder's, or a plain ResNet.
-
-    Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head.
-        checkpoint: what `read` returns. The head or classifier in it, `fc`, is left out.
-
-    Raises:
-        UserError: a key is missing, surplus, of another shape or type.
-    """
-    arrays = _arrays(checkpoint)
-    prefix = QUERY if any(key.startswith(QUERY) for key in arrays) else ""
-    arrays = {
-        key: array
-        for key, array in arrays.items()
-        if key.startswith(prefix) and not key.startswith(f"{prefix}fc.")
-    }
-    state_dict.write(backbone, arrays, prefix)
-
-
-def read(path):
-    """Reads a file of torch.save without executing anything in it.
-
-    Args:
-        path: str.
-
-    Returns:
-        A dict.
-
-    Raises:
-        UserError: PyTorch is not installed, there is no such file, or it is truncated or holds
-            anything but tensors, numbers, words and collections of them.
-    """
-    torch = _import_torch()
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about formats
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # whatever a parser makes of arbitrary bytes
-        more = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise UserError(
-            f"{path} holds more than tensors, {more[1]}, and nothing in it was executed: save the "
-            "state dict alone, or fetch the file again if it was truncated"
-            if more
-            else f"{path} is truncated, or no file of torch.save as it writes them by default"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return content
-
-
-def _import_torch():
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError("PyTorch is not installed: pip install torch") from error
-    return torch
-
-
-def _arrays(checkpoint):
-    """The state dict in a checkpoint, or that a file is by itself, as `{key: array}`."""
-    tensors = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(tensors, dict):
-        raise UserError("the key 'state_dict' holds no state dict")
-    return {str(key): _array(key, tensor) for key, tensor in tensors.items()}
-
-
-def _array(key, tensor):
-    try:
-        tensor = tensor.detach()
-        # Larger than its file, a tensor is one number many times over, and so no weight.
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise TypeError("expanded")
-        # NumPy has no bfloat16; float32 holds its numbers exactly.
-        small_float = tensor.is_floating_point() and tensor.element_size() < 4
-        return (tensor.float() if small_float else tensor).numpy()
-    except (AttributeError, RuntimeError, TypeError) as error:  # sparse, quantized, no tensor
-        raise UserError(f"the key {key!r} holds no plain tensor") from error
-
-
 def _momentum_arrays(checkpoint):
     """The momentum buffers in a checkpoint; an empty dict where it holds none."""
     optimizer = checkpoint.get("optimizer", {})
@@ -230,7 +149,7 @@ def _momentum_arrays(checkpoint):
         name = f"optimizer state {index}"
         if not isinstance(values, dict) or "momentum_buffer" not in values:
             raise UserError(f"the key {name!r} holds no momentum_buffer, so it is not SGD's")
-        arrays[name] = _array(name, values["momentum_buffer"])
+        arrays[name] = to_array(name, values["momentum_buffer"])
     return arrays
 
 
@@ -256,21 +175,31 @@ def _momentum_entries(model):
 def _export_run(workdir, out):
     from moco_tf import loading, run_directory
 
-    torch = _import_torch()
-    if os.path.exists(out):
-        raise UserError(f"--out={out} exists: give a path that does not")
     config = run_directory.read_config(workdir)
     model, steps_per_epoch = loading.load_model(workdir)
-    checkpoint = to_checkpoint(model, config.encoder, steps_per_epoch)
+    _write(to_checkpoint(model, config.encoder, steps_per_epoch), out)
+    print(f"wrote {out}, which stands at step {int(model.step.numpy())}")
+
+
+def _export_backbone(backbone, out):
+    import torch
+
+    arrays = state_dict.read(backbone)
+    _write({key: torch.from_numpy(array) for key, array in arrays.items()}, out)
+    print(f"wrote {out}, the backbone alone, under torchvision's names")
+
+
+def _write(content, out):
+    import torch
+
     # Whole or not at all: a kill while it is written leaves no half checkpoint at `out`.
     unfinished = f"{out}.unfinished"
     try:
         with open(unfinished, "wb") as file:
-            torch.save(checkpoint, file)
+            torch.save(content, file)
         os.replace(unfinished, out)
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
-    print(f"wrote {out}, which stands at step {int(model.step.numpy())}")
 
 
 def _import_run(path, config, workdir):
@@ -300,48 +229,36 @@ def _import_run(path, config, workdir):
     print(f"wrote {workdir}, which stands at step {step}")
 
 
-def _import_backbone(path, encoder, stem, channels, out):
-    from saved_model import export_saved_model  # beside this script
-
-    from moco_tf import encoders
-
-    backbone, checkpoint = encoders.build(encoder, stem=stem, channels=channels), read(path)
-    try:
-        backbone_from_checkpoint(backbone, checkpoint)
-    except UserError as error:
-        raise UserError(
-            f"{path} as --encoder={encoder} --stem={stem} --channels={channels}: {error}"
-        ) from error
-    export_saved_model(encoders.with_normalization(backbone), out)
-    print(f"wrote {out}")
-
-
 def main(_):
     values = flags.FLAGS
-    if values.checkpoint is None:
-        command_line.require("workdir", "out")
-        _export_run(values.workdir, values.out)
-    elif values.workdir is not None and values.out is not None:
-        raise UserError(
-            "--checkpoint goes to a run, --workdir, or to a SavedModel, --out: give one"
-        )
-    elif values.workdir is not None:
+    if values.checkpoint and values.workdir:
+        if values.out is not None:
+            raise UserError(
+                "--checkpoint goes to a run, --workdir, or to a state dict, --out: give one"
+            )
+        if values.encoder is not None:
+            raise UserError(
+                f"--encoder={values.encoder}: a run's is --config.encoder; leave it out"
+            )
         command_line.require("config")
         _import_run(values.checkpoint, values.config, values.workdir)
+        return
+    command_line.require("out")
+    chosen = backbone_flags.require_one()
+    import_torch()  # before anything is loaded for nothing
+    if os.path.exists(values.out):
+        raise UserError(f"--out={values.out} exists: give a path that does not")
+    if chosen == "workdir":
+        _export_run(values.workdir, values.out)
     else:
-        command_line.require("encoder", "out")
-        _import_backbone(
-            values.checkpoint, values.encoder, values.stem, values.channels, values.out
-        )
+        _export_backbone(backbone_flags.load(chosen), values.out)
 
 
 if __name__ == "__main__":
     # Here, so that who imports the conversion does not get its flags.
-    flags.DEFINE_string("checkpoint", None, "A file of PyTorch to take over.")
-    flags.DEFINE_string("workdir", None, "The run to export, or to make of --checkpoint.")
-    flags.DEFINE_string("out", None, "The file or SavedModel to write, which must not exist.")
-    flags.DEFINE_string("encoder", None, "What --checkpoint holds, for a SavedModel of it.")
-    flags.DEFINE_string("stem", "imagenet", "The stem of --encoder: imagenet, or small.")
-    flags.DEFINE_integer("channels", 3, "Of the images that --encoder takes.", lower_bound=1)
-    config_flags.DEFINE_config_file("config", help_string="The config of the run to make.")
+    backbone_flags.define()
+    flags.DEFINE_string("out", None, "The file to write, which must not exist.")
+    config_flags.DEFINE_config_file(
+        "config", help_string="The config of the run, --workdir, to make of --checkpoint."
+    )
     command_line.run(main)

@@ -1,4 +1,4 @@
-"""Exports the backbone of a run as a SavedModel that fine-tunes in plain Keras.
+"""Exports a backbone as a SavedModel that fine-tunes in plain Keras.
 
     python export/saved_model.py --workdir=runs/photos --out=runs/photos/export/saved_model
 
@@ -13,7 +13,7 @@ the moving statistics of BatchNormalization would still move.
 
 from absl import flags
 
-from moco_tf import command_line
+from moco_tf import backbone_flags, command_line
 
 
 def export_saved_model(backbone, path):
@@ -30,10 +30,13 @@ def export_saved_model(backbone, path):
     Raises:
         UserError: it exists, or cannot be written.
     """
+    import json
+    import os
+
     import keras
     import tensorflow as tf
 
-    from moco_tf import run_directory
+    from moco_tf import encoders, loading, run_directory
 
     if tf.io.gfile.exists(path):
         raise command_line.UserError(f"--out={path} exists: give a path that does not")
@@ -46,20 +49,25 @@ def export_saved_model(backbone, path):
     try:
         with run_directory.whole_or_not_at_all(path) as unfinished:
             archive.write_out(unfinished, verbose=False)
+            # The loader leaves it alone, and load_network builds the network again by it.
+            network = json.dumps(encoders.network_of(backbone)._asdict())
+            path_of_network = os.path.join(unfinished, loading.NETWORK_FILE)
+            run_directory.write_atomically(path_of_network, network + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise command_line.UserError(f"--out={path} cannot be written: {error}") from error
 
 
 def main(_):
-    from moco_tf import load_backbone
+    from moco_tf import encoders
 
-    command_line.require("workdir", "out")
-    export_saved_model(load_backbone(flags.FLAGS.workdir), flags.FLAGS.out)
+    command_line.require("out")
+    backbone = backbone_flags.load(backbone_flags.require_one())
+    export_saved_model(encoders.with_normalization(backbone), flags.FLAGS.out)
     print(f"wrote {flags.FLAGS.out}")
 
 
 if __name__ == "__main__":
     # Here, so that who imports the conversion does not get its flags.
-    flags.DEFINE_string("workdir", None, "The run whose newest checkpoint is exported.")
+    backbone_flags.define()
     flags.DEFINE_string("out", None, "The directory to write, which must not exist.")
     command_line.run(main)

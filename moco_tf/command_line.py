@@ -11,6 +11,20 @@ import tempfile
 from absl import app, flags, logging
 
 
+def _leave_script_directory():
+    # Python looks for modules beside the script first, and export/keras.py is not Keras. What is
+    # above it, the checkout, stands in its place.
+    directory = os.path.dirname(os.path.abspath(sys.argv[0]))
+    if os.path.basename(directory) == "export":
+        sys.path[:] = [
+            os.path.dirname(directory) if os.path.abspath(path) == directory else path
+            for path in sys.path
+        ]
+
+
+_leave_script_directory()
+
+
 def _import_tensorflow_quietly():
     # Before its logging is set up, TensorFlow writes past every setting straight to the terminal.
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -34,6 +48,8 @@ if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # whoever sets it wants to read wh
     _import_tensorflow_quietly()
 
 from moco_tf.errors import UserError  # noqa: E402
+
+flags.disclaim_key_flags()  # so that --help of a script has those that are defined here for it
 
 
 def run(main):

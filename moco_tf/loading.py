@@ -1,14 +1,19 @@
 """What a run has trained: its whole model, its query encoder, or the backbone alone; and backbones
 that are of no run."""
 
+import json
+import os
+
 import keras
 import tensorflow as tf
 
-from moco_tf import encoders, run_directory
+from moco_tf import encoders, pytorch_files, run_directory
 from moco_tf.callbacks import Checkpoints
 from moco_tf.config import require_moco
 from moco_tf.errors import UserError
 from moco_tf.training import build_model
+
+NETWORK_FILE = "network.json"  # in a SavedModel: what network it holds
 
 
 def load_model(workdir):
@@ -83,9 +88,98 @@ def load_saved_model(path):
         [images] = layer.call_endpoint_fn.input_signature
         return layer, images.shape[-1]
     except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise _no_saved_model(path, error) from error
+
+
+def read_network(path):
+    """What network a SavedModel of export/saved_model.py holds, by its own account.
+
+    Args:
+        path: str, a directory.
+
+    Returns:
+        A `moco_tf.encoders.Network`.
+
+    Raises:
+        UserError: it does not say it, as those written before there was `network.json`.
+    """
+    file_path = os.path.join(path, NETWORK_FILE)
+    if not tf.io.gfile.exists(file_path):
         raise UserError(
-            f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}"
+            f"--saved_model={path} does not say what network it holds: give --encoder, such as "
+            "resnet50, and --stem where it is not imagenet"
+        )
+    with tf.io.gfile.GFile(file_path) as file:
+        text = file.read()
+    try:
+        return encoders.Network(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{file_path} is not what export/saved_model.py wrote: delete it, and give --encoder"
         ) from error
+
+
+def load_network(path, encoder=None, stem="imagenet"):
+    """The network in a SavedModel of export/saved_model.py, built again.
+
+    Args:
+        path: str, a directory.
+        encoder, stem: of `moco_tf.encoders.build`: what network it holds; without `encoder`, what
+            the SavedModel itself says.
+
+    Returns:
+        A `keras.Model` of `moco_tf.encoders.build`, without a head: from normalised images
+        `[N, H, W, C]` to features `[N, D]`.
+
+    Raises:
+        UserError: there is no such SavedModel, or it holds another network.
+    """
+    try:
+        saved = tf.saved_model.load(path)
+        [images] = saved.serve.input_signature
+        variables = {variable.name.partition(":")[0]: variable for variable in saved.variables}
+    except (AttributeError, OSError, TypeError, ValueError) as error:
+        raise _no_saved_model(path, error) from error
+    if encoder is None:
+        network = read_network(path)
+    else:
+        network = encoders.Network(encoder, stem, images.shape[-1])
+    backbone = encoders.build(network.encoder, stem=network.stem, channels=network.channels)
+    wanted = {weight.path: tuple(weight.shape) for weight in backbone.weights}
+    if wanted != {name: tuple(variable.shape) for name, variable in variables.items()}:
+        raise UserError(
+            f"--encoder={network.encoder} --stem={network.stem} is not the network of "
+            f"--saved_model={path}: give the one that it is of"
+        )
+    for weight in backbone.weights:
+        weight.assign(variables[weight.path])
+    return backbone
+
+
+def load_checkpoint(path, encoder, stem="imagenet"):
+    """The backbone in a PyTorch file of facebookresearch/moco, torchvision or timm.
+
+    Args:
+        path: str.
+        encoder, stem: of `moco_tf.encoders.build`: what network the file holds.
+
+    Returns:
+        As `load_network`, for images of as many channels as the file's first convolution takes.
+
+    Raises:
+        UserError: PyTorch is not installed, there is no such file, it cannot be read, or it holds
+            another network.
+    """
+    content = pytorch_files.read(path)
+    try:
+        channels = pytorch_files.channels(content)
+        backbone = encoders.build(encoder, stem=stem, channels=channels)
+        pytorch_files.backbone_from_checkpoint(backbone, content)
+    except UserError as error:
+        raise UserError(
+            f"--checkpoint={path} as --encoder={encoder} --stem={stem}: {error}"
+        ) from error
+    return backbone
 
 
 def random_backbone(encoder, stem, channels, seed):
@@ -134,6 +228,10 @@ def load_query_encoder(workdir):
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the checkpoint {path} cannot be read: {reason}") from error
     return encoder
+
+
+def _no_saved_model(path, error):
+    return UserError(f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}")
 
 
 def _newest_checkpoint(workdir):

@@ -97,9 +97,9 @@ def knn_in_pytorch(network, source):
         ({"--encoder": "resnet99"}, "resnet99"),
         (
             {"--encoder": "resnet14"},
-            "theirs.pth as --encoder=resnet14 --stem=small, on images of 3",
+            "theirs.pth as --encoder=resnet14 --stem=small: the key ",
         ),
-        ({"--stem": None}, "theirs.pth as --encoder=resnet8 --stem=imagenet, .*shape"),
+        ({"--stem": None}, "theirs.pth as --encoder=resnet8 --stem=imagenet: .*shape"),
         ({"--data": None}, "--checkpoint needs --data and --image_size as well"),
         ({"--image_size": None}, "--checkpoint needs --data and --image_size as well"),
         ({"--checkpoint": "nowhere.pth"}, "nowhere.pth cannot be read"),
@@ -192,11 +192,9 @@ def test_a_comparison_of_a_saved_model(folder, workdir, compared, tmp_path):
     assert "--encoder=resnet14 --stem=small is not the network of --saved_model=" in line
     (path / "eval").mkdir()
     (path / "eval" / "finetune_comparison.json").write_text(json.dumps(compared[2]))
-    in_process.run("evaluate.py", *flags, "--encoder=resnet8", "--stem=small")
+    in_process.run("evaluate.py", *flags)
     assert read_comparison(path)["curves"] == compared[2]["curves"][:4]  # nothing to do again
-
-
-def test_a_comparison_of_a_saved_model_needs_its_encoder(workdir):
-    flags = ("--protocol=finetune", "--compare", "--data=photos", "--image_size=32")
-    line = in_process.run_mistake("evaluate.py", *flags, f"--saved_model={workdir}")
-    assert "--compare of --saved_model needs --encoder" in line
+    (path / "network.json").unlink()  # as in those of before
+    assert "give --encoder" in in_process.run_mistake("evaluate.py", *flags)
+    in_process.run("evaluate.py", *flags, "--encoder=resnet8", "--stem=small")
+    assert read_comparison(path)["curves"] == compared[2]["curves"][:4]

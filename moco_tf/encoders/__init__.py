@@ -5,7 +5,9 @@ from keras import layers
 
 from moco_tf.augment import mean_and_std
 from moco_tf.encoders.heads import head as build_head
-from moco_tf.encoders.resnet import resnet
+from moco_tf.encoders.resnet import Network, network_of, resnet
+
+__all__ = ["Network", "build", "network_of", "with_normalization"]
 
 
 def build(name, head=None, dim=128, stem="imagenet", bn_groups=1, channels=3):

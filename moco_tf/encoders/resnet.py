@@ -48,6 +48,20 @@ ARCHITECTURES = {
 STEMS = ("imagenet", "small")
 
 
+class Network(typing.NamedTuple):
+    """What it takes to build a backbone again: arguments of `moco_tf.encoders.build`.
+
+    Attributes:
+        encoder: str, its name.
+        stem: "imagenet" or "small".
+        channels: int, of the images.
+    """
+
+    encoder: str
+    stem: str
+    channels: int
+
+
 def resnet(name, stem="imagenet", bn_groups=1, channels=3):
     """Builds a residual network without its classifier.
 
@@ -88,6 +102,22 @@ def resnet(name, stem="imagenet", bn_groups=1, channels=3):
             x = _block(x, architecture, first * 2**stage, stride, bn_groups, label)
     features = layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(images, features, name=name)
+
+
+def network_of(backbone):
+    """What network a backbone is.
+
+    Args:
+        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head, or of
+            `moco_tf.encoders.with_normalization`.
+
+    Returns:
+        A `Network`.
+    """
+    inner = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
+    [network] = inner or [backbone]
+    stem = "imagenet" if network.get_layer("stem_conv").kernel_size == (7, 7) else "small"
+    return Network(network.name, stem, network.input_shape[-1])
 
 
 def parse_name(name):

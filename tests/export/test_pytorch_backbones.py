@@ -1,15 +1,15 @@
-"""Networks of torchvision's and timm's, and the reference's, as backbones and as a SavedModel."""
+"""Networks of torchvision's, timm's and the reference's: as backbones, as a SavedModel, back."""
 
 import keras
 import pytest
 
-from export import pytorch
-from moco_tf import encoders
+from moco_tf import encoders, pytorch_files
 from tests import in_process
 from tests.command import run
 from tests.export.checkpoints import (
     SCRIPT,
     assert_close,
+    assert_identical,
     photographs,
     randomize,
     reference,
@@ -42,20 +42,30 @@ def network(request):
 
 def test_a_backbone_has_the_features_of_torchs_network(network, tmp_path):
     name, theirs, checkpoint = network
-    backbone = encoders.build(name)
-    pytorch.backbone_from_checkpoint(backbone, pytorch.read(saved(checkpoint, tmp_path)))
+    backbone, content = encoders.build(name), pytorch_files.read(saved(checkpoint, tmp_path))
+    pytorch_files.backbone_from_checkpoint(backbone, content)
     found = encoders.with_normalization(backbone)(photographs(), training=False).numpy()
     assert_close(found, without_classifier(theirs, photographs()))
 
 
-def test_a_plain_network_becomes_a_saved_model(tmp_path):
+def test_a_plain_network_becomes_a_saved_model_and_comes_back(tmp_path):
     photos = write_folder(tmp_path / "photos", each=20, side=32)
     torch.manual_seed(0)
     theirs, out = torchvision.models.resnet18(), tmp_path / "saved_model"
     randomize(theirs)
     checkpoint = f"--checkpoint={saved(theirs.state_dict(), tmp_path)}"
-    assert f"wrote {out}" in run(SCRIPT, checkpoint, "--encoder=resnet18", f"--out={out}")
+    arguments = (checkpoint, "--encoder=resnet18")
+    assert f"wrote {out}" in run("export/saved_model.py", *arguments, f"--out={out}")
     layer = keras.layers.TFSMLayer(str(out), call_endpoint="serve")
     assert_close(layer(photographs()).numpy(), without_classifier(theirs, photographs()))
     data = (f"--saved_model={out}", f"--data=folder:{photos}", "--image_size=32")
     assert "knn of" in in_process.run("evaluate.py", "--protocol=knn", *data)
+
+    expected = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    for backbone in ((f"--saved_model={out}",), arguments):
+        back = tmp_path / f"{len(backbone)}.pth"
+        in_process.run(SCRIPT, *backbone, f"--out={back}")
+        content = torch.load(back, weights_only=True)
+        assert_identical(content, expected)
+        missing = torchvision.models.resnet18().load_state_dict(content, strict=False)
+        assert missing == (["fc.weight", "fc.bias"], [])

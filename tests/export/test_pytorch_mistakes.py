@@ -6,7 +6,7 @@ import os
 import pytest
 
 from export import pytorch
-from moco_tf import training
+from moco_tf import pytorch_files, training
 from tests import in_process
 from tests.command import run_mistake
 from tests.export.checkpoints import (
@@ -147,7 +147,10 @@ def test_a_state_dict_that_is_no_dictionary(moco, checkpoint, tmp_path, value):
     content = pytorch.read(saved(checkpoint, tmp_path))
     line = "the key 'state_dict' holds no state dict"
     assert refusal(pytorch.from_checkpoint, moco, content) == line
-    assert refusal(pytorch.backbone_from_checkpoint, moco.query_encoder.backbone, content) == line
+    assert (
+        refusal(pytorch_files.backbone_from_checkpoint, moco.query_encoder.backbone, content)
+        == line
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_a_backbone_that_does_not_fit_names_the_key(
     if value is None:
         del tensors[prefix + key]
     content = pytorch.read(saved(tensors, tmp_path))
-    line = refusal(pytorch.backbone_from_checkpoint, moco.query_encoder.backbone, content)
+    line = refusal(pytorch_files.backbone_from_checkpoint, moco.query_encoder.backbone, content)
     assert f"'{prefix + key}'" in line and words in line, line
 
 
@@ -223,10 +226,11 @@ def test_an_epoch_that_is_no_number(checkpoint, photos, tmp_path):
 
 def test_a_backbone_of_another_architecture(checkpoint, tmp_path):
     path, out = saved(checkpoint, tmp_path), tmp_path / "saved_model"
-    line = in_process.run_mistake(
-        SCRIPT, f"--checkpoint={path}", "--encoder=resnet18", f"--out={out}"
-    )
-    assert path in line and "--encoder=resnet18" in line and "--stem=imagenet" in line
+    for script in (SCRIPT, "export/saved_model.py"):
+        line = in_process.run_mistake(
+            script, f"--checkpoint={path}", "--encoder=resnet18", f"--out={out}"
+        )
+        assert path in line and "--encoder=resnet18" in line and "--stem=imagenet" in line
     assert "'module.encoder_q." in line
     assert list(tmp_path.iterdir()) == [tmp_path / "checkpoint.pth.tar"]
 

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from export import pytorch
+from moco_tf import pytorch_files
 from moco_tf.errors import UserError
 from tests.export.checkpoints import DIM, KEYS, Calls, refusal, saved, small_model
 from tests.images import patch
@@ -28,7 +29,7 @@ def moco():
 def test_a_file_that_holds_something_else(tmp_path, content):
     path = saved(content, tmp_path)
     kind = type(content).__name__
-    assert refusal(pytorch.read, path) == f"{path} holds a {kind}, not a state dict"
+    assert refusal(pytorch_files.read, path) == f"{path} holds a {kind}, not a state dict"
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "JPEG", "NumPy's", "pickle", "TorchScript"])
@@ -47,7 +48,7 @@ def test_a_file_of_another_kind(tmp_path, kind):
         path.write_text("no checkpoint\n" if kind == "text" else "")
     with warnings.catch_warnings(record=True) as further_lines:
         warnings.simplefilter("always")
-        line = refusal(pytorch.read, str(path))
+        line = refusal(pytorch_files.read, str(path))
     assert line == f"{path} is truncated, or no file of torch.save as it writes them by default"
     assert [str(warning.message) for warning in further_lines] == []
 
@@ -62,8 +63,10 @@ def script():
 
 def test_a_path_without_a_file(tmp_path):
     path = f"{tmp_path}/none"
-    assert refusal(pytorch.read, path) == f"{path} cannot be read: No such file or directory"
-    assert refusal(pytorch.read, str(tmp_path)) == f"{tmp_path} cannot be read: Is a directory"
+    assert refusal(pytorch_files.read, path) == f"{path} cannot be read: No such file or directory"
+    assert (
+        refusal(pytorch_files.read, str(tmp_path)) == f"{tmp_path} cannot be read: Is a directory"
+    )
 
 
 def bytes_of(content, **kwargs):
@@ -84,9 +87,9 @@ def test_a_truncated_file_is_called_so(moco, tmp_path, zipped):
     lengths = [1, 10, 100, *range(400, 900, 7), *range(2000, len(whole), 99991), len(whole) - 1]
     for length in lengths:
         path.write_bytes(whole[:length])
-        assert "truncated" in refusal(pytorch.read, str(path)), length
+        assert "truncated" in refusal(pytorch_files.read, str(path)), length
     path.write_bytes(whole)
-    assert pytorch.read(str(path)).keys() == checkpoint.keys()
+    assert pytorch_files.read(str(path)).keys() == checkpoint.keys()
 
 
 @FORMATS
@@ -115,7 +118,7 @@ def test_whatever_a_few_wrong_bits_make_of_a_file(moco, tmp_path, zipped):
             del damaged[numbers.integers(len(damaged)) :]
         path.write_bytes(damaged)
         with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
-            content = pytorch.read(str(path))
+            content = pytorch_files.read(str(path))
             read += 1
             pytorch.from_checkpoint(moco, content)
             raise AssertionError("an encoder of one kernel was taken over")
@@ -139,7 +142,7 @@ def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, form
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         path.write_bytes(bytes_of(content, _use_new_zipfile_serialization=form == "zip"))
-    line = refusal(pytorch.read, str(path))
+    line = refusal(pytorch_files.read, str(path))
     assert str(path) in line and f"{name}, and nothing in it was executed" in line, line
     assert not marker.exists()
     # It was in earnest.
@@ -153,4 +156,4 @@ def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, form
 def test_pytorch_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     line = "PyTorch is not installed: pip install torch"
-    assert refusal(pytorch.read, str(tmp_path)) == line
+    assert refusal(pytorch_files.read, str(tmp_path)) == line
