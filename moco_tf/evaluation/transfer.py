@@ -16,8 +16,6 @@ the evaluation.
 
 import collections.abc
 import dataclasses
-import statistics
-import time
 
 import keras
 import numpy as np
@@ -137,6 +135,15 @@ def rate_at(step, learning_rate, milestones, warmup_steps):
     return fallen * (WARM_UP_FROM + (1 - WARM_UP_FROM) * step / warmup_steps)
 
 
+def require_side(task, image_size):
+    """Raises a `UserError` unless the side of squares is a multiple of `STRIDE`."""
+    if image_size % STRIDE:
+        raise UserError(
+            f"--image_size={image_size}: --protocol={task.name} needs a multiple of {STRIDE}, such "
+            f"as {-(-image_size // STRIDE) * STRIDE}"
+        )
+
+
 def build(task, image_encoder, num_classes, image_size, seed):
     """A model before its training, with BatchNormalization by the statistics of the global batch.
 
@@ -153,11 +160,7 @@ def build(task, image_encoder, num_classes, image_size, seed):
     Raises:
         UserError: the side is no such multiple.
     """
-    if image_size % STRIDE:
-        raise UserError(
-            f"--image_size={image_size}: the {task.name} model needs a multiple of {STRIDE}, such "
-            f"as {-(-image_size // STRIDE) * STRIDE}"
-        )
+    require_side(task, image_size)
     keras.utils.set_random_seed(seed)
     model = task.build(image_encoder, num_classes, image_size)
     for layer in model._flatten_layers():
@@ -323,75 +326,3 @@ def _predictions(task, model, images, image_size, progress):
                 height, width = shapes[row].tolist()
                 yield int(indices[row]), height, width, *(array[row] for array in found)
                 bar.update()
-
-
-def run_trials(
-    task, initialise, images, image_size, trials, known=(), finished=None, words="", **settings
-):
-    """Fine-tunes several times, from `seed` on each with a seed of its own, and measures.
-
-    Args:
-        task: a `Task`.
-        initialise: a function of a seed that returns a new `keras_hub.models.ResNetBackbone`.
-        images, image_size: of `fit`.
-        trials: int.
-        known: results of trials that were made before with these settings.
-        finished: a function of what this returns, called after every trial; None for no such.
-        words: str, for the progress bar.
-        **settings: of `settings_of`, all of them.
-
-    Returns:
-        A dict of: for each of the task's metrics the mean over the trials, and under its name with
-        `_std` the standard deviation, None of one trial; `num_train`, `num_test`, ints; `seconds`
-        of all trials; `trials`, a list of dicts: `seed`, the metrics, `seconds` and the curve of
-        `fit`; and the settings. And what the first trial predicted for some test images, as
-        `evaluate` returns it; of a trial known before, nothing.
-    """
-    done, kept = [], {}
-    shown = spread(images.test, SHOWN)
-    for seed in range(settings["seed"], settings["seed"] + trials):
-        trial = next((trial for trial in known if trial["seed"] == seed), None)
-        if trial is None:
-            start = time.perf_counter()
-            number = f", trial {len(done) + 1} of {trials}" if trials > 1 else ""
-            model = build(task, initialise(seed), len(images.class_names), image_size, seed)
-            own = {**settings, "seed": seed}
-            curve = fit(task, model, images, image_size, **own, progress=f"{words}{number}")
-            found, predicted = evaluate(task, model, images, image_size, shown, "test images")
-            kept = kept if done else predicted
-            seconds = round(time.perf_counter() - start, 3)
-            trial = {"seed": seed, **found, "seconds": seconds, "curve": curve}
-        done.append(trial)
-        result = {**summary(task, done), "num_train": len(images.train)}
-        result |= {"num_test": len(images.test), **settings, "trials": done}
-        if finished:
-            finished(result)
-    return result, kept
-
-
-SHOWN = 8  # test images in a picture
-
-
-def spread(indices, count):
-    """At most so many of the indices, evenly spread, a list of ints."""
-    count = min(count, len(indices))
-    return [int(indices[int((i + 0.5) * len(indices) / count)]) for i in range(count)]
-
-
-def summary(task, trials):
-    """Mean and standard deviation of the metrics of several trials, and their seconds, a dict."""
-    result = {}
-    for key in task.metrics:
-        values = [trial[key] for trial in trials]
-        result[key] = statistics.fmean(values)
-        result[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
-    return {**result, "seconds": round(sum(trial["seconds"] for trial in trials), 3)}
-
-
-def in_words(task, result):
-    """What a result says, such as "AP 0.5000 ± 0.0100, AP50 0.7000 ± 0.0200"."""
-    parts = []
-    for key, words in task.metrics.items():
-        std = result[f"{key}_std"]
-        parts.append(f"{words} {result[key]:.4f}" + (f" ± {std:.4f}" if std is not None else ""))
-    return ", ".join(parts)
