@@ -48,7 +48,7 @@ napoleon_numpy_docstring = False
 default_role = "code"
 highlight_language = "none"
 # Other projects' pages are not linked: that takes a network.
-nitpick_ignore_regex = [("py:.*", r"(keras|ml_collections|numpy|tf)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(?!moco_tf\.|export\.)\w+\..*")]
 
 
 def setup(app):

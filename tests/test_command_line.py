@@ -38,6 +38,12 @@ def test_configs_are_found_from_everywhere_and_import_each_other(elsewhere):
     assert not (elsewhere / "run").exists()
 
 
+def test_a_config_of_ones_own_builds_on_ours(elsewhere):
+    (elsewhere / "mine.py").write_text("from configs.imagenet_v2 import get_config")
+    line = in_process.run_mistake("train.py", "--config=mine.py", "--workdir=run")
+    assert "data.source" in line  # loaded, and so checked
+
+
 def test_the_current_directory_comes_first(elsewhere):
     (elsewhere / "configs").mkdir()
     (elsewhere / "configs" / "photos.py").write_text(CONFIG)
