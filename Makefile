@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test pytorch tpu-check clean
+.PHONY: demo study test pytorch docs package tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py --workdir=runs/demo
@@ -36,6 +36,24 @@ pytorch: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
 
+# The modules' pages, from their docstrings: build/docs/index.html.
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/docs
+
+# dist/ gets the source and the wheel, which is installed into an environment of its own, and trains,
+# evaluates and exports from an empty folder there.
+package: .venv/installed-dev
+	rm -rf dist build/package
+	$(BIN)/python -m build
+	mkdir -p build/package/empty
+	$(PYTHON) -m venv build/package/environment
+	build/package/environment/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/package/empty && \
+		../environment/bin/moco-train --config=configs/photos.py --workdir=run \
+			--config.steps=10 --config.knn_every=0 && \
+		../environment/bin/moco-evaluate --protocol=knn --workdir=run && \
+		../environment/bin/moco-export saved_model --workdir=run --out=backbone
+
 # Whether the training step can be lowered for a TPU; see tests/tpu_check.py. It takes no TPU.
 tpu-check: .venv-tpu/installed
 	.venv-tpu/bin/python -m tests.tpu_check
@@ -50,4 +68,4 @@ tpu-check: .venv-tpu/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tpu runs build *.egg-info
+	rm -rf .venv .venv-tpu runs build dist docs/api *.egg-info

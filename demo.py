@@ -16,11 +16,10 @@ import os
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from moco_tf import command_line
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/photos.py", "The experiment.")
+CONFIG = command_line.define_config_flag("The experiment.", "configs/photos.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run directories go.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
 

@@ -20,13 +20,10 @@ import sys
 import time
 
 from absl import flags
-from ml_collections import config_flags
 
 from moco_tf import command_line
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/photos.py", "What all runs have in common."
-)
+CONFIG = command_line.define_config_flag("What all runs have in common.", "configs/photos.py")
 OUT = flags.DEFINE_string("out", "studies/photos", "Where results.json, pictures and README go.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/study", "Where the run directories go.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.")

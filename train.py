@@ -10,11 +10,10 @@ With --preview=FILE.png it only draws what would go in.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from moco_tf import command_line
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, configs/NAME.py.")
+CONFIG = command_line.define_config_flag("The experiment, configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory, new or to go on with.")
 PREVIEW = flags.DEFINE_string(
     "preview",

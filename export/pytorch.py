@@ -18,7 +18,6 @@ take PyTorch's files as well: export/saved_model.py --checkpoint=resnet50.pth --
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from moco_tf import backbone_flags, command_line
 from moco_tf.encoders import state_dict
@@ -281,7 +280,5 @@ if __name__ == "__main__":
     # Here, so that who imports the conversion does not get its flags.
     backbone_flags.define()
     flags.DEFINE_string("out", None, "The file to write, which must not exist.")
-    config_flags.DEFINE_config_file(
-        "config", help_string="The config of the run, --workdir, to make of --checkpoint."
-    )
+    command_line.define_config_flag("The config of the run, --workdir, to make of --checkpoint.")
     command_line.run(main)

@@ -3,12 +3,14 @@
 Importing this module imports TensorFlow, without the half page it writes to the terminal.
 """
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 
 def _leave_script_directory():
@@ -47,6 +49,7 @@ def _import_tensorflow_quietly():
 if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:  # whoever sets it wants to read what it says
     _import_tensorflow_quietly()
 
+from moco_tf import scripts  # noqa: E402
 from moco_tf.errors import UserError  # noqa: E402
 
 flags.disclaim_key_flags()  # so that --help of a script has those that are defined here for it
@@ -63,6 +66,49 @@ def require(*names):
     for name in names:
         if flags.FLAGS[name].value is None:
             raise UserError(f"--{name} is missing: see {sys.argv[0]} --help")
+
+
+def define_config_flag(help_string, default=None):
+    """Defines --config, of a file with a function `get_config`, and --config.KEY for its settings.
+
+    A path is looked for in the current directory, and then beside the scripts: configs/photos.py is
+    found from everywhere.
+
+    Args:
+        help_string: str.
+        default: str, a path; by default none.
+
+    Returns:
+        An `absl.flags.FlagHolder` of an `ml_collections.ConfigDict`.
+    """
+    holder = config_flags.DEFINE_config_file("config", help_string=help_string)
+    flag = flags.FLAGS["config"]
+    flag.parser = _ConfigFile(flag.parser)
+    if default is not None:
+        with _one_line_flag_errors(sys.argv):  # --config.KEY is looked up at once
+            flags.set_default(holder, default)
+    return holder
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """ml_collections' parser, given the path that is meant."""
+
+    def __init__(self, parser):
+        self.parser = parser
+
+    def parse(self, path):
+        if scripts.FOLDER not in sys.path:
+            sys.path.append(scripts.FOLDER)  # our configs import each other
+        ours = os.path.join(scripts.FOLDER, path)
+        if os.path.exists(ours) and not os.path.exists(path):
+            path = ours
+        try:
+            return self.parser.parse(path)
+        except (TypeError, ValueError) as error:  # ml_collections', with a whole traceback in it
+            raise ImportError(str(error).strip().splitlines()[-1]) from error
+
+    def flag_type(self):
+        return self.parser.flag_type()
 
 
 def define_strategy_flags():
@@ -98,10 +144,12 @@ def make_strategy():
 def _parse_flags(argv):
     if any(argument in ("--help", "-h") for argument in argv):
         # TensorFlow's own flags would fill --helpfull; this is about the script.
-        print(sys.modules["__main__"].__doc__)
+        about = sys.modules["__main__"].__doc__
+        is_command = not sys.argv[0].endswith(".py")
+        print(scripts.in_commands(about) if is_command else about)
         print(flags.FLAGS.main_module_help())
         sys.exit(0)
-    try:
+    with _one_line_flag_errors(argv):
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
             # A config file that failed to load says so only when it is read.
@@ -109,6 +157,12 @@ def _parse_flags(argv):
         if len(rest) > 1:
             raise UserError(f"'{rest[1]}' is not a flag: flags look like --name=value")
         return rest
+
+
+@contextlib.contextmanager
+def _one_line_flag_errors(argv):
+    try:
+        yield
     except UserError as error:
         _fail(error)
     except flags.Error as error:
@@ -121,7 +175,7 @@ def _parse_flags(argv):
             f"{given[0] if given else key}: there is no such setting; "
             f"{hint.group() + '? ' if hint else ''}moco_tf/config.py lists them all"
         )
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
         given = " ".join(a for a in argv if a.startswith("--config="))
         _fail(f"{given} cannot be loaded: {str(error).strip().splitlines()[-1]}")
 

@@ -195,8 +195,13 @@ def random_backbone(encoder, stem, channels, seed):
     Raises:
         UserError: an unknown encoder or stem.
     """
+    return encoders.with_normalization(random_network(encoder, stem, channels, seed))
+
+
+def random_network(encoder, stem, channels, seed):
+    """As `random_backbone`, and its images are normalised ones."""
     keras.utils.set_random_seed(seed)
-    return encoders.with_normalization(encoders.build(encoder, stem=stem, channels=channels))
+    return encoders.build(encoder, stem=stem, channels=channels)
 
 
 def load_query_encoder(workdir):

@@ -33,6 +33,39 @@ def load(name, place, data_dir):
         UserError: no such data set, version or split, one that cannot be prepared, is not in
             TFRecord files, or holds no images.
     """
+    builder, split = open_prepared(name, place, data_dir)
+    image, label, class_names = _features(name, builder)
+    chosen, others = split_and_others(name, builder, split)
+
+    found = records.scan(sorted(set().union(*map(files, [chosen, *others]))))
+    train = indices(name, found, chosen)
+    if not len(train):
+        raise UserError(f"data source '{name}': there is no record in that split")
+    if not _labelled(name, found, train, label):
+        label = None
+    tests = [indices(name, found, other) for other in others]
+    tests = [t for t in tests if len(t) and (not label or _labelled(name, found, t, label))]
+    if tests:
+        parts = train, train, tests[0]
+    else:
+        held_out = found.held_out()[train]
+        parts = train, train[~held_out], train[held_out]
+    return examples.source(name, found, parts, image, label, class_names)
+
+
+def open_prepared(name, place, data_dir):
+    """The builder of a data set that is prepared, or that a network lets us prepare.
+
+    Args:
+        name, place, data_dir: of `load`.
+
+    Returns:
+        A `tfds.core.DatasetBuilder`, and the split that is asked for, a str.
+
+    Raises:
+        UserError: no such data set or version, one that cannot be prepared, or is not in TFRecord
+            files.
+    """
     given = PLACE.fullmatch(place)
     if not given:
         raise UserError(
@@ -45,26 +78,21 @@ def load(name, place, data_dir):
             f"data source '{name}' lies in {builder.info.file_format.value} files in "
             f"{builder.data_path}: prepare it with tfds build --file_format=tfrecord"
         )
-    image, label, class_names = _features(name, builder)
-    splits = builder.info.splits
-    chosen = _instructions(name, splits, given["split"] or "train")
-    others = [_instructions(name, splits, key) for key in ("test", "validation") if key in splits]
-    others = [other for other in others if not _files(other) & _files(chosen)]
+    return builder, given["split"] or "train"
 
-    found = records.scan(sorted(set().union(*map(_files, [chosen, *others]))))
-    train = _indices(name, found, chosen)
-    if not len(train):
-        raise UserError(f"data source '{name}': there is no record in that split")
-    if not _labelled(name, found, train, label):
-        label = None
-    tests = [_indices(name, found, other) for other in others]
-    tests = [t for t in tests if len(t) and (not label or _labelled(name, found, t, label))]
-    if tests:
-        parts = train, train, tests[0]
-    else:
-        held_out = found.held_out()[train]
-        parts = train, train[~held_out], train[held_out]
-    return examples.source(name, found, parts, image, label, class_names)
+
+def split_and_others(name, builder, split):
+    """Which records of which files make up the split that is asked for, and those of "test" and
+    "validation", in this order, where they share no file with it: file instructions, and a list of
+    such.
+
+    Raises:
+        UserError: no such split.
+    """
+    splits = builder.info.splits
+    chosen = _instructions(name, splits, split)
+    others = [_instructions(name, splits, key) for key in ("test", "validation") if key in splits]
+    return chosen, [other for other in others if not files(other) & files(chosen)]
 
 
 def _prepared(name, data_set, version, data_dir):
@@ -129,12 +157,13 @@ def _instructions(name, splits, split):
         ) from error
 
 
-def _files(instructions):
+def files(instructions):
+    """The paths of the files in which a split lies, a set."""
     return {str(instruction.filename) for instruction in instructions}
 
 
-def _indices(name, found, instructions):
-    """The indices of a split's records, int64."""
+def indices(name, found, instructions):
+    """The indices of a split's records among those of `moco_tf.data.records.Records`, int64."""
     parts = [np.zeros(0, np.int64)]
     for instruction in instructions:
         path = str(instruction.filename)

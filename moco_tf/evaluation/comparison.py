@@ -38,12 +38,12 @@ def compare(backbones, source, image_size, directory, about, **settings):
     Raises:
         UserError: what `protocols.evaluate_finetune` raises, or the file cannot be written.
     """
-    known = _read(directory)
+    known = read(directory, PROTOCOL, "curves")
     result = {"protocol": PROTOCOL, **about, "curves": []}
     for name, backbone in backbones.items():
         what = {
             "initialisation": name,
-            "weights": _checksum(backbone),
+            "weights": checksum(backbone),
             "data": source.name,
             "data_images": source.size,
             "image_size": image_size,
@@ -62,20 +62,32 @@ def compare(backbones, source, image_size, directory, about, **settings):
     return result
 
 
-def _read(directory):
-    """The curves that the file holds; none where there is no file."""
-    path = os.path.join(directory, "eval", f"{PROTOCOL}.json")
+def read(directory, protocol, key):
+    """What a comparison that was stopped has finished.
+
+    Args:
+        directory: str, such as the run.
+        protocol: str, the name that the comparison goes by.
+        key: str, under which its file has a list.
+
+    Returns:
+        The list; an empty one where there is no file.
+
+    Raises:
+        UserError: the file is another's.
+    """
+    path = os.path.join(directory, "eval", f"{protocol}.json")
     if not tf.io.gfile.exists(path):
         return []
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
-        return json.loads(text)["curves"]
+        return json.loads(text)[key]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not what --compare wrote: delete it to begin again") from error
 
 
-def _checksum(backbone):
+def checksum(backbone):
     """Of all weights in any order: a run and its SavedModel have the same."""
     digests = [hashlib.sha256(weight.tobytes()).digest() for weight in backbone.get_weights()]
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
