@@ -1,4 +1,4 @@
-"""evaluate.py --protocol=detection and segmentation, end to end on a few scenes, and its mistakes."""
+"""evaluate.py --protocol=detection and segmentation, end to end on a few scenes; its mistakes."""
 
 import json
 import sys
