@@ -292,7 +292,8 @@ def _config():
     if not RANDOM_INIT.value:
         return None
     command_line.require("config")
-    check(CONFIG.value)
+    if PROTOCOL.value not in TRANSFER:  # these read of it the network alone
+        check(CONFIG.value)
     return CONFIG.value
 
 

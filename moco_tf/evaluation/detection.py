@@ -130,7 +130,8 @@ def targets(images, image_size):
         boxes = np.clip(boxes, 0, [new_width, new_height, new_width, new_height])
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         # Without an area a box has no logarithm to train for.
-        order = np.argsort(-areas, kind="stable")[: min(most, np.count_nonzero(areas))]
+        largest = np.argsort(-areas, kind="stable")[: min(most, np.count_nonzero(areas))]
+        order = np.sort(largest)
         found = np.full([most, 4], -1, np.float32), np.full([most], -1, np.float32)
         found[0][: len(order)], found[1][: len(order)] = boxes[order], labels[order]
         return found

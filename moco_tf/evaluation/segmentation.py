@@ -99,7 +99,7 @@ def loss(segmenter, squares, labels):
         Two scalars: the sum of the losses in nats, and the pixels.
     """
     scores = segmenter(squares, training=True)
-    counted = tf.cast(labels != IGNORED, tf.float32)
+    counted = tf.cast(labels != IGNORED, scores.dtype)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), scores)
     return tf.reduce_sum(counted * losses), tf.reduce_sum(counted)
 

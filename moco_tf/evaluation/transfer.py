@@ -261,9 +261,10 @@ def _training_step(task, model, optimizer, variables):
 
 
 def normalized(squares):
-    """Squares, uint8 `[n, size, size, 3]`, as the encoder knows images, float32."""
-    mean, std = (255 * np.array(values, np.float32) for values in mean_and_std(3))
-    return (tf.cast(squares, tf.float32) - mean) / std
+    """Squares, uint8 `[n, size, size, 3]`, as the encoder knows images, in Keras' `floatx`."""
+    dtype = keras.config.floatx()
+    mean, std = (tf.constant(255 * np.array(values), dtype) for values in mean_and_std(3))
+    return (tf.cast(squares, dtype) - mean) / std
 
 
 def evaluate(task, model, images, image_size, keep=(), progress=None):
