@@ -27,8 +27,8 @@ SERVE, TRAIN, SERVE_ENCODED = "serve", "train", "serve_encoded"
 IMAGE_SIZE = 224
 
 
-def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
-    """Writes a backbone as a SavedModel, with a model card in it.
+def to_archive(backbone, image_size=IMAGE_SIZE):
+    """A backbone with the endpoints of its SavedModel.
 
     Its endpoint `serve` runs the backbone in inference mode; `train` normalises by the batch and
     moves the moving statistics. Both take images, float32 `[N, H, W, C]` of 0 to 255, of any size
@@ -37,28 +37,22 @@ def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
     `serve` does of their central views.
 
     Args:
-        backbone: a `keras.Model` such as `moco_tf.load_backbone` returns.
-        path: str, a directory that does not exist.
-        origin: a `moco_tf.model_card.Origin`, or None.
+        backbone: a `keras.Model` from such images to features.
         image_size: int, side in pixels of the central view.
 
-    Raises:
-        UserError: it exists, or cannot be written.
+    Returns:
+        A `keras.export.ExportArchive`.
     """
     import keras
     import tensorflow as tf
 
-    from moco_tf import encoders, exporting, loading, run_directory
-    from moco_tf.model_card import model_card
-
-    exporting.require_free(path)
-    network = encoders.network_of(backbone)
-    images = tf.TensorSpec([None, None, None, network.channels], tf.float32, name="images")
+    channels = backbone.input_shape[-1]
+    images = tf.TensorSpec([None, None, None, channels], tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(backbone)
     archive.add_endpoint(SERVE, lambda images: backbone(images, training=False), [images])
     archive.add_endpoint(TRAIN, lambda images: backbone(images, training=True), [images])
-    if network.channels == 3:
+    if channels == 3:
         # Each holds a file, whole. TensorFlow Serving takes them as {"b64": "..."}.
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
         archive.add_endpoint(
@@ -66,6 +60,26 @@ def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
             lambda image_bytes: backbone(central_views(image_bytes, image_size), training=False),
             [encoded],
         )
+    return archive
+
+
+def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
+    """Writes a backbone as a SavedModel, with a model card in it.
+
+    Args:
+        backbone: a `keras.Model` such as `moco_tf.load_backbone` returns.
+        path: str, a directory that does not exist.
+        origin: a `moco_tf.model_card.Origin`, or None.
+        image_size: as for `to_archive`.
+
+    Raises:
+        UserError: it exists, or cannot be written.
+    """
+    from moco_tf import encoders, exporting, loading, run_directory
+    from moco_tf.model_card import model_card
+
+    exporting.require_free(path)
+    archive, network = to_archive(backbone, image_size), encoders.network_of(backbone)
 
     def fill(directory):
         archive.write_out(directory, verbose=False)

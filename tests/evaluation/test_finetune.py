@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from export.saved_model import export_saved_model
+from export.saved_model import to_archive
 from moco_tf.data.pipeline import labelled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
@@ -329,7 +329,7 @@ def test_training_sees_the_share_of_its_seed_alone(backbone):
 @pytest.fixture(scope="module")
 def saved_model(backbone, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "saved_model"
-    export_saved_model(backbone, str(path))
+    to_archive(backbone).write_out(str(path), verbose=False)
     return path
 
 
