@@ -14,6 +14,7 @@ The images go to `scenes/train` and `scenes/val`, their boxes and masks to
 import argparse
 import json
 import pathlib
+import sys
 
 import cv2
 import numpy as np
@@ -121,7 +122,7 @@ def write(folder, train, val, seed=0, fashion_mnist="/usr/share/datasets/fashion
         path.write_text(json.dumps(content))
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", required=True, help="the folder to write")
     parser.add_argument("--train", type=int, default=400, help="scenes for training")
@@ -135,3 +136,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     write(options.out, options.train, options.val, options.seed, options.fashion_mnist)
     print(f"wrote {options.out}: {options.train} scenes for training, {options.val} for testing")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

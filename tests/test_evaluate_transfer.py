@@ -19,14 +19,19 @@ SHORT = ("--image_size=96", "--steps=2", "--batch_size=2", "--warmup_steps=0", "
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("data") / "scenes", 3, 2)
+    return write(tmp_path_factory.mktemp("data") / "scenes", 4, 2)
 
 
 def run_of(scenes, folder, **settings):
     """A run of no step."""
     config = default_config()
     settings = {"encoder": "resnet18", "image_size": 32, "dim": 7, "head": "mlp", **settings}
-    settings |= {"data.source": f"folder:{scenes}/train", "batch_size": 2, "bn_groups": 1}
+    settings |= {
+        "data.source": f"folder:{scenes}/train",
+        "batch_size": 4,
+        "bn_groups": 2,
+        "seed": 7,
+    }
     config.update_from_flattened_dict(settings | {"queue_size": 8})
     training.start_from(lambda model: None, config, str(folder))
     return folder
@@ -53,7 +58,7 @@ def test_segmentation_of_a_run(scenes, workdir):
         "backbone": str(workdir),
         "data": f"coco:{scenes}",
         "image_size": 96,
-        "num_train": 3,
+        "num_train": 4,
         "num_test": 2,
         "learning_rate": 0.003,
         "steps": 2,
