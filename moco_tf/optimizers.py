@@ -82,7 +82,7 @@ def move_towards(target, variable, share):
     once more.
 
     Args:
-        target, variable: floating `keras.Variable`s.
+        target, variable: each a floating `keras.Variable`.
         share: float in [0, 1].
     """
     tf.raw_ops.ResourceApplyGradientDescent(
