@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.augment import mean_and_std
+from moco_tf.data.pipeline import own_batches
 from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
@@ -199,12 +200,7 @@ def batches_to_evaluate(images, indices, image_size, batch_size, context=None):
         A `tf.data.Dataset` of `(indices, shapes, images)`: int64 `[n]`; int32 `[n, 2]`, the height
         and width of the image as it was read; uint8 `[n, size, size, 3]`.
     """
-    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-    indices = np.asarray(indices, np.int64)
-    missing = -len(indices) % (batch_size * context.num_replicas_in_sync)
-    indices = np.concatenate([indices, np.full(missing, -1)])
-    replicas = indices.reshape(-1, context.num_replicas_in_sync, batch_size)
-    own = np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
+    own = own_batches(indices, batch_size, context)
 
     def example(index):
         image = tf.cond(

@@ -210,12 +210,7 @@ def central_views(source, indices, image_size, batch_size, context=None):
     Returns:
         A `tf.data.Dataset` of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
     """
-    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-    indices = np.asarray(indices, np.int64)
-    missing = -len(indices) % (batch_size * context.num_replicas_in_sync)
-    indices = np.concatenate([indices, np.full(missing, -1)])
-    replicas = indices.reshape(-1, context.num_replicas_in_sync, batch_size)
-    own = np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
+    own = own_batches(indices, batch_size, context)
     nothing = (
         tf.constant(-1, tf.int64),
         tf.zeros([image_size, image_size, source.channels], tf.uint8),
@@ -305,3 +300,23 @@ def labelled_views(source, indices, image_size, crop_scale, batch_size, seed, ep
         .batch(context.get_per_replica_batch_size(batch_size), drop_remainder=True)
         .prefetch(2)
     )
+
+
+def own_batches(indices, batch_size, context=None):
+    """Shares images among replicas, batch by batch, the last ones filled up with -1.
+
+    Args:
+        indices: ints `[m]`.
+        batch_size: int, of one replica.
+        context: the `tf.distribute.InputContext` of this worker among several; None for one
+            replica.
+
+    Returns:
+        int64 `[steps, replicas, batch_size]`, of this worker's replicas.
+    """
+    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
+    indices = np.asarray(indices, np.int64)
+    missing = -len(indices) % (batch_size * context.num_replicas_in_sync)
+    indices = np.concatenate([indices, np.full(missing, -1)])
+    replicas = indices.reshape(-1, context.num_replicas_in_sync, batch_size)
+    return np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
