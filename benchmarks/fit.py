@@ -57,7 +57,7 @@ def main(_):
 
 def config():
     sys.path.insert(0, str(HERE.parent))
-    from configs.imagenet_v2 import get_config
+    from moco_tf.configs.imagenet_v2 import get_config
 
     config = get_config()
     config.encoder = "resnet18"
@@ -67,7 +67,7 @@ def config():
 
 
 def pipeline():
-    from moco_tf.training import _open_data
+    from moco_tf.training.run import _open_data
 
     _, batches = _open_data(config())
     iterator = iter(batches.between(0, 1000 * batches.steps_per_epoch))
@@ -82,7 +82,8 @@ def pipeline():
 def step():
     import tensorflow as tf
 
-    from moco_tf.training import _open_data, build_model
+    from moco_tf.training.build import build_model
+    from moco_tf.training.run import _open_data
 
     _, batches = _open_data(config())
     model = build_model(config(), batches.steps_per_epoch)

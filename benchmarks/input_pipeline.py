@@ -73,9 +73,10 @@ def our_epoch(augmented):
     sys.path.insert(0, str(HERE.parent))
     import tensorflow as tf
 
-    from moco_tf.augment import RECIPES, Augment
     from moco_tf.data import sources
+    from moco_tf.data.augment import Augment
     from moco_tf.data.pipeline import TwoViews
+    from moco_tf.data.recipes import RECIPES
 
     recipe = RECIPES["v2"]
     batches = TwoViews(

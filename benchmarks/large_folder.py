@@ -79,7 +79,7 @@ def in_child(folder):
 def measure(folder):
     """Seconds of each part, and the peak of the resident memory in bytes; "" only imports."""
     sys.path.insert(0, str(ROOT))
-    from moco_tf import command_line  # noqa: F401, first: it quiets TensorFlow's start
+    from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
     from moco_tf.data import sources
     from moco_tf.data.pipeline import TwoViews
 

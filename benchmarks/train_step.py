@@ -92,7 +92,7 @@ def serve(name, encoder, stem, image_size, batch, queue):
         sys.path.insert(0, str(HERE.parent))
         import tests.pytorch  # noqa: F401
     else:
-        import moco_tf.model  # noqa: F401
+        import moco_tf.mechanisms.moco  # noqa: F401
     facts = {"imports": turns.peak()}
     if name == "plain PyTorch":
         step = pytorch_step(encoder, stem, image_size, batch, queue)

@@ -10,7 +10,7 @@ encoder follows faster, by 0.99, since an epoch has few steps.
 No number to expect: it depends on the images. Watch the kNN monitor, if subfolders give labels.
 """
 
-from configs.imagenet_v2 import get_config as get_imagenet_v2_config
+from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config
 
 
 def get_config():

@@ -10,7 +10,7 @@ No number to expect was published. By the paper's 53 hours for 200 epochs, about
 GPUs.
 """
 
-from configs.imagenet_v1 import get_config as get_imagenet_v1_config
+from moco_tf.configs.imagenet_v1 import get_config as get_imagenet_v1_config
 
 
 def get_config():

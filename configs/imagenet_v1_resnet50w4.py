@@ -11,7 +11,7 @@ time the paper says nothing; it trains on 8 GPUs of 32 GB. We have not run it, I
 reach of our machines.
 """
 
-from configs.imagenet_v1 import get_config as get_imagenet_v1_config
+from moco_tf.configs.imagenet_v1 import get_config as get_imagenet_v1_config
 
 
 def get_config():

@@ -10,7 +10,7 @@ paper). By the authors' 53 hours for 200 epochs, about 9 days on 8 V100 GPUs. We
 ImageNet being out of reach of our machines.
 """
 
-from configs.imagenet_v2 import get_config as get_imagenet_v2_config
+from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config
 
 
 def get_config():

@@ -15,7 +15,7 @@ its hyper-parameters nor its GPU nor the time. We have not run it, the images be
 our machines.
 """
 
-from configs.imagenet_v2 import get_config as get_imagenet_v2_config
+from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config
 
 
 def get_config():

@@ -11,9 +11,7 @@ from sphinx.util.inspect import signature, stringify_signature
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-from moco_tf import __version__, command_line  # noqa: E402
-
-del command_line  # imported before anything else of ours, it has quieted TensorFlow's start
+from moco_tf import __version__  # noqa: E402
 
 project = "moco-tf"
 author = "The moco-tf authors"

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.ndimage
 from pycocotools import mask
 
-from moco_tf.data import idx, photos
+from moco_tf.data.sources import idx, photos
 
 CATEGORIES = {1: "T-shirt", 2: "trouser", 8: "sneaker", 9: "bag"}  # Fashion-MNIST's labels plus one
 TEST_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")

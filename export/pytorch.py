@@ -19,11 +19,11 @@ take PyTorch's files as well: export/saved_model.py --checkpoint=resnet50.pth --
 import numpy as np
 from absl import flags
 
-from moco_tf import backbone_flags, command_line
+from moco_tf.backbones.pytorch_files import QUERY, import_torch, read, to_array, to_arrays
+from moco_tf.cli import app, backbone_flags
 from moco_tf.encoders import state_dict
-from moco_tf.pytorch_files import QUERY, import_torch, read, to_array, to_arrays
 
-UserError = command_line.UserError
+UserError = app.UserError
 KEY = "module.encoder_k."
 QUEUE, POINTER = "module.queue", "module.queue_ptr"
 
@@ -170,11 +170,12 @@ def _momentum_entries(model):
 
 
 def _export_run(workdir, out):
-    from moco_tf import loading, run_directory
-    from moco_tf.model_card import Origin
+    from moco_tf import run_directory
+    from moco_tf.training.run import load_model
+    from moco_tf.backbones.model_card import Origin
 
     config = run_directory.read_config(workdir)
-    model, steps_per_epoch = loading.load_model(workdir)
+    model, steps_per_epoch = load_model(workdir)
     checkpoint = to_checkpoint(model, config.encoder, steps_per_epoch)
     form = _format(
         "checkpoint of facebookresearch/moco, with both encoders, the queue and the optimizer",
@@ -201,7 +202,7 @@ def _export_backbone(backbone, origin, out):
 
 
 def _format(name, loading):
-    from moco_tf.model_card import Format
+    from moco_tf.backbones.model_card import Format
 
     return Format(
         name=name,
@@ -214,18 +215,18 @@ def _format(name, loading):
 def _write(content, out, backbone, form, origin):
     import torch
 
-    from moco_tf import exporting
-    from moco_tf.model_card import model_card
+    from moco_tf.backbones import saving
+    from moco_tf.backbones.model_card import model_card
 
     def fill(unfinished):
         with open(unfinished, "wb") as file:
             torch.save(content, file)
 
-    exporting.write_file(out, fill, model_card(backbone, form, origin))
+    saving.write_file(out, fill, model_card(backbone, form, origin))
 
 
 def _import_run(path, config, workdir):
-    from moco_tf import training
+    from moco_tf.training.run import start_from
 
     checkpoint = read(path)
 
@@ -239,7 +240,7 @@ def _import_run(path, config, workdir):
                 f"of {model.query_encoder.input_shape[-1]} channels: {error}"
             ) from error
 
-    model, steps_per_epoch = training.start_from(fill, config, workdir)
+    model, steps_per_epoch = start_from(fill, config, workdir)
     step, epoch = int(model.step.numpy()), checkpoint.get("epoch")
     if not _momentum_arrays(checkpoint):
         print(f"note: {path} holds no momentum buffers; they start at 0")
@@ -252,7 +253,7 @@ def _import_run(path, config, workdir):
 
 
 def main(_):
-    from moco_tf import exporting
+    from moco_tf.backbones import saving
 
     values = flags.FLAGS
     if values.checkpoint and values.workdir:
@@ -264,13 +265,13 @@ def main(_):
             raise UserError(
                 f"--encoder={values.encoder}: a run's is --config.encoder; leave it out"
             )
-        command_line.require("config")
+        app.require("config")
         _import_run(values.checkpoint, values.config, values.workdir)
         return
     import_torch()  # before anything is loaded for nothing
-    command_line.require("out")
+    app.require("out")
     if backbone_flags.require_one() == "workdir":
-        exporting.require_free(values.out)
+        saving.require_free(values.out)
         _export_run(values.workdir, values.out)
     else:
         _export_backbone(*backbone_flags.chosen(), values.out)
@@ -280,5 +281,5 @@ if __name__ == "__main__":
     # Here, so that who imports the conversion does not get its flags.
     backbone_flags.define()
     flags.DEFINE_string("out", None, "The file to write, which must not exist.")
-    command_line.define_config_flag("The config of the run, --workdir, to make of --checkpoint.")
-    command_line.run(main)
+    app.define_config_flag("The config of the run, --workdir, to make of --checkpoint.")
+    app.run(main)

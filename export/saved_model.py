@@ -21,7 +21,7 @@ import os
 
 from absl import flags
 
-from moco_tf import backbone_flags, command_line
+from moco_tf.cli import app, backbone_flags
 
 SERVE, TRAIN, SERVE_ENCODED = "serve", "train", "serve_encoded"
 IMAGE_SIZE = 224
@@ -75,20 +75,22 @@ def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
     Raises:
         UserError: it exists, or cannot be written.
     """
-    from moco_tf import encoders, exporting, loading, run_directory
-    from moco_tf.model_card import model_card
+    from moco_tf import encoders
+    from moco_tf.backbones import loading, saving
+    from moco_tf.backbones.model_card import model_card
+    from moco_tf.files import write_atomically
 
-    exporting.require_free(path)
+    saving.require_free(path)
     archive, network = to_archive(backbone, image_size), encoders.network_of(backbone)
 
     def fill(directory):
         archive.write_out(directory, verbose=False)
         # The loader leaves it alone, and load_network builds the network again by it.
         description = os.path.join(directory, loading.NETWORK_FILE)
-        run_directory.write_atomically(description, json.dumps(network._asdict()) + "\n")
+        write_atomically(description, json.dumps(network._asdict()) + "\n")
 
     card = model_card(backbone, _format(network.channels, image_size), origin)
-    exporting.write_directory(path, fill, card)
+    saving.write_directory(path, fill, card)
 
 
 def central_views(image_bytes, image_size):
@@ -125,7 +127,7 @@ def central_views(image_bytes, image_size):
 
 
 def _format(channels, image_size):
-    from moco_tf.model_card import Format
+    from moco_tf.backbones.model_card import Format
 
     takes = "`images`, float32 `[N, H, W, {channels}]` of 0 to 255, any size; normalisation inside"
     encoded = (
@@ -171,4 +173,4 @@ if __name__ == "__main__":
         f"Side of the views of encoded images in pixels; by default the run's, or {IMAGE_SIZE}.",
         lower_bound=1,
     )
-    command_line.run(main)
+    app.run(main)

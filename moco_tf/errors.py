@@ -1,8 +1,9 @@
-"""The one kind of error that a person's input causes."""
+"""The exception for mistakes that a user can correct."""
 
 
-class UserError(ValueError):
-    """A mistake in what a person gave: one line that names the value, the place and the remedy.
+class UserError(Exception):
+    """A mistake in a setting, a path or a file that the user can correct.
 
-    The scripts print it without a traceback and exit with status 2.
+    Its message is one line that names the value, the place and the remedy. The commands print it
+    without a traceback and exit with status 2.
     """

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from moco_tf.keras_internals import variable_index
+
 
 @keras.saving.register_keras_serializable("moco_tf")
 class SGD(keras.optimizers.Optimizer):
@@ -40,7 +42,7 @@ class SGD(keras.optimizers.Optimizer):
         ]
 
     def update_step(self, gradient, variable, learning_rate):
-        buffer = self.momentum_buffers[self._get_variable_index(variable)].value
+        buffer = self.momentum_buffers[variable_index(self, variable)].value
         gradient = tf.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
         # In place and in one operation, which goes through memory half as often as several would.
         tf.raw_ops.ResourceApplyMomentum(

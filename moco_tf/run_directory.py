@@ -1,6 +1,5 @@
 """A run directory: the config that made it, its checkpoints and its metrics."""
 
-import contextlib
 import json
 import os
 
@@ -9,6 +8,7 @@ import tensorflow as tf
 
 from moco_tf.config import OPERATIONAL, default_config, flatten
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason, write_atomically
 
 
 def require_same_run(workdir, config, num_images, channels=3):
@@ -73,7 +73,7 @@ def open_for_training(workdir, config, num_images, channels=3):
             write_atomically(os.path.join(workdir, name), text + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written ({_reason(error)}): give a directory that can"
+            f"--workdir={workdir} cannot be written ({error_reason(error)}): give a directory that can"
         ) from error
 
 
@@ -81,21 +81,6 @@ def require_empty(path):
     """Raises a `UserError` unless `path` does not exist or is an empty directory."""
     if tf.io.gfile.exists(path) and (not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path)):
         raise UserError(f"--workdir={path} holds something already: give another directory")
-
-
-@contextlib.contextmanager
-def whole_or_not_at_all(path):
-    """Gives a directory to fill, which becomes `path` when all is done.
-
-    A kill, or an error, leaves nothing at `path`.
-    """
-    unfinished = f"{path.rstrip('/')}.unfinished"
-    if tf.io.gfile.exists(unfinished):
-        tf.io.gfile.rmtree(unfinished)
-    yield unfinished
-    if tf.io.gfile.exists(path):
-        tf.io.gfile.rmtree(path)
-    tf.io.gfile.rename(unfinished, path)
 
 
 def read_config(workdir):
@@ -141,6 +126,18 @@ def latest_checkpoint(workdir):
     return tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
 
 
+def require_checkpoint(workdir):
+    """The path of the newest complete checkpoint.
+
+    Raises:
+        UserError: If there is none yet.
+    """
+    path = latest_checkpoint(workdir)
+    if path is None:
+        raise UserError(f"the run in {workdir} has no checkpoint yet: train it first")
+    return path
+
+
 def read_metrics(workdir):
     """The lines of metrics.jsonl as dicts, a line cut short by a kill left out."""
     path = os.path.join(workdir, "metrics.jsonl")
@@ -162,15 +159,3 @@ def rewind_metrics(workdir, step):
     kept = [line for line in read_metrics(workdir) if line["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
     write_atomically(os.path.join(workdir, "metrics.jsonl"), text)
-
-
-def write_atomically(path, text):
-    """Writes a text file so that a reader, or a kill, finds the old one or the new one whole."""
-    temporary = f"{path}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
-
-
-def _reason(error):
-    return getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)

@@ -7,7 +7,7 @@ import scipy.stats
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.run_directory import write_atomically
+from moco_tf.files import write_atomically
 from studies import figures, results
 from studies.experiments import NAMES, plan
 from studies.findings import NOT_JUDGED, findings

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.run_directory import write_atomically
+from moco_tf.files import write_atomically
 from studies.experiments import identity
 
 FILE = "results.json"

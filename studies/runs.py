@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import encoders, load_backbone, run_directory, training
+from moco_tf import encoders, load_backbone, run_directory
 from moco_tf.config import chance_loss
 from moco_tf.evaluation import protocols
+from moco_tf.training.run import train as pretrain
 
 
 def with_settings(config, settings, seed=0):
@@ -44,14 +45,14 @@ def run(config, workdir, source):
         None where the run was stopped; and None, or the number of the signal that stopped it.
 
     Raises:
-        UserError: what `moco_tf.training.train` raises.
+        UserError: what `moco_tf.train` raises.
     """
     # One process builds all the models, and Keras holds on to each until it is told.
     keras.utils.clear_session()
     gc.collect()
     began = time.perf_counter()
     if config.epochs:
-        outcome = training.train(config, workdir)
+        outcome = pretrain(config, workdir)
         if outcome.stopped_by is not None:
             return None, outcome.stopped_by
         backbone = load_backbone(workdir)

@@ -9,7 +9,7 @@ import pytest
 # threads would only wait for each other.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-from moco_tf import command_line  # noqa: F401, first: it quiets TensorFlow's start
+from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
 
 import tensorflow as tf  # isort: skip
 

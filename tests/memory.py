@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.source import Source
+from moco_tf.data.sources.source import Source
 
 
 def source_of(images, labels, train, test=(), unreadable=()):

@@ -13,14 +13,15 @@ import argparse
 import itertools
 import os
 
-from moco_tf import command_line  # noqa: F401, first: it quiets TensorFlow's start
+from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
 
 import keras  # isort: skip
 import numpy as np
 import tensorflow as tf
 
 from moco_tf import MoCo, distribution, encoders
-from moco_tf.augment import RECIPES, Augment
+from moco_tf.data.augment import Augment
+from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Cosine

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from moco_tf.config import default_config, flatten, total_steps
-from moco_tf.training import build_model
+from moco_tf.training.build import build_model
 
 PAPER = {
     "encoder": "resnet50",

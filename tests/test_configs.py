@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import training
 from moco_tf.config import check, default_config, flatten
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.resnet import ARCHITECTURES
+from moco_tf.training.build import build_model
 
 FILES = sorted(path for path in pathlib.Path("configs").glob("*.py"))
 NAMES = [path.stem for path in FILES]
@@ -94,7 +95,7 @@ def test_the_learning_rate_begins_and_ends_as_its_source_says(name):
     config = get(name)
     config.encoder, config.queue_size = "resnet8", 16
     steps_per_epoch = 1000
-    optimizer = training.build_model(config, steps_per_epoch).optimizer
+    optimizer = build_model(config, steps_per_epoch).optimizer
     for step, expected in zip((0, config.steps or config.epochs * 1000), RATES[name], strict=True):
         optimizer.iterations.assign(max(step - 1, 0))
         # Where the cosine is near -1, float32 leaves an error of its own size.
@@ -151,9 +152,9 @@ def train_two_steps(name, run_eagerly=False):
     config.data.source = "photos"
     config.queue_size, config.batch_size, config.bn_groups = 10, 4, 2
     image_size = min(config.image_size, 64)
-    crop_scale = training.RECIPES[config.augmentation].crop_scale
+    crop_scale = RECIPES[config.augmentation].crop_scale
     views, steps_per_epoch = two_batches(image_size, crop_scale)
-    model = training.build_model(config, steps_per_epoch)
+    model = build_model(config, steps_per_epoch)
     model.run_eagerly = run_eagerly
     before = model.query_encoder.trainable_variables[0].numpy()
     data = tf.data.Dataset.from_tensor_slices((views[:, 0], views[:, 1]))

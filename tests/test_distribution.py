@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import MoCo, distribution
-from moco_tf.augment import RECIPES, Augment
+from moco_tf.data.augment import Augment
+from moco_tf.data.recipes import RECIPES
 from moco_tf.distribution import all_gather, own_rows
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError

@@ -7,7 +7,7 @@ from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
 from moco_tf.run_directory import read_metrics
-from moco_tf.training import train
+from moco_tf.training.run import train
 from tests.images import write_folder
 
 IMAGES, WORKDIR = "ram://images", "ram://runs/first"  # in memory; nothing else can open it

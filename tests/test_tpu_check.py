@@ -4,7 +4,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from moco_tf import model
+from moco_tf.mechanisms import moco
 from tests import tpu_check
 
 
@@ -29,12 +29,12 @@ def test_it_names_the_operation_that_is_lacking(capsys, monkeypatch):
     def shuffled(count, seed):
         return tf.random.experimental.stateless_shuffle(tf.range(count), seed)
 
-    monkeypatch.setattr(model, "permutation", shuffled)
+    monkeypatch.setattr(moco, "permutation", shuffled)
     assert tpu_check.main(["--platform=CPU"]) == 1
     assert ": CPU lacks StatelessShuffle: " in capsys.readouterr().out
 
 
 def test_it_notices_what_the_step_leaves_as_it_is(monkeypatch):
-    monkeypatch.setattr(model.Queue, "enqueue", lambda self, keys: None)
+    monkeypatch.setattr(moco.Queue, "enqueue", lambda self, keys: None)
     with pytest.raises(AssertionError, match="the step leaves .*keys as it is"):
         tpu_check.main(["--platform=CPU"])

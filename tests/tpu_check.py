@@ -32,15 +32,15 @@ if __name__ == "__main__":
         TPU_CHIPS_PER_HOST_BOUNDS="2,2,1",
     )
 
-from moco_tf import command_line  # noqa: F401, first: it quiets TensorFlow's start
+from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
 
 import keras  # isort: skip
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.distribute import tpu_strategy
 
-import moco_tf.model
-from moco_tf.training import build_model
+import moco_tf.mechanisms.moco
+from moco_tf.training.build import build_model
 
 REPLICAS, BATCH = 4, 32  # images of one replica
 VARIANTS = [

@@ -6,7 +6,7 @@ TensorFlow's strategy takes all GPUs of a worker, but of its CPU one device only
 as a person would start it.
 """
 
-from moco_tf import command_line  # noqa: F401, first: it quiets TensorFlow's start
+from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
 
 from tensorflow.python.distribute import collective_all_reduce_strategy  # isort: skip
 
@@ -29,4 +29,4 @@ def take_two_devices():
 
 if __name__ == "__main__":
     take_two_devices()
-    command_line.run(train.main)
+    app.run(train.main)

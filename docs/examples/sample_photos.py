@@ -18,8 +18,8 @@ import pathlib
 import numpy as np
 import PIL.Image
 
-from moco_tf import command_line
-from moco_tf.data import photos
+from moco_tf.cli import app
+from moco_tf.data.sources import photos
 
 # Of these one piece is much like another, or there are few.
 LEFT_OUT = ("cell", "hubble_deep_field", "moon", "page", "retina", "rocket", "text")
@@ -34,7 +34,7 @@ def main(_):
     folder = pathlib.Path("photos")
     for path in (folder, pathlib.Path("labelled")):
         if path.exists():
-            raise command_line.UserError(f"{path.resolve()} exists: call this in another folder")
+            raise app.UserError(f"{path.resolve()} exists: call this in another folder")
     generator = np.random.default_rng(0)
     pieces = {
         name: cut(photos.read(name), generator)
@@ -96,4 +96,4 @@ COPY = {
 }
 
 if __name__ == "__main__":
-    command_line.run(main)
+    app.run(main)

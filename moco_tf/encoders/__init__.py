@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from moco_tf.augment import mean_and_std
+from moco_tf.data.normalization import mean_and_std
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.resnet import Network, network_of, resnet
 
@@ -23,7 +23,8 @@ def build(name, head=None, dim=128, stem="imagenet", bn_groups=1, channels=3):
 
     Returns:
         A `keras.Model` from images `[N, H, W, channels]`, normalised by
-        `moco_tf.augment.mean_and_std`, to features `[N, D]` or projections `[N, C]`. An encoder
+        `moco_tf.data.normalization.mean_and_std`, to features `[N, D]` or projections
+        `[N, C]`. An encoder
         with a head has the two as `encoder.backbone` and `encoder.head`.
 
     Raises:

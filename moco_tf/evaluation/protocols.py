@@ -10,7 +10,7 @@ import tensorflow as tf
 from moco_tf.errors import UserError
 from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic
 from moco_tf.evaluation.features import extract
-from moco_tf.run_directory import write_atomically
+from moco_tf.files import write_atomically
 
 # Those that work on features computed once; `linear` and `finetune` do not.
 CACHED = {

@@ -6,16 +6,19 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, monitor, run_directory
+from moco_tf import distribution, run_directory
+from moco_tf.backbones.loading import load_backbone, random_backbone
 from moco_tf.config import total_steps
 from moco_tf.data import sources
+from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.features import extract
-from moco_tf.loading import load_backbone, random_backbone
+from moco_tf.files import write_atomically
+from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.report import embedding, page
 from moco_tf.report.findings import Evidence, look
-from moco_tf.thumbnails import thumbnails
+from moco_tf.training import knn_monitor
 
 TRAINED, RANDOM, PIXELS = "trained", "random initialisation", "raw pixels"
 PIXELS_SIDE = 32  # of raw pixels: more would be too many numbers for the probe
@@ -53,7 +56,7 @@ def write_report(workdir, source=None, image_size=None, output_dir=None):
     """
     config = run_directory.read_config(workdir)
     if source is None:
-        source = sources.load(config.data.source, **sources.options(config.data))
+        source = sources.from_config(config)
     image_size = image_size or config.image_size
     parts, held_out = _parts(source)
     backbones = {TRAINED: load_backbone(workdir)}
@@ -113,7 +116,10 @@ def _parts(source):
     """The indices of the bank and of the images shown, and whether these are held out."""
     held_out = len(source.train) > 0 and len(source.test) > 0
     bank, shown = (source.train, source.test) if held_out else (source.pretrain, source.pretrain)
-    return (monitor.spread(bank, monitor.TRAIN), monitor.spread(shown, monitor.TEST)), held_out
+    return (
+        evenly_spaced(bank, knn_monitor.TRAIN),
+        evenly_spaced(shown, knn_monitor.TEST),
+    ), held_out
 
 
 def _has_classes(source, indices):
@@ -210,6 +216,6 @@ def _images(source, indices, image_size, largest):
 
 def _write(path, text):
     try:
-        run_directory.write_atomically(path, text)
+        write_atomically(path, text)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{path} cannot be written ({error}): give another --output_dir") from error

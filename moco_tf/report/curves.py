@@ -2,7 +2,7 @@
 
 import math
 
-from moco_tf.config import chance_loss, num_negatives
+from moco_tf.config import chance_formula, chance_loss, num_negatives
 
 MOST_POINTS = 500  # of a curve
 
@@ -19,7 +19,6 @@ def charts(evidence):
         `from_zero`, bool, of the axis.
     """
     e = evidence
-    chance = "ln(N)" if e.config.mechanism == "end_to_end" else "ln(K+1)"
 
     def series(name, key):
         points = [(line["step"], line[key]) for line in e.metrics if key in line]
@@ -45,7 +44,7 @@ def charts(evidence):
         chart(
             "InfoNCE loss",
             {"loss": "loss"},
-            [(f"chance, {chance} =", chance_loss(e.config))],
+            [(f"chance, {chance_formula(e.config)} =", chance_loss(e.config))],
             from_zero=False,
         ),
         chart(

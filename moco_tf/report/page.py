@@ -11,10 +11,10 @@ import re
 import numpy as np
 
 import moco_tf
+from moco_tf.plots.thumbnails import columns, jpeg, sheet
 from moco_tf.report import recipe
 from moco_tf.report.curves import MOST_POINTS, charts
 from moco_tf.report.findings import Evidence, percent
-from moco_tf.thumbnails import columns, jpeg, sheet
 
 MOST_IN_LEGEND = 40  # classes
 

@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from export.saved_model import to_archive
 from moco_tf.data.pipeline import labelled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import finetune, protocols
 from moco_tf.evaluation.linear import new_layer
+from moco_tf.export.saved_model import to_archive
 from tests.memory import source_of
 
 CLASSES, SIDE, SIZE, COUNT = 3, 24, 8, 26

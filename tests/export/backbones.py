@@ -7,8 +7,8 @@ import sys
 import keras
 import numpy as np
 
-from moco_tf import training
 from moco_tf.config import default_config
+from moco_tf.training.run import start_from
 from tests.images import crops
 
 
@@ -27,7 +27,7 @@ def make_run(workdir, encoder, stem):
     settings = {"encoder": encoder, "stem": stem, "image_size": 32, "batch_size": 16}
     settings |= {"bn_groups": 2, "queue_size": 64, "dim": 8, "data.source": "photos"}
     config.update_from_flattened_dict(settings)
-    training.start_from(lambda model: randomize(model.query_encoder.backbone), config, str(workdir))
+    start_from(lambda model: randomize(model.query_encoder.backbone), config, str(workdir))
     return workdir
 
 

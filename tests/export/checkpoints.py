@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from moco_tf import training
-from moco_tf.augment import MEAN, STD
 from moco_tf.config import default_config
+from moco_tf.data.normalization import MEAN, STD
 from moco_tf.errors import UserError
+from moco_tf.training.build import build_model
 from tests.command import TINY
 from tests.images import crops
 from tests.pytorch import torch, torchvision
@@ -65,7 +65,7 @@ def small_config():
 
 
 def small_model():
-    return set_numbers(training.build_model(small_config(), steps_per_epoch=5))
+    return set_numbers(build_model(small_config(), steps_per_epoch=5))
 
 
 def set_numbers(moco):

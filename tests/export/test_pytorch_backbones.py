@@ -3,7 +3,8 @@
 import keras
 import pytest
 
-from moco_tf import encoders, pytorch_files
+from moco_tf import encoders
+from moco_tf.backbones import pytorch_files
 from tests import in_process
 from tests.command import run
 from tests.export.checkpoints import (

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from export import pytorch
-from moco_tf import training
 from moco_tf.errors import UserError
+from moco_tf.export import pytorch
+from moco_tf.training.build import build_model
 from tests import in_process
 from tests.export.checkpoints import (
     SCRIPT,
@@ -26,7 +26,7 @@ MEAN, STD = (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3  # of Image
 def model_of(channels):
     config = small_config()
     config.rgb_operations = False
-    return training.build_model(config, steps_per_epoch=5, channels=channels)
+    return build_model(config, steps_per_epoch=5, channels=channels)
 
 
 def test_a_model_of_five_channels_goes_there_and_comes_back(tmp_path):

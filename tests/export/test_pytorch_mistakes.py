@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from export import pytorch
-from moco_tf import pytorch_files, training
+from moco_tf.backbones import pytorch_files
+from moco_tf.export import pytorch
+from moco_tf.training.run import start_from
 from tests import in_process
 from tests.command import run_mistake
 from tests.export.checkpoints import (
@@ -41,7 +42,7 @@ def good(moco, tmp_path_factory):
 @pytest.fixture
 def checkpoint(good):
     """One that fits, for each test to spoil."""
-    return pytorch.read(good)
+    return pytorch_files.read(good)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def photos(tmp_path_factory):
 )
 def test_a_value_that_does_not_fit_is_named(moco, checkpoint, tmp_path, key, value, words):
     checkpoint["state_dict"][key] = value
-    content = pytorch.read(saved(checkpoint, tmp_path))
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     line = refusal(pytorch.from_checkpoint, moco, content)
     assert f"'{key}'" in line and words in line, line
 
@@ -114,7 +115,7 @@ def test_a_value_that_does_not_fit_is_named(moco, checkpoint, tmp_path, key, val
 )
 def test_a_missing_key_is_named(moco, checkpoint, tmp_path, key):
     del checkpoint["state_dict"][key]
-    content = pytorch.read(saved(checkpoint, tmp_path))
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     assert f"'{key}' is missing" in refusal(pytorch.from_checkpoint, moco, content)
 
 
@@ -136,7 +137,7 @@ def test_momentum_that_does_not_fit_is_named(moco, checkpoint, tmp_path, index, 
     state[index] = value
     if value is None:
         del state[index]
-    content = pytorch.read(saved(checkpoint, tmp_path))
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     line = refusal(pytorch.from_checkpoint, moco, content)
     assert f"optimizer state {index}" in line and words in line, line
 
@@ -144,7 +145,7 @@ def test_momentum_that_does_not_fit_is_named(moco, checkpoint, tmp_path, index, 
 @pytest.mark.parametrize("value", [["module.queue"], None, torch.zeros(3)])
 def test_a_state_dict_that_is_no_dictionary(moco, checkpoint, tmp_path, value):
     checkpoint["state_dict"] = value
-    content = pytorch.read(saved(checkpoint, tmp_path))
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     line = "the key 'state_dict' holds no state dict"
     assert refusal(pytorch.from_checkpoint, moco, content) == line
     assert (
@@ -174,21 +175,21 @@ def test_a_backbone_that_does_not_fit_names_the_key(
     tensors[prefix + key] = value
     if value is None:
         del tensors[prefix + key]
-    content = pytorch.read(saved(tensors, tmp_path))
+    content = pytorch_files.read(saved(tensors, tmp_path))
     line = refusal(pytorch_files.backbone_from_checkpoint, moco.query_encoder.backbone, content)
     assert f"'{prefix + key}'" in line and words in line, line
 
 
 def test_a_key_that_would_move_the_cursor_is_printed_harmlessly(moco, checkpoint, tmp_path):
     checkpoint["state_dict"]["\x1b[2Jmodule.queue"] = torch.zeros(1)
-    content = pytorch.read(saved(checkpoint, tmp_path))
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     assert refusal(pytorch.from_checkpoint, moco, content).isprintable()
 
 
 def test_a_run_has_one_step_for_queries_and_keys(moco, checkpoint, tmp_path):
     key = f"{K}layer1.0.bn1.num_batches_tracked"
     checkpoint["state_dict"][key] = torch.tensor(8)
-    content = pytorch.read(saved(checkpoint, tmp_path))
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     assert f"'{key}'" in refusal(pytorch.from_checkpoint, moco, content)
 
 
@@ -236,8 +237,8 @@ def test_a_backbone_of_another_architecture(checkpoint, tmp_path):
 
 
 def import_here(path, workdir):
-    fill = functools.partial(pytorch.from_checkpoint, checkpoint=pytorch.read(path))
-    training.start_from(fill, small_config(), str(workdir))
+    fill = functools.partial(pytorch.from_checkpoint, checkpoint=pytorch_files.read(path))
+    start_from(fill, small_config(), str(workdir))
 
 
 def test_what_is_there_already_is_left_alone(checkpoint, tmp_path):

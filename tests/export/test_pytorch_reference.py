@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from export import pytorch
-from moco_tf import load_backbone, loading, run_directory
+from moco_tf import load_backbone, run_directory
+from moco_tf.training.run import load_model
+from moco_tf.export import pytorch
 from tests import in_process
 from tests.export.checkpoints import (
     BATCH,
@@ -127,7 +128,7 @@ class Imported:
         self.said = in_process.run(
             SCRIPT, f"--checkpoint={theirs}", f"--workdir={workdir}", *overrides
         )
-        self.moco, steps_per_epoch = loading.load_model(str(workdir))
+        self.moco, steps_per_epoch = load_model(str(workdir))
         self.backbone = load_backbone(str(workdir))
         if head == "linear":
             shutil.copytree(workdir, self.resumed)

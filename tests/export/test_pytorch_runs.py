@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import pytorch
-from moco_tf import loading, run_directory, training
+from moco_tf import run_directory
+from moco_tf.backbones import loading
+from moco_tf.export import pytorch
+from moco_tf.training.build import build_model
+from moco_tf.training.run import start_from
 from tests import in_process
 from tests.export.checkpoints import (
     BATCH,
@@ -68,7 +71,7 @@ class ThereAndBack:
         self.checkpoint = pytorch.read(saved(exported(self.before), folder))
         fill = functools.partial(pytorch.from_checkpoint, checkpoint=self.checkpoint)
         config = run_directory.read_config(str(self.before))
-        training.start_from(fill, config, str(self.imported))
+        start_from(fill, config, str(self.imported))
         shutil.copytree(self.imported, self.resumed)
         in_process.run("train.py", *overrides, f"--workdir={self.resumed}")
 
@@ -116,7 +119,7 @@ def test_the_checkpoint_of_a_run_says_where_it_stands(ours):
 
 @pytest.fixture(scope="module")
 def built():
-    return training.build_model(small_config(), steps_per_epoch=5)
+    return build_model(small_config(), steps_per_epoch=5)
 
 
 @pytest.fixture
@@ -175,7 +178,7 @@ def test_numbers_at_the_edges_of_float32_survive_a_run(small, tmp_path):
         tensor.view(-1)[:4] = odd
     workdir, content = str(tmp_path / "run"), pytorch.read(saved(checkpoint, tmp_path))
     fill = functools.partial(pytorch.from_checkpoint, checkpoint=content)
-    training.start_from(fill, small_config(), workdir)
+    start_from(fill, small_config(), workdir)
     written = pytorch.to_checkpoint(loading.load_model(workdir)[0], "resnet8", 5)
     assert_same_checkpoint(written, checkpoint)
 
@@ -191,7 +194,7 @@ def mixed(request):
     """A model of that precision, which Keras keeps for the whole process."""
     config = small_config()
     config.precision = request.param
-    yield training.build_model(config, steps_per_epoch=5)
+    yield build_model(config, steps_per_epoch=5)
     keras.config.set_dtype_policy("float32")
 
 

@@ -12,11 +12,11 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from export.saved_model import export_saved_model
 from moco_tf import encoders, load_backbone
 from moco_tf.data.decoding import decode
 from moco_tf.data.views import central_view
 from moco_tf.errors import UserError
+from moco_tf.export.saved_model import export_saved_model
 from tests import in_process
 from tests.command import ROOT
 from tests.export.backbones import assert_close, make_run, photographs

@@ -13,21 +13,21 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import run_directory
-from moco_tf.callbacks import Checkpoints
+from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import extract
-from moco_tf.loading import load_backbone
 from moco_tf.report import _baselines, write_report
-from moco_tf.training import build_model
+from moco_tf.training.build import build_model
+from moco_tf.training.checkpoints import Checkpoints
 from tests.images import crops, write_folder
+from tests.plots.test_thumbnails import central_view_by_pillow
 from tests.report import browser
 from tests.report.made import metrics
 from tests.report.test_page import LOOK, SECTIONS
-from tests.test_channels import write_records
-from tests.test_thumbnails import central_view_by_pillow
+from tests.training.test_channels import write_records
 
 
 def make_run(workdir, source, **settings):

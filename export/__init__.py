@@ -1,0 +1,1 @@
+"""Export formats for a trained backbone, one module per format."""

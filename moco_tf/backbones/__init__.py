@@ -1,0 +1,1 @@
+"""Backbones: loading, saving and describing them."""

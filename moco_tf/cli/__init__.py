@@ -1,0 +1,1 @@
+"""Command-line interface: flags, error reporting and console commands."""

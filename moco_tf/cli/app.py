@@ -1,0 +1,300 @@
+"""What all commands share: parsing flags, reporting mistakes in one line, starting TensorFlow.
+
+A command is a help text, a function that defines its flags and a function that runs it. Flags
+belong to the call of the command, not to the process, so commands can be called from Python and
+tests as often as needed.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import runpy
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
+from moco_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A console command.
+
+    Attributes:
+        name: Name of the console command, such as `"moco-train"`.
+        script: How the same command is called in a checkout, such as `"python train.py"`.
+        help: What `--help` prints before the flags, with the command called as in a checkout.
+        define_flags: Function of the flag values to define flags in, and of the arguments.
+        main: Function of the parsed flag values, which returns the exit status or None for 0.
+    """
+
+    name: str
+    script: str
+    help: str
+    define_flags: Callable[[flags.FlagValues, list[str]], None]
+    main: Callable[[flags.FlagValues], int | None]
+
+
+def run(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Run a command, and report a mistake of the user in one line.
+
+    Args:
+        command: The command to run.
+        argv: Arguments without the name of the program; by default those of the process.
+
+    Returns:
+        The exit status: 0 for success, 2 for a mistake, 128 plus its number for a signal.
+    """
+    program, arguments = sys.argv[0], list(sys.argv[1:] if argv is None else argv)
+    values = flags.FlagValues()
+    try:
+        is_help = any(argument in ("--help", "-h") for argument in arguments)
+        _define_flags(command, values, [] if is_help else arguments)
+        if is_help:
+            print(_help(command, values, as_script=program.endswith(".py")))
+            return 0
+        _parse(values, arguments)
+        _start_tensorflow()
+        return command.main(values) or 0
+    except UserError as error:
+        return _report(error, values, arguments)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+    """Raise a `UserError` unless each of the flags was given."""
+    for name in names:
+        if values[name].value is None:
+            raise UserError(f"--{name} is required; --help lists all flags")
+
+
+def define_config_flag(
+    values: flags.FlagValues, arguments: list[str], help: str, default: str | None = None
+) -> None:
+    """Define `--config`, the path of a config file, and `--config.KEY` for each of its settings.
+
+    A path is looked up in the current directory first, and then among the configs that are
+    installed with the package, so that configs/photos.py is found from everywhere.
+
+    Args:
+        values: Flag values to define the flag in.
+        arguments: The arguments that will be parsed, in which `--config.KEY` is looked for.
+        help: Help text of the flag.
+        default: Default path, or None.
+    """
+    config_flags.DEFINE_config_file(
+        "config", help_string=help, flag_values=values, sys_argv=["", *arguments]
+    )
+    values["config"].parser = _ConfigFileParser()
+    if default is not None:
+        values.set_default("config", default)
+
+
+def define_strategy_flags(values: flags.FlagValues) -> None:
+    """Define `--strategy`, `--tpu` and `--virtual_devices`."""
+    flags.DEFINE_string(
+        "strategy",
+        "default",
+        "Distribution strategy: default, mirrored, multiworker or tpu.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "tpu",
+        None,
+        "Name of the TPU, or local for the TPU of this machine (--strategy=tpu only).",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "virtual_devices",
+        1,
+        "Number of logical devices to split the CPU into (--strategy=mirrored only).",
+        flag_values=values,
+    )
+
+
+def make_strategy(values: flags.FlagValues) -> Any:
+    """Return the `tf.distribute.Strategy` that these flags ask for.
+
+    Raises:
+        UserError: If the flags contradict each other, or `distribution.make_strategy` fails.
+    """
+    from moco_tf import distribution
+
+    name, devices = values.strategy, values.virtual_devices
+    if name not in distribution.STRATEGIES:
+        raise UserError(f"--strategy={name}: choose one of {', '.join(distribution.STRATEGIES)}")
+    if values.tpu and name != "tpu":
+        raise UserError(f"--tpu={values.tpu} requires --strategy=tpu, not --strategy={name}")
+    if name == "tpu" and not values.tpu:
+        raise UserError("--strategy=tpu requires --tpu: the name of the TPU, or local")
+    if devices != 1:
+        if name != "mirrored":
+            raise UserError(
+                f"--virtual_devices={devices} requires --strategy=mirrored, not --strategy={name}"
+            )
+        if devices < 1:
+            raise UserError(f"--virtual_devices={devices}: must be 1 or greater")
+        distribution.split_cpu(devices)
+    return distribution.make_strategy(name, values.tpu)
+
+
+class _ConfigFileParser(flags.ArgumentParser):
+    """Loads a config file, and says where a mistake in it is."""
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        located = _locate_config(path)
+        try:
+            module = runpy.run_path(located)
+            if "get_config" not in module:
+                raise UserError(f"--config={path}: the file defines no function get_config()")
+            config = module["get_config"]()
+        except UserError:
+            raise
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"--config={path} cannot be loaded: {_last_line(error)}") from error
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == located]
+            place = f"line {lines[-1]}: " if lines else ""
+            raise UserError(
+                f"--config={path} cannot be loaded: {place}{type(error).__name__}: "
+                f"{_last_line(error)}"
+            ) from error
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise UserError(
+                f"--config={path}: get_config() returns {type(config).__name__}, not a "
+                "ml_collections.ConfigDict such as moco_tf.default_config() returns"
+            )
+        return config.lock()
+
+    def flag_type(self) -> str:
+        return "config file"
+
+
+def _locate_config(path: str) -> str:
+    if not os.path.exists(path):
+        import moco_tf.configs
+
+        # A checkout has them in configs/, and an installed package in moco_tf/configs/.
+        folder, name = os.path.split(path)
+        installed = os.path.join(os.path.dirname(moco_tf.configs.__file__), name)
+        if folder == "configs" and os.path.exists(installed):
+            return installed
+    return path
+
+
+def _define_flags(command: Command, values: flags.FlagValues, arguments: list[str]) -> None:
+    with _parsing_errors(arguments):
+        command.define_flags(values, arguments)
+        flags.DEFINE_bool(
+            "debug", False, "Show the traceback of an error.", flag_values=values
+        )
+
+
+def _parse(values: flags.FlagValues, arguments: list[str]) -> None:
+    with _parsing_errors(arguments):
+        _, *rest = values(["", *arguments])
+    if rest:
+        raise UserError(f"unexpected argument '{rest[0]}': flags have the form --name=value")
+
+
+@contextlib.contextmanager
+def _parsing_errors(arguments: list[str]) -> Iterator[None]:
+    """Turn the errors of absl and ml_collections into a `UserError`."""
+    try:
+        yield
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    except (AttributeError, KeyError) as error:  # ml_collections, for a key that does not exist
+        key = re.search(r"\w+", str(error))
+        name = key.group() if key else ""
+        given = [a for a in arguments if a.startswith("--config.") and f"{name}=" in a]
+        hint = re.search(r'Did you mean "\w+"', str(error))
+        raise UserError(
+            f"{given[0] if given else name}: there is no such setting; "
+            f"{hint.group() + '? ' if hint else ''}moco_tf/config.py lists all settings"
+        ) from error
+    except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
+        given = [a for a in arguments if a.startswith("--config")]
+        raise UserError(f"{' '.join(given)}: {_last_line(error)}") from error
+
+
+def _help(command: Command, values: flags.FlagValues, as_script: bool) -> str:
+    text = command.help if as_script else in_commands(command.help)
+    lines = [text.strip()]
+    for group, members in values.flags_by_module_dict().items():
+        if group == "absl.flags":
+            continue
+        # A flag is in the group that its definition names, or else in that of its module.
+        lines += ["", f"{'Flags' if '.' in group else group}:"]
+        for flag in members:
+            default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str})"
+            lines.append(f"  --{'[no]' if flag.boolean else ''}{flag.name}")
+            lines.append(flags.text_wrap(f"{flag.help}{default}", 80, "      "))
+    return "\n".join(lines)
+
+
+def in_commands(text: str) -> str:
+    """Return a help text with the console commands in place of the scripts of a checkout.
+
+    Example:
+        >>> in_commands("python train.py; python export/saved_model.py")
+        'moco-train; moco-export saved_model'
+    """
+    from moco_tf.cli.export import FORMATS
+
+    for name, module in FORMATS.items():
+        text = text.replace(f"python export/{module}.py", f"moco-export {name}")
+    return re.sub(r"python (train|evaluate)\.py", r"moco-\1", text)
+
+
+def _report(error: UserError, values: flags.FlagValues, arguments: list[str]) -> int:
+    if "--debug" in arguments or ("debug" in values and values["debug"].value):
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    if "strategy" in values and values["strategy"].value == "multiworker":
+        # TensorFlow's own shutdown may wait for a worker that is gone, while the others wait for
+        # this one.
+        os._exit(2)
+    return 2
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _start_tensorflow() -> None:
+    """Import TensorFlow without the messages that it prints while it starts.
+
+    Someone who sets TF_CPP_MIN_LOG_LEVEL wants to read them, and gets them.
+    """
+    logging.set_verbosity(logging.WARNING)
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # Before its logging is set up, TensorFlow writes to the terminal whatever the level.
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            import tensorflow as tf
+        except BaseException:
+            held_back.seek(0)
+            os.write(terminal, held_back.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+    tf.get_logger().setLevel("ERROR")

@@ -1,0 +1,34 @@
+"""Images with object boxes and masks, for detection and segmentation."""
+
+from moco_tf.data.boxes.annotations import AnnotatedImages
+from moco_tf.errors import UserError
+
+SOURCE_NAMES = "coco:PATH, or tfds:NAME such as tfds:voc/2007 or tfds:coco/2017"
+
+
+def load(name: str, masks: bool = False, tfds_dir: str = "") -> AnnotatedImages:
+    """Open a data source with object annotations.
+
+    Args:
+        name: `"coco:PATH"` for a folder in COCO format, or `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`
+            for a data set of tensorflow-datasets with boxes.
+        masks: Whether to load the object masks as well.
+        tfds_dir: Directory of tensorflow-datasets; `""` for its default.
+
+    Returns:
+        The images with their annotations.
+
+    Raises:
+        UserError: If the name has no such form, the data cannot be read, it has no boxes, or it
+            has no masks and `masks` is True.
+    """
+    kind, _, place = name.partition(":")
+    if kind == "coco" and place:
+        from moco_tf.data.boxes import coco
+
+        return coco.load(name, place, masks)
+    if kind == "tfds" and place:
+        from moco_tf.data.boxes import tfds
+
+        return tfds.load(name, place, masks, tfds_dir)
+    raise UserError(f"unknown source of annotated images '{name}': use {SOURCE_NAMES}")

@@ -1,0 +1,82 @@
+"""Data sources: one string names a source, and every image in it has a stable index."""
+
+import ml_collections
+
+from moco_tf.data.sources.source import SOURCE_NAMES, Source
+from moco_tf.errors import UserError
+
+
+def load(
+    name: str,
+    image_feature: str = "image/encoded",
+    label_feature: str = "image/class/label",
+    tfds_dir: str = "",
+) -> Source:
+    """Open a data source.
+
+    Args:
+        name: One of
+
+            - `"photos"`: the embedded patches of sample photographs;
+            - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP and WebP files;
+            - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
+            - `"tfrecord:GLOB"`: the TFRecord files that match a pattern;
+            - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets.
+        image_feature: Feature of a `tfrecord` record that holds the encoded image.
+        label_feature: Feature of a `tfrecord` record that holds the label; `""` for no labels.
+        tfds_dir: Directory of tensorflow-datasets; `""` for its default.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        UserError: If the name has no such form, or the data cannot be read.
+
+    Example:
+        >>> source = load("photos")
+        >>> source.size, len(source.class_names)
+        (9998, 19)
+    """
+    # Readers are imported when they are used: tensorflow-datasets alone takes seconds.
+    kind, _, place = name.partition(":")
+    if name == "photos":
+        from moco_tf.data.sources import photos
+
+        return photos.load()
+    if kind == "folder" and place:
+        from moco_tf.data.sources import folder
+
+        return folder.load(name, place)
+    if kind == "idx" and place:
+        from moco_tf.data.sources import idx
+
+        return idx.load(name, place)
+    if kind == "tfrecord" and place:
+        from moco_tf.data.sources import tfrecord
+
+        return tfrecord.load(name, place, image_feature, label_feature)
+    if kind == "tfds" and place:
+        from moco_tf.data.sources import tfds
+
+        return tfds.load(name, place, tfds_dir)
+    raise UserError(f"unknown data source '{name}': use {SOURCE_NAMES}")
+
+
+def from_config(config: ml_collections.ConfigDict) -> Source:
+    """Open the data source that a config names.
+
+    Args:
+        config: A config with the keys of `moco_tf.default_config`.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        UserError: As `load`.
+    """
+    return load(config.data.source, **options(config))
+
+
+def options(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Return the keyword arguments of `load` that a config holds beside the name."""
+    return {key: config.data[key] for key in ("image_feature", "label_feature", "tfds_dir")}

@@ -1,0 +1,252 @@
+"""The settings of every evaluation protocol: defaults, ranges and help texts in one place.
+
+The command line makes its flags from these classes, and results record them.
+"""
+
+import dataclasses
+from typing import Any
+
+from moco_tf.errors import UserError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    item: type | None = None,
+) -> Any:
+    """Declare a field of a settings class.
+
+    Args:
+        default: Default value.
+        help: One sentence on what it is, with its unit.
+        minimum: Smallest valid value.
+        above: Number that a valid value is greater than.
+        maximum: Largest valid value.
+        choices: All valid values.
+        item: Type of the items, for a setting that is a tuple.
+    """
+    metadata = dict(
+        help=help, minimum=minimum, above=above, maximum=maximum, choices=choices, item=item
+    )
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Base class of the settings of a protocol; values out of range raise a `UserError`."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                values = value if field.metadata["item"] else [value]
+                for each in values:
+                    self._check_range(field, value, each)
+
+    def _check_range(self, field: dataclasses.Field[Any], value: Any, number: Any) -> None:
+        limits = field.metadata
+        message = None
+        if limits["choices"] and number not in limits["choices"]:
+            message = f"choose {' or '.join(limits['choices'])}"
+        elif limits["minimum"] is not None and not number >= limits["minimum"]:
+            message = f"must be {limits['minimum']:g} or greater"
+        elif limits["above"] is not None and not number > limits["above"]:
+            message = f"must be greater than {limits['above']:g}"
+        elif limits["maximum"] is not None and not number <= limits["maximum"]:
+            message = f"must be {limits['maximum']:g} or less"
+        if message:
+            shown = ",".join(map(str, value)) if limits["item"] else value
+            raise UserError(f"{field.name}={shown}: {message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class KNNSettings(Settings):
+    """Settings of weighted k-nearest-neighbor classification."""
+
+    k: int = setting(
+        200, "Number of neighbors; clipped to the number of training images.", minimum=1
+    )
+    temperature: float = setting(0.07, "Temperature of the votes.", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSettings(Settings):
+    """Settings of the cached linear probe, a logistic regression on precomputed features."""
+
+    l2: float = setting(1e-3, "Weight of the L2 penalty on the classifier's weights.", above=0)
+    iterations: int = setting(200, "Maximum number of L-BFGS iterations.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotSettings(ProbeSettings):
+    """Settings of few-shot classification."""
+
+    shots: tuple[int, ...] = setting(
+        (1, 5, 10), "Numbers of labeled images per class, separated by commas.", minimum=1, item=int
+    )
+    draws: int = setting(
+        10, "Number of random choices of the labeled images to average over.", minimum=2
+    )
+    seed: int = setting(0, "Random seed of these choices.", minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.shots:
+            raise UserError("shots=: give at least one number of labeled images per class")
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDSettings(Settings):
+    """What the protocols that train a classifier by SGD have in common."""
+
+    batch_size: int = setting(256, "Number of images in a batch, over all devices.", minimum=1)
+    sgd_momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=1)
+    weight_decay: float = setting(0.0, "Weight decay of everything that is trained.", minimum=0)
+    crop_scale: tuple[float, float] = setting(
+        (0.08, 1.0),
+        "Smallest and largest share of an image's area in a random crop, separated by a comma.",
+        above=0,
+        maximum=1,
+        item=float,
+    )
+    seed: int = setting(
+        0, "Random seed of the initial weights, the order of the images and the crops.", minimum=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
+            raise UserError(
+                f"crop_scale={','.join(f'{share:g}' for share in self.crop_scale)}: give the "
+                "smallest and the largest share, such as 0.08,1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSettings(SGDSettings):
+    """Settings of the paper's linear protocol (section 4.1)."""
+
+    learning_rate: float = setting(
+        30.0, "Initial learning rate; 30 suits the paper's ResNet-50 on ImageNet.", above=0
+    )
+    epochs: int = setting(100, "Number of epochs.", minimum=1)
+    milestones: tuple[int, ...] = setting(
+        (60, 80),
+        "Epochs at which the learning rate is divided by 10, separated by commas; empty for none.",
+        item=int,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_milestones_within(self.milestones, "epoch", self.epochs, "epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneSettings(SGDSettings):
+    """Settings of fine-tuning a classifier."""
+
+    learning_rate: float = setting(0.01, "Initial learning rate of the backbone.", above=0)
+    epochs: int = setting(20, "Number of epochs.", minimum=1)
+    head_learning_rate: float = setting(0.2, "Initial learning rate of the new layer.", above=0)
+    layers: str = setting(
+        "all",
+        "Which layers to train: all, or head for the new layer alone.",
+        choices=("head", "all"),
+    )
+    batch_norm: str = setting(
+        "tuned",
+        "Whether BatchNormalization is tuned, or frozen in inference mode.",
+        choices=("tuned", "frozen"),
+    )
+    label_fraction: float = setting(
+        1.0, "Share of the training images of each class to use.", above=0, maximum=1
+    )
+
+    def used(self) -> dict[str, Any]:
+        """Return the settings that have an effect: with `layers="head"` not the backbone's."""
+        unused = ("batch_norm", "learning_rate") if self.layers == "head" else ()
+        return {name: value for name, value in vars(self).items() if name not in unused}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferSettings(Settings):
+    """What detection and segmentation have in common (section 4.2)."""
+
+    learning_rate: float = setting(0.01, "Highest learning rate.", above=0)
+    steps: int = setting(24000, "Number of training steps.", minimum=1)
+    milestones: tuple[int, ...] | None = setting(
+        None,
+        "Steps at which the learning rate is divided by 10, separated by commas; empty for none. "
+        "By default two late ones that depend on the number of steps.",
+        item=int,
+    )
+    warmup_steps: int = setting(
+        100, "Number of steps over which the learning rate rises linearly.", minimum=0
+    )
+    batch_size: int = setting(16, "Number of images in a batch, over all devices.", minimum=1)
+    sgd_momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=1)
+    weight_decay: float = setting(1e-4, "Weight decay of everything that is trained.", minimum=0)
+    seed: int = setting(
+        0, "Random seed of the new layers, the order of the images and the flips.", minimum=0
+    )
+    trials: int = setting(
+        1, "Number of trainings to average over, with consecutive seeds.", minimum=1
+    )
+
+    # Shares of the steps after which the learning rate is divided by 10 by default.
+    default_milestones = (3 / 4, 11 / 12)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.milestones is None:
+            steps = [int(share * self.steps) for share in self.default_milestones]
+            milestones = tuple(step for step in steps if 0 < step < self.steps)
+            object.__setattr__(self, "milestones", milestones)
+        _require_milestones_within(self.milestones or (), "step", self.steps, "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSettings(TransferSettings):
+    """Settings of object detection; the schedule is the paper's for PASCAL VOC."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationSettings(TransferSettings):
+    """Settings of segmentation; the schedule is the paper's for PASCAL VOC (its appendix)."""
+
+    learning_rate: float = setting(0.003, "Highest learning rate.", above=0)
+    steps: int = setting(30000, "Number of training steps.", minimum=1)
+
+    default_milestones = (7 / 10, 9 / 10)
+
+
+# By the name that the result goes by.
+SETTINGS: dict[str, type[Settings]] = {
+    "knn": KNNSettings,
+    "knn_head": KNNSettings,
+    "linear": LinearSettings,
+    "linear_cached": ProbeSettings,
+    "few-shot": FewShotSettings,
+    "finetune": FinetuneSettings,
+    "finetune_comparison": FinetuneSettings,
+    "detection": DetectionSettings,
+    "detection_comparison": DetectionSettings,
+    "segmentation": SegmentationSettings,
+    "segmentation_comparison": SegmentationSettings,
+}
+
+
+def _require_milestones_within(
+    milestones: tuple[int, ...], unit: str, end: int, length_name: str
+) -> None:
+    for milestone in milestones:
+        if not 0 < milestone < end:
+            raise UserError(
+                f"milestones={','.join(map(str, milestones))}: {unit} {milestone} is not between "
+                f"0 and {length_name}={end}; choose others, or none"
+            )

@@ -1,0 +1,1 @@
+"""Transfer to object detection and semantic segmentation (section 4.2)."""

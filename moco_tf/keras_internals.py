@@ -1,0 +1,83 @@
+"""Everything in this package that depends on private members of Keras, with the reasons.
+
+`tests/test_keras_internals.py` checks for each of them whether Keras still behaves in the way that
+makes it necessary. When such a test fails after an upgrade, the workaround can go.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class DistributedModel(keras.Model):
+    """A `keras.Model` whose `fit` works under any `tf.distribute` strategy.
+
+    A subclass defines `train_step(batch)`, which returns a dict of scalars; `fit` reports their
+    means over the replicas. The model must be fully built before `fit`.
+
+    Attributes:
+        seconds_waiting: Seconds that `fit` has spent waiting for data so far.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seconds_waiting = 0.0
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Build the function that `fit` calls with an iterator over batches.
+
+        Keras' own function reduces the logs with `axis=0`, which fails for scalars where the
+        replicas are in several processes (keras issue 20585).
+        """
+        if self.train_function is not None and not force:
+            return
+        strategy = self.distribute_strategy
+
+        def replica_step(batch: Any) -> dict[str, tf.Tensor]:
+            return tf.distribute.get_replica_context().all_reduce("MEAN", self.train_step(batch))
+
+        def step(batch: Any) -> dict[str, tf.Tensor]:
+            logs = strategy.run(replica_step, args=(batch,))
+            return {name: strategy.experimental_local_results(logs[name])[0] for name in logs}
+
+        if not self.run_eagerly:
+            step = tf.function(step, jit_compile=self.jit_compile)
+
+        def train_function(iterator: Iterator[Any]) -> dict[str, tf.Tensor]:
+            for _ in range(self.steps_per_execution):
+                start = time.perf_counter()
+                batch = next(iterator)  # At the end of the data, before any counter has moved.
+                self.seconds_waiting += time.perf_counter() - start
+                logs = step(batch)
+            return logs
+
+        self.train_function = train_function
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Do nothing, since the model is built.
+
+        Keras' own method consumes a batch of the data set whenever a strategy is set, after which
+        a resumed run would no longer be at its position. It also reduces that batch across the
+        workers, which fails where there are several (keras issue 20585).
+        """
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
+    """Return the index of a variable among those that an optimizer was built with.
+
+    Keras has no public way from the variable that `update_step` gets to the optimizer's own
+    variables for it.
+    """
+    return optimizer._get_variable_index(variable)
+
+
+def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return all layers of a model, nested ones included.
+
+    `model.layers` leaves out layers that are attributes of a layer, such as those of KerasHub's
+    prediction heads, and Keras has no public way to list them.
+    """
+    return list(model._flatten_layers())

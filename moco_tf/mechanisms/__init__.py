@@ -1,0 +1,1 @@
+"""The paper's mechanism, Momentum Contrast, and the two that it is compared with."""

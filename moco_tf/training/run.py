@@ -1,0 +1,312 @@
+"""Run pre-training from a config to a run directory, and resume it where it was stopped."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import tempfile
+import types
+import zlib
+from collections.abc import Callable, Iterator
+
+import keras
+import ml_collections
+import tensorflow as tf
+
+from moco_tf import distribution, run_directory
+from moco_tf.config import chance_formula, chance_loss, check, flatten, require_moco, total_steps
+from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.sources.source import Source
+from moco_tf.errors import UserError
+from moco_tf.files import atomic_directory, error_reason
+from moco_tf.mechanisms.moco import MoCo
+from moco_tf.plots.run import plot_curves, plot_preview
+from moco_tf.training.build import (
+    build_augment,
+    build_data,
+    build_model,
+    memory_bank_size,
+)
+from moco_tf.training.callbacks import MetricsLog, Progress, StopAt, UnreadableImages
+from moco_tf.training.checkpoints import Checkpoints
+from moco_tf.training.knn_monitor import KNNMonitor
+from moco_tf.training.tensorboard import Projector, ViewImages
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: Global step of the last checkpoint.
+        total_steps: Number of steps of the whole run.
+        stopped_by: Number of the signal that stopped the run, or None if it finished.
+    """
+
+    step: int
+    total_steps: int
+    stopped_by: int | None
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    strategy: tf.distribute.Strategy | None = None,
+) -> Outcome:
+    """Pre-train an encoder, or resume the run in `workdir`.
+
+    SIGINT and SIGTERM stop the run after its current step with a checkpoint; a second signal stops
+    it at once. After any interruption, SIGKILL included, the same call resumes from the last
+    checkpoint, and on the CPU the result is bit-identical to that of an uninterrupted run. (With
+    several replicas the moving statistics round differently, because a checkpoint holds their
+    mean.)
+
+    Args:
+        config: A config with the keys of `moco_tf.default_config`.
+        workdir: Path of the run directory.
+        strategy: A `tf.distribute.Strategy`; by default the current one.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: If a setting is invalid, the data source cannot be read, or the run directory
+            cannot be written or holds a run with another config.
+
+    Example:
+        >>> import moco_tf
+        >>> config = moco_tf.default_config()
+        >>> config.data.source = "photos"
+        >>> config.update(dict(encoder="resnet8", stem="small", image_size=32, queue_size=256))
+        >>> config.update(dict(batch_size=32, steps=2, knn_every=0))
+        >>> moco_tf.train(config, workdir)  # doctest: +ELLIPSIS
+        moco: resnet8, ...
+        Outcome(step=2, total_steps=2, stopped_by=None)
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    check(config, strategy.num_replicas_in_sync)
+    with distribution.scope(strategy):
+        return _train(config, workdir)
+
+
+def preview(config: ml_collections.ConfigDict, path: str) -> None:
+    """Plot the first images of a run beside the views that it would train on.
+
+    Args:
+        config: A config with the keys of `moco_tf.default_config`.
+        path: Path of the PNG file to write.
+
+    Raises:
+        UserError: If a setting is invalid, the data source cannot be read, or the file cannot be
+            written.
+    """
+    check(config)
+    source, batches = build_data(config)
+    try:
+        plot_preview(path, config, source, batches, build_augment(config, source.channels))
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"the preview {path} cannot be written: {error_reason(error)}") from error
+
+
+def start_from(
+    initialize: Callable[[MoCo], None], config: ml_collections.ConfigDict, workdir: str
+) -> tuple[MoCo, int]:
+    """Create a run whose first checkpoint is a model from elsewhere.
+
+    Args:
+        initialize: Function that sets the weights, the step and the optimizer state of the newly
+            built `MoCo`.
+        config: Config of the run.
+        workdir: Path of the run directory, which must not exist or be empty. If anything fails,
+            nothing is left there.
+
+    Returns:
+        The model, and the number of steps in an epoch.
+
+    Raises:
+        UserError: If a setting is invalid, the data source cannot be read, or the directory is
+            not empty.
+    """
+    check(config)
+    require_moco(config)
+    run_directory.require_empty(workdir)
+    source, batches = build_data(config)
+    model = build_model(config, batches.steps_per_epoch, source.channels)
+    assert isinstance(model, MoCo)
+    initialize(model)
+    with atomic_directory(workdir) as unfinished:
+        run_directory.open_for_training(unfinished, config, len(source.pretrain), source.channels)
+        checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
+        checkpoints.step = int(model.step.numpy())
+        checkpoints.save()
+    return model, batches.steps_per_epoch
+
+
+def load_model(workdir: str) -> tuple[MoCo, int]:
+    """Load the whole model of a run of MoCo from its newest checkpoint.
+
+    Args:
+        workdir: Path of the run directory.
+
+    Returns:
+        The compiled `MoCo`, and the number of steps in an epoch.
+
+    Raises:
+        UserError: If there is no run, it is of another mechanism, it has no checkpoint yet, or the
+            checkpoint cannot be read.
+    """
+    config = run_directory.read_config(workdir)
+    require_moco(config)
+    run_directory.require_checkpoint(workdir)
+    steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
+    model = build_model(config, steps_per_epoch, run_directory.read_channels(workdir))
+    assert isinstance(model, MoCo)
+    Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)
+    return model, steps_per_epoch
+
+
+def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
+    source, batches = build_data(config)
+    num_images, channels = len(source.pretrain), source.channels
+    _require_identical_workers(config, workdir, num_images, channels)
+    chief = distribution.is_chief()
+    with contextlib.ExitStack() as stack:
+        if chief:
+            output_dir = workdir
+            run_directory.open_for_training(workdir, config, num_images, channels)
+        else:
+            # Every worker saves, since each holds a part of the moving statistics. Only the
+            # chief's checkpoints are kept.
+            output_dir = stack.enter_context(tempfile.TemporaryDirectory())
+            run_directory.require_same_run(workdir, config, num_images, channels)
+        model = build_model(config, batches.steps_per_epoch, channels, num_images)
+        checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
+        start = checkpoints.restore(workdir)
+        total = total_steps(config, batches.steps_per_epoch)
+        if start >= total:
+            if chief:
+                print(f"{workdir}: already finished at step {total}")
+            return Outcome(start, total, None)
+        if chief:
+            _announce(config, workdir, source, start, total, batches.steps_per_epoch)
+        run_directory.rewind_metrics(output_dir, start)
+
+        # The order in which they see a step: what precedes a checkpoint is on disk before it.
+        log = MetricsLog(output_dir, start, config, batches.steps_per_epoch)
+        projector = Projector(workdir, source, config.image_size) if chief else None
+        callbacks: list[keras.callbacks.Callback] = [
+            log,
+            KNNMonitor(log, start, config, batches.steps_per_epoch, source, projector),
+            UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
+            checkpoints,
+            StopAt(start, total),
+        ]
+        if chief:
+            callbacks.append(ViewImages(log.summaries, start, config, batches))
+            callbacks.append(Progress(log, start, total, batches.steps_per_epoch, config.log_every))
+        with _stop_on_signals(checkpoints):
+            _fit(model, batches, start, total, callbacks)
+        if chief:
+            plot_curves(workdir)
+        return Outcome(checkpoints.step, total, checkpoints.stop_signal)
+
+
+def _require_identical_workers(
+    config: ml_collections.ConfigDict, workdir: str, num_images: int, channels: int
+) -> None:
+    """Raise a `UserError` unless all workers are about to do the same."""
+    checkpoint = run_directory.latest_checkpoint(workdir)
+    saved = os.path.basename(checkpoint) if checkpoint else "no checkpoint"
+    own_hash = zlib.crc32(json.dumps([flatten(config), saved, num_images, channels]).encode())
+    if len(set(distribution.gather_from_workers(own_hash))) > 1:
+        raise UserError(
+            f"the workers differ: on this one, {workdir} holds {saved} and '{config.data.source}' "
+            f"has {num_images} images with {channels} channels. Start all workers with the same "
+            "settings and images, and with a run directory that they share"
+        )
+
+
+def _announce(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    source: Source,
+    start: int,
+    total: int,
+    steps_per_epoch: int,
+) -> None:
+    print(
+        f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
+        f"{total / steps_per_epoch:g} epochs of {steps_per_epoch} steps; "
+        f"chance-level loss {chance_formula(config)} = {chance_loss(config):.2f}"
+    )
+    if config.mechanism == "memory_bank":
+        print(
+            f"the memory bank takes {memory_bank_size(len(source.pretrain), config.dim)} on each "
+            "device"
+        )
+    elif config.queue_size > len(source.pretrain):
+        print(
+            f"note: the queue of {config.queue_size} keys is larger than the data set, so queries "
+            "find their own images among the negatives; set config.queue_size to change it"
+        )
+    if start:
+        print(f"resuming from step {start} in {workdir}")
+
+
+def _fit(
+    model: keras.Model,
+    batches: TwoViews,
+    start: int,
+    total: int,
+    callbacks: list[keras.callbacks.Callback],
+) -> None:
+    """Train from step `start` to `total`: the rest of the current epoch, then the others."""
+    steps = batches.steps_per_epoch
+    epoch, done = divmod(start, steps)
+
+    def distributed(start: int) -> tf.distribute.DistributedDataset:
+        return model.distribute_strategy.distribute_datasets_from_function(
+            lambda context: batches.between(start, total, context)
+        )
+
+    data = distributed(start)
+    if done:
+        model.fit(
+            data,
+            steps_per_epoch=steps - done,
+            callbacks=callbacks,
+            shuffle=False,  # The data is in its final order.
+            verbose=0,
+        )
+        epoch += 1
+        data = distributed(epoch * steps)
+    if not model.stop_training:
+        model.fit(
+            data,
+            steps_per_epoch=steps,
+            initial_epoch=epoch,
+            epochs=math.ceil(total / steps),
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+
+
+@contextlib.contextmanager
+def _stop_on_signals(checkpoints: Checkpoints) -> Iterator[None]:
+    """Make the first SIGINT or SIGTERM stop the run after its step, and a second one at once."""
+
+    def stop(number: int, _: types.FrameType | None) -> None:
+        checkpoints.stop_signal = number
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

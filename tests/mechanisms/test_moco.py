@@ -1,0 +1,269 @@
+"""The model against Algorithm 1 written out in NumPy, in float64."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from moco_tf import MoCo, encoders
+from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.mechanisms.shuffling import permutation
+from moco_tf.optimizers import SGD
+from moco_tf.schedules import Step
+from moco_tf.seeds import seed_for
+
+N, SIDE, C = 8, 4, 5
+PIXELS = SIDE * SIDE * 3
+
+
+@pytest.fixture(autouse=True)
+def dtype_policy():
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx("float32")
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+
+
+def linear_encoder():
+    images = keras.Input((SIDE, SIDE, 3))
+    projections = keras.layers.Dense(C, bias_initializer="random_normal")
+    return keras.Model(images, projections(keras.layers.Flatten()(images)))
+
+
+def normalizing_encoder(groups):
+    """BatchNormalization of every pixel's channels, then one linear layer."""
+    images = keras.Input((SIDE, SIDE, 3))
+    x = BatchNormalization(groups)(images)
+    return keras.Model(images, keras.layers.Dense(C)(keras.layers.Flatten()(x)))
+
+
+def views(steps, seed=0):
+    return np.random.default_rng(seed).normal(size=(steps, 2, N, SIDE, SIDE, 3))
+
+
+def fit(model, batches):
+    data = tf.data.Dataset.from_tensor_slices((batches[:, 0], batches[:, 1]))
+    return model.fit(data, verbose=0, shuffle=False)
+
+
+class Reference:
+    """Algorithm 1 for one linear layer, gradients by hand."""
+
+    def __init__(self, model, momentum, temperature):
+        self.m, self.t = momentum, temperature
+        self.q = [w.astype(np.float64) for w in model.query_encoder.get_weights()]
+        self.k = [w.copy() for w in self.q]
+        self.v = [np.zeros_like(w) for w in self.q]
+        self.queue = model.queue.keys.numpy().astype(np.float64)
+        self.pointer = 0
+
+    def step(self, x_q, x_k, learning_rate):
+        x_q, x_k = x_q.reshape(N, PIXELS), x_k.reshape(N, PIXELS)
+        z = x_q @ self.q[0] + self.q[1]
+        norm = np.linalg.norm(z, axis=1, keepdims=True)
+        q = z / norm
+        k = x_k @ self.k[0] + self.k[1]
+        k /= np.linalg.norm(k, axis=1, keepdims=True)
+        keys = np.concatenate([k[:, np.newaxis], np.repeat(self.queue[np.newaxis], N, 0)], axis=1)
+        logits = np.einsum("nc,nkc->nk", q, keys) / self.t
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        loss = -np.log(p[:, 0]).mean()
+        p[:, 0] -= 1
+        dq = np.einsum("nk,nkc->nc", p, keys) / self.t / N
+        dz = (dq - q * (q * dq).sum(axis=1, keepdims=True)) / norm
+        for i, gradient in enumerate([x_q.T @ dz, dz.sum(axis=0)]):
+            self.v[i] = 0.9 * self.v[i] + gradient + 1e-4 * self.q[i]
+            self.q[i] = self.q[i] - learning_rate * self.v[i]
+            self.k[i] = self.m * self.k[i] + (1 - self.m) * self.q[i]
+        for key in k:
+            self.queue[self.pointer] = key
+            self.pointer = (self.pointer + 1) % len(self.queue)
+        return loss
+
+
+@pytest.mark.parametrize("queue_size", [5, 8, 13, 24])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
+def test_training_is_algorithm_1(float64, queue_size, momentum):
+    keras.utils.set_random_seed(1)
+    model = MoCo(linear_encoder, queue_size, momentum, temperature=0.2, shuffle_bn=False)
+    model.compile(SGD(Step(0.5, 2, milestones=(1, 3)), 0.9, 1e-4))
+    reference = Reference(model, momentum, temperature=0.2)
+    batches = views(8)
+    for step, (x_q, x_k) in enumerate(batches):
+        rate = 0.5 * 0.1 ** ((step >= 2) + (step >= 6))
+        expected = reference.step(x_q, x_k, rate)
+        loss = fit(model, batches[step : step + 1]).history["loss"][0]
+        np.testing.assert_allclose(loss, expected, rtol=1e-9)
+        for weights, wanted in [
+            (model.query_encoder, reference.q),
+            (model.key_encoder, reference.k),
+        ]:
+            for a, b in zip(weights.get_weights(), wanted, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(model.queue.keys.numpy(), reference.queue, rtol=1e-8, atol=1e-12)
+        assert int(model.queue.pointer.numpy()) == reference.pointer
+        assert int(model.step.numpy()) == step + 1
+
+
+def test_defaults_are_the_papers():
+    model = MoCo(lambda: encoders.build("resnet18", head="linear"))
+    assert model.queue.keys.shape == (65536, 128)
+    assert model.queue.keys.dtype == "float32"
+    assert not model.queue.keys.trainable
+    assert (model.momentum, model.temperature, model.shuffle_bn) == (0.999, 0.07, True)
+
+
+def test_key_encoder_starts_as_a_copy():
+    model = MoCo(lambda: encoders.build("resnet8", head="mlp", stem="small"), queue_size=16)
+    for a, b in zip(
+        model.query_encoder.get_weights(), model.key_encoder.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_optimizer_holds_the_query_encoder_alone():
+    model = MoCo(linear_encoder, queue_size=16, shuffle_bn=False)
+    model.compile(SGD(0.1))
+    assert len(model.optimizer.momentum_buffers) == len(model.query_encoder.trainable_variables)
+
+
+def grouped_normalization(x, groups):
+    """Each block of the batch by its own mean and variance, in float64; and the statistics."""
+    blocks = np.split(x, groups)
+    means = [b.mean(axis=(0, 1, 2)) for b in blocks]
+    variances = [b.var(axis=(0, 1, 2)) for b in blocks]
+    y = [
+        (b - mean) / np.sqrt(variance + 1e-5)
+        for b, mean, variance in zip(blocks, means, variances, strict=True)
+    ]
+    count = x.size // groups / 3
+    unbiased = [variance * count / (count - 1) for variance in variances]
+    return np.concatenate(y), np.mean(means, axis=0), np.mean(unbiased, axis=0)
+
+
+@pytest.mark.parametrize("shuffle_bn", [True, False])
+def test_keys_are_normalized_in_the_groups_of_the_permuted_batch(float64, shuffle_bn):
+    keras.utils.set_random_seed(2)
+    model = MoCo(lambda: normalizing_encoder(4), queue_size=N, shuffle_bn=shuffle_bn, seed=3)
+    model.compile(SGD(0.0))
+    kernel, bias = model.key_encoder.layers[-1].get_weights()
+    x = views(1)
+    fit(model, x)
+    order = np.arange(N)
+    if shuffle_bn:
+        order = permutation(N, seed_for("permutation", 3, 0)).numpy()
+        assert not np.array_equal(order, np.arange(N))
+    y, mean, variance = grouped_normalization(x[0, 1][order], 4)
+    expected = np.empty((N, C))
+    expected[order] = y.reshape(N, PIXELS) @ kernel + bias
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.queue.keys.numpy(), expected, rtol=1e-8)
+    # The key encoder's moving statistics are its own, not an average of the query encoder's.
+    moving = model.key_encoder.layers[1]
+    np.testing.assert_allclose(moving.moving_mean.numpy(), 0.1 * mean, rtol=1e-8)
+    np.testing.assert_allclose(moving.moving_variance.numpy(), 0.9 + 0.1 * variance, rtol=1e-8)
+
+
+def test_queries_are_not_permuted(float64):
+    keras.utils.set_random_seed(2)
+    model = MoCo(lambda: normalizing_encoder(4), queue_size=16, seed=3, temperature=0.5)
+    model.compile(SGD(0.0))
+    queue = model.queue.keys.numpy()
+    kernel, bias = model.query_encoder.layers[-1].get_weights()
+    x = views(1)
+    loss = fit(model, x).history["loss"][0]
+    q = grouped_normalization(x[0, 0], 4)[0].reshape(N, PIXELS) @ kernel + bias
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    k = model.queue.keys.numpy()[:N]  # enqueued in the order of the batch
+    logits = np.concatenate([(q * k).sum(axis=1, keepdims=True), q @ queue.T], axis=1) / 0.5
+    expected = (np.log(np.exp(logits).sum(axis=1)) - logits[:, 0]).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-9)
+
+
+def test_two_replicas_compute_what_one_computes(float64, two_replicas):
+    """The whole of distribution has tests of its own; here, loss, weights and queue in 5 steps."""
+
+    def run(strategy):
+        with strategy.scope():
+            keras.utils.set_random_seed(4)
+            groups = 4 // strategy.num_replicas_in_sync
+            model = MoCo(lambda: normalizing_encoder(groups), queue_size=13, momentum=0.9, seed=5)
+            model.compile(SGD(0.1))
+        batches = views(5)
+        data = tf.data.Dataset.from_tensor_slices((batches[:, 0], batches[:, 1]))
+        history = model.fit(
+            data.unbatch().batch(N, drop_remainder=True), verbose=0, shuffle=False
+        ).history
+        weights = [variable.numpy() for variable in model.variables]
+        return [np.array(history["loss"]), model.queue.keys.numpy(), *weights]
+
+    one = run(tf.distribute.get_strategy())
+    two = run(two_replicas)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+
+
+def test_where_the_data_ends_nothing_moves_not_even_a_counter():
+    """`fit` learns that data of unknown length has ended by asking for one batch more."""
+    batches = views(4).astype(np.float32)
+    models = []
+    for known in (True, False):
+        keras.utils.set_random_seed(4)
+        model = MoCo(linear_encoder, queue_size=13, shuffle_bn=False)
+        model.compile(SGD(0.1))
+        data = tf.data.Dataset.from_tensor_slices((batches[:, 0], batches[:, 1]))
+        if not known:
+            data = data.filter(lambda *_: True)
+        model.fit(data, verbose=0, shuffle=False)
+        models.append(model)
+    for a, b in zip(*(m.variables + m.optimizer.variables for m in models), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+
+
+def losses_of_a_small_resnet(policy, jit_compile=False):
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(6)
+    model = MoCo(
+        lambda: encoders.build("resnet8", head="linear", stem="small", bn_groups=2), queue_size=21
+    )
+    model.compile(SGD(Step(0.01, 100)), jit_compile=jit_compile)
+    # Large enough that no statistic rests on a handful of values, which rounding would turn over.
+    x = np.random.default_rng(7).normal(size=(4, 2, 16, 16, 16, 3)).astype(np.float32)
+    losses = [fit(model, x[i : i + 1]).history["loss"][0] for i in range(4)]
+    return model, losses
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_similarity_and_queue_are_float32_under_mixed_precision(policy):
+    _, expected = losses_of_a_small_resnet("float32")
+    model, losses = losses_of_a_small_resnet(policy)
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
+    assert model.queue.keys.dtype == "float32"
+    assert {v.dtype for v in model.query_encoder.trainable_variables} == {"float32"}
+    norms = np.linalg.norm(model.queue.keys.numpy(), axis=1)
+    np.testing.assert_allclose(norms, 1.0, atol=1e-5)  # bfloat16 would be off by 1e-3
+
+
+def test_checkpoint_holds_queue_pointer_and_step(tmp_path):
+    def build():
+        model = MoCo(linear_encoder, queue_size=13, shuffle_bn=False)
+        model.compile(SGD(0.1))
+        return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    model, checkpoint = build()
+    fit(model, views(3).astype(np.float32))
+    path = checkpoint.save(str(tmp_path / "checkpoint"))
+    restored, checkpoint = build()
+    checkpoint.restore(path).assert_consumed()
+    for a, b in zip(model.variables, restored.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    for a, b in zip(model.optimizer.variables, restored.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert int(restored.queue.pointer.numpy()) == 3 * N % 13
+    assert int(restored.step.numpy()) == 3
