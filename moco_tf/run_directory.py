@@ -1,7 +1,8 @@
-"""A run directory: the config that made it, its checkpoints and its metrics."""
+"""The run directory: the config of a run, its checkpoints and its metrics."""
 
 import json
 import os
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
@@ -11,57 +12,69 @@ from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_atomically
 
 
-def require_same_run(workdir, config, num_images, channels=3):
-    """Looks whether a run in `workdir`, if there is one, is of the same config and data.
+def require_same_run(
+    workdir: str, config: ml_collections.ConfigDict, num_images: int, channels: int = 3
+) -> None:
+    """Raise a `UserError` if `workdir` holds a run with another config or other data.
+
+    A directory without a run passes, and so does a path where nothing exists.
 
     Args:
-        workdir: str, local or a `tf.io.gfile` path.
-        config: the config of the run to start or to go on with.
-        num_images: int, images that it trains on. With other images the same position in the run
-            would be another place in the data.
-        channels: int, of these images.
+        workdir: Path of the run directory, local or a `tf.io.gfile` path.
+        config: Config of the run to start or to resume.
+        num_images: Number of images that the run trains on. With another number, the same step
+            would be at another place in the data.
+        channels: Number of channels of these images.
 
     Raises:
-        UserError: another config or other data made it, or it is a file.
+        UserError: If the run there has another config, another number of images or images with
+            another number of channels, or if `workdir` is a file.
     """
     if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
-        saved, wanted = flatten(read_config(workdir)), flatten(config)
-        differing = [
-            f"{key} is {saved[key]!r} there and {wanted[key]!r} here"
-            for key in wanted
-            if key not in OPERATIONAL and saved[key] != wanted[key]
+        saved, current = flatten(read_config(workdir)), flatten(config)
+        differences = [
+            f"{key} is {saved[key]!r} there and {current[key]!r} here"
+            for key in current
+            if key not in OPERATIONAL and saved[key] != current[key]
         ]
-        if differing:
+        if differences:
             raise UserError(
-                f"--workdir={workdir} holds a run of another config ({'; '.join(differing)}): give "
-                "another directory, or that config to go on with it"
+                f"the run directory {workdir} holds a run with another config "
+                f"({'; '.join(differences)}): use another directory, or the config of that run to "
+                "resume it"
             )
-        before = read_num_images(workdir)
-        if before != num_images:
+        saved_num_images = read_num_images(workdir)
+        if saved_num_images != num_images:
             raise UserError(
-                f"--workdir={workdir} holds a run on {before} images, and '{config.data.source}' "
-                f"has {num_images} now: give another directory, or bring back the images"
+                f"the run directory {workdir} holds a run on {saved_num_images} images, but "
+                f"'{config.data.source}' has {num_images} now: use another directory, or restore "
+                "the images"
             )
-        before = read_channels(workdir)
-        if before != channels:
+        saved_channels = read_channels(workdir)
+        if saved_channels != channels:
             raise UserError(
-                f"--workdir={workdir} holds a run on images of {before} channels, and those of "
-                f"'{config.data.source}' have {channels} now: give another directory, or bring "
-                "back the images"
+                f"the run directory {workdir} holds a run on images with {saved_channels} "
+                f"channels, but those of '{config.data.source}' have {channels} now: use another "
+                "directory, or restore the images"
             )
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
-        raise UserError(f"--workdir={workdir} is a file: give a directory")
+        raise UserError(f"the run directory {workdir} is a file: use a directory")
 
 
-def open_for_training(workdir, config, num_images, channels=3):
-    """Makes the directory, or takes over that of the same run.
+def open_for_training(
+    workdir: str, config: ml_collections.ConfigDict, num_images: int, channels: int = 3
+) -> None:
+    """Create a run directory, or open the directory of the same run to resume it.
 
     Args:
-        workdir, config, num_images, channels: as for `require_same_run`.
+        workdir: Path of the run directory, local or a `tf.io.gfile` path.
+        config: Config of the run.
+        num_images: Number of images that the run trains on.
+        channels: Number of channels of these images.
 
     Raises:
-        UserError: it cannot be written, or another config or other data made it; nothing in it is
-            touched.
+        UserError: If the directory cannot be written, or if `require_same_run` refuses it. A
+            refused directory is left as it is.
     """
     require_same_run(workdir, config, num_images, channels)
     try:
@@ -73,25 +86,28 @@ def open_for_training(workdir, config, num_images, channels=3):
             write_atomically(os.path.join(workdir, name), text + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error_reason(error)}): give a directory that can"
+            f"the run directory {workdir} cannot be written ({error_reason(error)}): use a "
+            "directory that can be written"
         ) from error
 
 
-def require_empty(path):
-    """Raises a `UserError` unless `path` does not exist or is an empty directory."""
+def require_empty(path: str) -> None:
+    """Raise a `UserError` unless `path` does not exist or is an empty directory."""
     if tf.io.gfile.exists(path) and (not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path)):
-        raise UserError(f"--workdir={path} holds something already: give another directory")
+        raise UserError(f"the run directory {path} is not empty: use another directory")
 
 
-def read_config(workdir):
-    """The config that made a run.
+def read_config(workdir: str) -> ml_collections.ConfigDict:
+    """Return the config of a run.
+
+    Settings that did not exist yet when the run was started have their default values.
 
     Raises:
-        UserError: the directory holds no run, or one whose config cannot be read.
+        UserError: If the directory holds no run, or its config cannot be read.
     """
     path = os.path.join(workdir, "config.json")
     if not tf.io.gfile.exists(path):
-        raise UserError(f"--workdir={workdir} holds no run: there is no config.json in it")
+        raise UserError(f"the run directory {workdir} holds no run: it has no config.json")
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
@@ -100,62 +116,68 @@ def read_config(workdir):
         with config.unlocked():
             config.update(ml_collections.ConfigDict(values))
         if set(flatten(config)) != set(flatten(default_config())):
-            raise ValueError("it has keys that no config has")
+            raise ValueError("it has unknown settings")
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not the config of a run: {error}") from error
     return config
 
 
-def read_num_images(workdir):
-    """How many images a run trains on, int."""
+def read_num_images(workdir: str) -> int:
+    """Return the number of images that a run trains on."""
     return _read_data(workdir)["num_images"]
 
 
-def read_channels(workdir):
-    """How many channels these images have, int; 3 in runs of before there was a choice."""
+def read_channels(workdir: str) -> int:
+    """Return the number of channels of a run's images.
+
+    Runs from before the number was recorded have 3.
+    """
     return _read_data(workdir).get("channels", 3)
 
 
-def _read_data(workdir):
+def _read_data(workdir: str) -> dict[str, int]:
     with tf.io.gfile.GFile(os.path.join(workdir, "data.json")) as file:
         return json.loads(file.read())
 
 
-def latest_checkpoint(workdir):
-    """The path of the newest complete checkpoint, or None."""
+def latest_checkpoint(workdir: str) -> str | None:
+    """Return the path of the newest complete checkpoint, or None if there is none."""
     return tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
 
 
-def require_checkpoint(workdir):
-    """The path of the newest complete checkpoint.
+def require_checkpoint(workdir: str) -> str:
+    """Return the path of the newest complete checkpoint.
 
     Raises:
         UserError: If there is none yet.
     """
     path = latest_checkpoint(workdir)
     if path is None:
-        raise UserError(f"the run in {workdir} has no checkpoint yet: train it first")
+        raise UserError(f"the run directory {workdir} holds no checkpoint yet: train the run first")
     return path
 
 
-def read_metrics(workdir):
-    """The lines of metrics.jsonl as dicts, a line cut short by a kill left out."""
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl as dicts; an incomplete line is left out.
+
+    Without a metrics.jsonl the list is empty.
+    """
     path = os.path.join(workdir, "metrics.jsonl")
     if not tf.io.gfile.exists(path):
         return []
     with tf.io.gfile.GFile(path) as file:
         lines = file.read().splitlines()
-    parsed = []
+    metrics = []
     for line in lines:
         try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError:
+            metrics.append(json.loads(line))
+        except json.JSONDecodeError:  # A kill cut the line short.
             continue
-    return parsed
+    return metrics
 
 
-def rewind_metrics(workdir, step):
-    """Drops the lines of metrics.jsonl past `step`, which a resumed run will write again."""
+def rewind_metrics(workdir: str, step: int) -> None:
+    """Remove the lines of metrics.jsonl after `step`, which a resumed run writes again."""
     kept = [line for line in read_metrics(workdir) if line["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in kept)
     write_atomically(os.path.join(workdir, "metrics.jsonl"), text)

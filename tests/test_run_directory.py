@@ -1,3 +1,5 @@
+"""Run directories: what is saved comes back, and the directory of another run is refused."""
+
 import json
 
 import pytest
@@ -7,34 +9,109 @@ from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
 
 
-def test_a_config_comes_back_as_it_was(tmp_path):
+@pytest.fixture
+def config():
     config = default_config()
-    config.milestones = (3, 7, 9)
     config.data.source = "photos"
-    run_directory.open_for_training(str(tmp_path / "run"), config, 10)
-    assert flatten(run_directory.read_config(str(tmp_path / "run"))) == flatten(config)
-    run_directory.open_for_training(str(tmp_path / "run"), config, 10)  # again, to go on
+    return config
 
 
-def test_what_is_looked_at_may_change_when_a_run_goes_on(tmp_path):
-    config = default_config()
-    run_directory.open_for_training(str(tmp_path), config, 10)
+@pytest.fixture
+def workdir(config, tmp_path):
+    """A run directory that was opened for a run on 10 images."""
+    workdir = str(tmp_path / "run")
+    run_directory.open_for_training(workdir, config, 10)
+    return workdir
+
+
+def refusal(function, *arguments):
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "--" not in message  # The library does not know of command line flags.
+    return message
+
+
+def test_config_is_read_as_it_was_written(config, tmp_path):
+    config.milestones = (3, 7, 9)
+    workdir = str(tmp_path / "run")
+    run_directory.open_for_training(workdir, config, 10)
+    assert flatten(run_directory.read_config(workdir)) == flatten(config)
+    run_directory.open_for_training(workdir, config, 10)  # To resume.
+
+
+def test_number_of_images_and_channels_are_read_as_they_were_written(config, tmp_path):
+    run_directory.open_for_training(str(tmp_path), config, 12, channels=5)
+    assert run_directory.read_num_images(str(tmp_path)) == 12
+    assert run_directory.read_channels(str(tmp_path)) == 5
+
+
+def test_run_without_a_recorded_number_of_channels_has_three(tmp_path):
+    (tmp_path / "data.json").write_text('{"num_images": 12}')
+    assert run_directory.read_channels(str(tmp_path)) == 3
+
+
+def test_operational_settings_may_change_when_a_run_is_resumed(config, workdir):
     config.knn_every, config.checkpoint_every = 1, 7
-    run_directory.open_for_training(str(tmp_path), config, 10)
-    assert run_directory.read_config(str(tmp_path)).checkpoint_every == 7
+    run_directory.open_for_training(workdir, config, 10)
+    assert run_directory.read_config(workdir).checkpoint_every == 7
 
 
-def test_metrics_are_rewound_and_a_line_cut_short_is_dropped(tmp_path):
+def test_run_with_another_config_is_refused_and_left_as_it_is(config, workdir):
+    config.temperature = 0.2
+    message = refusal(run_directory.open_for_training, workdir, config, 10)
+    assert workdir in message
+    assert "temperature is 0.07 there and 0.2 here" in message
+    assert run_directory.read_config(workdir).temperature == 0.07
+
+
+def test_run_on_other_data_is_refused(config, workdir):
+    message = refusal(run_directory.open_for_training, workdir, config, 11)
+    assert "10 images" in message
+    assert "'photos' has 11" in message
+    message = refusal(run_directory.open_for_training, workdir, config, 10, 5)
+    assert "3 channels" in message
+    assert "have 5" in message
+
+
+def test_file_is_refused_as_a_run_directory(config, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    message = refusal(run_directory.open_for_training, str(path), config, 10)
+    assert f"{path} is a file" in message
+    message = refusal(run_directory.open_for_training, str(path / "run"), config, 10)
+    assert f"{path}/run cannot be written" in message
+
+
+def test_require_empty(tmp_path):
+    run_directory.require_empty(str(tmp_path / "missing"))
+    run_directory.require_empty(str(tmp_path))
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file"):
+        assert f"{path} is not empty" in refusal(run_directory.require_empty, str(path))
+
+
+def test_directory_without_a_run_or_a_checkpoint_is_refused(workdir, tmp_path):
+    message = refusal(run_directory.read_config, str(tmp_path))
+    assert f"{tmp_path} holds no run" in message
+    message = refusal(run_directory.require_checkpoint, workdir)
+    assert f"{workdir} holds no checkpoint yet" in message
+
+
+@pytest.mark.parametrize("text", ["{half of", '{"no_such_setting": 1}'])
+def test_unreadable_config_is_refused_with_its_path(workdir, text):
+    path = f"{workdir}/config.json"
+    with open(path, "w") as file:
+        file.write(text)
+    assert path in refusal(run_directory.read_config, workdir)
+
+
+def test_metrics_are_rewound_without_the_incomplete_line(tmp_path):
     lines = [{"step": step, "loss": 1.0} for step in (1, 2, 3)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
+    assert run_directory.read_metrics(str(tmp_path)) == []
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "lo')
     assert run_directory.read_metrics(str(tmp_path)) == lines
     run_directory.rewind_metrics(str(tmp_path), 2)
     assert run_directory.read_metrics(str(tmp_path)) == lines[:2]
-
-
-def test_other_data_than_the_run_began_with_is_refused(tmp_path):
-    config = default_config()
-    run_directory.open_for_training(str(tmp_path), config, 10)
-    with pytest.raises(UserError, match="on 10 images, and .* has 11 now"):
-        run_directory.open_for_training(str(tmp_path), config, 11)

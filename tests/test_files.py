@@ -1,0 +1,75 @@
+"""Atomic writes: after an interruption a path holds its old content, its new one, or nothing."""
+
+import pytest
+import tensorflow as tf
+
+from moco_tf.files import atomic_directory, error_reason, write_atomically
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("été", "été".encode()), (b"\xff\x00", b"\xff\x00")]
+)
+def test_file_is_written_and_replaced(tmp_path, text, expected):
+    path = tmp_path / "file"
+    for _ in range(2):
+        write_atomically(str(path), text)
+        assert contents(tmp_path) == {"file": expected}
+
+
+def test_file_keeps_its_content_when_the_write_is_interrupted(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tf.io.gfile, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(str(path), "new")
+    assert path.read_text() == "old"
+
+
+def test_directory_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "directory"
+    with atomic_directory(str(path)) as unfinished:
+        tf.io.gfile.makedirs(unfinished)
+        write_atomically(f"{unfinished}/file", "text")
+        assert not path.exists()
+    assert contents(path) == {"file": b"text"}
+
+
+def test_directory_is_replaced_and_leftovers_of_a_kill_are_removed(tmp_path):
+    path = tmp_path / "directory"
+    for folder in (path, tmp_path / "directory.unfinished"):
+        folder.mkdir()
+        (folder / "old").write_text("old")
+    with atomic_directory(f"{path}/") as unfinished:
+        tf.io.gfile.makedirs(unfinished)
+        write_atomically(f"{unfinished}/file", "text")
+    assert contents(path) == {"file": b"text"}
+    assert [folder.name for folder in tmp_path.iterdir()] == ["directory"]
+
+
+def test_directory_is_not_touched_when_the_block_fails(tmp_path):
+    path = tmp_path / "directory"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def fail():
+        with atomic_directory(str(path)) as unfinished:
+            tf.io.gfile.makedirs(unfinished)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert contents(path) == {"old": b"old"}
+
+
+def test_reason_of_an_error_is_its_message_alone():
+    assert error_reason(OSError(28, "No space left on device")) == "No space left on device"
+    assert error_reason(tf.errors.NotFoundError(None, None, "no such bucket")) == "no such bucket"
+    assert error_reason(OSError("unknown")) == "unknown"
