@@ -1,0 +1,56 @@
+"""The facts about a run that its report and its model cards state."""
+
+import pytest
+
+from moco_tf.config import default_config
+from moco_tf.run_summary import NOT_IN_PAPER, differing_settings, summarize
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.data.source = "folder:photos"
+    config.queue_size = 4096
+    return config
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "queue_size", "fragments"),
+    [
+        ("moco", 4096, ["queue of 4,096 keys", "m = 0.999"]),
+        ("memory_bank", 4096, ["memory bank of 25,600 keys", "4,096"]),
+        ("end_to_end", 0, ["batch of 256 keys"]),
+    ],
+)
+def test_dictionary_is_described_for_each_mechanism(config, mechanism, queue_size, fragments):
+    config.mechanism, config.queue_size = mechanism, queue_size
+    description = summarize(config, 25_600, "folder:photos", 3, [])["Dictionary"]
+    for fragment in fragments:
+        assert fragment in description
+
+
+def test_channels_are_stated_when_the_images_are_not_rgb(config):
+    facts = {c: summarize(config, 25_600, "folder:photos", c, []) for c in (3, 5)}
+    assert "channels" not in facts[3]["Images"]
+    assert "5 channels" in facts[5]["Images"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [(256.0, "50 s"), (64.0, "3 min 20 s"), (1.0, "3 h 33 min")]
+)
+def test_time_is_computed_from_the_rates_in_the_metrics(config, rate, expected):
+    lines = [{"step": step, "images_per_second": rate} for step in (10, 30, 50)]
+    lines.insert(1, {"step": 20, "knn_top1": 0.5})
+    facts = summarize(config, 25_600, "folder:photos", 3, lines)
+    assert facts["Time in training steps"] == expected
+    assert "Time in training steps" not in summarize(config, 25_600, "folder:photos", 3, [])
+
+
+def test_differing_settings_are_those_of_the_paper_alone(config):
+    assert differing_settings(config) == {"queue_size": (4096, 65536)}
+    config.seed, config.steps, config.knn_every, config.temperature = 5, 7, 1, 0.2
+    assert {"seed", "steps", "knn_every"} <= set(NOT_IN_PAPER)
+    assert differing_settings(config) == {
+        "queue_size": (4096, 65536),
+        "temperature": (0.2, 0.07),
+    }
