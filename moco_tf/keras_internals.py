@@ -5,7 +5,7 @@ makes it necessary. When such a test fails after an upgrade, the workaround can 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -21,6 +21,8 @@ class DistributedModel(keras.Model):
     Attributes:
         seconds_waiting: Seconds that `fit` has spent waiting for data so far.
     """
+
+    train_function: Callable[[Iterator[Any]], dict[str, Any]] | None
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -195,9 +195,7 @@ def _locate_config(path: str) -> str:
 def _define_flags(command: Command, values: flags.FlagValues, arguments: list[str]) -> None:
     with _parsing_errors(arguments):
         command.define_flags(values, arguments)
-        flags.DEFINE_bool(
-            "debug", False, "Show the traceback of an error.", flag_values=values
-        )
+        flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
 
 
 def _parse(values: flags.FlagValues, arguments: list[str]) -> None:

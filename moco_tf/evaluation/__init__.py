@@ -1,1 +1,1 @@
-"""What frozen features are worth: nearest neighbours and a linear probe."""
+"""Evaluation protocols: what a backbone's features are worth on labeled images."""

@@ -1,80 +1,100 @@
-"""Fine-tuning from several initialisations, the head alone and all layers, by one schedule.
+"""Compare initializations: fine-tune each with one schedule, the head alone and all layers.
 
-The comparison of the single-GPU report: whether pre-training helps, and whether it gave good
-features or a good place to start from.
+This is the comparison of the single-GPU report among the papers. It shows whether pre-training
+helps, and whether it gives good features or only a good starting point.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
+from typing import Any
 
 import tensorflow as tf
 
+from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
-from moco_tf.evaluation import finetune, protocols
+from moco_tf.evaluation import protocols
+from moco_tf.evaluation.settings import FinetuneSettings
 
 PROTOCOL = "finetune_comparison"
 
 
-def compare(backbones, source, image_size, directory, about, **settings):
-    """Fine-tunes each of several backbones, its head alone and all of its layers.
+def compare(
+    backbones: dict[str, Any],
+    source: Source,
+    image_size: int,
+    directory: str,
+    description: dict[str, Any],
+    settings: FinetuneSettings = FinetuneSettings(),
+) -> dict[str, Any]:
+    """Fine-tune each of several backbones, its head alone and all of its layers.
 
     Each curve is written as soon as it is finished, to `directory/eval/finetune_comparison.json`.
-    One that is there already, from the same weights, images and settings, is not made again.
+    A curve that is there already, from the same weights, images and settings, is not computed
+    again.
 
     Args:
-        backbones: `{name: backbone}`, each as for `finetune.fit`.
-        source, image_size: of `finetune.fit`.
-        directory: str, such as the run.
-        about: a dict, what else the file says.
-        **settings: keyword arguments of `finetune.fit` but `layers` and `progress`.
+        backbones: Backbones by name, each as for `finetune.fit`.
+        source: A source with labels.
+        image_size: Side of the views in pixels.
+        directory: Directory of the result, such as the run directory.
+        description: Further entries of the result.
+        settings: Settings of the training; `layers` is ignored.
 
     Returns:
-        What the file holds: `protocol`; `about`; and `curves`, what `protocols.evaluate_finetune`
-        returns for each, with `initialisation`, the backbone's name, and `weights`, a checksum of
-        what it began with.
+        The content of the file: `protocol`, the description, and `curves`: the result of
+        `protocols.evaluate_finetune` for each, with `initialisation`, the backbone's name, and
+        `weights`, a checksum of its initial weights.
 
     Raises:
-        UserError: what `protocols.evaluate_finetune` raises, or the file cannot be written.
+        UserError: As `protocols.evaluate_finetune`, or if the file cannot be written.
     """
-    known = read(directory, PROTOCOL, "curves")
-    result = {"protocol": PROTOCOL, **about, "curves": []}
+    finished = read(directory, PROTOCOL, "curves")
+    result = {"protocol": PROTOCOL, **description, "curves": []}
     for name, backbone in backbones.items():
-        what = {
+        identity = {
             "initialisation": name,
             "weights": checksum(backbone),
             "data": source.name,
             "data_images": source.size,
             "image_size": image_size,
         }
-        for layers in finetune.LAYERS:
-            own = protocols.finetune_settings(layers=layers, **settings)
-            wanted = json.loads(json.dumps({**what, **own}))  # tuples as the lists of a file
-            curve = next((curve for curve in known if wanted.items() <= curve.items()), None)
+        for layers in ("head", "all"):
+            own_settings = dataclasses.replace(settings, layers=layers)
+            curve = find_matching(finished, {**identity, **own_settings.used()})
             if curve is None:
-                words = f"{name}, {protocols.LAYERS[layers]}"
-                curve = protocols.evaluate_finetune(backbone, source, image_size, words, **own)
-                curve = {**what, **curve}
+                progress = f"{name}, {protocols.LAYERS[layers]}"
+                curve = protocols.evaluate_finetune(
+                    backbone, source, image_size, own_settings, progress
+                )
+                curve = {**identity, **curve}
             result["curves"].append(curve)
             if is_chief():
                 protocols.write_result(directory, result)
     return result
 
 
-def read(directory, protocol, key):
-    """What a comparison that was stopped has finished.
+def find_matching(records: list[dict[str, Any]], entries: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the first record of a JSON file that contains all of the entries, or None."""
+    entries = json.loads(json.dumps(entries))  # A file has lists where Python has tuples.
+    return next((record for record in records if entries.items() <= record.items()), None)
+
+
+def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
+    """Read what an interrupted comparison has finished.
 
     Args:
-        directory: str, such as the run.
-        protocol: str, the name that the comparison goes by.
-        key: str, under which its file has a list.
+        directory: Directory of the result, such as the run directory.
+        protocol: Name of the comparison.
+        key: Key of the list in its file.
 
     Returns:
-        The list; an empty one where there is no file.
+        The list; empty if there is no file.
 
     Raises:
-        UserError: the file is another's.
+        UserError: If the file is not the result of a comparison.
     """
     path = os.path.join(directory, "eval", f"{protocol}.json")
     if not tf.io.gfile.exists(path):
@@ -84,10 +104,12 @@ def read(directory, protocol, key):
     try:
         return json.loads(text)[key]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not what --compare wrote: delete it to begin again") from error
+        raise UserError(
+            f"{path} is not the result of a comparison: delete it to start again"
+        ) from error
 
 
-def checksum(backbone):
-    """Of all weights in any order: a run and its SavedModel have the same."""
+def checksum(backbone: Any) -> str:
+    """Return a checksum of all weights in any order: the same for a run and its SavedModel."""
     digests = [hashlib.sha256(weight.tobytes()).digest() for weight in backbone.get_weights()]
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

@@ -1,73 +1,95 @@
 """Features of a frozen backbone, computed once."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf.data.pipeline import central_views
+from moco_tf.data.sources.source import Source
 from moco_tf.distribution import all_gather, is_chief
 from moco_tf.errors import UserError
 
-# Images that a replica sees at a time. The same whatever the number of replicas: in batches of
-# another size a feature may differ in its last bits.
+# Number of images that a replica sees at a time. It does not depend on the number of replicas,
+# because in batches of another size a feature may differ in its last bits.
 BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """`features`, float32 `[M, D]`, of the images at `indices`, int64 `[M]`, of a source, and
-    their `labels`, int32 `[M]`, or None."""
+    """Features of some images of a source.
+
+    Attributes:
+        features: float32 `[M, D]`.
+        indices: int64 `[M]`, the images of the source that the features belong to.
+        labels: int32 `[M]`, in [0, `num_classes`), or None if the source has no labels.
+        num_classes: Number of classes of the source; 0 if it has no labels.
+    """
 
     features: np.ndarray
     indices: np.ndarray
     labels: np.ndarray | None
+    num_classes: int = 0
 
 
-def extract(backbone, source, indices, image_size, progress=None):
-    """Runs a backbone over images in inference mode, shared among the replicas of the current
-    `tf.distribute` strategy.
+def extract(
+    backbone: Callable[[tf.Tensor], tf.Tensor],
+    source: Source,
+    indices: np.ndarray,
+    image_size: int,
+    progress: str | None = None,
+) -> Features:
+    """Run a backbone over images in inference mode.
+
+    The replicas of the current `tf.distribute` strategy share the work.
 
     Args:
-        backbone: callable, images `[N, size, size, channels]` in 0 to 255 to features `[N, D]`,
-            such as `moco_tf.load_backbone` returns. It is called without `training`.
-        source: a `moco_tf.data.source.Source`.
-        indices: int64 `[M]`, the images wanted; those that cannot be read are left out.
-        image_size: int, side of the central view in pixels.
-        progress: str, words for a progress bar, or None for no bar.
+        backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
+            `[N, D]`, such as the result of `moco_tf.load_backbone`. It is called without
+            `training`.
+        source: The source of the images.
+        indices: int64 `[M]`, the images to use. Images that cannot be read are left out.
+        image_size: Side of the central view in pixels.
+        progress: Label of the progress bar, or None for no bar.
 
     Returns:
-        `Features`.
+        The features of all images that can be read.
 
     Raises:
-        UserError: none of the images can be read.
+        UserError: If none of the images can be read.
     """
     strategy = tf.distribute.get_strategy()
     batches = strategy.distribute_datasets_from_function(
         lambda context: central_views(source, indices, image_size, BATCH_SIZE, context)
     )
 
-    def replica_step(index, images):
-        own = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
-        return all_gather(index), all_gather(own)
+    def replica_step(batch_indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
+        return all_gather(batch_indices), all_gather(features)
 
     @tf.function
-    def step(batch):
+    def step(batch: tuple[tf.Tensor, tf.Tensor]) -> list[tf.Tensor]:
         gathered = strategy.run(replica_step, args=batch)
         return [strategy.experimental_local_results(value)[0] for value in gathered]
 
-    features, found = [], []
-    # tqdm's None: no bar where there is no terminal.
+    feature_parts, index_parts = [], []
+    # With None, tqdm shows no bar where there is no terminal.
     disable = None if progress and is_chief() else True
     with tqdm(total=len(indices), desc=progress, unit="img", disable=disable) as bar:
         for batch in batches:
-            index, values = (value.numpy() for value in step(batch))
-            features.append(values[index >= 0])
-            found.append(index[index >= 0])
-            bar.update(len(found[-1]))
-    found = np.concatenate(found)
-    if not len(found):
-        raise UserError(f"data source '{source.name}': no image to evaluate on can be read")
-    labels = None if source.labels is None else source.labels[found]
-    return Features(np.concatenate(features), found, labels)
+            batch_indices, features = (value.numpy() for value in step(batch))
+            # Rows with the index -1 fill up the batch, or stand for unreadable images.
+            feature_parts.append(features[batch_indices >= 0])
+            index_parts.append(batch_indices[batch_indices >= 0])
+            bar.update(len(index_parts[-1]))
+    readable = np.concatenate(index_parts)
+    if not len(readable):
+        raise UserError(f"data source '{source.name}': none of the images can be read")
+    labels = source.labels
+    if labels is None:
+        return Features(np.concatenate(feature_parts), readable, None)
+    return Features(
+        np.concatenate(feature_parts), readable, labels[readable], len(source.class_names)
+    )

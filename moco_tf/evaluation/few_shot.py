@@ -1,84 +1,76 @@
-"""Few-shot classification: logistic regression on a handful of labelled images of each class."""
+"""Few-shot classification: logistic regression on a few labeled images of each class."""
+
+import dataclasses
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from moco_tf.errors import UserError
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.logistic import probe
+from moco_tf.evaluation.settings import FewShotSettings
 
 
 def classify(
-    train,
-    train_labels,
-    test,
-    test_labels,
-    num_classes,
-    shots=(1, 5, 10),
-    draws=10,
-    seed=0,
-    l2=1e-3,
-    iterations=200,
-):
-    """Accuracy with a few labels a class, over several draws of the images that have them.
+    train: Features, test: Features, settings: FewShotSettings = FewShotSettings()
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the accuracy with a few labels per class, over several draws of these images.
 
     Args:
-        train, test: float32 `[M, D]` and `[N, D]`.
-        train_labels, test_labels: int `[M]` and `[N]`, in 0 to `num_classes` - 1.
-        num_classes: int.
-        shots: ints, labelled images of each class.
-        draws: int, 2 or more.
-        seed: int, 0 or more, of `draw`.
-        l2, iterations: of `moco_tf.evaluation.logistic.probe`.
+        train: Labeled features of the training images, from which the labeled ones are drawn.
+        test: Labeled features of the test images.
+        settings: Settings of the draws and of the classifier.
 
     Returns:
-        `{"few_shot": [...]}`, with a dict for each number of shots: `shots`; `top1` and
-        `top1_std`, mean and standard deviation (of a sample) over the draws; `top1_of_draws`, a
-        list; and for the mean of top-5 `top5`. Shares in 0 to 1.
+        `{"few_shot": [...]}` with a dict for each number of shots: `shots`; the mean and the
+        sample standard deviation of top-1 accuracy over the draws, `top1` and `top1_std`; the mean
+        of top-5, `top5`; and the top-1 accuracy of every draw, `top1_of_draws`. All in [0, 1].
 
     Raises:
-        UserError: a class with fewer training images than shots, or fewer than two classes.
+        UserError: If a class has fewer training images than shots, or there is only one class.
     """
-    require_enough(train_labels, range(num_classes), shots)
-    results = []
-    with tqdm(total=draws * sum(shots), desc="few-shot", unit="shot", disable=None) as bar:
-        for count in shots:
-            found = []
-            for number in range(draws):
-                chosen = draw(train_labels, count, seed, number)
-                found.append(
-                    probe(
-                        train[chosen],
-                        train_labels[chosen],
-                        test,
-                        test_labels,
-                        num_classes,
-                        l2,
-                        iterations,
-                    )
+    assert train.labels is not None
+    require_enough(train.labels, [str(label) for label in range(train.num_classes)], settings.shots)
+    rows = []
+    total = settings.draws * sum(settings.shots)
+    with tqdm(total=total, desc="few-shot", unit="shot", disable=None) as bar:
+        for shots in settings.shots:
+            results = []
+            for number in range(settings.draws):
+                chosen = draw(train.labels, shots, settings.seed, number)
+                few = dataclasses.replace(
+                    train,
+                    features=train.features[chosen],
+                    indices=train.indices[chosen],
+                    labels=train.labels[chosen],
                 )
-                bar.update(count)
-            top1 = [accuracy["top1"] for accuracy in found]
-            results.append(
+                results.append(probe(few, test, settings))
+                bar.update(shots)
+            top1 = [result["top1"] for result in results]
+            rows.append(
                 {
-                    "shots": count,
+                    "shots": shots,
                     "top1": float(np.mean(top1)),
                     "top1_std": float(np.std(top1, ddof=1)),
-                    "top5": float(np.mean([accuracy["top5"] for accuracy in found])),
+                    "top5": float(np.mean([result["top5"] for result in results])),
                     "top1_of_draws": top1,
                 }
             )
-    return {"few_shot": results}
+    return {"few_shot": rows}
 
 
-def draw(labels, shots, seed, number):
-    """Chooses training images at random, as many of each class.
+def draw(labels: np.ndarray, shots: int, seed: int, number: int) -> np.ndarray:
+    """Draw training images at random, the same number from each class.
 
     The first images of a draw are those of the same draw with fewer shots.
 
     Args:
         labels: int `[M]`.
-        shots: int, images of each class.
-        seed, number: ints, 0 or more; the draw is a function of the two and of the labels.
+        shots: Number of images from each class.
+        seed: Random seed, 0 or greater.
+        number: Number of the draw, 0 or greater. The result is a function of it, of the seed and
+            of the labels.
 
     Returns:
         int64 `[classes * shots]`, indices into `labels`, class by class.
@@ -87,27 +79,27 @@ def draw(labels, shots, seed, number):
     for label in np.unique(labels):
         [members] = np.nonzero(labels == label)
         generator = np.random.Philox(key=[seed, number], counter=[0, 0, 0, label])
-        # The generator's own bits: NumPy promises them to stay, and what it makes of them not.
+        # Raw bits, because NumPy guarantees that these stay the same in every version.
         order = np.argsort(generator.random_raw(len(members)), kind="stable")
         chosen.append(members[order[:shots]])
     return np.concatenate(chosen)
 
 
-def require_enough(labels, class_names, shots):
-    """Looks whether every class has as many training images as there are shots.
+def require_enough(labels: np.ndarray, class_names: list[str], shots: tuple[int, ...]) -> None:
+    """Check that every class has as many training images as there are shots.
 
     Args:
-        labels: int `[M]`, of the training images; below 0 where one cannot be read.
-        class_names: a name for each label.
-        shots: ints.
+        labels: int `[M]`, labels of the training images; negative where one cannot be read.
+        class_names: Name of each label.
+        shots: Numbers of labeled images per class.
 
     Raises:
-        UserError: a class has fewer; its name, and the number that all have.
+        UserError: If a class has fewer images.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
     fewest = counts.min()
     if fewest < max(shots):
         raise UserError(
-            f"--shots={','.join(map(str, shots))}: class '{class_names[int(counts.argmin())]}' "
-            f"has {fewest} training images: leave the larger numbers out, or add images"
+            f"shots={','.join(map(str, shots))}: class '{class_names[int(counts.argmin())]}' has "
+            f"only {fewest} training images; leave out the larger numbers, or add images"
         )

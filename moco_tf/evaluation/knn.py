@@ -1,60 +1,65 @@
-"""Weighted k-nearest-neighbour classification of frozen features (InstDisc, Wu et al. 2018)."""
+"""Weighted k-nearest-neighbor classification of frozen features (InstDisc, Wu et al. 2018)."""
 
 import numpy as np
 
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.metrics import accuracies
+from moco_tf.evaluation.settings import KNNSettings
 
-BLOCK = 1024  # test features compared at a time; bounds the memory
+BLOCK = 1024  # Number of test features compared at a time, which bounds the memory.
 
 
-def nearest(train, test, k):
-    """The k nearest training features of each test feature by cosine similarity.
+def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k nearest features of each query by cosine similarity.
 
     Args:
-        train: float32 `[M, D]`, the bank.
-        test: float32 `[N, D]`.
-        k: int; more than M counts as M.
+        bank: float32 `[M, D]`.
+        queries: float32 `[N, D]`.
+        k: Number of neighbors; clipped to M.
 
     Returns:
-        indices: int64 `[N, k]` into the bank, the most similar first.
-        similarities: float32 `[N, k]`, -1 to 1.
+        The indices into the bank, int64 `[N, k]`, most similar first, and their similarities,
+        float32 `[N, k]`, in [-1, 1].
     """
-    k = min(k, len(train))
-    train, test = _unit(train), _unit(test)
+    k = min(k, len(bank))
+    bank, queries = _normalize(bank), _normalize(queries)
     indices, similarities = [], []
-    for start in range(0, len(test), BLOCK):
-        similarity = test[start : start + BLOCK] @ train.T
+    for start in range(0, len(queries), BLOCK):
+        similarity = queries[start : start + BLOCK] @ bank.T
         best = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        found = np.take_along_axis(similarity, best, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
+        best_similarity = np.take_along_axis(similarity, best, axis=1)
+        order = np.argsort(-best_similarity, axis=1, kind="stable")
         indices.append(np.take_along_axis(best, order, axis=1))
-        similarities.append(np.take_along_axis(found, order, axis=1))
+        similarities.append(np.take_along_axis(best_similarity, order, axis=1))
     return np.concatenate(indices), np.concatenate(similarities)
 
 
-def classify(train, train_labels, test, test_labels, num_classes, k=200, temperature=0.07):
-    """Accuracy of weighted nearest neighbours.
+def classify(
+    train: Features, test: Features, settings: KNNSettings = KNNSettings()
+) -> dict[str, float]:
+    """Classify test images by their nearest training images.
 
-    Each of the k neighbours votes for its class with the weight exp(similarity / temperature).
+    Each of the k neighbors votes for its class with the weight exp(similarity / temperature).
 
     Args:
-        train, test: float32 `[M, D]` and `[N, D]`.
-        train_labels, test_labels: int `[M]` and `[N]`, in 0 to `num_classes` - 1.
-        num_classes: int.
-        k: int, neighbours; clipped to M.
-        temperature: float > 0.
+        train: Labeled features of the training images, the bank.
+        test: Labeled features of the test images.
+        settings: Number of neighbors and temperature.
 
     Returns:
-        `{"top1": float, "top5": float}`, shares in 0 to 1.
+        `{"top1": float, "top5": float}`, in [0, 1].
     """
-    indices, similarities = nearest(train, test, k)
-    # Relative to the best, so that small temperatures cannot overflow.
-    weights = np.exp((similarities - similarities[:, :1]).astype(np.float64) / temperature)
-    scores = np.zeros((len(test), num_classes))
-    rows = np.repeat(np.arange(len(test)), indices.shape[1])
-    np.add.at(scores, (rows, train_labels[indices].ravel()), weights.ravel())
-    return accuracies(scores, test_labels)
+    assert train.labels is not None
+    assert test.labels is not None
+    indices, similarities = nearest(train.features, test.features, settings.k)
+    # Relative to the best similarity, so that small temperatures do not overflow.
+    relative = (similarities - similarities[:, :1]).astype(np.float64)
+    weights = np.exp(relative / settings.temperature)
+    scores = np.zeros((len(test.features), train.num_classes))
+    rows = np.repeat(np.arange(len(test.features)), indices.shape[1])
+    np.add.at(scores, (rows, train.labels[indices].ravel()), weights.ravel())
+    return accuracies(scores, test.labels)
 
 
-def _unit(x):
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+def _normalize(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -8,40 +8,48 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from moco_tf.errors import UserError
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.metrics import accuracies
+from moco_tf.evaluation.settings import ProbeSettings
 
 
-def probe(train, train_labels, test, test_labels, num_classes, l2=1e-3, iterations=200):
-    """Accuracy of multinomial logistic regression on features that were computed once.
+def probe(
+    train: Features, test: Features, settings: ProbeSettings = ProbeSettings()
+) -> dict[str, float]:
+    """Fit a multinomial logistic regression on features, and return its accuracy.
 
     The paper trains the same layer by SGD on randomly cropped images, as
-    `moco_tf.evaluation.linear` does; this solves for it on one central view of each image. Features
-    are scaled to unit variance first, so that `l2` means the same for every backbone.
+    `moco_tf.evaluation.linear` does. This function fits it to one central view of each image.
+    Features are scaled to unit variance first, so that `l2` has the same effect on every backbone.
 
     Args:
-        train, test: float32 `[M, D]` and `[N, D]`.
-        train_labels, test_labels: int `[M]` and `[N]`, in 0 to `num_classes` - 1.
-        num_classes: int.
-        l2: float > 0; half of it times the squared weights is added to the mean log loss.
-        iterations: int, of L-BFGS at the most.
+        train: Labeled features of the training images.
+        test: Labeled features of the test images.
+        settings: L2 penalty, of which half times the squared weights is added to the mean log
+            loss, and number of iterations.
 
     Returns:
-        `{"top1": float, "top5": float}`, shares in 0 to 1.
+        `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: all training images are of one class.
+        UserError: If all training images are of one class.
     """
-    if len(np.unique(train_labels)) < 2:
+    assert train.labels is not None
+    assert test.labels is not None
+    if len(np.unique(train.labels)) < 2:
         raise UserError("the linear probe needs training images of two or more classes")
-    scaler = StandardScaler().fit(train)
-    classifier = LogisticRegression(C=1 / (l2 * len(train)), max_iter=iterations)
+    scaler = StandardScaler().fit(train.features)
+    classifier = LogisticRegression(
+        C=1 / (settings.l2 * len(train.features)), max_iter=settings.iterations
+    )
     with warnings.catch_warnings():
-        # The accuracy stands long before the weights do.
+        # The accuracy settles long before the weights do.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        classifier.fit(scaler.transform(train), train_labels)
-    found = classifier.decision_function(scaler.transform(test))
-    if found.ndim == 1:  # two classes: one score
-        found = np.stack([-found, found], axis=1)
-    scores = np.full((len(test), num_classes), -np.inf)
-    scores[:, classifier.classes_] = found
-    return accuracies(scores, test_labels)
+        classifier.fit(scaler.transform(train.features), train.labels)
+    known = classifier.decision_function(scaler.transform(test.features))
+    if known.ndim == 1:  # Two classes share one score.
+        known = np.stack([-known, known], axis=1)
+    # Classes without a training image get no score.
+    scores = np.full((len(test.features), train.num_classes), -np.inf)
+    scores[:, classifier.classes_] = known
+    return accuracies(scores, test.labels)

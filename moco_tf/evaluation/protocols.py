@@ -1,55 +1,65 @@
-"""A protocol applied to a backbone and a source, and the file that its result goes to."""
+"""Apply a protocol to a backbone and a source, and write its result."""
 
-import inspect
+import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
+from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic
-from moco_tf.evaluation.features import extract
-from moco_tf.files import write_atomically
+from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
+from moco_tf.files import error_reason, write_atomically
 
-# Those that work on features computed once; `linear` and `finetune` do not.
-CACHED = {
+# The protocols that work on features which are computed once.
+CACHED: dict[str, Callable[..., dict[str, Any]]] = {
     "knn": knn.classify,
-    "knn_head": knn.classify,  # on what the projection head returns
+    "knn_head": knn.classify,  # On the outputs of the projection head.
     "linear_cached": logistic.probe,
     "few-shot": few_shot.classify,
 }
 LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
-def require_two_labelled_parts(source):
-    """Looks whether a source can be evaluated on.
+def require_two_labelled_parts(source: Source) -> None:
+    """Check that a source has labeled training and test images.
 
     Raises:
-        UserError: it has no labels, or nothing on one of the two sides.
+        UserError: If it has no labels, or one of the two parts is empty.
     """
     if source.labels is None:
         raise UserError(
-            f"data source '{source.name}' has no labels to evaluate with: put the images of each "
-            "class into a subfolder of its own, or name the feature of records that holds them"
+            f"data source '{source.name}' has no labels, which an evaluation needs: put the images "
+            "of each class into a subfolder, or name the feature of the records that holds the "
+            "label"
         )
     if not (len(source.train) and len(source.test)):
-        raise UserError(f"data source '{source.name}' is too small to hold out a test set")
+        raise UserError(
+            f"data source '{source.name}' is too small to hold out test images: it has "
+            f"{source.size} images"
+        )
 
 
-def extract_both(backbone, source, image_size):
-    """Features of the two parts of a labelled source, with progress bars.
+def extract_both(
+    backbone: Callable[[tf.Tensor], tf.Tensor], source: Source, image_size: int
+) -> tuple[Features, Features]:
+    """Extract the features of the training and the test images, with progress bars.
 
     Args:
-        backbone: callable, images `[N, size, size, channels]` in 0 to 255 to features `[N, D]`.
-        source: a `moco_tf.data.source.Source`.
-        image_size: int, side of the central view in pixels.
+        backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features `[N, D]`.
+        source: A source with labels.
+        image_size: Side of the central view in pixels.
 
     Returns:
-        `moco_tf.evaluation.features.Features` of the training and of the test images.
+        The features of the training images and those of the test images.
 
     Raises:
-        UserError: the source has no labels, or nothing on one of the two sides.
+        UserError: If the source has no labels, or one of the two parts is empty.
     """
     require_two_labelled_parts(source)
     return (
@@ -58,97 +68,98 @@ def extract_both(backbone, source, image_size):
     )
 
 
-def evaluate(protocol, train, test, num_classes, **settings):
-    """Applies a protocol to features.
+def evaluate(
+    protocol: str, train: Features, test: Features, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Apply a protocol to features.
 
     Args:
-        protocol: "knn", "linear_cached", "few-shot", or "knn_head" where they are the head's.
-        train, test: `moco_tf.evaluation.features.Features`.
-        num_classes: int.
-        **settings: keyword arguments of `knn.classify`, `logistic.probe` or `few_shot.classify`;
-            the others take their defaults.
+        protocol: A key of `CACHED`: `"knn"`, `"linear_cached"` or `"few-shot"`, or `"knn_head"`
+            where the features are outputs of the projection head.
+        train: Labeled features of the training images.
+        test: Labeled features of the test images.
+        settings: Settings of the protocol; by default its defaults.
 
     Returns:
-        A dict with `protocol`, `top1` and `top5` (shares in 0 to 1; under "few-shot", what
+        A dict with `protocol`, `top1` and `top5` in [0, 1] (for `"few-shot"` what
         `few_shot.classify` returns), `num_train`, `num_test`, `seconds` that the protocol took on
-        the features, and all settings.
+        the features, and the settings.
+
+    Raises:
+        UserError: If the protocol cannot be applied to these features.
     """
-    function = CACHED[protocol]
-    settings = {**_defaults(function), **settings}
+    settings = settings or SETTINGS[protocol]()
     start = time.perf_counter()
-    result = function(
-        train.features, train.labels, test.features, test.labels, num_classes, **settings
-    )
+    result = CACHED[protocol](train, test, settings)
     return {
         "protocol": protocol,
         **result,
-        "num_train": len(train.labels),
-        "num_test": len(test.labels),
+        "num_train": len(train.indices),
+        "num_test": len(test.indices),
         "seconds": round(time.perf_counter() - start, 3),
-        **settings,
+        **dataclasses.asdict(settings),
     }
 
 
-def evaluate_linear(backbone, source, image_size, **settings):
-    """Applies the paper's linear protocol, in every process of the current strategy.
+def evaluate_linear(
+    backbone: Callable[[tf.Tensor], tf.Tensor],
+    source: Source,
+    image_size: int,
+    settings: LinearSettings = LinearSettings(),
+) -> dict[str, Any]:
+    """Apply the paper's linear protocol; call this in every process of the current strategy.
 
     Args:
-        backbone, source, image_size: of `extract_both`.
-        **settings: keyword arguments of `linear.fit`; the others take their defaults.
+        backbone: As for `extract_both`.
+        source: A source with labels.
+        image_size: Side of the views in pixels.
+        settings: Settings of the training.
 
     Returns:
-        As `evaluate`; `seconds` are of everything.
+        As `evaluate`, with the `seconds` of the whole evaluation.
 
     Raises:
-        UserError: as `extract_both`, or what `linear.classify` raises.
+        UserError: As `extract_both` and `linear.classify`.
     """
     require_two_labelled_parts(source)
-    settings = {**_defaults(linear.fit), **settings}
     start = time.perf_counter()
-    result = linear.classify(backbone, source, image_size, len(source.class_names), **settings)
+    result = linear.classify(backbone, source, image_size, settings)
     seconds = round(time.perf_counter() - start, 3)
-    return {"protocol": "linear", **result, "seconds": seconds, **settings}
+    return {"protocol": "linear", **result, "seconds": seconds, **dataclasses.asdict(settings)}
 
 
-def evaluate_finetune(backbone, source, image_size, progress="fine-tuning", **settings):
-    """Fine-tunes a copy of a backbone, in every process of the current strategy.
+def evaluate_finetune(
+    backbone: Any,
+    source: Source,
+    image_size: int,
+    settings: FinetuneSettings = FinetuneSettings(),
+    progress: str = "fine-tuning",
+) -> dict[str, Any]:
+    """Fine-tune a copy of a backbone; call this in every process of the current strategy.
 
     Args:
-        backbone, source, image_size: of `extract_both`.
-        progress: str, words for the progress bar.
-        **settings: keyword arguments of `finetune.fit`; the others take their defaults.
+        backbone: As for `finetune.fit`.
+        source: A source with labels.
+        image_size: Side of the views in pixels.
+        settings: Settings of the training.
+        progress: Label of the progress bar.
 
     Returns:
-        As `evaluate`, and the `curve` of `finetune.fit`; `seconds` are of everything, and the
-        settings are `finetune_settings`.
+        As `evaluate`, with the `curve` of `finetune.fit`, the `seconds` of the whole evaluation,
+        and the settings that have an effect.
 
     Raises:
-        UserError: as `extract_both`, or what `finetune.fit` raises.
+        UserError: As `extract_both` and `finetune.fit`.
     """
     require_two_labelled_parts(source)
-    settings = finetune_settings(**settings)
     start = time.perf_counter()
-    *_, result = finetune.fit(
-        backbone, source, image_size, len(source.class_names), progress=progress, **settings
-    )
+    _, _, result = finetune.fit(backbone, source, image_size, settings, progress)
     seconds = round(time.perf_counter() - start, 3)
-    return {"protocol": "finetune", **result, "seconds": seconds, **settings}
+    return {"protocol": "finetune", **result, "seconds": seconds, **settings.used()}
 
 
-def finetune_settings(**settings):
-    """Settings of `finetune.fit`, filled up with its defaults, without those that it does not read
-    where `layers` is "head"."""
-    settings = {**_defaults(finetune.fit), **settings}
-    unread = finetune.OF_BACKBONE if settings["layers"] == "head" else ()
-    return {name: settings[name] for name in settings if name not in ("progress", *unread)}
-
-
-# Those that train, in every process of the current strategy.
-TRAINED = {"linear": evaluate_linear, "finetune": evaluate_finetune}
-
-
-def in_words(result):
-    """The accuracy that a result gives, and the images that it is of, in one line."""
+def summarize(result: dict[str, Any]) -> str:
+    """Return the accuracy in a result and the numbers of images behind it, in one line."""
     if "curves" in result:
         parts = [
             f"{curve['initialisation']}, {LAYERS[curve['layers']]} {curve['top1']:.4f}"
@@ -157,7 +168,7 @@ def in_words(result):
         accuracy, result = f"top-1 {'; '.join(parts)}", result["curves"][0]
     elif "few_shot" in result:
         parts = [
-            f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} of each class"
+            f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} per class"
             for row in result["few_shot"]
         ]
         accuracy = f"top-1 {', '.join(parts)}"
@@ -166,24 +177,16 @@ def in_words(result):
     return f"{accuracy} ({result['num_train']} training and {result['num_test']} test images)"
 
 
-def write_result(directory, result):
-    """Writes `directory/eval/<protocol>.json`.
-
-    Returns:
-        Its path.
+def write_result(directory: str, result: dict[str, Any]) -> str:
+    """Write `directory/eval/<protocol>.json` and return its path.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: If it cannot be written.
     """
     path = os.path.join(directory, "eval", f"{result['protocol']}.json")
     try:
         tf.io.gfile.makedirs(os.path.dirname(path))
         write_atomically(path, json.dumps(result, indent=2) + "\n")
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{path} cannot be written: {error}") from error
+        raise UserError(f"{path} cannot be written: {error_reason(error)}") from error
     return path
-
-
-def _defaults(function):
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}

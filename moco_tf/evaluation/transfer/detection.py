@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from moco_tf.data.boxes.letterbox import boxes_in_image, boxes_in_square, fitted
 from moco_tf.errors import UserError
+from moco_tf.evaluation.settings import DetectionSettings
 from moco_tf.evaluation.transfer.training import Task
 
 LEVELS = 3, 7  # of the feature pyramid: strides of 8 to 128 pixels
@@ -268,9 +269,7 @@ def _corner_and_sides(boxes):
 DETECTION = Task(
     name="detection",
     metrics=METRICS,
-    learning_rate=0.01,
-    steps=24000,
-    falls=(3 / 4, 11 / 12),
+    settings=DetectionSettings,
     build=build,
     targets=targets,
     loss=loss,

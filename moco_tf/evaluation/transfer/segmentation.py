@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from moco_tf.data.boxes.letterbox import IGNORED, map_in_image, map_in_square
 from moco_tf.errors import UserError
+from moco_tf.evaluation.settings import SegmentationSettings
 from moco_tf.evaluation.transfer.training import Task
 
 BACKGROUND = 0  # the label of a pixel of no object; the class c has the label c + 1
@@ -154,9 +155,7 @@ def mean_iou(confusion):
 SEGMENTATION = Task(
     name="segmentation",
     metrics=METRICS,
-    learning_rate=0.003,
-    steps=30000,
-    falls=(7 / 10, 9 / 10),
+    settings=SegmentationSettings,
     build=build,
     targets=targets,
     loss=loss,

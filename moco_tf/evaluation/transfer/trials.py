@@ -1,77 +1,92 @@
-"""Detection and segmentation several times over, from one initialisation or from several."""
+"""Run detection or segmentation several times, from one initialization or from several."""
 
-import json
+import dataclasses
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from moco_tf import markdown
+from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.distribution import is_chief
 from moco_tf.evaluation import comparison, protocols
+from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.transfer import training
+from moco_tf.evaluation.transfer.training import Prediction, Task
 
-SHOWN = 8  # test images in a picture
+SHOWN = 8  # Number of test images in a picture.
+
+# A function of a seed that returns a new `keras_hub.models.ResNetBackbone`.
+Initialize = Callable[[int], Any]
 
 
 def run(
-    task, initialise, images, image_size, trials, known=(), finished=None, words="", **settings
-):
-    """Fine-tunes several times, from `seed` on each with a seed of its own, and measures.
+    task: Task,
+    initialize: Initialize,
+    images: AnnotatedImages,
+    image_size: int,
+    settings: TransferSettings,
+    finished: Sequence[dict[str, Any]] = (),
+    on_trial_end: Callable[[dict[str, Any]], None] | None = None,
+    label: str = "",
+) -> tuple[dict[str, Any], dict[int, Prediction]]:
+    """Fine-tune and measure several times, with consecutive seeds.
 
     Args:
-        task: a `training.Task`.
-        initialise: a function of a seed that returns a new `keras_hub.models.ResNetBackbone`.
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        image_size: int, side of the squares in pixels.
-        trials: int, 1 or more.
-        known: results of trials that were made before with these settings.
-        finished: a function of what this returns first, called after every trial; None for none.
-        words: str, for the progress bar.
-        **settings: what `training.settings_of` returns.
+        task: The task.
+        initialize: Function that returns a new backbone for a seed.
+        images: The annotated images.
+        image_size: Side of the images in pixels.
+        settings: Settings of the training; `trials` is the number of trainings.
+        finished: Results of trials that an earlier call made with the same settings.
+        on_trial_end: Function that is called with the results so far after every trial.
+        label: Label of the progress bar.
 
     Returns:
-        A dict of: for each of the task's metrics the mean over the trials, and under its name with
-        `_std` the standard deviation of a sample, None of one trial; `seconds` of all trials;
-        `num_train` and `num_test`, ints; the settings; and `trials`, a list of dicts of `seed`, the
-        metrics, `seconds` and the `curve` of `training.fit`. And what the first trial predicted for
-        some test images, as `training.evaluate` returns it; of a known one, nothing.
+        The results and what the first trial predicted for some test images, as
+        `training.evaluate` returns it (nothing if that trial was finished before). The results are
+        a dict with the mean of each metric over the trials; under the metric's name with `_std`
+        its sample standard deviation, None for one trial; `seconds` of all trials; `num_train` and
+        `num_test`; the settings; and `trials`, a list of dicts with `seed`, the metrics, `seconds`
+        and the `curve` of `training.fit`.
 
     Raises:
-        UserError: what `training.build`, `training.fit` and `training.evaluate` raise.
+        UserError: As `training.build`, `training.fit` and `training.evaluate`.
     """
-    done, shown = [], {}
-    for seed in range(settings["seed"], settings["seed"] + trials):
-        trial = next((trial for trial in known if trial["seed"] == seed), None)
+    trials: list[dict[str, Any]] = []
+    predictions: dict[int, Prediction] = {}
+    for seed in range(settings.seed, settings.seed + settings.trials):
+        trial = next((trial for trial in finished if trial["seed"] == seed), None)
         if trial is None:
-            start = time.perf_counter()
-            number = f"trial {len(done) + 1} of {trials}" if trials > 1 else ""
-            progress = ", ".join(filter(None, (words, number))) or task.name
-            model = training.build(
-                task, initialise(seed), len(images.class_names), image_size, seed
-            )
-            own = {**settings, "seed": seed}
-            curve = training.fit(task, model, images, image_size, **own, progress=progress)
-            found, predicted = training.evaluate(
+            number = f"trial {len(trials) + 1} of {settings.trials}" if settings.trials > 1 else ""
+            progress = ", ".join(filter(None, (label, number))) or task.name
+            trial, kept = _run_trial(
                 task,
-                model,
+                initialize,
                 images,
                 image_size,
-                evenly_spaced(images.test, SHOWN).tolist(),
-                "test images",
+                dataclasses.replace(settings, seed=seed),
+                progress,
             )
-            shown = shown if done else predicted
-            seconds = round(time.perf_counter() - start, 3)
-            trial = {"seed": seed, **found, "seconds": seconds, "curve": curve}
-        done.append(trial)
-        numbers = {"num_train": len(images.train), "num_test": len(images.test)}
-        result = {**summary(task, done), **numbers, **settings, "trials": done}
-        if finished:
-            finished(result)
-    return result, shown
+            if not trials:
+                predictions = kept
+        trials.append(trial)
+        result = {
+            **summarize_trials(task, trials),
+            "num_train": len(images.train),
+            "num_test": len(images.test),
+            **_recorded(settings),
+            "trials": trials,
+        }
+        if on_trial_end:
+            on_trial_end(result)
+    return result, predictions
 
 
-def summary(task, trials):
-    """Mean and standard deviation of the metrics of several trials, and their seconds, a dict."""
-    result = {}
+def summarize_trials(task: Task, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation of the metrics over several trials, and their seconds."""
+    result: dict[str, Any] = {}
     for key in task.metrics:
         values = [trial[key] for trial in trials]
         result[key] = statistics.fmean(values)
@@ -79,75 +94,106 @@ def summary(task, trials):
     return {**result, "seconds": round(sum(trial["seconds"] for trial in trials), 3)}
 
 
-def compare(task, initialisations, images, image_size, directory, about, trials, **settings):
-    """Fine-tunes from each of several initialisations by one schedule, and measures.
+def compare(
+    task: Task,
+    initializations: dict[str, Initialize],
+    images: AnnotatedImages,
+    image_size: int,
+    directory: str,
+    description: dict[str, Any],
+    settings: TransferSettings,
+) -> dict[str, Any]:
+    """Fine-tune from each of several initializations with one schedule, and measure.
 
-    What is finished is written after every trial, to `directory/eval/TASK_comparison.json`. A trial
-    that is there already, from the same weights, images and settings, is not made again.
+    The results are written after every trial, to `directory/eval/<task>_comparison.json`. A trial
+    that is there already, from the same weights, images and settings, is not run again.
 
     Args:
-        task, images, image_size, trials: of `run`.
-        initialisations: `{name: initialise}`, each as for `run`.
-        directory: str, such as the run.
-        about: a dict, what else the file says.
-        **settings: of `run`.
+        task: The task.
+        initializations: Functions that return a new backbone for a seed, by name.
+        images: The annotated images.
+        image_size: Side of the images in pixels.
+        directory: Directory of the result, such as the run directory.
+        description: Further entries of the result.
+        settings: Settings of the training.
 
     Returns:
-        What the file holds: `protocol`; `about`; and `rows`, what `run` returns first for each,
-        with `initialisation`, its name, and `weights`, a checksum of what its first trial began
-        with.
+        The content of the file: `protocol`, the description, and `rows`: the results of `run` for
+        each initialization, with `initialisation`, its name, and `weights`, a checksum of the
+        initial weights of its first trial.
 
     Raises:
-        UserError: what `run` raises, or the file cannot be written.
+        UserError: As `run`, or if the file cannot be written.
     """
     protocol = f"{task.name}_comparison"
-    before = comparison.read(directory, protocol, "rows")
-    rows = []
-
-    def write():
-        if is_chief():
-            protocols.write_result(directory, {"protocol": protocol, **about, "rows": rows})
-
-    for name, initialise in initialisations.items():
-        what = {
+    finished = comparison.read(directory, protocol, "rows")
+    rows: list[dict[str, Any]] = []
+    for name, initialize in initializations.items():
+        identity = {
             "initialisation": name,
-            "weights": comparison.checksum(initialise(settings["seed"])),
+            "weights": comparison.checksum(initialize(settings.seed)),
             "data": images.name,
             "image_size": image_size,
             "num_train": len(images.train),
             "num_test": len(images.test),
         }
-        wanted = json.loads(json.dumps({**what, **settings}))  # tuples as the lists of a file
-        known = next((row["trials"] for row in before if wanted.items() <= row.items()), [])
-        rows.append(what)
+        row = comparison.find_matching(finished, {**identity, **_recorded(settings)}) or {}
+        rows.append(identity)
 
-        def finished(result, what=what):
-            rows[-1] = {**what, **result}
-            write()
+        def write(result: dict[str, Any], identity: dict[str, Any] = identity) -> None:
+            rows[-1] = {**identity, **result}
+            if is_chief():
+                protocols.write_result(
+                    directory, {"protocol": protocol, **description, "rows": rows}
+                )
 
-        run(task, initialise, images, image_size, trials, known, finished, name, **settings)
-    return {"protocol": protocol, **about, "rows": rows}
+        run(
+            task, initialize, images, image_size, settings, row.get("trials", ()), write, label=name
+        )
+    return {"protocol": protocol, **description, "rows": rows}
 
 
-def in_words(task, result):
-    """What a result says, such as "AP 0.5000 ± 0.0100, AP50 0.7000 ± 0.0200"."""
+def summarize(task: Task, result: dict[str, Any]) -> str:
+    """Return the metrics of a result, such as "AP 0.5000 ± 0.0100, AP50 0.7000 ± 0.0200"."""
     parts = []
-    for key, words in task.metrics.items():
+    for key, label in task.metrics.items():
         std = result[f"{key}_std"]
-        parts.append(f"{words} {result[key]:.4f}" + (f" ± {std:.4f}" if std is not None else ""))
+        parts.append(f"{label} {result[key]:.4f}" + (f" ± {std:.4f}" if std is not None else ""))
     return ", ".join(parts)
 
 
-def table(task, rows):
-    """The rows of a comparison as a table in Markdown, in per cent, str."""
-    lines = [["initialisation", *(f"{words}, %" for words in task.metrics.values())]]
-    lines.append(["---"] * len(lines[0]))
+def table(task: Task, rows: list[dict[str, Any]]) -> str:
+    """Return the rows of a comparison as a Markdown table, in percent."""
+    header = ["initialization", *(f"{label}, %" for label in task.metrics.values())]
+    cells = []
     for row in rows:
-        cells = []
+        values = []
         for key in task.metrics:
             std = row[f"{key}_std"]
-            cells.append(
-                f"{100 * row[key]:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
-            )
-        lines.append([row["initialisation"], *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            deviation = f" ± {100 * std:.1f}" if std is not None else ""
+            values.append(f"{100 * row[key]:.1f}{deviation}")
+        cells.append([row["initialisation"], *values])
+    return markdown.table(header, cells)
+
+
+def _run_trial(
+    task: Task,
+    initialize: Initialize,
+    images: AnnotatedImages,
+    image_size: int,
+    settings: TransferSettings,
+    progress: str,
+) -> tuple[dict[str, Any], dict[int, Prediction]]:
+    start = time.perf_counter()
+    seed = settings.seed
+    model = training.build(task, initialize(seed), len(images.class_names), image_size, seed)
+    curve = training.fit(task, model, images, image_size, settings, progress)
+    shown = evenly_spaced(images.test, SHOWN).tolist()
+    metrics, kept = training.evaluate(task, model, images, image_size, shown, "test images")
+    seconds = round(time.perf_counter() - start, 3)
+    return {"seed": seed, **metrics, "seconds": seconds, "curve": curve}, kept
+
+
+def _recorded(settings: TransferSettings) -> dict[str, Any]:
+    """Return the settings that identify a result; further trials can be added to it later."""
+    return {name: value for name, value in vars(settings).items() if name != "trials"}

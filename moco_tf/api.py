@@ -1,0 +1,120 @@
+"""Evaluation in a notebook; `moco_tf.evaluation` has all protocols and settings."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data.sources.source import Source
+from moco_tf.evaluation import knn as knn_protocol
+from moco_tf.evaluation import logistic
+from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
+
+
+def extract_features(
+    backbone: Callable[[tf.Tensor], tf.Tensor],
+    source: Source,
+    part: str = "train",
+    image_size: int = 224,
+) -> Features:
+    """Extract the features of a part of a data source.
+
+    Args:
+        backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
+            `[N, D]`, such as the result of `moco_tf.load_backbone`.
+        source: The result of `moco_tf.load_source`.
+        part: `"train"` or `"test"`, the two disjoint parts of an evaluation; `"pretrain"`, the
+            images of pre-training; or `"all"`.
+        image_size: Side of the central view in pixels.
+
+    Returns:
+        An object with `features`, float32 `[M, D]`; `indices`, int64 `[M]`, of the images in the
+        source; `labels`, int32 `[M]` or None; and `num_classes`. Images that cannot be read are
+        left out.
+
+    Raises:
+        ValueError: If there is no such part.
+        UserError: If none of the images can be read.
+
+    Example:
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> test = moco_tf.extract_features(backbone, source, "test", image_size=32)
+        >>> test.features.shape, test.labels.shape
+        ((1882, 64), (1882,))
+    """
+    parts = {
+        "train": source.train,
+        "test": source.test,
+        "pretrain": source.pretrain,
+        "all": np.arange(source.size),
+    }
+    if part not in parts:
+        raise ValueError(f"part={part!r}: choose one of {', '.join(parts)}")
+    return extract(backbone, source, parts[part], image_size, f"{part} features")
+
+
+def knn(
+    train: Features,
+    test: Features,
+    k: int = KNNSettings.k,
+    temperature: float = KNNSettings.temperature,
+) -> dict[str, float]:
+    """Classify test images by their nearest training images (weighted kNN, cosine similarity).
+
+    Args:
+        train: The labeled features to compare with, a result of `extract_features`.
+        test: The labeled features to classify.
+        k: Number of neighbors; clipped to the number of training images.
+        temperature: Temperature of the votes: a neighbor counts exp(similarity / temperature).
+
+    Returns:
+        `{"top1": float, "top5": float}`, accuracies in [0, 1].
+
+    Raises:
+        UserError: If `k` or `temperature` is out of range.
+
+    Example:
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> train = moco_tf.extract_features(backbone, source, "train", image_size=32)
+        >>> test = moco_tf.extract_features(backbone, source, "test", image_size=32)
+        >>> sorted(moco_tf.knn(train, test, k=20))
+        ['top1', 'top5']
+    """
+    return knn_protocol.classify(train, test, KNNSettings(k, temperature))
+
+
+def linear_probe(
+    train: Features,
+    test: Features,
+    l2: float = ProbeSettings.l2,
+    iterations: int = ProbeSettings.iterations,
+) -> dict[str, float]:
+    """Fit a logistic regression on features, and return its accuracy.
+
+    Args:
+        train: The labeled features to fit, a result of `extract_features`.
+        test: The labeled features to classify.
+        l2: Weight of the L2 penalty.
+        iterations: Maximum number of L-BFGS iterations.
+
+    Returns:
+        `{"top1": float, "top5": float}`, accuracies in [0, 1].
+
+    Raises:
+        UserError: If a setting is out of range, or all training images are of one class.
+
+    Example:
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> train = moco_tf.extract_features(backbone, source, "train", image_size=32)
+        >>> test = moco_tf.extract_features(backbone, source, "test", image_size=32)
+        >>> sorted(moco_tf.linear_probe(train, test, iterations=20))
+        ['top1', 'top5']
+    """
+    return logistic.probe(train, test, ProbeSettings(l2, iterations))
