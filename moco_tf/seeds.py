@@ -1,42 +1,58 @@
-"""The seed of every random draw: a function of the run's seed, of the purpose, and of a position.
+"""Seeds of every random draw: functions of the run's seed, the purpose, and a position.
 
-No generator keeps a state, so a run can go on at any position as if it had never stopped.
+No generator keeps any state, so a run can resume at any position as if it had never stopped.
 """
 
 import tensorflow as tf
 
-PURPOSES = (
-    "order",  # of the images in an epoch; the position is the epoch
-    "views",  # crops and flips; the epoch, folded with the image's index
-    "substitute",  # for an image that cannot be read; the same
-    "query_view",  # photometric; the position is the step
-    "key_view",
-    "permutation",  # of Shuffling BN
-    "queue",  # the first keys, before any image was encoded; the position is 0
-)
+# Each purpose has a fixed id, which never changes and is never reused: it decides the random
+# numbers of every run. Give a new purpose the next free id.
+PURPOSES = {
+    "order": 0,  # order of the images in an epoch; the position is the epoch
+    "views": 1,  # crops and flips; the position is the epoch, the image's index is folded in
+    "substitute": 2,  # replacement of an unreadable image; positions as for "views"
+    "query_view": 3,  # photometric augmentation of the queries; the position is the step
+    "key_view": 4,  # photometric augmentation of the keys; the position is the step
+    "permutation": 5,  # permutation of Shuffling BN; the position is the step
+    "queue": 6,  # keys in the queue before any image is encoded; the position is 0
+}
+# The purposes of version 0.1, whose keys are interleaved: 7 * seed + id.
+_NUM_INTERLEAVED = 7
 
 
-def key_for(purpose, seed, position):
-    """The key of a counter-based generator.
+def key_for(purpose: str, seed: int, position: int | tf.Tensor) -> list[int | tf.Tensor]:
+    """Return the key of a counter-based random generator.
+
+    Keys of different purposes or seeds are different for seeds below 2**40.
 
     Args:
-        purpose: one of `PURPOSES`.
-        seed: int, the run's.
-        position: int, or an integer scalar tensor.
+        purpose: One of `PURPOSES`.
+        seed: The run's seed, 0 or more.
+        position: An epoch or a step, an int or an integer scalar tensor.
 
     Returns:
-        Two numbers, the second of which is the position.
+        Two numbers: one that stands for the purpose and the seed, and the position.
+
+    Example:
+        >>> key_for("views", seed=2, position=5)
+        [15, 5]
     """
-    return [seed * len(PURPOSES) + PURPOSES.index(purpose), position]
+    purpose_id = PURPOSES[purpose]
+    if purpose_id < _NUM_INTERLEAVED:
+        return [_NUM_INTERLEAVED * seed + purpose_id, position]
+    # Beyond every interleaved key, so that a new purpose changes the keys of no other.
+    return [purpose_id * 2**40 + seed, position]
 
 
-def seed_for(purpose, seed, position):
-    """The seed of TensorFlow's stateless draws.
+def seed_for(purpose: str, seed: int, position: int | tf.Tensor) -> tf.Tensor:
+    """Return the seed of TensorFlow's stateless random operations.
 
     Args:
-        purpose, seed, position: of `key_for`.
+        purpose: One of `PURPOSES`.
+        seed: The run's seed, 0 or more.
+        position: An epoch or a step, an int or an integer scalar tensor.
 
     Returns:
-        int64 `[2]`.
+        int64 `[2]`, the numbers of `key_for`.
     """
     return tf.stack([tf.cast(number, tf.int64) for number in key_for(purpose, seed, position)])

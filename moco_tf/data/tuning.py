@@ -1,13 +1,13 @@
-"""What tf.data is told to leave alone."""
+"""Options of tf.data pipelines."""
 
 import tensorflow as tf
 
 
-def without_tuning(dataset):
-    """The same `tf.data.Dataset`, of which TensorFlow tunes nothing while it runs.
+def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Return the same dataset with autotuning switched off.
 
-    Where it may, the end of an iterator often waits for the tuning thread to wake up, for as long
-    as the iterator has run, and up to a minute.
+    With autotuning, the end of an iterator often waits for the tuning thread to wake up, which
+    takes as long as the iterator has run, and up to a minute.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -1,0 +1,60 @@
+"""Keys of the random generators: the same as in version 0.1, and distinct for every purpose."""
+
+import itertools
+
+import pytest
+import tensorflow as tf
+
+from moco_tf import seeds
+from moco_tf.seeds import PURPOSES, key_for, seed_for
+
+
+# Numbers of version 0.1, written out: a change would alter every run.
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [
+        (0, [0, 1, 2, 3, 4, 5, 6]),
+        (1, [7, 8, 9, 10, 11, 12, 13]),
+        (3, [21, 22, 23, 24, 25, 26, 27]),
+        (1000, [7000, 7001, 7002, 7003, 7004, 7005, 7006]),
+    ],
+)
+def test_keys_are_those_of_version_0_1(seed, expected):
+    purposes = "order", "views", "substitute", "query_view", "key_view", "permutation", "queue"
+    assert [key_for(purpose, seed, 4) for purpose in purposes] == [[key, 4] for key in expected]
+
+
+def test_ids_are_unique():
+    assert len(set(PURPOSES.values())) == len(PURPOSES)
+
+
+def test_new_purpose_changes_no_key_and_collides_with_none(monkeypatch):
+    some_seeds = [0, 1, 2, 3, 6, 7, 41, 1000, 2**31, 2**40 // 7, 2**40 // 7 + 1, 2**40 - 1]
+    # Purposes which were added before this test was last edited count as old ones, too.
+    new_id = max(PURPOSES.values()) + 1
+    pairs = list(itertools.product(PURPOSES, some_seeds))
+    before = [key_for(purpose, seed, 0)[0] for purpose, seed in pairs]
+    added = {"first addition": new_id, "second addition": new_id + 1}
+    monkeypatch.setattr(seeds, "PURPOSES", {**PURPOSES, **added})
+    assert [key_for(purpose, seed, 0)[0] for purpose, seed in pairs] == before
+    new = [key_for(purpose, seed, 0)[0] for purpose in added for seed in some_seeds]
+    assert len({*before, *new}) == len(before) + len(new)
+
+
+def test_unknown_purpose_is_refused():
+    with pytest.raises(KeyError, match="no purpose"):
+        key_for("no purpose", 0, 0)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_seed_holds_the_key_in_int64(monkeypatch, in_graph):
+    monkeypatch.setattr(seeds, "PURPOSES", {**PURPOSES, "new": 9})
+
+    def make_seeds(position):
+        return [seed_for(purpose, 3, position) for purpose in ("queue", "new")]
+
+    make = tf.function(make_seeds) if in_graph else make_seeds
+    old, new = make(tf.constant(5))
+    assert old.dtype == new.dtype == tf.int64
+    assert old.numpy().tolist() == [27, 5]
+    assert new.numpy().tolist() == [9 * 2**40 + 3, 5]
