@@ -1,1 +1,1 @@
-"""The study of the paper's findings, which study.py runs: its experiments, rules and pictures."""
+"""The study of the paper's findings: experiments, the rules to judge them, tables and figures."""

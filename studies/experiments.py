@@ -1,71 +1,81 @@
-"""The experiments of the study: the settings of every run, what a run is called, what it costs.
+"""The experiments of the study: the settings of every run, its name and its cost.
 
-A run is its settings, as far as they differ from the base's. What two experiments share is one run.
+A run is defined by the settings in which it differs from the base config. Runs that belong to two
+experiments are trained once.
 """
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from moco_tf.config import OPERATIONAL
 from moco_tf.encoders.resnet import parse_name
 from moco_tf.errors import UserError
 
+Settings = dict[str, Any]
+
 NAMES = ("mechanisms", "momentum", "shuffling", "v2", "epochs", "width")
 
-UNTRAINED = {"epochs": 0}  # the random initialisation
-MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)  # the paper's
-CURVES = "shuffling"  # the experiment whose runs the kNN monitor looks at after every epoch
+UNTRAINED: Settings = {"epochs": 0}  # Random initialization.
+MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)  # The paper's.
+MONITORED_EXPERIMENT = "shuffling"  # Its figure shows kNN accuracy after every epoch.
 
-# Of a run beside what its training steps take: relative to an epoch of the base, as measured.
+# Costs, measured, in units of one epoch of the base config: what a run costs besides its training
+# steps, and what makes an epoch more or less expensive.
 FIXED_COST = 1.5
 MONITOR_COST = 0.5
 STEP_COST = {"moco": 1.0, "end_to_end": 1.4, "memory_bank": 0.8}
-WIDTH_COST = 1.8  # of twice the channels
+WIDTH_COST = 1.8  # Of an encoder with twice the channels.
 
 
-def experiments(base):
-    """The table of experiments.
+def experiments(base: Mapping[str, Any]) -> dict[str, list[Settings]]:
+    """Return the settings of the runs of each experiment.
 
     Args:
-        base: dict, what `moco_tf.config.flatten` makes of the base's config.
+        base: The base config, as `moco_tf.config.flatten` returns it.
 
     Returns:
-        `{name of NAMES: [settings, ...]}`; settings are `{key of a config: value}`, in the order of
-        the paper's figure or table. `epochs` is 0 for the random initialisation.
+        For each of `NAMES` a list of settings, `{config key: value}`, in the order of the paper's
+        figure or table. `epochs` is 0 for random initialization.
     """
-    sizes = [max(1, base["queue_size"] * times // 16) for times in (1, 4, 16, 64)]
-    batches = [max(1, base["batch_size"] * times // 2) for times in (1, 2, 4, 8)]
+    sizes = [max(1, base["queue_size"] * factor // 16) for factor in (1, 4, 16, 64)]
+    batch_sizes = [max(1, base["batch_size"] * factor // 2) for factor in (1, 2, 4, 8)]
     wide = base["encoder"] + "w2"
     return {
         # Figure 3.
         "mechanisms": [
             *[{"mechanism": "moco", "queue_size": size} for size in sizes],
             *[{"mechanism": "memory_bank", "queue_size": size} for size in sizes],
-            *[{"mechanism": "end_to_end", "queue_size": 0, "batch_size": n} for n in batches],
+            *[
+                {"mechanism": "end_to_end", "queue_size": 0, "batch_size": size}
+                for size in batch_sizes
+            ],
         ],
         # Section 4.1, "Ablation: momentum".
         "momentum": [UNTRAINED, *[{"momentum": momentum} for momentum in MOMENTA]],
-        # Section 3.3. Smaller groups give more away.
+        # Section 3.3. Smaller groups leak more information.
         "shuffling": [
             {"shuffle_bn": shuffle, "bn_groups": groups}
             for groups in (base["bn_groups"], base["bn_groups"] * 4)
             for shuffle in (True, False)
         ],
-        "v2": _from_v1_to_v2(base),
+        "v2": _steps_from_v1_to_v2(base),
         "epochs": [
             UNTRAINED,
-            *[{"epochs": max(1, base["epochs"] * times // 2)} for times in (1, 2, 4, 8)],
+            *[{"epochs": max(1, base["epochs"] * factor // 2)} for factor in (1, 2, 4, 8)],
         ],
         # Table 1.
         "width": [UNTRAINED, {}, {"encoder": wide, "epochs": 0}, {"encoder": wide}],
     }
 
 
-def _from_v1_to_v2(base):
+def _steps_from_v1_to_v2(base: Mapping[str, Any]) -> list[Settings]:
     epochs = base["epochs"]
-    steps = [
+    changes: list[Settings] = [
         {
             "head": "linear",
             "augmentation": "v1",
             "schedule": "step",
-            # At 60 and 80 % of the run, as the paper's 120 and 160 of 200 epochs.
+            # At 60 and 80 % of the run, like the paper's 120 and 160 of 200 epochs.
             "milestones": [round(0.6 * epochs), round(0.8 * epochs)],
             "temperature": 0.07,
         },
@@ -74,37 +84,44 @@ def _from_v1_to_v2(base):
         {"schedule": "cosine", "milestones": base["milestones"]},
         {"temperature": 0.2},
     ]
-    found = [steps[0]]
-    for step in steps[1:]:
-        found.append({**found[-1], **step})
-    return found
+    rows = [changes[0]]
+    for change in changes[1:]:
+        rows.append({**rows[-1], **change})
+    return rows
 
 
-def differences(base, settings):
-    """What of some settings is not the base's: `{key: value}`, sorted by key."""
+def differences(base: Mapping[str, Any], settings: Settings) -> Settings:
+    """Return the settings that differ from the base config, sorted by key."""
     return {key: settings[key] for key in sorted(settings) if settings[key] != base[key]}
 
 
-def run_name(base, settings):
-    """What a run is called, such as "base" or "mechanism=memory_bank,queue_size=64"; it can be part
-    of a path."""
+def run_name(base: Mapping[str, Any], settings: Settings) -> str:
+    """Return the name of a run, which can be part of a path.
 
-    def word(value):
+    Example:
+        >>> base = {"mechanism": "moco", "queue_size": 1024}
+        >>> run_name(base, {"mechanism": "memory_bank", "queue_size": 64})
+        'mechanism=memory_bank,queue_size=64'
+        >>> run_name(base, {"mechanism": "moco"})
+        'base'
+    """
+
+    def format_value(value: Any) -> str:
         return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
-    found = differences(base, settings)
-    return ",".join(f"{key}={word(value)}" for key, value in found.items()) or "base"
+    pairs = differences(base, settings).items()
+    return ",".join(f"{key}={format_value(value)}" for key, value in pairs) or "base"
 
 
-def plan(base, names):
-    """The runs of some experiments, each once.
+def plan(base: Mapping[str, Any], names: Collection[str]) -> dict[str, Settings]:
+    """Return the runs of some experiments, each once.
 
     Args:
-        base: of `experiments`.
-        names: some of `NAMES`.
+        base: The base config, as for `experiments`.
+        names: Names of experiments, among `NAMES`.
 
     Returns:
-        `{name of the run: settings that differ from the base's}`, in the order of the table.
+        `{name of the run: settings that differ from the base}`, in the order of `experiments`.
     """
     table = experiments(base)
     return {
@@ -115,13 +132,13 @@ def plan(base, names):
     }
 
 
-def is_monitored(base, settings):
-    """Whether a run's kNN curve is wanted, bool; whatever experiments are run."""
-    return run_name(base, settings) in plan(base, [CURVES])
+def is_monitored(base: Mapping[str, Any], settings: Settings) -> bool:
+    """Return whether a run needs a kNN curve, whichever experiments are selected."""
+    return run_name(base, settings) in plan(base, [MONITORED_EXPERIMENT])
 
 
-def cost(base, settings):
-    """What a run takes, float: about as many epochs of the base."""
+def cost(base: Mapping[str, Any], settings: Settings) -> float:
+    """Return the estimated cost of a run, in epochs of the base config."""
     config = {**base, **settings}
     if not config["epochs"]:
         return FIXED_COST
@@ -134,27 +151,33 @@ def cost(base, settings):
     return FIXED_COST + config["epochs"] * epoch
 
 
-def identity(config):
-    """What of a flat config makes two studies the same: all but what is only looked at, and the
-    seed, which each run has its own of."""
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a flat config that must be equal for two studies to be the same.
+
+    That is everything but the settings of logging and saving, and the seed, which differs between
+    the runs of a study.
+    """
     return {key: config[key] for key in sorted(config) if key not in (*OPERATIONAL, "seed")}
 
 
-def require_enough_images(base, names, num_images):
-    """Looks whether the largest dictionaries can be filled, before hours have passed.
+def require_enough_images(base: Mapping[str, Any], names: Sequence[str], num_images: int) -> None:
+    """Check that the largest dictionaries of the study can be filled, before any run starts.
 
     Args:
-        base, names: of `plan`.
-        num_images: int, that a run trains on.
+        base: The base config, as for `experiments`.
+        names: Names of the selected experiments.
+        num_images: Number of training images.
 
     Raises:
-        UserError: a memory bank's negatives, or a batch, are more than there are images.
+        UserError: If a memory bank would need more negatives, or a batch more images, than there
+            are.
     """
     if "mechanisms" not in names:
         return
     for key in ("queue_size", "batch_size"):
         if 4 * base[key] >= num_images:
             raise UserError(
-                f"--config.{key}={base[key]} makes runs of four times that, and "
-                f"'{base['data.source']}' has {num_images} images: give less than a quarter of that"
+                f"--config.{key}={base[key]}: the experiment 'mechanisms' has runs with four times "
+                f"that, but '{base['data.source']}' has {num_images} images; set it below "
+                f"{-(-num_images // 4)}"
             )

@@ -1,69 +1,94 @@
-"""The paper's findings as comparisons of runs, and the rule by which one shows or does not."""
+"""The paper's findings as comparisons of runs, and the rule that decides if one is reproduced."""
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from studies.experiments import experiments, run_name
+from studies.experiments import Settings, experiments, run_name
+from studies.results import Results
 
 HIGHER = "higher"
 LOWER = "lower"
-SAME = "no difference beyond the spread"
-NOT_JUDGED = "not judged"
+SAME = "no clear difference"
+TOO_FEW_SEEDS = "too few seeds"
 
-SHOWS = "shows"
-SHOWS_IN_PART = "shows in part"
-DOES_NOT_SHOW = "does not show"
+REPRODUCED = "reproduced"
+PARTLY_REPRODUCED = "partly reproduced"
+NOT_REPRODUCED = "not reproduced"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Whether `first` differs from `second` as the paper says.
+    """A comparison of two settings by one metric.
 
     Attributes:
-        words: str, what is compared.
-        measure: str, by which quantity, and `key`: str, that of `values`.
-        first, second: lists of float, a value for each seed.
-        expected: tuple of `HIGHER`, `LOWER`, `SAME`: what `first` may be for the finding to show.
+        description: What is compared.
+        metric: Name of the metric.
+        key: The key of the metric, as for `metric_values`.
+        first: Values of the first settings, one per seed.
+        second: Values of the second settings, one per seed.
+        expected: The outcomes, among `HIGHER`, `LOWER` and `SAME`, that agree with the paper.
     """
 
-    words: str
-    measure: str
+    description: str
+    metric: str
     key: str
-    first: list
-    second: list
-    expected: tuple
+    first: list[float]
+    second: list[float]
+    expected: tuple[str, ...]
 
     @property
-    def outcome(self):
+    def outcome(self) -> str:
+        """How `first` compares with `second`, as `compare` returns it."""
         return compare(self.first, self.second)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One finding of the paper: the experiment that tests it, what the paper says with its numbers,
-    and the comparisons that it comes down to."""
+    """A finding of the paper.
+
+    Attributes:
+        experiment: Name of the experiment that tests it.
+        claim: The finding in one sentence.
+        paper: The paper's evidence.
+        comparisons: The comparisons that it consists of.
+    """
 
     experiment: str
     claim: str
     paper: str
-    comparisons: list
+    comparisons: list[Comparison]
 
     @property
-    def verdict(self):
-        return verdict(self.comparisons)
+    def verdict(self) -> str:
+        """Whether the finding is reproduced, as `judge` returns it."""
+        return judge(self.comparisons)
 
 
-def compare(first, second):
-    """`HIGHER` or `LOWER` where the means differ by more than two standard errors of their
-    difference, else `SAME`; `NOT_JUDGED` with fewer than two values on a side.
+# A function of description, first and second settings, expected outcomes, key and metric.
+Compare = Callable[..., Comparison]
+
+
+def compare(first: Sequence[float], second: Sequence[float]) -> str:
+    """Compare the means of two samples.
 
     Args:
-        first, second: sequences of float, a value for each seed.
+        first: Values, one per seed.
+        second: Values, one per seed.
+
+    Returns:
+        `HIGHER` or `LOWER` if the mean of `first` differs from that of `second` by more than two
+        standard errors of the difference, otherwise `SAME`; `TOO_FEW_SEEDS` if one of them has
+        fewer than two values.
+
+    Example:
+        >>> compare([0.62, 0.63], [0.51, 0.53])
+        'higher'
     """
     if min(len(first), len(second)) < 2:
-        return NOT_JUDGED
+        return TOO_FEW_SEEDS
     difference = np.mean(first) - np.mean(second)
     error = math.sqrt(sum(np.var(values, ddof=1) / len(values) for values in (first, second)))
     if abs(difference) <= 2 * error:
@@ -71,97 +96,124 @@ def compare(first, second):
     return HIGHER if difference > 0 else LOWER
 
 
-def verdict(comparisons):
-    """`SHOWS` where all comparisons come out as expected, `DOES_NOT_SHOW` where none does,
-    `SHOWS_IN_PART` between, and `NOT_JUDGED` while one of them is.
+def judge(comparisons: Sequence[Comparison]) -> str:
+    """Decide whether a finding is reproduced.
 
     Args:
-        comparisons: list of `Comparison`.
-    """
-    if any(comparison.outcome == NOT_JUDGED for comparison in comparisons) or not comparisons:
-        return NOT_JUDGED
-    agreeing = sum(comparison.outcome in comparison.expected for comparison in comparisons)
-    if agreeing == len(comparisons):
-        return SHOWS
-    return SHOWS_IN_PART if agreeing else DOES_NOT_SHOW
-
-
-def values(results, settings, key):
-    """A figure of all finished runs of some settings.
-
-    Args:
-        results: of `studies.results.read`.
-        settings: dict, of a row of `studies.experiments.experiments`.
-        key: str, a key of a record, or "unrest" for `unrest` of it.
+        comparisons: The comparisons that the finding consists of.
 
     Returns:
-        list of float, in the order of their seeds.
+        `REPRODUCED` if all comparisons have an expected outcome, `NOT_REPRODUCED` if none has,
+        `PARTLY_REPRODUCED` otherwise; `TOO_FEW_SEEDS` if one comparison has too few seeds or there
+        are no comparisons.
+    """
+    outcomes = [comparison.outcome for comparison in comparisons]
+    if TOO_FEW_SEEDS in outcomes or not outcomes:
+        return TOO_FEW_SEEDS
+    agreeing = sum(comparison.outcome in comparison.expected for comparison in comparisons)
+    if agreeing == len(comparisons):
+        return REPRODUCED
+    return PARTLY_REPRODUCED if agreeing else NOT_REPRODUCED
+
+
+def metric_values(results: Results, settings: Settings, key: str) -> list[float]:
+    """Return a metric of all finished runs with some settings.
+
+    Args:
+        results: Results, as `studies.results.read` returns them.
+        settings: Settings, as `studies.experiments.experiments` returns them.
+        key: Key of a record, or `"loss_fluctuation"` for `loss_fluctuation` of its loss curve.
+
+    Returns:
+        The values, ordered by seed.
     """
     name = run_name(results["config"], settings)
-    runs = sorted((r for r in results["runs"] if r["name"] == name), key=lambda r: r["seed"])
-    if key == "unrest":
-        return [unrest(run["curves"]["loss"]) for run in runs]
+    runs = [run for run in results["runs"] if run["name"] == name]
+    runs.sort(key=lambda run: run["seed"])
+    if key == "loss_fluctuation":
+        return [loss_fluctuation(run["curves"]["loss"]) for run in runs]
     return [run[key] for run in runs if key in run]
 
 
-def unrest(losses):
-    """The mean absolute change of a loss from one line of the log to the next, over the second half
-    of the training, in nats."""
+def loss_fluctuation(losses: Sequence[float]) -> float:
+    """Return the mean absolute change between successive values in the second half of a curve.
+
+    Args:
+        losses: A loss curve in nats.
+
+    Example:
+        >>> loss_fluctuation([9.0, 8.0, 5.0, 6.0])
+        1.0
+    """
     second_half = np.array(losses[len(losses) // 2 :])
     return float(np.abs(np.diff(second_half)).mean()) if len(second_half) > 1 else 0.0
 
 
-def findings(results):
-    """The findings that the study tests.
+def findings(results: Results) -> list[Finding]:
+    """Return the findings that the study tests.
 
     Args:
-        results: of `studies.results.read`, finished or not.
+        results: Results, as `studies.results.read` returns them, finished or not.
 
     Returns:
-        list of `Finding`, in the order of `studies.experiments.NAMES`.
+        The findings, in the order of `studies.experiments.NAMES`.
     """
     table = experiments(results["config"])
 
-    def pair(words, first, second, expected=(HIGHER,), key="linear_top1", measure="linear probe"):
-        found = (values(results, settings, key) for settings in (first, second))
-        return Comparison(words, measure, key, *found, expected)
+    def compare_settings(
+        description: str,
+        first: Settings,
+        second: Settings,
+        expected: tuple[str, ...] = (HIGHER,),
+        key: str = "linear_top1",
+        metric: str = "linear probe",
+    ) -> Comparison:
+        return Comparison(
+            description,
+            metric,
+            key,
+            metric_values(results, first, key),
+            metric_values(results, second, key),
+            expected,
+        )
 
     return [
-        *_mechanisms(table["mechanisms"], pair),
-        *_momentum(table["momentum"], pair),
-        *_shuffling(table["shuffling"], pair),
-        *_v2(table["v2"], pair),
-        *_longer_and_wider(table["epochs"], table["width"], pair),
+        *_mechanisms(table["mechanisms"], compare_settings),
+        *_momentum(table["momentum"], compare_settings),
+        *_shuffling(table["shuffling"], compare_settings),
+        *_v2(table["v2"], compare_settings),
+        *_longer_and_wider(table["epochs"], table["width"], compare_settings),
     ]
 
 
-def dictionary_size(settings):
-    """What Figure 3 has on its axis: K, or the batch where the batch is the dictionary."""
+def dictionary_size(settings: Settings) -> int:
+    """Return the x value of Figure 3: K, or the batch size if the batch is the dictionary."""
     return settings["queue_size"] or settings["batch_size"]
 
 
-def by_mechanism(rows):
-    """The settings of each mechanism: `{mechanism: {K: settings}}`."""
-    found = {}
+def by_mechanism(rows: Sequence[Settings]) -> dict[str, dict[int, Settings]]:
+    """Group settings by mechanism and dictionary size: `{mechanism: {K: settings}}`."""
+    groups: dict[str, dict[int, Settings]] = {}
     for settings in rows:
-        found.setdefault(settings["mechanism"], {})[dictionary_size(settings)] = settings
-    return found
+        groups.setdefault(settings["mechanism"], {})[dictionary_size(settings)] = settings
+    return groups
 
 
-def _mechanisms(rows, pair):
-    rows = by_mechanism(rows)
-    ends = {name: (max(sizes), min(sizes)) for name, sizes in rows.items()}
-    moco, bank, end_to_end = (rows[name] for name in ("moco", "memory_bank", "end_to_end"))
+def _mechanisms(rows: Sequence[Settings], compare_settings: Compare) -> list[Finding]:
+    groups = by_mechanism(rows)
+    moco, bank, end_to_end = (groups[name] for name in ("moco", "memory_bank", "end_to_end"))
     return [
         Finding(
             "mechanisms",
             "All three mechanisms benefit from a larger K.",
             "Figure 3; MoCo has 59.0 % with K = 4,096 and 60.6 % with 65,536",
             [
-                pair(
-                    f"{name}, K = {large:,} against {small:,}", rows[name][large], rows[name][small]
+                compare_settings(
+                    f"{name}, K = {max(sizes):,} against {min(sizes):,}",
+                    sizes[max(sizes)],
+                    sizes[min(sizes)],
                 )
-                for name, (large, small) in ends.items()
+                for name, sizes in groups.items()
             ],
         ),
         Finding(
@@ -169,7 +221,9 @@ def _mechanisms(rows, pair):
             "While K is small, end-to-end performs similarly to MoCo.",
             "Figure 3",
             [
-                pair(f"end_to_end against moco, K = {K:,}", end_to_end[K], moco[K], (SAME,))
+                compare_settings(
+                    f"end_to_end against moco, K = {K:,}", end_to_end[K], moco[K], (SAME,)
+                )
                 for K in sorted(set(end_to_end) & set(moco))
             ],
         ),
@@ -178,95 +232,118 @@ def _mechanisms(rows, pair):
             "The memory bank is worse than MoCo.",
             "58.0 against 60.6 % with K = 65,536",
             [
-                pair(f"memory_bank against moco, K = {K:,}", bank[K], moco[K], (LOWER,))
+                compare_settings(f"memory_bank against moco, K = {K:,}", bank[K], moco[K], (LOWER,))
                 for K in sorted(set(bank) & set(moco))
             ],
         ),
     ]
 
 
-def _momentum(rows, pair):
-    untrained, none, small, *large = rows
-    slow = large[0]
-    words = f"m = 0 against {slow['momentum']:g}"
+def _momentum(rows: Sequence[Settings], compare_settings: Compare) -> list[Finding]:
+    untrained, zero, small, *large = rows
+    smallest_large = large[0]
+    description = f"m = 0 against {smallest_large['momentum']:g}"
     return [
         Finding(
             "momentum",
             "Without momentum (m = 0) the training loss oscillates and does not converge.",
             '"fail"',
             [
-                pair(words, none, slow, (HIGHER,), "unrest", "change of the loss"),
-                pair(words, none, slow, (HIGHER,), "final_loss", "final loss"),
-                pair("m = 0 against random initialisation", none, untrained, (SAME, LOWER)),
+                compare_settings(
+                    description,
+                    zero,
+                    smallest_large,
+                    (HIGHER,),
+                    "loss_fluctuation",
+                    "fluctuation of the loss",
+                ),
+                compare_settings(
+                    description, zero, smallest_large, (HIGHER,), "final_loss", "final loss"
+                ),
+                compare_settings(
+                    "m = 0 against random initialization", zero, untrained, (SAME, LOWER)
+                ),
             ],
         ),
         Finding(
             "momentum",
-            "Too small a momentum (m = 0.9) costs accuracy considerably.",
-            "55.2 %, where 0.99, 0.999 and 0.9999 give 57.8, 59.0 and 58.9 %",
-            [pair(f"m = 0.9 against {row['momentum']:g}", small, row, (LOWER,)) for row in large],
+            "Too small a momentum (m = 0.9) costs considerable accuracy.",
+            "55.2 % with 0.9; 57.8, 59.0 and 58.9 % with 0.99, 0.999 and 0.9999",
+            [
+                compare_settings(f"m = 0.9 against {row['momentum']:g}", small, row, (LOWER,))
+                for row in large
+            ],
         ),
         Finding(
             "momentum",
             "Any m from 0.99 to 0.9999 performs reasonably well.",
-            "57.8, 59.0, 58.9 %",
+            "57.8, 59.0 and 58.9 % with 0.99, 0.999 and 0.9999",
             [
-                pair(f"m = {row['momentum']:g} against 0.99", row, slow, (SAME, HIGHER))
+                compare_settings(
+                    f"m = {row['momentum']:g} against 0.99", row, smallest_large, (SAME, HIGHER)
+                )
                 for row in large[1:]
             ],
         ),
     ]
 
 
-def _shuffling(rows, pair):
-    found = []
-    for measure, key, expected, claim in (
-        (
-            "contrastive accuracy",
-            "final_contrastive_top1",
-            HIGHER,
-            "Without Shuffling BN the model cheats: it finds the key more easily.",
-        ),
-        (
-            "kNN",
-            "knn_top1",
-            LOWER,
-            "Without Shuffling BN the features are worse.",
-        ),
-    ):
-        comparisons = [
-            pair(
-                f"without against with, {on['bn_groups']} groups",
-                off,
-                on,
-                (expected,),
-                key,
-                measure,
-            )
-            for on, off in zip(rows[::2], rows[1::2], strict=True)
-        ]
-        found.append(Finding("shuffling", claim, "section 3.3, without numbers", comparisons))
-    return found
+def _shuffling(rows: Sequence[Settings], compare_settings: Compare) -> list[Finding]:
+    return [
+        Finding(
+            "shuffling",
+            claim,
+            "section 3.3, without numbers",
+            [
+                compare_settings(
+                    f"without against with shuffling BN, {on['bn_groups']} groups",
+                    off,
+                    on,
+                    (expected,),
+                    key,
+                    metric,
+                )
+                for on, off in zip(rows[::2], rows[1::2], strict=True)
+            ],
+        )
+        for metric, key, expected, claim in (
+            (
+                "contrastive accuracy",
+                "final_contrastive_top1",
+                HIGHER,
+                "Without shuffling BN the model cheats: its contrastive accuracy is higher.",
+            ),
+            ("kNN", "knn_top1", LOWER, "Without shuffling BN the features are worse."),
+        )
+    ]
 
 
 STEPS_TO_V2 = ("v1", "+ MLP head", "+ v2 augmentation", "+ cosine schedule", "+ temperature 0.2")
 
 
-def _v2(rows, pair):
-    each = [
-        pair(f"{words} against the step before", row, before)
-        for words, before, row in zip(STEPS_TO_V2[1:], rows, rows[1:], strict=False)
+def _v2(rows: Sequence[Settings], compare_settings: Compare) -> list[Finding]:
+    steps = [
+        compare_settings(f"{title} against the previous step", row, previous)
+        for title, previous, row in zip(STEPS_TO_V2[1:], rows, rows[1:], strict=False)
     ]
-    paper = "60.8 ± 0.2 % for v1 and 67.5 ± 0.1 % for v2, 200 epochs (the reference's README)"
+    paper = (
+        "60.8 ± 0.2 % for v1 and 67.5 ± 0.1 % for v2 after 200 epochs (README of the reference "
+        "implementation)"
+    )
     return [
         Finding(
-            "v2", "MoCo v2 is better than v1.", paper, [pair("v2 against v1", rows[-1], rows[0])]
+            "v2",
+            "MoCo v2 is better than v1.",
+            paper,
+            [compare_settings("v2 against v1", rows[-1], rows[0])],
         ),
-        Finding("v2", "Each of its changes helps, added one at a time.", paper, each),
+        Finding("v2", "Each change of v2 helps, added one at a time.", paper, steps),
     ]
 
 
-def _longer_and_wider(epochs, width, pair):
+def _longer_and_wider(
+    epochs: Sequence[Settings], width: Sequence[Settings], compare_settings: Compare
+) -> list[Finding]:
     _, *lengths = epochs
     _, narrow, _, wide = width
     return [
@@ -275,14 +352,16 @@ def _longer_and_wider(epochs, width, pair):
             "Longer pre-training is better.",
             "v2: 67.5 % after 200 epochs and 71.1 % after 800",
             [
-                pair(f"{b['epochs']} epochs against {a['epochs']}", b, a)
-                for a, b in zip(lengths, lengths[1:], strict=False)
+                compare_settings(
+                    f"{longer['epochs']} epochs against {shorter['epochs']}", longer, shorter
+                )
+                for shorter, longer in zip(lengths, lengths[1:], strict=False)
             ],
         ),
         Finding(
             "width",
             "A wider network is better.",
-            "ResNet-50 of once, twice and four times the width: 60.6, 65.4 and 68.6 %",
-            [pair("twice the width against once", wide, narrow)],
+            "60.6, 65.4 and 68.6 % with a ResNet-50 of one, two and four times the width",
+            [compare_settings("twice the width against the normal width", wide, narrow)],
         ),
     ]

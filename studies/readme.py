@@ -1,21 +1,24 @@
-"""README.md of a study: for each finding of the paper, whether it shows, and by what numbers."""
+"""The README.md of a study: which findings of the paper are reproduced, and all numbers."""
 
 import os
 import textwrap
+from collections.abc import Iterator, Sequence
 
 import scipy.stats
 import tensorflow as tf
 
+from moco_tf import markdown
 from moco_tf.errors import UserError
-from moco_tf.files import write_atomically
+from moco_tf.files import error_reason, write_atomically
 from studies import figures, results
 from studies.experiments import NAMES, plan
-from studies.findings import NOT_JUDGED, findings
-from studies.tables import mean_and_spread, tables
+from studies.findings import TOO_FEW_SEEDS, Finding, findings
+from studies.results import Results
+from studies.tables import mean_and_std, tables
 
 TITLES = {
     "mechanisms": "Figure 3: three mechanisms",
-    "momentum": "The momentum table",
+    "momentum": "Ablation of the momentum",
     "shuffling": "Shuffling BN",
     "v2": "From v1 to v2",
     "epochs": "Longer pre-training",
@@ -23,162 +26,167 @@ TITLES = {
 }
 
 
-def write(directory):
-    """Draws the pictures of a study and writes its README.md, from results.json alone.
+def write(directory: str) -> list[str]:
+    """Draw the figures of a study and write its README.md, from results.json alone.
 
     Args:
-        directory: str, with the results.json of a study, finished or not.
+        directory: Directory with the results.json of a study, finished or not.
 
     Returns:
-        list of str, the paths of what it wrote.
+        The paths of the files that were written.
 
     Raises:
-        UserError: there are no results, or nothing can be written.
+        UserError: If there are no results, or a file cannot be written.
     """
-    found = results.read(directory)
-    if found is None:
-        raise UserError(f"--out={directory} has no {results.FILE} to draw: run the study first")
+    study = results.read(directory)
+    if study is None:
+        raise UserError(f"--out={directory} holds no {results.FILE}: run the study first")
     try:
-        drawn = figures.draw(directory, found)
+        drawn = figures.draw(directory, study)
         path = os.path.join(directory, "README.md")
-        write_atomically(path, text(found, drawn))
+        write_atomically(path, text(study, drawn))
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"--out={directory} cannot be written ({error}): give a directory that can"
+            f"--out={directory} cannot be written ({error_reason(error)}): choose another directory"
         ) from error
     return [*(os.path.join(directory, f"{name}.png") for name in drawn), path]
 
 
-def text(found, drawn):
-    """The README's text.
+def text(study: Results, drawn: Sequence[str]) -> str:
+    """Return the text of the README.md.
 
     Args:
-        found: of `studies.results.read`.
-        drawn: list of str, the experiments of which there is a picture.
+        study: Results, as `studies.results.read` returns them.
+        drawn: Names of the experiments that have a figure.
 
     Returns:
-        str, Markdown.
+        Markdown.
     """
-    all_findings, all_tables = findings(found), tables(found)
-    parts = [*_introduction(found), *_summary(found, all_findings), *_scale(found)]
+    all_findings, all_tables = findings(study), tables(study)
+    parts = [*_introduction(study), *_summary(study, all_findings), *_scale(study)]
     for name in NAMES:
         if name in drawn:
             parts += [f"## {TITLES[name]}\n![{TITLES[name]}]({name}.png)", all_tables[name]]
-            parts += [_describe(each) for each in all_findings if each.experiment == name]
+            parts += [_describe(finding) for finding in all_findings if finding.experiment == name]
     return "\n\n".join(parts) + "\n"
 
 
-def _introduction(found):
-    base, data = found["config"], found["data"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    commands = "\n".join(found["commands"])
+def _introduction(study: Results) -> Iterator[str]:
+    base, data = study["config"], study["data"]
+    versions = ", ".join(f"{name} {version}" for name, version in study["versions"].items())
+    # Version 0.1 had a script of its own.
+    commands = "\n".join(study["commands"]).replace("python study.py", "python -m studies")
     yield f"# The paper's findings on `{data['source']}`\n```\n{commands}\n```"
     yield _paragraph(
-        f"{len(found['runs'])} runs in {found['seconds'] / 60:.0f} minutes, with {versions}. Every "
-        "number and picture is made of [results.json](results.json), where each run has a line; "
-        "`python study.py --draw` makes them again."
+        f"{len(study['runs'])} runs in {study['seconds'] / 60:.0f} minutes, with {versions}. All "
+        "numbers and figures come from [results.json](results.json), which has one line per run; "
+        "`python -m studies --draw` writes the figures and this page again."
     )
-    missing = _missing(found)
+    missing = _missing(study)
     if missing:
         count = sum(map(len, missing.values()))
         runs = "; ".join(f"`{name}`, {_seeds(seeds)}" for name, seeds in missing.items())
-        planned = len(found["seeds"]) * len(plan(base, NAMES))
-        yield _paragraph(f"**Not finished: {count} of {planned} runs are missing.** These: {runs}.")
+        planned = len(study["seeds"]) * len(plan(base, NAMES))
+        yield _paragraph(f"**Not finished: {count} of {planned} runs are missing**: {runs}.")
     yield _paragraph(
-        f"{data['num_images']:,} images to pre-train on, without labels; {data['num_train']:,} "
-        "with labels for kNN and for the linear probe, a logistic regression on frozen features; "
-        f"{data['num_test']:,} for testing; {data['num_classes']} classes. Accuracies are top-1 in "
-        f"percent, mean ± standard deviation over {_seeds(found['seeds'])}."
+        f"Pre-training uses {data['num_images']:,} images without their labels. kNN and the linear "
+        "probe, a logistic regression on frozen features, use "
+        f"{data['num_train']:,} labeled images; {data['num_test']:,} images are for testing. There "
+        f"are {data['num_classes']} classes. Accuracies are top-1 in percent, mean ± standard "
+        f"deviation over {_seeds(study['seeds'])}."
     )
     yield _paragraph(
-        f"What a run has where nothing else is said: {base['encoder']}, {base['head']} head, "
-        f"K = {base['queue_size']:,}, m = {base['momentum']:g}, temperature "
+        f"Unless stated otherwise, a run has these settings: {base['encoder']}, {base['head']} "
+        f"head, K = {base['queue_size']:,}, m = {base['momentum']:g}, temperature "
         f"{base['temperature']:g}, augmentation {base['augmentation']}, batches of "
-        f"{base['batch_size']} in {base['bn_groups']} groups of BatchNormalization, learning rate "
-        f"{base['learning_rate']:g} for 256 images, {base['schedule']} schedule, "
+        f"{base['batch_size']} images in {base['bn_groups']} BatchNormalization groups, learning "
+        f"rate {base['learning_rate']:g} per 256 images, {base['schedule']} schedule, "
         f"{base['epochs']} epochs."
     )
 
 
-def _seeds(seeds):
+def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _missing(found):
+def _missing(study: Results) -> dict[str, list[int]]:
     missing = {}
-    for name in plan(found["config"], NAMES):
-        seeds = [seed for seed in found["seeds"] if results.find(found, name, seed) is None]
+    for name in plan(study["config"], NAMES):
+        seeds = [seed for seed in study["seeds"] if results.find(study, name, seed) is None]
         if seeds:
             missing[name] = seeds
     return missing
 
 
-def _summary(found, all_findings):
-    lines = ["## Which of them show", "| finding | the paper | here |", "| --- | --- | --- |"]
-    for each in all_findings:
-        lines.append(f"| {each.claim} | {each.paper} | **{each.verdict}** |")
-    yield "\n".join(lines)
+def _summary(study: Results, all_findings: Sequence[Finding]) -> Iterator[str]:
+    rows = [[finding.claim, finding.paper, f"**{finding.verdict}**"] for finding in all_findings]
+    yield "## Summary\n" + markdown.table(["finding", "paper", "here"], rows)
     yield _paragraph(
-        "Each finding comes down to comparisons, which stand below. Two settings differ where "
-        "their means are further apart than twice the standard error of the difference; otherwise "
-        "there is no difference beyond the spread. A finding *shows* where every comparison comes "
-        "out as the paper has it, *shows in part* where some do, *does not show* where none does, "
-        "and is *not judged* while a setting has fewer than two seeds."
+        "Each finding consists of the comparisons listed below. Two settings differ if their means "
+        "are further apart than twice the standard error of the difference; otherwise there is no "
+        "clear difference. A finding is *reproduced* if every comparison agrees with the paper, "
+        "*partly reproduced* if some do, and *not reproduced* if none does. It has *too few seeds* "
+        "if a setting was run with fewer than two."
     )
-    seeds = len(found["seeds"])
+    seeds = len(study["seeds"])
     if seeds > 1:
         freedom = 2 * seeds - 2
+        rate = 200 * scipy.stats.t.sf(2, freedom)
         yield _paragraph(
-            f"With {seeds} seeds a side this rule calls equals different in "
-            f"{200 * scipy.stats.t.sf(2, freedom):.0f} % of all cases (Student's t, {freedom} "
-            "degrees of freedom). Of so many comparisons some will be wrong."
+            f"With {seeds} seeds per setting, this rule finds a difference between two equal "
+            f"settings in {rate:.0f} % of all cases (Student's t, {freedom} degrees of freedom). "
+            "With this many comparisons, expect some of them to be wrong."
         )
 
 
-def _scale(found):
-    base, images = found["config"], found["data"]["num_images"]
+def _scale(study: Results) -> Iterator[str]:
+    base, images = study["config"], study["data"]["num_images"]
     steps = base["epochs"] * (images // base["batch_size"])
-    share = base["queue_size"] / images
+    percent = 100 * base["queue_size"] / images
     points = [
-        "**K against the data.** The paper's 65,536 keys are 5 % of ImageNet's 1.28 million "
-        f"images, its 4,096 are 0.3 %. Here K = {base['queue_size']:,} is {100 * share:.1f} % of "
-        f"the images, and Figure 3 goes from {100 * share / 16:.1f} to {100 * share * 4:.1f} %. "
-        "The larger the share, the more of a query's near neighbours are among its negatives, and "
-        "the older, in epochs, are the keys.",
-        f"**m against the steps.** A run has {steps:,} steps, the paper's a million. The key "
-        "encoder follows the query encoder at a distance of about 1/(1 - m) steps: 100 with m = "
-        "0.99, 1,000 with 0.999, 10,000 with 0.9999. At the end of a run the share of its random "
-        f"start that is left in it is {100 * 0.99**steps:.1f}, {100 * 0.999**steps:.0f} and "
-        f"{100 * 0.9999**steps:.0f} %; in the paper's, nothing.",
-        f"**Network and images.** {base['encoder']} on {base['image_size']} pixels stands where "
-        "the paper has a ResNet-50 on 224. The accuracies of one say nothing about the other's; "
-        "what is compared is the direction.",
+        "**K relative to the data set.** The paper's 65,536 keys are 5 % of ImageNet's 1.28 "
+        f"million images, its 4,096 keys 0.3 %. Here K = {base['queue_size']:,} is {percent:.1f} % "
+        f"of the images, and Figure 3 ranges from {percent / 16:.1f} to {percent * 4:.1f} %. The "
+        "larger the fraction, the more near neighbors of a query are among its negatives, and the "
+        "older, in epochs, are the keys.",
+        f"**m relative to the number of steps.** A run has {steps:,} steps, the paper's a million. "
+        "The key encoder lags about 1/(1 - m) steps behind the query encoder: 100 with m = 0.99, "
+        "1,000 with 0.999 and 10,000 with 0.9999. At the end of a run, its random initialization "
+        f"still has a weight of {100 * 0.99**steps:.1f}, {100 * 0.999**steps:.0f} and "
+        f"{100 * 0.9999**steps:.0f} % in it; at the end of the paper's, none.",
+        f"**Network and images.** The study uses {base['encoder']} on images of "
+        f"{base['image_size']} pixels, the paper a ResNet-50 on 224 pixels. Compare the direction "
+        "of the differences, not the accuracies.",
     ]
     if base["data.source"] == "photos":
         points.append(
-            "**Grey patches.** Of the augmentations crop, flip, brightness, contrast and blur do "
-            "something; saturation, hue and grey do not. The task is texture recognition, as the "
-            "project's README says."
+            "**Gray patches.** The images are gray, so saturation, hue and grayscale have no "
+            "effect in the augmentation; crop, flip, brightness, contrast and blur do. The task is "
+            "texture recognition; see the README of the project."
         )
-    yield "## What the scale changes\n" + "\n".join(_paragraph(point, "- ") for point in points)
+    bullets = "\n".join(_paragraph(point, "- ") for point in points)
+    yield f"## Differences in scale from the paper\n{bullets}"
 
 
-def _describe(finding):
-    lines = [f"**{finding.claim}** The paper: {finding.paper}. Here: **{finding.verdict}**.", ""]
-    for each in finding.comparisons:
+def _describe(finding: Finding) -> str:
+    lines = [f"**{finding.claim}** Paper: {finding.paper}. Here: **{finding.verdict}**.", ""]
+    for comparison in finding.comparisons:
         first, second = (
-            mean_and_spread(side, each.key) or "missing" for side in (each.first, each.second)
+            mean_and_std(values, comparison.key) or "missing"
+            for values in (comparison.first, comparison.second)
         )
-        outcome = each.outcome
-        if outcome != NOT_JUDGED and outcome not in each.expected:
-            outcome = f"{outcome}, where the paper has {' or '.join(each.expected)}"
-        lines.append(f"- {each.words}, {each.measure}: {first} against {second}: {outcome}")
+        outcome = comparison.outcome
+        if outcome != TOO_FEW_SEEDS and outcome not in comparison.expected:
+            outcome = f"{outcome} (paper: {' or '.join(comparison.expected)})"
+        lines.append(
+            f"- {comparison.description}, {comparison.metric}: {first} against {second}: {outcome}"
+        )
     return "\n".join(lines)
 
 
-def _paragraph(words, bullet=""):
+def _paragraph(paragraph: str, bullet: str = "") -> str:
     return textwrap.fill(
-        words,
+        paragraph,
         width=100,
         initial_indent=bullet,
         subsequent_indent=" " * len(bullet),

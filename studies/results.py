@@ -1,38 +1,54 @@
-"""results.json of a study: what was run, and a record of each finished run."""
+"""The file results.json of a study: its settings, and a record of each finished run."""
 
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.files import write_atomically
+from moco_tf.files import error_reason, write_atomically
 from studies.experiments import identity
 
 FILE = "results.json"
 
+Record = dict[str, Any]
+Results = dict[str, Any]
 
-def read(directory):
-    """The results in a directory, or None where there are none yet.
+
+def read(directory: str) -> Results | None:
+    """Return the results in a directory, or None if there are none yet.
 
     Args:
-        directory: str, a study's.
+        directory: Directory of the study.
 
     Returns:
-        A dict of `commands` that were run, `versions`, `data` (`source`, `num_images` that a run
-        trains on, `num_train` and `num_test` of the evaluation, `num_classes`), `config` (the
-        base's, flat), `seeds` that were asked for, `seconds` in all, and `runs`, a record each:
+        A dict with these keys:
 
-        - `name`, `seed`, `settings` that differ from the base's;
-        - `knn_top1` and `linear_top1`, shares in 0 to 1, and `parameters` of the backbone;
-        - `seconds`, of the sitting in which it was finished;
-        - of a run that was trained, `final_loss` and `final_contrastive_top1`, means over the last
-          epoch, `chance`, the loss of pure chance in nats, `steps_per_epoch`, and `curves`: lists
-          `step`, `loss` and `contrastive_top1`, means since the step before;
-        - `knn_curve`, lists `step` and `top1`, where the monitor looked.
+        - `commands` that were run;
+        - `versions` of TensorFlow, Keras and NumPy;
+        - `data`: `source`, `num_images` for pre-training, `num_train` and `num_test` for the
+          evaluation, and `num_classes`;
+        - `config`, the base config as a flat dict;
+        - `seeds` that were requested;
+        - `seconds` in total;
+        - `runs`, a list with one record per finished run.
+
+        A record holds:
+
+        - `name`, `seed`, and the `settings` that differ from the base config;
+        - `knn_top1` and `linear_top1`, between 0 and 1, and the number of `parameters` of the
+          backbone;
+        - `seconds`, without those of a training that was interrupted before;
+        - if the run was trained: `final_loss` and `final_contrastive_top1`, means over the last
+          epoch; `chance`, the chance-level loss in nats; `steps_per_epoch`; and `curves`, with
+          the lists `step`, `loss` and `contrastive_top1`, means since the previous step in the
+          list;
+        - `knn_curve`, with the lists `step` and `top1` of the kNN monitor.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: If the file cannot be read.
     """
     path = os.path.join(directory, FILE)
     if not tf.io.gfile.exists(path):
@@ -44,55 +60,65 @@ def read(directory):
             raise ValueError("it has no config or no runs")
     except (tf.errors.OpError, ValueError) as error:
         raise UserError(
-            f"{path} is not the results of a study ({error}): move it away, or give another --out"
+            f"{path} does not hold the results of a study ({error}): move the file away, or choose "
+            "another --out"
         ) from error
     return results
 
 
-def start(directory, base, seeds, command, **about):
-    """The results to go on with, or new ones.
+def start(
+    directory: str,
+    base: Mapping[str, Any],
+    seeds: Sequence[int],
+    command: str,
+    versions: Mapping[str, str],
+    data: Mapping[str, Any],
+) -> Results:
+    """Return the results to continue, or new ones without runs.
 
     Args:
-        directory: str.
-        base: dict, the flat config of the base.
-        seeds: list of int, added to those asked for before.
-        command: str, added to those before.
-        **about: `versions` and `data`.
+        directory: Directory of the study.
+        base: The base config as a flat dict.
+        seeds: Seeds, which are added to those that were requested before.
+        command: Command line, which is added to those that were run before.
+        versions: Versions of the libraries.
+        data: Description of the data, as in `read`.
 
     Returns:
-        As `read`.
+        Results, as `read` returns them.
 
     Raises:
-        UserError: another base made what is there.
+        UserError: If the directory holds a study with another base config.
     """
     results = read(directory) or {"commands": [], "seeds": [], "seconds": 0.0, "runs": []}
     if "config" in results:
-        saved, wanted = identity(results["config"]), identity(base)
+        saved, current = identity(results["config"]), identity(base)
         differing = [
-            f"{key} is {saved.get(key)!r} there and {wanted[key]!r} here"
-            for key in wanted
-            if saved.get(key) != wanted[key]
+            f"{key} is {saved.get(key)!r} there and {current[key]!r} here"
+            for key in current
+            if saved.get(key) != current[key]
         ]
         if differing:
             raise UserError(
-                f"--out={directory} holds a study of another base ({'; '.join(differing)}): give "
-                "another directory, or that base to go on with it"
+                f"--out={directory} holds a study with another config ({'; '.join(differing)}): "
+                "choose another directory, or use the same config to continue it"
             )
     return {
         "commands": list(dict.fromkeys([*results["commands"], command])),
-        **about,
-        "config": base,
+        "versions": dict(versions),
+        "data": dict(data),
+        "config": dict(base),
         "seeds": sorted({*results["seeds"], *seeds}),
         "seconds": results["seconds"],
         "runs": results["runs"],
     }
 
 
-def write(directory, results):
-    """Writes results.json, a line for each run.
+def write(directory: str, results: Results) -> None:
+    """Write results.json, with one line per run.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: If it cannot be written.
     """
     runs = ",\n".join(f"    {json.dumps(run)}" for run in results["runs"])
     text = json.dumps({**results, "runs": []}, indent=2)
@@ -102,12 +128,12 @@ def write(directory, results):
         write_atomically(os.path.join(directory, FILE), text + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"--out={directory} cannot be written ({error}): give a directory that can"
+            f"--out={directory} cannot be written ({error_reason(error)}): choose another directory"
         ) from error
 
 
-def find(results, name, seed):
-    """The record of a run, or None where it is not finished."""
+def find(results: Results, name: str, seed: int) -> Record | None:
+    """Return the record of a run, or None if the run is not finished."""
     for run in results["runs"]:
         if (run["name"], run["seed"]) == (name, seed):
             return run

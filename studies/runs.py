@@ -1,30 +1,34 @@
-"""One run of the study: it trains, evaluates, and comes back as a record of results.json."""
+"""One run of the study: train, evaluate, and summarize both in a record of results.json."""
 
 import contextlib
-import gc
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import keras
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import encoders, load_backbone, run_directory
+from moco_tf import run_directory
+from moco_tf.api import extract_features, knn, linear_probe
+from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import chance_loss
-from moco_tf.evaluation import protocols
-from moco_tf.training.run import train as pretrain
+from moco_tf.data import sources
+from moco_tf.encoders import random_backbone
+from moco_tf.training.run import train
+from studies.results import Record
 
 
-def with_settings(config, settings, seed=0):
-    """A config with some settings and the seed of a run.
+def with_settings(
+    config: ml_collections.ConfigDict, settings: Mapping[str, Any], seed: int = 0
+) -> ml_collections.ConfigDict:
+    """Return a copy of a config with the settings and the seed of a run.
 
     Args:
-        config: the base's.
+        config: The base config.
         settings: `{key: value}`; lists stand for tuples.
-        seed: int.
-
-    Returns:
-        A config.
+        seed: Seed of the run.
     """
     config = config.copy_and_resolve_references()
     for key, value in {**settings, "seed": seed}.items():
@@ -32,69 +36,61 @@ def with_settings(config, settings, seed=0):
     return config
 
 
-def run(config, workdir, source):
-    """Trains, or goes on with, a run, and evaluates its backbone.
+def run(config: ml_collections.ConfigDict, workdir: str) -> Record | None:
+    """Train a run, or resume it, and evaluate its backbone.
 
     Args:
-        config: the run's; `epochs` is 0 for a random initialisation, which is only evaluated.
-        workdir: str, the run directory.
-        source: the labelled `moco_tf.data.source.Source` to evaluate on.
+        config: Config of the run. If `epochs` is 0, random initialization is evaluated.
+        workdir: Path of the run directory.
 
     Returns:
-        A record as `studies.results.read` describes it, without `name`, `seed` and `settings`, or
-        None where the run was stopped; and None, or the number of the signal that stopped it.
+        A record as in `studies.results.read`, without `name`, `seed` and `settings`; or None if a
+        signal stopped the training.
 
     Raises:
-        UserError: what `moco_tf.train` raises.
+        UserError: As `moco_tf.train`.
     """
-    # One process builds all the models, and Keras holds on to each until it is told.
-    keras.utils.clear_session()
-    gc.collect()
-    began = time.perf_counter()
+    start = time.perf_counter()
+    trained: Record = {}
     if config.epochs:
-        outcome = pretrain(config, workdir)
-        if outcome.stopped_by is not None:
-            return None, outcome.stopped_by
+        if train(config, workdir).stopped_by is not None:
+            return None
+        trained = summarize(config, run_directory.read_metrics(workdir))
+    source = sources.from_config(config)
+    if config.epochs:
         backbone = load_backbone(workdir)
-        trained = summary(config, run_directory.read_metrics(workdir))
     else:
-        keras.utils.set_random_seed(config.seed)
-        random = encoders.build(config.encoder, stem=config.stem, channels=source.channels)
-        backbone = encoders.with_normalization(random)
-        trained = {}
-    train, test = protocols.extract_both(backbone, source, config.image_size)
+        backbone = random_backbone(config.encoder, config.stem, source.channels, config.seed)
+    train_features = extract_features(backbone, source, "train", config.image_size)
+    test_features = extract_features(backbone, source, "test", config.image_size)
     accuracies = {
-        f"{name}_top1": protocols.evaluate(protocol, train, test, len(source.class_names))["top1"]
-        for name, protocol in (("knn", "knn"), ("linear", "linear_cached"))
+        "knn_top1": knn(train_features, test_features)["top1"],
+        "linear_top1": linear_probe(train_features, test_features)["top1"],
     }
     parameters = sum(int(np.prod(weight.shape)) for weight in backbone.trainable_weights)
-    seconds = round(time.perf_counter() - began, 1)
-    return {**accuracies, "parameters": parameters, "seconds": seconds, **trained}, None
+    seconds = round(time.perf_counter() - start, 1)
+    return {**accuracies, "parameters": parameters, "seconds": seconds, **trained}
 
 
-def summary(config, lines):
-    """What a record holds of a run's training.
+def summarize(config: ml_collections.ConfigDict, lines: Sequence[Mapping[str, Any]]) -> Record:
+    """Return the part of a record that describes the training.
 
     Args:
-        config: the run's.
-        lines: list of dict, of its metrics.jsonl.
-
-    Returns:
-        The part of a record of `studies.results.read` that only runs that were trained have.
+        config: Config of the run.
+        lines: Lines of its metrics.jsonl.
     """
-    steps = [line["step"] for line in lines if "loss" in line]
-    curves = {
-        key: [line[key] for line in lines if "loss" in line] for key in ("loss", "contrastive_top1")
-    }
+    log = [line for line in lines if "loss" in line]
+    steps = [line["step"] for line in log]
+    curves = {key: [line[key] for line in log] for key in ("loss", "contrastive_top1")}
     steps_per_epoch = steps[-1] // config.epochs
-    # A line holds the mean since the one before.
+    # A line holds the mean since the line before it.
     lengths = np.diff([0, *steps])
-    last = np.array(steps) > steps[-1] - steps_per_epoch
-    final = {
-        f"final_{key}": round(float(np.average(np.array(values)[last], weights=lengths[last])), 4)
-        for key, values in curves.items()
-    }
-    looks = [line for line in lines if "knn_top1" in line]
+    in_last_epoch = np.array(steps) > steps[-1] - steps_per_epoch
+    final = {}
+    for key, values in curves.items():
+        mean = np.average(np.array(values)[in_last_epoch], weights=lengths[in_last_epoch])
+        final[f"final_{key}"] = round(float(mean), 4)
+    monitor = [line for line in lines if "knn_top1" in line]
     return {
         **final,
         "chance": round(chance_loss(config), 4),
@@ -104,13 +100,13 @@ def summary(config, lines):
             **{key: [round(value, 4) for value in values] for key, values in curves.items()},
         },
         "knn_curve": {
-            "step": [line["step"] for line in looks],
-            "top1": [round(line["knn_top1"], 4) for line in looks],
+            "step": [line["step"] for line in monitor],
+            "top1": [round(line["knn_top1"], 4) for line in monitor],
         },
     }
 
 
-def delete_checkpoints(workdir):
-    """Deletes the checkpoints of a run that is finished."""
+def delete_checkpoints(workdir: str) -> None:
+    """Delete the checkpoints of a finished run."""
     with contextlib.suppress(tf.errors.NotFoundError):
         tf.io.gfile.rmtree(os.path.join(workdir, "checkpoints"))

@@ -1,124 +1,129 @@
-"""The tables of the study in Markdown: means and spreads, the paper's numbers beside them."""
+"""The tables of the study in Markdown: results over the seeds, and the paper's numbers."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from studies.experiments import experiments
-from studies.findings import STEPS_TO_V2, by_mechanism, values
+from moco_tf import markdown
+from studies.experiments import Settings, experiments
+from studies.findings import STEPS_TO_V2, by_mechanism, metric_values
+from studies.results import Results
 
+# Titles and keys of columns.
 LINEAR = ("linear probe", "linear_top1")
 KNN = ("kNN", "knn_top1")
 LOSS = ("final loss", "final_loss")
 CONTRASTIVE = ("contrastive accuracy", "final_contrastive_top1")
-PAPER_MOMENTUM = ("fail", "55.2", "57.8", "59.0", "58.9")
+PARAMETERS = ("parameters", "parameters")
+
+PAPER_MOMENTUM = ("", "fail", "55.2", "57.8", "59.0", "58.9")
 PAPER_V2 = ("60.8 ± 0.2", "", "", "", "67.5 ± 0.1")
 
 
-def tables(results):
-    """The table of each experiment, with what has to be said beside it.
+def tables(results: Results) -> dict[str, str]:
+    """Return the table of each experiment, with notes below it where they are needed.
 
     Args:
-        results: of `studies.results.read`, finished or not.
+        results: Results, as `studies.results.read` returns them, finished or not.
 
     Returns:
-        `{name of an experiment: Markdown}`.
+        `{name of the experiment: Markdown}`.
     """
-    rows, base = experiments(results["config"]), results["config"]
+    base = results["config"]
+    rows = experiments(base)
 
-    def by_columns(head, names, found, columns, paper=None):
+    def table(
+        experiment: str,
+        title: str,
+        row_title: Callable[[Settings], str],
+        columns: Sequence[tuple[str, str]],
+        paper: Sequence[str] | None = None,
+    ) -> str:
+        header = [title, *(title for title, _ in columns)]
         lines = [
-            [name, *(_cell(results, settings, key) for _, key in columns)]
-            for name, settings in zip(names, found, strict=True)
+            [row_title(row), *(_cell(results, row, key) for _, key in columns)]
+            for row in rows[experiment]
         ]
-        heads = [head, *(words for words, _ in columns)]
         if paper:
-            heads.append("the paper (%)")
+            header.append("paper (%)")
             lines = [[*line, number] for line, number in zip(lines, paper, strict=True)]
-        return _markdown(heads, lines)
+        return markdown.table(header, lines)
 
-    def name_of_momentum(row):
-        return f"{row['momentum']:g}" if "momentum" in row else "random initialisation"
+    def momentum_title(row: Settings) -> str:
+        return f"{row['momentum']:g}" if "momentum" in row else "random initialization"
 
-    def name_of_shuffling(row):
+    def shuffling_title(row: Settings) -> str:
         return f"{row['bn_groups']} groups, {'with' if row['shuffle_bn'] else 'without'}"
 
-    def name_of_width(row):
+    def v2_title(row: Settings) -> str:
+        return STEPS_TO_V2[rows["v2"].index(row)]
+
+    def epochs_title(row: Settings) -> str:
+        return str(row["epochs"] or "0, random initialization")
+
+    def width_title(row: Settings) -> str:
         encoder = row.get("encoder", base["encoder"])
         return f"{encoder}, {'random' if row.get('epochs') == 0 else 'pre-trained'}"
 
     return {
         "mechanisms": _mechanisms(results, rows["mechanisms"]),
-        "momentum": by_columns(
-            "m",
-            map(name_of_momentum, rows["momentum"]),
-            rows["momentum"],
-            (LINEAR, KNN, LOSS),
-            ("", *PAPER_MOMENTUM),
-        )
-        + f"\n\nHere K = {base['queue_size']:,}, so that the loss of pure chance is "
-        f"{math.log(base['queue_size'] + 1):.2f}; in the paper's table K = 4,096.",
-        "shuffling": by_columns(
-            "Shuffling BN",
-            map(name_of_shuffling, rows["shuffling"]),
-            rows["shuffling"],
-            (CONTRASTIVE, KNN, LINEAR, LOSS),
+        "momentum": table("momentum", "m", momentum_title, (LINEAR, KNN, LOSS), PAPER_MOMENTUM)
+        + f"\n\nHere K = {base['queue_size']:,}, so the chance-level loss is "
+        f"{math.log(base['queue_size'] + 1):.2f}; the paper's table has K = 4,096.",
+        "shuffling": table(
+            "shuffling", "Shuffling BN", shuffling_title, (CONTRASTIVE, KNN, LINEAR, LOSS)
         ),
-        "v2": by_columns("", STEPS_TO_V2, rows["v2"], (LINEAR, KNN), PAPER_V2)
-        + "\n\nv1 has temperature 0.07, and a learning rate that falls to a tenth at 60 and 80 % "
-        "of the epochs.\nThe paper's numbers are the reference implementation's, after 200 epochs.",
-        "epochs": by_columns(
-            "epochs",
-            (str(row["epochs"] or "0, random initialisation") for row in rows["epochs"]),
-            rows["epochs"],
-            (LINEAR, KNN),
-        ),
-        "width": by_columns(
-            "",
-            map(name_of_width, rows["width"]),
-            rows["width"],
-            (("parameters", "parameters"), LINEAR, KNN),
-        ),
+        "v2": table("v2", "", v2_title, (LINEAR, KNN), PAPER_V2)
+        + "\n\nv1 has temperature 0.07, and its learning rate is multiplied by 0.1 at 60 and 80 % "
+        "of the epochs.\nThe paper's numbers are those of the reference implementation after 200 "
+        "epochs.",
+        "epochs": table("epochs", "epochs", epochs_title, (LINEAR, KNN)),
+        "width": table("width", "", width_title, (PARAMETERS, LINEAR, KNN)),
     }
 
 
-def mean_and_spread(each, key):
-    """Mean ± standard deviation of a key of the records, such as "62.1 ± 1.0"; "" of nothing.
+def mean_and_std(values: Sequence[float], key: str) -> str:
+    """Format mean ± standard deviation.
 
     Args:
-        each: list of float, a value for each seed.
-        key: str; shares, whose names end with `top1`, are given in percent.
+        values: Values, one per seed. One value has no standard deviation.
+        key: Key of the values in a record. If it ends with `top1`, the values are fractions and
+            formatted in percent.
+
+    Returns:
+        Text such as "62.1 ± 1.0", empty if there are no values.
+
+    Example:
+        >>> mean_and_std([0.611, 0.631], "knn_top1"), mean_and_std([4.5], "final_loss")
+        ('62.1 ± 1.4', '4.500')
     """
-    if not each:
+    if not values:
         return ""
     scale, digits = (100, 1) if key.endswith("top1") else (1, 3)
-    spread = f" ± {scale * np.std(each, ddof=1):.{digits}f}" if len(each) > 1 else ""
-    return f"{scale * np.mean(each):.{digits}f}{spread}"
+    std = f" ± {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):.{digits}f}{std}"
 
 
-def _mechanisms(results, rows):
-    mechanisms = by_mechanism(rows)
-    sizes = sorted({size for points in mechanisms.values() for size in points})
+def _mechanisms(results: Results, rows: Sequence[Settings]) -> str:
+    groups = by_mechanism(rows)
     lines = [
-        [f"{size:,}"]
-        + [
-            _cell(results, points[size], "linear_top1") if size in points else ""
-            for points in mechanisms.values()
+        [
+            f"{size:,}",
+            *(
+                _cell(results, group[size], "linear_top1") if size in group else ""
+                for group in groups.values()
+            ),
         ]
-        for size in sizes
+        for size in sorted({size for group in groups.values() for size in group})
     ]
     return (
-        _markdown(["K", *mechanisms], lines)
-        + "\n\nThe linear probe. K of end_to_end is its batch, one more than its negatives; its "
-        "learning rate\ngrows with it."
+        markdown.table(["K", *groups], lines)
+        + "\n\nAccuracies of the linear probe. K of end_to_end is the batch size, one more than "
+        "its number of\nnegatives; its learning rate scales with it."
     )
 
 
-def _cell(results, settings, key):
-    each = values(results, settings, key)
-    return f"{each[0]:,}" if each and key == "parameters" else mean_and_spread(each, key)
-
-
-def _markdown(heads, lines):
-    lines = [heads, ["---"] * len(heads), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _cell(results: Results, settings: Settings, key: str) -> str:
+    values = metric_values(results, settings, key)
+    return f"{values[0]:,}" if values and key == "parameters" else mean_and_std(values, key)

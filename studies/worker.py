@@ -1,0 +1,130 @@
+"""Run one run of the study in a process of its own.
+
+TensorFlow keeps the graph of every training step that it has built, about 40 MB per run, until the
+process ends. So the study calls `run_in_process`, which starts `python -m studies.worker` once per
+run.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+
+from moco_tf.config import default_config
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+from studies import runs
+from studies.results import Record
+
+LOG_FILE = "log.txt"
+SECONDS_BETWEEN_POLLS = 0.2
+
+
+def run_in_process(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    signals: Sequence[int],
+    on_poll: Callable[[], None],
+) -> Record | None:
+    """Call `studies.runs.run` in a process of its own.
+
+    The output of the process is appended to `workdir/log.txt`. If this process is killed, the
+    other one saves and stops, too.
+
+    Args:
+        config: Config of the run.
+        workdir: Path of the run directory, which must be local.
+        signals: The signals that this process has received; they may grow while the run is in
+            progress. Each is sent to the process of the run once.
+        on_poll: Called a few times per second.
+
+    Returns:
+        The record of the run, or None if a signal stopped it.
+
+    Raises:
+        UserError: If the run raises one, or fails.
+    """
+    log_path = os.path.join(workdir, LOG_FILE)
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        log = open(log_path, "a", encoding="utf-8")  # noqa: SIM115, it is closed below
+    except OSError as error:
+        raise UserError(
+            f"the run directory {workdir} cannot be written ({error_reason(error)}): choose "
+            "another --workdir"
+        ) from error
+    with log, tempfile.TemporaryDirectory() as directory:
+        answer_path = os.path.join(directory, "answer.json")
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "studies.worker"),
+                *(config.to_json_best_effort(), workdir, answer_path),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # The terminal sends Ctrl-C to a whole group, and a second signal would stop the
+            # training without saving.
+            process_group=0,
+        )
+        num_sent = 0
+        while process.poll() is None:
+            for number in signals[num_sent:]:
+                process.send_signal(number)
+                num_sent += 1
+            on_poll()
+            try:
+                process.wait(SECONDS_BETWEEN_POLLS)
+            except subprocess.TimeoutExpired:
+                continue
+        assert process.stdin is not None
+        process.stdin.close()
+        if os.path.exists(answer_path):
+            with open(answer_path, encoding="utf-8") as file:
+                answer = json.load(file)
+            if "error" in answer:
+                raise UserError(answer["error"])
+            return answer["record"]
+    if signals:
+        return None
+    raise UserError(
+        f"the run in {workdir} failed with exit status {process.returncode}: {log_path} says why"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a run and write its record, or the message of its error, to a file.
+
+    Args:
+        arguments: The config as JSON, the path of the run directory, and the path of the file.
+    """
+    config_json, workdir, answer_path = arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    config = default_config()
+    config.update(ml_collections.ConfigDict(json.loads(config_json)))
+    answer: dict[str, Any]
+    try:
+        answer = {"record": runs.run(config, workdir)}
+    except UserError as error:
+        answer = {"error": str(error)}
+    with open(answer_path, "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+
+
+def _stop_with_parent() -> None:
+    """Send this process SIGTERM when its parent, which holds the other end of stdin, is gone."""
+    # Not `sys.stdin.read`, whose lock Python would wait for when it exits.
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
