@@ -1,5 +1,4 @@
-"""What a run has trained: its whole model, its query encoder, or the backbone alone; and backbones
-that are of no run."""
+"""Backbones and encoders from run directories, SavedModels and PyTorch files."""
 
 import json
 import os
@@ -11,79 +10,89 @@ from moco_tf import encoders, run_directory
 from moco_tf.backbones import pytorch_files
 from moco_tf.errors import UserError
 
-NETWORK_FILE = "network.json"  # in a SavedModel: what network it holds
+NETWORK_FILE = "network.json"  # In a SavedModel: which network it holds.
 
 
-def load_backbone(workdir):
-    """The backbone of a run's query encoder, at its newest checkpoint.
+def load_backbone(workdir: str) -> keras.Model:
+    """Load the backbone of a run's query encoder from its newest checkpoint.
+
+    Its BatchNormalization has one group, so the backbone can be fine-tuned with any batch size.
 
     Args:
-        workdir: str, a run directory.
+        workdir: Path of the run directory.
 
     Returns:
-        A `keras.Model` from images `[N, H, W, C]` of 0 to 255, of the channels of the run's, to
-        features `[N, D]`; its BatchNormalization has one group, so that it fine-tunes at any batch
-        size.
+        A `keras.Model` from images `[N, H, W, C]` in [0, 255], with as many channels as the
+        images of the run, to features `[N, D]`.
 
     Raises:
-        UserError: no run there, or no checkpoint yet, or one of another architecture.
+        UserError: If there is no run, it has no checkpoint yet, or the checkpoint is of another
+            architecture.
+
+    Example:
+        >>> import moco_tf
+        >>> import numpy as np
+        >>> backbone = moco_tf.load_backbone(workdir)
+        >>> backbone.output_shape
+        (None, 64)
+        >>> images = np.zeros([4, 32, 32, 3], np.uint8)
+        >>> backbone.predict(images, verbose=0).shape
+        (4, 64)
     """
     return encoders.with_normalization(load_query_encoder(workdir).backbone)
 
 
-def load_encoder(workdir):
-    """A run's query encoder with its projection head, at its newest checkpoint.
+def load_encoder(workdir: str) -> keras.Model:
+    """Load a run's query encoder, including its projection head, from its newest checkpoint.
 
     Args:
-        workdir: str, a run directory.
+        workdir: Path of the run directory.
 
     Returns:
-        As `load_backbone`, but to projections `[N, dim]`, not L2-normalised.
+        A `keras.Model` as `load_backbone` returns, but to projections `[N, dim]`, which are not
+        L2-normalized.
 
     Raises:
-        UserError: as `load_backbone`.
+        UserError: As for `load_backbone`.
     """
     return encoders.with_normalization(load_query_encoder(workdir))
 
 
-def load_saved_model(path):
-    """A backbone that export/saved_model.py wrote, frozen.
+def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
+    """Load a backbone that `moco_tf.export.saved_model` wrote, frozen.
 
     Args:
-        path: str, a directory.
+        path: Path of the SavedModel's directory.
 
     Returns:
-        A `keras.layers.TFSMLayer` from images `[N, H, W, C]` of 0 to 255 to features `[N, D]`, and
-        the channels C that it takes, int.
+        A `keras.layers.TFSMLayer` from images `[N, H, W, C]` in [0, 255] to features `[N, D]`, and
+        the number of channels C of these images.
 
     Raises:
-        UserError: there is none.
+        UserError: If there is no such SavedModel.
     """
     try:
         layer = keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
         [images] = layer.call_endpoint_fn.input_signature
         return layer, images.shape[-1]
     except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise _no_saved_model(path, error) from error
+        raise _not_a_saved_model(path, error) from error
 
 
-def read_network(path):
-    """What network a SavedModel of export/saved_model.py holds, by its own account.
+def read_network(path: str) -> encoders.Network:
+    """Return which network a SavedModel of `moco_tf.export.saved_model` says it holds.
 
     Args:
-        path: str, a directory.
-
-    Returns:
-        A `moco_tf.encoders.Network`.
+        path: Path of the SavedModel's directory.
 
     Raises:
-        UserError: it does not say it, as those written before there was `network.json`.
+        UserError: If it does not say so, like those from before `network.json` was written.
     """
     file_path = os.path.join(path, NETWORK_FILE)
     if not tf.io.gfile.exists(file_path):
         raise UserError(
-            f"--saved_model={path} does not say what network it holds: give --encoder, such as "
-            "resnet50, and --stem where it is not imagenet"
+            f"the SavedModel {path} does not say which network it holds: set encoder, for example "
+            "to resnet50, and stem unless it is imagenet"
         )
     with tf.io.gfile.GFile(file_path) as file:
         text = file.read()
@@ -91,60 +100,63 @@ def read_network(path):
         return encoders.Network(**json.loads(text))
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{file_path} is not what export/saved_model.py wrote: delete it, and give --encoder"
+            f"{file_path} was not written by the SavedModel export: delete it, and set encoder"
         ) from error
 
 
-def load_network(path, encoder=None, stem="imagenet"):
-    """The network in a SavedModel of export/saved_model.py, built again.
+def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") -> keras.Model:
+    """Rebuild the network in a SavedModel of `moco_tf.export.saved_model`.
 
     Args:
-        path: str, a directory.
-        encoder, stem: of `moco_tf.encoders.build`: what network it holds; without `encoder`, what
-            the SavedModel itself says.
+        path: Path of the SavedModel's directory.
+        encoder: Name of the encoder that the SavedModel holds, as for `moco_tf.encoders.build`; by
+            default what the SavedModel itself says.
+        stem: Stem of that encoder; ignored without `encoder`.
 
     Returns:
-        A `keras.Model` of `moco_tf.encoders.build`, without a head: from normalised images
+        A `keras.Model` as `moco_tf.encoders.build` returns without a head: from normalized images
         `[N, H, W, C]` to features `[N, D]`.
 
     Raises:
-        UserError: there is no such SavedModel, or it holds another network.
+        UserError: If there is no such SavedModel, or it holds another network.
     """
     try:
         saved = tf.saved_model.load(path)
         [images] = saved.serve.input_signature
         variables = {variable.name.partition(":")[0]: variable for variable in saved.variables}
     except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise _no_saved_model(path, error) from error
+        raise _not_a_saved_model(path, error) from error
     if encoder is None:
         network = read_network(path)
     else:
         network = encoders.Network(encoder, stem, images.shape[-1])
     backbone = encoders.build(network.encoder, stem=network.stem, channels=network.channels)
-    wanted = {weight.path: tuple(weight.shape) for weight in backbone.weights}
-    if wanted != {name: tuple(variable.shape) for name, variable in variables.items()}:
+    shapes = {weight.path: tuple(weight.shape) for weight in backbone.weights}
+    if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
         raise UserError(
-            f"--encoder={network.encoder} --stem={network.stem} is not the network of "
-            f"--saved_model={path}: give the one that it is of"
+            f"the SavedModel {path} does not hold a {network.encoder} with the stem "
+            f"{network.stem}: set encoder and stem to those of its network"
         )
     for weight in backbone.weights:
         weight.assign(variables[weight.path])
     return backbone
 
 
-def load_checkpoint(path, encoder, stem="imagenet"):
-    """The backbone in a PyTorch file of facebookresearch/moco, torchvision or timm.
+def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Model:
+    """Load the backbone in a PyTorch file of facebookresearch/moco, torchvision or timm.
 
     Args:
-        path: str.
-        encoder, stem: of `moco_tf.encoders.build`: what network the file holds.
+        path: Path of the file.
+        encoder: Name of the encoder that the file holds, as for `moco_tf.encoders.build`.
+        stem: Stem of that encoder.
 
     Returns:
-        As `load_network`, for images of as many channels as the file's first convolution takes.
+        A `keras.Model` as `load_network` returns, for images with as many channels as the first
+        convolution in the file takes.
 
     Raises:
-        UserError: PyTorch is not installed, there is no such file, it cannot be read, or it holds
-            another network.
+        UserError: If PyTorch is not installed, there is no such file, it cannot be read, or it
+            holds another network.
     """
     content = pytorch_files.read(path)
     try:
@@ -153,45 +165,23 @@ def load_checkpoint(path, encoder, stem="imagenet"):
         pytorch_files.backbone_from_checkpoint(backbone, content)
     except UserError as error:
         raise UserError(
-            f"--checkpoint={path} as --encoder={encoder} --stem={stem}: {error}"
+            f"the checkpoint {path} cannot be loaded as a {encoder} with the stem {stem}: {error}"
         ) from error
     return backbone
 
 
-def random_backbone(encoder, stem, channels, seed):
-    """A backbone that nothing has trained.
+def load_query_encoder(workdir: str) -> keras.Model:
+    """Load a run's query encoder as it was built, from its newest checkpoint.
 
     Args:
-        encoder, stem, channels: of `moco_tf.encoders.build`.
-        seed: int, which Keras' own generators start from as well.
+        workdir: Path of the run directory.
 
     Returns:
-        As `load_backbone`.
+        A `keras.Model` as `moco_tf.encoders.build` returns, with one BatchNormalization group:
+        from normalized images to projections, with the attributes `backbone` and `head`.
 
     Raises:
-        UserError: an unknown encoder or stem.
-    """
-    return encoders.with_normalization(random_network(encoder, stem, channels, seed))
-
-
-def random_network(encoder, stem, channels, seed):
-    """As `random_backbone`, and its images are normalised ones."""
-    keras.utils.set_random_seed(seed)
-    return encoders.build(encoder, stem=stem, channels=channels)
-
-
-def load_query_encoder(workdir):
-    """A run's query encoder as it was built, at its newest checkpoint.
-
-    Args:
-        workdir: str, a run directory.
-
-    Returns:
-        A `keras.Model` of `moco_tf.encoders.build`, with one group of BatchNormalization: from
-        normalised images to projections, with `backbone` and `head`.
-
-    Raises:
-        UserError: as `load_backbone`.
+        UserError: As for `load_backbone`.
     """
     config = run_directory.read_config(workdir)
     path = run_directory.require_checkpoint(workdir)
@@ -202,14 +192,14 @@ def load_query_encoder(workdir):
         stem=config.stem,
         channels=run_directory.read_channels(workdir),
     )
-    wanted = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
+    checkpoint = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:
-        wanted.restore(path).assert_existing_objects_matched().expect_partial()
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"the checkpoint {path} cannot be read: {reason}") from error
     return encoder
 
 
-def _no_saved_model(path, error):
-    return UserError(f"--saved_model={path} is not a SavedModel of export/saved_model.py: {error}")
+def _not_a_saved_model(path: str, error: Exception) -> UserError:
+    return UserError(f"{path} is not a SavedModel of the SavedModel export: {error}")

@@ -1,45 +1,50 @@
-"""What stands beside an export: what network it is, what it learned from, how, and how well."""
+"""The model card of an export: its network, training data, recipe and results, in Markdown."""
 
 import json
 import os
 import re
-import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import encoders, run_directory
+from moco_tf import encoders, run_directory, run_summary
 from moco_tf.backbones.saving import CARD
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.errors import UserError
+from moco_tf.markdown import table
 
-UNKNOWN = "What it was trained on, and how, is not known here."
-NO_RESULTS = "No results are known here."
-LICENCE = """\
-Left for you to fill: the licence of these weights, which depends on the images that they were
-learned from."""
+UNKNOWN = "The training data and the recipe are not known."
+NO_RESULTS = "No results are known."
+LICENSE = """\
+To be filled in by you: the license of these weights, which depends on the images that they were
+trained on."""
 
 
-class Origin(typing.NamedTuple):
-    """Where a backbone was taken from.
+class Origin(NamedTuple):
+    """Where a backbone was loaded from.
 
     Attributes:
-        flag: "workdir", "saved_model" or "checkpoint", as in `moco_tf.cli.backbone_flags`.
-        path: str.
+        source: "workdir" (a run directory), "saved_model" or "checkpoint" (a PyTorch file).
+        path: Path of that directory or file.
     """
 
-    flag: str
+    source: str
     path: str
 
 
-class Format(typing.NamedTuple):
-    """What a card says of a format; `{channels}` and `{features}` stand for numbers.
+class Format(NamedTuple):
+    """What a model card states about an export format.
+
+    `{channels}` and `{features}` in `takes` and `gives` are replaced by numbers.
 
     Attributes:
-        name: str.
-        takes: str, what goes in: type, shape, range, and whether normalisation is inside.
-        gives: str, what comes out: type and shape.
-        loading: str, Markdown, the code that loads it.
+        name: Name of the format.
+        takes: The inputs: type, shape and range, and whether normalization is included.
+        gives: The outputs: type and shape.
+        loading: The code that loads the export, in Markdown.
     """
 
     name: str
@@ -48,22 +53,24 @@ class Format(typing.NamedTuple):
     loading: str
 
 
-def model_card(backbone, form, origin=None):
-    """The card of an export.
+def model_card(backbone: keras.Model, export_format: Format, origin: Origin | None = None) -> str:
+    """Return the model card of an export.
+
+    The card of a run has its recipe with the settings that differ from the paper's, the last line
+    of metrics.jsonl and the results in eval/. The card of a SavedModel has what the SavedModel's
+    own card states about these. Otherwise the card says that they are not known.
 
     Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head, or of
+        backbone: A `keras.Model` of `moco_tf.encoders.build` without a head, or of
             `moco_tf.encoders.with_normalization`.
-        form: a `Format`.
-        origin: an `Origin`, or None where nothing is known of it.
+        export_format: Description of the format.
+        origin: Where the backbone was loaded from, or None if that is not known.
 
     Returns:
-        str, Markdown. Of a run it holds the recipe, with the settings that differ from the paper's,
-        the last line of metrics.jsonl and the results in eval/; of a SavedModel what its own card
-        says of these; and otherwise that they are not known.
+        The card, in Markdown.
 
     Raises:
-        UserError: the origin is a run whose config cannot be read, or holds a result that cannot.
+        UserError: If the origin is a run whose config or one of whose results cannot be read.
     """
     network = encoders.network_of(backbone)
     numbers = {"channels": network.channels, "features": backbone.output_shape[-1]}
@@ -71,67 +78,76 @@ def model_card(backbone, form, origin=None):
     mean, std = (", ".join(f"{v:.3f}" for v in values) for values in mean_and_std(network.channels))
     facts = {
         "network": f"{network.encoder}, `{network.stem}` stem, {parameters:,} parameters",
-        "format": form.name,
-        "input": form.takes.format(**numbers),
-        "output": form.gives.format(**numbers),
-        "normalisation": f"of values of 0 to 1, a channel: mean {mean}; standard deviation {std}",
+        "format": export_format.name,
+        "input": export_format.takes.format(**numbers),
+        "output": export_format.gives.format(**numbers),
+        "normalization": (
+            f"for values in 0 to 1, per channel: mean {mean}; standard deviation {std}"
+        ),
         "written by": f"moco-tf {moco_tf.__version__}",
     }
     training, evaluation = _history(origin)
-    sections = {"Training": training, "Evaluation": evaluation, "Licence": LICENCE}
+    sections = {"Training": training, "Evaluation": evaluation, "License": LICENSE}
     return (
-        f"# {network.encoder}, a backbone for image features\n\n{_table(['', ''], facts.items())}\n"
-        f"\n{form.loading.strip()}\n"
+        f"# {network.encoder}, a backbone for image features\n\n{_facts_table(facts)}\n"
+        f"\n{export_format.loading.strip()}\n"
         + "".join(f"\n## {name}\n{text.strip()}\n" for name, text in sections.items())
     )
 
 
-def _history(origin):
-    """What is known of the training, and of results: two texts."""
+def _history(origin: Origin | None) -> tuple[str, str]:
+    """Return what is known about the training, and the results."""
     if origin is None:
         return UNKNOWN, NO_RESULTS
-    if origin.flag == "workdir":
-        return _of_run(origin.path)
-    source = f"Taken over from `{origin.path}`"
-    if origin.flag == "checkpoint":
-        return f"{source}, a PyTorch file. {UNKNOWN}", NO_RESULTS
+    if origin.source == "workdir":
+        return _history_of_run(origin.path)
+    loaded_from = f"Loaded from `{origin.path}`"
+    if origin.source == "checkpoint":
+        return f"{loaded_from}, a PyTorch file. {UNKNOWN}", NO_RESULTS
     card, results = os.path.join(origin.path, CARD), _results(origin.path)
     if not tf.io.gfile.exists(card):
-        return f"{source}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
+        return f"{loaded_from}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
     with tf.io.gfile.GFile(card) as file:
         sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", file.read(), re.MULTILINE))
     training = sections.get("Training", UNKNOWN).strip()
     evaluation = sections.get("Evaluation", NO_RESULTS).strip()
-    return f"{source}, a SavedModel, whose card says:\n\n{training}", f"{evaluation}\n\n{results}"
+    return (
+        f"{loaded_from}, a SavedModel, whose model card says:\n\n{training}",
+        f"{evaluation}\n\n{results}",
+    )
 
 
-def _of_run(workdir):
-    from moco_tf.report import recipe
-
+def _history_of_run(workdir: str) -> tuple[str, str]:
     config, metrics = run_directory.read_config(workdir), run_directory.read_metrics(workdir)
-    data, channels = config.data.source, run_directory.read_channels(workdir)
-    num_images = run_directory.read_num_images(workdir)
-    facts = recipe.summary(config, num_images, data, channels, metrics)
-    checkpoint = os.path.basename(run_directory.latest_checkpoint(workdir))
-    training = f"The query encoder of the run `{workdir}`, at its checkpoint `{checkpoint}`.\n\n"
-    training += _table(["", ""], facts.items())
-    if differing := recipe.differing_settings(config):
+    facts = run_summary.summarize(
+        config,
+        run_directory.read_num_images(workdir),
+        config.data.source,
+        run_directory.read_channels(workdir),
+        metrics,
+    )
+    checkpoint = os.path.basename(run_directory.require_checkpoint(workdir))
+    training = (
+        f"The query encoder of the run `{workdir}` at the checkpoint `{checkpoint}`.\n\n"
+        f"{_facts_table(facts)}"
+    )
+    if differences := run_summary.differing_settings(config):
         rows = [
-            (f"`{key}`", *(json.dumps(value) for value in values))
-            for key, values in differing.items()
+            (f"`{key}`", json.dumps(value), json.dumps(paper_value))
+            for key, (value, paper_value) in differences.items()
         ]
-        head = ["setting", "this run", "the paper (MoCo v1, ImageNet)"]
-        training += f"\n\nThe settings that differ from the paper's:\n\n{_table(head, rows)}"
+        header = ["setting", "this run", "paper (MoCo v1, ImageNet)"]
+        training += f"\n\nSettings that differ from the paper:\n\n{table(header, rows)}"
     else:
-        training += "\n\nEvery setting is the paper's."
+        training += "\n\nAll settings are the paper's."
     evaluation = _results(workdir) or NO_RESULTS
     if metrics:
-        evaluation += f"\n\nThe last line of `metrics.jsonl`: {_numbers(metrics[-1])}."
+        evaluation += f"\n\nLast line of `metrics.jsonl`: {_numbers(metrics[-1])}."
     return training, evaluation
 
 
-def _results(directory):
-    """What evaluate.py has written into eval/, a line each; nothing where it has not."""
+def _results(directory: str) -> str:
+    """Return a line for each evaluation result in eval/, or "" if there is none."""
     lines = []
     folder = os.path.join(directory, "eval")
     names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
@@ -139,25 +155,28 @@ def _results(directory):
         try:
             with tf.io.gfile.GFile(path) as file:
                 result = json.loads(file.read())
-            if result["protocol"] != "report":  # its numbers are those of knn and linear_cached
-                lines.append(f"- `{result['protocol']}` on `{result['data']}`: {_in_words(result)}")
+            if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
+                lines.append(
+                    f"- `{result['protocol']}` on `{result['data']}`: {_result_in_words(result)}"
+                )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not what evaluate.py wrote: delete it") from error
-    said = "By `evaluate.py`, at the checkpoint that was the newest then:"
-    return "\n".join([said, "", *lines]) if lines else ""
+            raise UserError(f"{path} is not an evaluation result: delete it") from error
+    heading = "By moco-tf's evaluation, at the checkpoint that was the newest then:"
+    return "\n".join([heading, "", *lines]) if lines else ""
 
 
-def _in_words(result):
+def _result_in_words(result: dict[str, Any]) -> str:
+    # Imported here because the protocols need scikit-learn, which most exports do not.
     from moco_tf.evaluation import protocols
 
     if {"top1", "few_shot", "curves"} & result.keys():
-        return f"{protocols.in_words(result)}, views of {result['image_size']} px"
-    # Of other protocols, such as detection, all numbers; a comparison has them in rows.
+        return f"{protocols.summarize(result)}, views of {result['image_size']} px"
+    # Other protocols, such as detection, have numbers of their own; a comparison has rows of them.
     rows = [f"{row['initialisation']}: {_numbers(row)}" for row in result.get("rows", [])]
     return "; ".join([_numbers(result), *rows])
 
 
-def _numbers(values):
+def _numbers(values: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()
@@ -165,6 +184,5 @@ def _numbers(values):
     )
 
 
-def _table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _facts_table(facts: Mapping[str, str]) -> str:
+    return table(["", ""], facts.items())

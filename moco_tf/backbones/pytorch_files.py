@@ -1,61 +1,68 @@
-"""Files of PyTorch, read without executing anything in them, and the backbones that they hold.
+"""PyTorch files, read without executing anything in them, and the backbones that they hold.
 
-Reading one needs PyTorch, of any build; the rest knows arrays only.
+Reading a file needs PyTorch, of any build; the other functions work on NumPy arrays.
 """
 
 import re
+import types
 import warnings
+from typing import Any
 
+import keras
 import numpy as np
 
 from moco_tf.encoders import state_dict
 from moco_tf.errors import UserError
 
-QUERY = "module.encoder_q."  # before the query encoder's keys, in a file of facebookresearch/moco
+# Prefix of the query encoder's keys in a checkpoint of facebookresearch/moco.
+QUERY = "module.encoder_q."
 
 
-def read(path):
-    """Reads a file of torch.save without executing anything in it.
+def read(path: str) -> dict[Any, Any]:
+    """Read a file of torch.save without executing anything in it.
 
     Args:
-        path: str.
+        path: Path of the file.
 
     Returns:
-        A dict.
+        The dict in the file.
 
     Raises:
-        UserError: PyTorch is not installed, there is no such file, or it is truncated or holds
-            anything but tensors, numbers, words and collections of them.
+        UserError: If PyTorch is not installed, there is no such file, or it is truncated or holds
+            anything but a dict of tensors, numbers, strings and collections of them.
     """
     torch = import_torch()
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about formats
+            warnings.simplefilter("ignore")  # PyTorch warns about file formats.
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # whatever a parser makes of arbitrary bytes
-        more = re.search(r"GLOBAL ([\w.]+)", str(error))
+    except Exception as error:  # Arbitrary bytes can cause any exception in the parsers.
+        function = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
-            f"{path} holds more than tensors, {more[1]}, and nothing in it was executed: save the "
-            "state dict alone, or fetch the file again if it was truncated"
-            if more
-            else f"{path} is truncated, or no file of torch.save as it writes them by default"
+            f"{path} holds more than tensors: {function[1]}. Nothing in it was executed. Save the "
+            "state dict alone, or download the file again if it was truncated"
+            if function
+            else f"{path} is truncated, or not a file of torch.save in its default format"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state dict")
+        raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")
     return content
 
 
-def backbone_from_checkpoint(backbone, checkpoint):
-    """Takes over the backbone in a checkpoint: a MoCo query encoder's, or a plain ResNet.
+def backbone_from_checkpoint(backbone: keras.Model, checkpoint: dict[Any, Any]) -> None:
+    """Set the weights of a backbone to those in a checkpoint.
+
+    The checkpoint holds a MoCo query encoder or a plain ResNet. Its head or classifier, `fc`, is
+    ignored.
 
     Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head.
-        checkpoint: what `read` returns. The head or classifier in it, `fc`, is left out.
+        backbone: A `keras.Model` of `moco_tf.encoders.build` without a head.
+        checkpoint: The dict that `read` returned.
 
     Raises:
-        UserError: a key is missing, surplus, of another shape or type.
+        UserError: If a key is missing or surplus, or its value has another shape or type.
     """
     arrays = to_arrays(checkpoint)
     prefix = _prefix(arrays)
@@ -67,34 +74,34 @@ def backbone_from_checkpoint(backbone, checkpoint):
     state_dict.write(backbone, arrays, prefix)
 
 
-def channels(checkpoint):
-    """How many channels the images have that a backbone in a checkpoint takes.
+def channels(checkpoint: dict[Any, Any]) -> int:
+    """Return the number of channels of the images that the backbone in a checkpoint takes.
 
     Args:
-        checkpoint: what `read` returns.
+        checkpoint: The dict that `read` returned.
 
     Returns:
-        int: what the first convolution says, and 3 where there is none.
+        The number that follows from the first convolution, or 3 if there is none.
 
     Raises:
-        UserError: as `to_arrays`.
+        UserError: As for `to_arrays`.
     """
     arrays = to_arrays(checkpoint)
     kernel = arrays.get(f"{_prefix(arrays)}conv1.weight", np.empty(()))
     return kernel.shape[1] if kernel.ndim == 4 and kernel.size else 3
 
 
-def to_arrays(checkpoint):
-    """The state dict in a checkpoint, or that it is by itself.
+def to_arrays(checkpoint: dict[Any, Any]) -> dict[str, np.ndarray]:
+    """Convert the state dict in a checkpoint, or a checkpoint that is a state dict, to arrays.
 
     Args:
-        checkpoint: what `read` returns.
+        checkpoint: The dict that `read` returned.
 
     Returns:
-        `{key: array}`.
+        A dict from each key to its array.
 
     Raises:
-        UserError: it is none, or a value is no plain tensor.
+        UserError: If there is no state dict, or a value is not a plain tensor.
     """
     tensors = checkpoint.get("state_dict", checkpoint)
     if not isinstance(tensors, dict):
@@ -102,22 +109,31 @@ def to_arrays(checkpoint):
     return {str(key): to_array(key, tensor) for key, tensor in tensors.items()}
 
 
-def to_array(key, tensor):
-    """A tensor as an array; a `UserError` that names its key where it is no plain tensor."""
+def to_array(key: object, tensor: Any) -> np.ndarray:
+    """Convert a tensor to an array.
+
+    Args:
+        key: Key of the tensor in its state dict, for the message of the error.
+        tensor: The tensor, or any other value that a file may hold.
+
+    Raises:
+        UserError: If the value is not a plain tensor.
+    """
     try:
         tensor = tensor.detach()
-        # Larger than its file, a tensor is one number many times over, and so no weight.
+        # A tensor with fewer stored numbers than elements repeats them: it is not a weight, and
+        # its array could fill the memory.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise TypeError("expanded")
         # NumPy has no bfloat16; float32 holds its numbers exactly.
         small_float = tensor.is_floating_point() and tensor.element_size() < 4
         return (tensor.float() if small_float else tensor).numpy()
-    except (AttributeError, RuntimeError, TypeError) as error:  # sparse, quantized, no tensor
+    except (AttributeError, RuntimeError, TypeError) as error:  # Sparse, quantized, or no tensor.
         raise UserError(f"the key {key!r} holds no plain tensor") from error
 
 
-def import_torch():
-    """The module `torch`, or a `UserError` where there is none."""
+def import_torch() -> types.ModuleType:
+    """Return the module `torch`, or raise a `UserError` if PyTorch is not installed."""
     try:
         import torch
     except ImportError as error:
@@ -125,5 +141,5 @@ def import_torch():
     return torch
 
 
-def _prefix(arrays):
+def _prefix(arrays: dict[str, np.ndarray]) -> str:
     return QUERY if any(key.startswith(QUERY) for key in arrays) else ""

@@ -1,44 +1,48 @@
-"""What every export does alike: it is written whole or not at all, with a model card beside it."""
+"""Writing of exports: each is complete or absent, and has a model card beside it."""
 
 import contextlib
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.files import atomic_directory, write_atomically
+from moco_tf.files import atomic_directory, error_reason, write_atomically
 
-CARD = "README.md"  # in a directory, where model cards are looked for
+CARD = "README.md"  # In a directory, where model cards are looked for.
 
 
-def require_free(path):
-    """Raises a `UserError` if there is something at `path`."""
+def require_free(path: str) -> None:
+    """Raise a `UserError` if something exists at `path`."""
     if tf.io.gfile.exists(path):
-        raise UserError(f"--out={path} exists: give a path that does not")
+        raise UserError(f"the path {path} exists: use a path that does not exist")
 
 
-def write_file(path, fill, card):
-    """Writes a file, and its model card to `<path>.md`.
+def write_file(path: str, fill: Callable[[str], object], card: str) -> None:
+    """Write a file, and its model card to `<path>.md`.
+
+    If it fails, nothing is left at either path.
 
     Args:
-        path: str, where nothing is yet.
-        fill: callable, of the path to write to, which ends as `path` does.
-        card: str, Markdown.
+        path: Path of the file, at which nothing exists.
+        fill: Function that writes the file to the path that it is passed, which has the same
+            extension as `path`.
+        card: The model card, in Markdown.
 
     Raises:
-        UserError: there is something, or it cannot be written. Then nothing is left there.
+        UserError: If something exists at either path, or the file cannot be written.
     """
     require_free(path)
     card_path = f"{path}.md"
     if os.path.exists(card_path):
         raise UserError(
-            f"--out={path}: {card_path} exists, where its model card would be: give another path"
+            f"the path {card_path} exists, where the model card of {path} belongs: use another path"
         )
-    root, ending = os.path.splitext(path)
-    unfinished = f"{root}.unfinished{ending}"
+    root, extension = os.path.splitext(path)
+    unfinished = f"{root}.unfinished{extension}"
     try:
         fill(unfinished)
-        # First, so that no export is without its card, whenever it is killed.
+        # The card comes first, so that no kill leaves an export without one.
         write_atomically(card_path, card)
         os.replace(unfinished, path)
     except (tf.errors.OpError, OSError) as error:
@@ -50,16 +54,18 @@ def write_file(path, fill, card):
             os.remove(unfinished)
 
 
-def write_directory(path, fill, card):
-    """Writes a directory, with its model card as README.md in it.
+def write_directory(path: str, fill: Callable[[str], object], card: str) -> None:
+    """Write a directory, with its model card as README.md inside.
+
+    If it fails, nothing is left at the path.
 
     Args:
-        path: str, where nothing is yet.
-        fill: callable, of the path of the directory to make.
-        card: str, Markdown.
+        path: Path of the directory, at which nothing exists.
+        fill: Function that creates the directory at the path that it is passed.
+        card: The model card, in Markdown.
 
     Raises:
-        UserError: there is something, or it cannot be written. Then nothing is left there.
+        UserError: If something exists at the path, or the directory cannot be written.
     """
     require_free(path)
     try:
@@ -70,6 +76,5 @@ def write_directory(path, fill, card):
         raise _cannot_be_written(path, error) from error
 
 
-def _cannot_be_written(path, error):
-    reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-    return UserError(f"--out={path} cannot be written: {reason}")
+def _cannot_be_written(path: str, error: Exception) -> UserError:
+    return UserError(f"the path {path} cannot be written: {error_reason(error)}")

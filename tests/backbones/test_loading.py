@@ -1,10 +1,12 @@
-"""The network in a SavedModel, built again; and SavedModels that hold another, or none."""
+"""Backbones come back as they were saved, and other files and networks are refused."""
 
-import keras
+import json
+import shutil
+
 import numpy as np
 import pytest
 
-from moco_tf import encoders
+from moco_tf import encoders, run_directory
 from moco_tf.backbones import loading
 from moco_tf.encoders import Network
 from moco_tf.errors import UserError
@@ -13,50 +15,109 @@ from moco_tf.export.saved_model import export_saved_model
 
 @pytest.fixture(scope="module")
 def backbone():
-    """One whose every number is one of its own."""
+    """A backbone whose weights are all different from each other and from the initial ones."""
     backbone = encoders.build("resnet8", stem="small", channels=5)
     for number, weight in enumerate(backbone.weights):
         weight.assign(np.random.default_rng(number).uniform(0.5, 1.5, weight.shape))
     return backbone
 
 
+@pytest.fixture(scope="module")
+def exported(backbone, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "saved_model"
+    export_saved_model(encoders.with_normalization(backbone), str(path))
+    return path
+
+
 @pytest.fixture
-def path(backbone, tmp_path):
-    export_saved_model(encoders.with_normalization(backbone), str(tmp_path / "saved_model"))
-    return tmp_path / "saved_model"
+def path(exported, tmp_path):
+    """A SavedModel that the test may change."""
+    return shutil.copytree(exported, tmp_path / "saved_model")
 
 
-def refusal(path, *network):
+def refusal(function, *arguments):
     with pytest.raises(UserError) as error:
-        loading.load_network(str(path), *network)
-    return str(error.value)
+        function(*arguments)
+    message = str(error.value)
+    assert "--" not in message  # The library does not know of command line flags.
+    return message
 
 
-@pytest.mark.parametrize("says_it", [True, False])
-def test_every_number_comes_back(backbone, path, says_it):
-    if not says_it:  # as those of before there was network.json
+@pytest.mark.parametrize("has_network_file", [True, False])
+def test_saved_model_is_rebuilt_with_all_its_weights(backbone, path, has_network_file):
+    if not has_network_file:  # Like the SavedModels from before there was a network.json.
         (path / "network.json").unlink()
-        assert f"--saved_model={path} does not say" in refusal(path)
-    found = loading.load_network(str(path), *([] if says_it else ["resnet8", "small"]))
-    assert encoders.network_of(found) == Network("resnet8", "small", 5)
-    for weight, expected in zip(found.weights, backbone.weights, strict=True):
+        assert f"{path} does not say" in refusal(loading.load_network, str(path))
+    loaded = loading.load_network(str(path), *([] if has_network_file else ["resnet8", "small"]))
+    assert encoders.network_of(loaded) == Network("resnet8", "small", 5)
+    for weight, expected in zip(loaded.weights, backbone.weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), expected.numpy())
-    keras.layers.TFSMLayer(str(path), call_endpoint="serve")  # network.json does no harm
 
 
-def test_another_network(path):
-    for network in (("resnet14", "small"), ("resnet8", "imagenet"), ("resnet8w2", "small")):
-        words = f"--encoder={network[0]} --stem={network[1]} is not the network of"
-        assert f"{words} --saved_model={path}" in refusal(path, *network)
-    assert "unknown encoder 'resnet9'" in refusal(path, "resnet9", "small")
+def test_saved_model_computes_the_features_of_the_backbone(backbone, exported):
+    layer, channels = loading.load_saved_model(str(exported))
+    assert channels == 5
+    images = np.random.default_rng(0).uniform(0, 255, [2, 16, 16, 5]).astype(np.float32)
+    expected = encoders.with_normalization(backbone)(images)
+    np.testing.assert_allclose(layer(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_description_that_somebody_changed(path):
-    (path / "network.json").write_text('{"encoder": "resnet8", "stem": "imagenet", "channels": 5}')
-    assert "--stem=imagenet is not the network of" in refusal(path)
-    (path / "network.json").write_text("{}")
-    assert "network.json is not what export/saved_model.py wrote" in refusal(path)
+@pytest.mark.parametrize(
+    ("encoder", "stem"), [("resnet14", "small"), ("resnet8", "imagenet"), ("resnet8w2", "small")]
+)
+def test_saved_model_of_another_network_is_refused(exported, encoder, stem):
+    message = refusal(loading.load_network, str(exported), encoder, stem)
+    assert str(exported) in message
+    assert encoder in message
+    assert stem in message
 
 
-def test_no_saved_model(tmp_path):
-    assert f"--saved_model={tmp_path} is not a SavedModel" in refusal(tmp_path)
+def test_unknown_encoder_is_refused(exported):
+    message = refusal(loading.load_network, str(exported), "resnet9", "small")
+    assert "unknown encoder 'resnet9'" in message
+
+
+def test_edited_network_file_is_refused(path):
+    file = path / "network.json"
+    file.write_text(json.dumps({"encoder": "resnet8", "stem": "imagenet", "channels": 5}))
+    assert "stem imagenet" in refusal(loading.load_network, str(path))
+    file.write_text("{}")
+    assert str(file) in refusal(loading.load_network, str(path))
+
+
+@pytest.mark.parametrize("function", [loading.load_network, loading.load_saved_model])
+def test_directory_without_a_saved_model_is_refused(tmp_path, function):
+    assert f"{tmp_path} is not a SavedModel" in refusal(function, str(tmp_path))
+
+
+def test_run_is_loaded_from_its_newest_checkpoint(trained_run):
+    backbone = loading.load_backbone(str(trained_run))
+    encoder = loading.load_encoder(str(trained_run))
+    query_encoder = loading.load_query_encoder(str(trained_run))
+    config = run_directory.read_config(str(trained_run))
+    assert encoders.network_of(backbone) == Network(config.encoder, config.stem, 3)
+    images = np.random.default_rng(0).uniform(0, 255, [2, 32, 32, 3]).astype(np.float32)
+    features, projections = backbone(images), encoder(images)
+    assert projections.shape == (2, config.dim)
+    np.testing.assert_allclose(query_encoder.head(features), projections, rtol=1e-4, atol=1e-5)
+    # The weights are those of the checkpoint: initial ones would differ between two models.
+    for weight, expected in zip(backbone.weights, encoder.weights, strict=False):
+        np.testing.assert_array_equal(weight.numpy(), expected.numpy())
+
+
+def test_damaged_and_missing_checkpoints_are_refused(trained_run, tmp_path):
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    checkpoint = run_directory.require_checkpoint(str(workdir))
+    with open(f"{checkpoint}.index", "wb") as file:
+        file.write(b"damaged")
+    assert f"{checkpoint} cannot be read" in refusal(loading.load_backbone, str(workdir))
+    shutil.rmtree(workdir / "checkpoints")
+    assert "no checkpoint yet" in refusal(loading.load_backbone, str(workdir))
+    assert f"{tmp_path} holds no run" in refusal(loading.load_backbone, str(tmp_path))
+
+
+def test_run_of_another_architecture_is_refused(trained_run, tmp_path):
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    values = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps({**values, "encoder": "resnet14"}))
+    assert "cannot be read" in refusal(loading.load_backbone, str(workdir))

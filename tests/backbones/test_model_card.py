@@ -1,23 +1,23 @@
-"""The card beside an export, against the files that it is about."""
+"""The model card of an export, compared with the files that it describes."""
 
 import json
+import shutil
 
 import pytest
 
 import moco_tf
-from moco_tf import encoders, load_backbone
+from moco_tf import encoders, load_backbone, run_directory
 from moco_tf.backbones.model_card import Format, Origin, model_card
 from moco_tf.errors import UserError
 from moco_tf.export.saved_model import export_saved_model
-from tests.export.backbones import make_run
 
-FORM = Format("a format", "`[N, {channels}]`", "`[N, {features}]`", "load(PATH)")
+FORMAT = Format("a format", "`[N, {channels}]`", "`[N, {features}]`", "load(PATH)")
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run with one line of metrics, and results of three kinds."""
-    workdir = make_run(tmp_path_factory.mktemp("runs") / "run", "resnet8", "small")
+def workdir(trained_run, tmp_path_factory):
+    """A run with one line of metrics, and with results of several kinds."""
+    workdir = shutil.copytree(trained_run, tmp_path_factory.mktemp("runs") / "run")
     line = {"step": 7, "epoch": 0.5, "loss": 3.14159, "images_per_second": 64.0}
     (workdir / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     common = {"data": "folder:cats", "image_size": 32, "num_train": 30, "num_test": 10}
@@ -25,10 +25,11 @@ def workdir(tmp_path_factory):
     results = {
         "knn": {"top1": 0.625, "top5": 0.875},
         "few-shot": {"few_shot": shots},
-        "detection": {"ap": 0.123456, "ap_std": None, "scales": [480, 800]},  # of another kind
+        "detection": {"ap": 0.123456, "ap_std": None, "scales": [480, 800]},
         "detection_comparison": {"rows": [{"initialisation": "random", "ap": 0.25}]},
         "report": {"backbones": {}},
     }
+    shutil.rmtree(workdir / "eval", ignore_errors=True)
     (workdir / "eval").mkdir()
     for name, result in results.items():
         text = json.dumps({"protocol": name, **result, **common})
@@ -42,70 +43,79 @@ def sections(card):
 
 
 @pytest.fixture(scope="module")
-def of_run(workdir):
-    return sections(model_card(load_backbone(str(workdir)), FORM, Origin("workdir", str(workdir))))
+def card(workdir):
+    """The sections of the card of the run."""
+    origin = Origin("workdir", str(workdir))
+    return sections(model_card(load_backbone(str(workdir)), FORMAT, origin))
 
 
-def test_the_network_and_what_goes_in_and_out(of_run):
-    text = of_run[""]
-    # Kernels, and scale and shift of each channel: the first has 3 x 3 x 3 x 16 + 2 x 16.
+def test_card_describes_the_network_its_inputs_and_its_outputs(card):
+    text = card[""]
+    # Kernels, and a scale and a shift for each channel: the first has 3 x 3 x 3 x 16 + 2 x 16.
     shapes = [(3, 3, 16), (3, 16, 16), (3, 16, 16), (3, 16, 32), (3, 32, 32), (1, 16, 32)]
     shapes += [(3, 32, 64), (3, 64, 64), (1, 32, 64)]
     parameters = sum(k * k * i * o + 2 * o for k, i, o in shapes)
     assert f"resnet8, `small` stem, {parameters:,} parameters" in text
-    assert "| input | `[N, 3]` |" in text and "| output | `[N, 64]` |" in text
-    assert "0.485, 0.456, 0.406" in text and "load(PATH)" in text
+    assert "| input | `[N, 3]` |" in text
+    assert "| output | `[N, 64]` |" in text
+    assert "0.485, 0.456, 0.406" in text
+    assert "load(PATH)" in text
     assert f"moco-tf {moco_tf.__version__}" in text
 
 
-def test_the_recipe_beside_the_papers(of_run, workdir):
-    text = of_run["Training"]
-    assert f"`{workdir}`, at its checkpoint `step-0`" in text
-    assert "8,116 of photos, views of 32 px" in text
+def test_card_lists_the_settings_that_differ_from_the_paper(card, workdir):
+    text = card["Training"]
+    config = run_directory.read_config(str(workdir))
+    assert f"`{workdir}` at the checkpoint `step-" in text
+    assert f"{run_directory.read_num_images(str(workdir)):,} of photos, views of 32 px" in text
     rows = {row.split(" | ")[0]: row for row in text.splitlines() if row.startswith("| `")}
     assert rows["| `encoder`"] == '| `encoder` | "resnet8" | "resnet50" |'
-    assert rows["| `queue_size`"] == "| `queue_size` | 64 | 65536 |"
-    # What is the paper's own is left out, and so is what the paper says nothing of.
-    assert not {"| `momentum`", "| `seed`", "| `data.source`"} & rows.keys()
+    assert rows["| `queue_size`"] == f"| `queue_size` | {config.queue_size} | 65536 |"
+    # Settings with the paper's value, and settings that the paper does not state, are left out.
+    assert not {"| `weight_decay`", "| `seed`", "| `data.source`"} & rows.keys()
 
 
-def test_the_results(of_run):
-    text = of_run["Evaluation"]
-    assert "- `knn` on `folder:cats`: top-1 0.6250, top-5 0.8750 (30 training and 10" in text
-    assert "- `few-shot` on `folder:cats`: top-1 0.4100 ± 0.0200 with 5 of each class" in text
-    assert "- `detection` on `folder:cats`: ap 0.1235, image_size 32" in text
-    assert "; random: ap 0.25\n" in text
-    assert "`report`" not in text
-    assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in text
+def test_card_lists_the_results_of_the_evaluation(card):
+    lines = {line.split("`")[1]: line for line in card["Evaluation"].splitlines() if "- `" in line}
+    assert set(lines) == {"knn", "few-shot", "detection", "detection_comparison"}
+    assert all("on `folder:cats`" in line for line in lines.values())
+    assert "top-1 0.6250, top-5 0.8750 (30 training and 10" in lines["knn"]
+    assert "0.4100 ± 0.0200 with 5" in lines["few-shot"]
+    assert "ap 0.1235" in lines["detection"]
+    assert "random: ap 0.25" in lines["detection_comparison"]
+    assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in card["Evaluation"]
 
 
-def test_the_licence_is_left_open(of_run):
-    assert "for you to fill" in of_run["Licence"]
+def test_card_leaves_the_license_to_the_user(card):
+    assert "filled in by you" in card["License"]
 
 
-def test_a_saved_model_hands_on_what_its_card_says(workdir, of_run, tmp_path):
+def test_card_of_a_saved_model_repeats_its_own_card(workdir, card, tmp_path):
     backbone, path = load_backbone(str(workdir)), str(tmp_path / "saved_model")
     export_saved_model(backbone, path, Origin("workdir", str(workdir)))
-    found = sections(model_card(backbone, FORM, Origin("saved_model", path)))
-    assert f"Taken over from `{path}`" in found["Training"]
-    assert of_run["Training"].strip() in found["Training"]
-    assert of_run["Evaluation"].strip() in found["Evaluation"]
+    second = sections(model_card(backbone, FORMAT, Origin("saved_model", path)))
+    assert f"Loaded from `{path}`" in second["Training"]
+    assert card["Training"].strip() in second["Training"]
+    assert card["Evaluation"].strip() in second["Evaluation"]
     (tmp_path / "saved_model" / "README.md").unlink()
-    found = sections(model_card(backbone, FORM, Origin("saved_model", path)))
-    assert "without a model card" in found["Training"] and "not known" in found["Training"]
+    third = sections(model_card(backbone, FORMAT, Origin("saved_model", path)))
+    assert "without a model card" in third["Training"]
+    assert "not known" in third["Training"]
 
 
 @pytest.mark.parametrize("origin", [None, Origin("checkpoint", "resnet8.pth")])
-def test_what_is_not_known_is_said(origin):
-    found = sections(model_card(encoders.build("resnet8", stem="small"), FORM, origin))
-    assert "not known" in found["Training"] and "No results" in found["Evaluation"]
-    assert (origin is None) == ("resnet8.pth" not in found["Training"])
+def test_card_states_what_is_not_known(origin):
+    card = sections(model_card(encoders.build("resnet8", stem="small"), FORMAT, origin))
+    assert "not known" in card["Training"]
+    assert "No results" in card["Evaluation"]
+    assert ("resnet8.pth" in card["Training"]) == (origin is not None)
 
 
-def test_a_result_that_somebody_changed_is_named(workdir):
+@pytest.mark.parametrize("text", ["half of {", "[]", "{}"])
+def test_damaged_result_is_refused_with_its_path(workdir, text):
     path = workdir / "eval" / "other.json"
-    for text in ("half of {", "[]", "{}"):
-        path.write_text(text)
-        with pytest.raises(UserError, match="other.json is not what evaluate.py wrote"):
-            model_card(load_backbone(str(workdir)), FORM, Origin("workdir", str(workdir)))
+    path.write_text(text)
+    backbone = encoders.build("resnet8", stem="small")
+    with pytest.raises(UserError, match="eval/other.json is not an evaluation result"):
+        model_card(backbone, FORMAT, Origin("workdir", str(workdir)))
     path.unlink()

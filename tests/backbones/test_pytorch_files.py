@@ -1,4 +1,4 @@
-"""Files that hold no checkpoint, half of one, or code: each ends in one line, and none is run."""
+"""Files without a checkpoint, truncated files and files with code are refused and not executed."""
 
 import builtins
 import contextlib
@@ -19,6 +19,8 @@ from tests.export.checkpoints import DIM, KEYS, Calls, refusal, saved, small_mod
 from tests.images import patch
 from tests.pytorch import torch
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def moco():
@@ -26,42 +28,42 @@ def moco():
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), None, "words", 3])
-def test_a_file_that_holds_something_else(tmp_path, content):
+def test_file_without_a_dict_is_refused(tmp_path, content):
     path = saved(content, tmp_path)
-    kind = type(content).__name__
-    assert refusal(pytorch_files.read, path) == f"{path} holds a {kind}, not a state dict"
+    message = refusal(pytorch_files.read, path)
+    assert message.startswith(f"{path} holds a {type(content).__name__} ")
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "JPEG", "NumPy's", "pickle", "TorchScript"])
-def test_a_file_of_another_kind(tmp_path, kind):
+@pytest.mark.parametrize("file_format", ["empty", "text", "JPEG", "NumPy", "pickle", "TorchScript"])
+def test_file_of_another_format_is_refused_without_warnings(tmp_path, file_format):
     path = tmp_path / "file"
-    if kind == "JPEG":
+    if file_format == "JPEG":
         PIL.Image.fromarray(patch()).save(path, format="jpeg")
-    elif kind == "NumPy's":
+    elif file_format == "NumPy":
         with open(path, "wb") as file:
-            np.savez(file, queue=np.zeros(3))  # a zip file too
-    elif kind == "pickle":
+            np.savez(file, queue=np.zeros(3))  # A zip file as well.
+    elif file_format == "pickle":
         path.write_bytes(pickle.dumps({"state_dict": {}}))
-    elif kind == "TorchScript":
-        path.write_bytes(script())
+    elif file_format == "TorchScript":
+        path.write_bytes(torch_script())
     else:
-        path.write_text("no checkpoint\n" if kind == "text" else "")
-    with warnings.catch_warnings(record=True) as further_lines:
+        path.write_text("no checkpoint\n" if file_format == "text" else "")
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        line = refusal(pytorch_files.read, str(path))
-    assert line == f"{path} is truncated, or no file of torch.save as it writes them by default"
-    assert [str(warning.message) for warning in further_lines] == []
+        message = refusal(pytorch_files.read, str(path))
+    assert message.startswith(f"{path} is truncated, or not a file of torch.save")
+    assert [str(warning.message) for warning in caught] == []
 
 
-def script():
+def torch_script():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated
+        warnings.simplefilter("ignore")  # It is deprecated.
         file = io.BytesIO()
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
     return file.getvalue()
 
 
-def test_a_path_without_a_file(tmp_path):
+def test_missing_file_and_directory_are_refused(tmp_path):
     path = f"{tmp_path}/none"
     assert refusal(pytorch_files.read, path) == f"{path} cannot be read: No such file or directory"
     assert (
@@ -69,7 +71,7 @@ def test_a_path_without_a_file(tmp_path):
     )
 
 
-def bytes_of(content, **kwargs):
+def to_bytes(content, **kwargs):
     file = io.BytesIO()
     torch.save(content, file, **kwargs)
     return file.getvalue()
@@ -79,11 +81,11 @@ FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"]
 
 
 @FORMATS
-def test_a_truncated_file_is_called_so(moco, tmp_path, zipped):
+def test_truncated_file_is_refused_at_every_length(moco, tmp_path, zipped):
     checkpoint = pytorch.to_checkpoint(moco, "resnet8", 5)
-    whole = bytes_of(checkpoint, _use_new_zipfile_serialization=zipped)
+    whole = to_bytes(checkpoint, _use_new_zipfile_serialization=zipped)
     path = tmp_path / "file"
-    # Within the first bytes, within words such as torch.FloatStorage, within the numbers.
+    # Within the first bytes, within names such as torch.FloatStorage, and within the numbers.
     lengths = [1, 10, 100, *range(400, 900, 7), *range(2000, len(whole), 99991), len(whole) - 1]
     for length in lengths:
         path.write_bytes(whole[:length])
@@ -93,8 +95,8 @@ def test_a_truncated_file_is_called_so(moco, tmp_path, zipped):
 
 
 @FORMATS
-def test_whatever_a_few_wrong_bits_make_of_a_file(moco, tmp_path, zipped):
-    """It is read, and refused for what it lacks, or it is not; there is no third."""
+def test_file_with_flipped_bits_is_refused(moco, tmp_path, zipped):
+    """Either it cannot be read, or it is read and refused because keys are missing."""
     small = {
         "epoch": 3,
         "state_dict": {
@@ -106,31 +108,31 @@ def test_whatever_a_few_wrong_bits_make_of_a_file(moco, tmp_path, zipped):
         },
         "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": []},
     }
-    whole = bytes_of(small, _use_new_zipfile_serialization=zipped)
-    # Most of the file is zeros, none of which matters.
-    places = [place for place, byte in enumerate(whole) if byte]
-    path, numbers, read = tmp_path / "file", np.random.default_rng(0), 0
+    whole = to_bytes(small, _use_new_zipfile_serialization=zipped)
+    # Most of the file is zeros, which do not matter.
+    offsets = [offset for offset, byte in enumerate(whole) if byte]
+    path, generator, num_read = tmp_path / "file", np.random.default_rng(0), 0
     for _ in range(200):
         damaged = bytearray(whole)
-        for _ in range(numbers.integers(1, 4)):
-            damaged[numbers.choice(places)] ^= 1 << numbers.integers(8)
-        if numbers.random() < 0.2:
-            del damaged[numbers.integers(len(damaged)) :]
+        for _ in range(generator.integers(1, 4)):
+            damaged[generator.choice(offsets)] ^= 1 << generator.integers(8)
+        if generator.random() < 0.2:
+            del damaged[generator.integers(len(damaged)) :]
         path.write_bytes(damaged)
         with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
             content = pytorch_files.read(str(path))
-            read += 1
+            num_read += 1
             pytorch.from_checkpoint(moco, content)
-            raise AssertionError("an encoder of one kernel was taken over")
-    assert 10 < read < 190
+            raise AssertionError("an encoder with a single kernel was accepted")
+    assert 10 < num_read < 190
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("file_format", ["zip", "legacy", "pickle"])
 @pytest.mark.parametrize(
     ("function", "name"),
     [(os.system, "posix.system"), (builtins.exec, "exec"), (io.open, "io.open")],
 )
-def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, form):
+def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, file_format):
     marker, path = tmp_path / "executed", tmp_path / "file"
     arguments = {
         os.system: [f"touch {marker}"],
@@ -138,22 +140,22 @@ def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, form
         io.open: [str(marker), "w"],
     }[function]
     content = {"state_dict": {"module.queue": Calls(function, *arguments)}}
-    if form == "pickle":
+    if file_format == "pickle":
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
-        path.write_bytes(bytes_of(content, _use_new_zipfile_serialization=form == "zip"))
-    line = refusal(pytorch_files.read, str(path))
-    assert str(path) in line and f"{name}, and nothing in it was executed" in line, line
+        path.write_bytes(to_bytes(content, _use_new_zipfile_serialization=file_format == "zip"))
+    message = refusal(pytorch_files.read, str(path))
+    assert str(path) in message
+    assert f"{name}. Nothing in it was executed" in message
     assert not marker.exists()
-    # It was in earnest.
-    if form == "pickle":
+    # An unsafe reader does execute it.
+    if file_format == "pickle":
         pickle.loads(path.read_bytes())
     else:
         torch.load(path, weights_only=False)
     assert marker.exists()
 
 
-def test_pytorch_that_is_not_installed(tmp_path, monkeypatch):
+def test_missing_pytorch_is_named_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    line = "PyTorch is not installed: pip install torch"
-    assert refusal(pytorch_files.read, str(tmp_path)) == line
+    assert "pip install torch" in refusal(pytorch_files.read, str(tmp_path))

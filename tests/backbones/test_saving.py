@@ -1,4 +1,4 @@
-"""Exports that fail, or whose place is taken: nothing is left, and nothing is harmed."""
+"""Exports that fail, or whose path is taken: nothing is left behind, and nothing is overwritten."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from moco_tf.backbones import saving
 from moco_tf.errors import UserError
 
 
-def disk_full(path):
-    """Begins to write, and cannot go on."""
+def fail_halfway(path):
+    """Write half of a file, and fail like a full disk."""
     with open(path, "w") as file:
         file.write("half")
     raise OSError(28, "No space left on device")
 
 
-def whole(path):
+def write_whole(path):
     with open(path, "w") as file:
         file.write("whole")
 
@@ -22,23 +22,23 @@ def contents(folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_a_file_and_its_card(tmp_path):
-    saving.write_file(str(tmp_path / "out.keras"), whole, "card")
+def test_file_is_written_with_its_card(tmp_path):
+    saving.write_file(str(tmp_path / "out.keras"), write_whole, "card")
     assert contents(tmp_path) == {"out.keras": "whole", "out.keras.md": "card"}
 
 
 @pytest.mark.parametrize("name", ["out", "out.keras"])
-def test_a_file_that_cannot_be_written(tmp_path, name):
+def test_failed_file_leaves_nothing(tmp_path, name):
     path = str(tmp_path / name)
-    with pytest.raises(UserError, match=f"--out={path} cannot be written: No space left"):
-        saving.write_file(path, disk_full, "card")
+    with pytest.raises(UserError, match=f"^the path {path} cannot be written: No space left"):
+        saving.write_file(path, fail_halfway, "card")
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_a_file_that_is_interrupted(tmp_path, error):
+def test_interrupted_file_leaves_nothing(tmp_path, error):
     def fill(path):
-        whole(path)
+        write_whole(path)
         raise error
 
     with pytest.raises(error):
@@ -46,33 +46,34 @@ def test_a_file_that_is_interrupted(tmp_path, error):
     assert contents(tmp_path) == {}
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="none/out cannot be written: No such file"):
-        saving.write_file(str(tmp_path / "none" / "out"), whole, "card")
+        saving.write_file(str(tmp_path / "none" / "out"), write_whole, "card")
 
 
-@pytest.mark.parametrize("taken", ["out", "out.md"])
-def test_what_is_there_is_kept(tmp_path, taken):
-    (tmp_path / taken).write_text("mine")
-    with pytest.raises(UserError, match=f"{taken} exists"):
-        saving.write_file(str(tmp_path / "out"), whole, "card")
-    assert contents(tmp_path) == {taken: "mine"}
+@pytest.mark.parametrize("name", ["out", "out.md"])
+def test_existing_file_is_kept(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"^the path {tmp_path}/{name} exists"):
+        saving.write_file(str(tmp_path / "out"), write_whole, "card")
+    assert contents(tmp_path) == {name: "mine"}
 
 
-def test_a_directory_and_its_card(tmp_path):
+def test_directory_is_written_once_with_its_card(tmp_path):
     def fill(path):
         (tmp_path / path).mkdir()
-        whole(f"{path}/weights")
+        write_whole(f"{path}/weights")
 
-    saving.write_directory(str(tmp_path / "out"), fill, "card")
-    assert contents(tmp_path / "out") == {"weights": "whole", "README.md": "card"}
-    with pytest.raises(UserError, match="out exists"):
-        saving.write_directory(str(tmp_path / "out"), fill, "other")
-    assert contents(tmp_path / "out") == {"weights": "whole", "README.md": "card"}
-
-
-def test_a_directory_that_cannot_be_written(tmp_path):
     path = str(tmp_path / "out")
-    with pytest.raises(UserError, match=f"--out={path} cannot be written: No space left"):
-        saving.write_directory(path, disk_full, "card")
+    saving.write_directory(path, fill, "card")
+    assert contents(tmp_path / "out") == {"weights": "whole", "README.md": "card"}
+    with pytest.raises(UserError, match=f"^the path {path} exists"):
+        saving.write_directory(path, fill, "other")
+    assert contents(tmp_path / "out") == {"weights": "whole", "README.md": "card"}
+
+
+def test_failed_directory_does_not_appear(tmp_path):
+    path = str(tmp_path / "out")
+    with pytest.raises(UserError, match=f"^the path {path} cannot be written: No space left"):
+        saving.write_directory(path, fail_halfway, "card")
     assert not (tmp_path / "out").exists()
