@@ -86,9 +86,9 @@ def write(folder, train, val, seed=0, fashion_mnist="/usr/share/datasets/fashion
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     parts = (("train", train, TRAIN_PHOTOGRAPHS), ("val", val, TEST_PHOTOGRAPHS))
     for number, (part, count, names) in enumerate(parts):
-        pictures = idx.load(fashion_mnist)[number]
+        pictures = idx.load_parts(fashion_mnist)[number]
         garments = {id_: pictures.images[pictures.labels == id_ - 1] for id_ in CATEGORIES}
-        photographs = [photos.read_grey(name) for name in names]
+        photographs = [photos.read_gray(name) for name in names]
         images, annotations = [], []
         (folder / part).mkdir(exist_ok=True)
         for index in range(count):

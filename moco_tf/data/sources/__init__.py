@@ -35,30 +35,30 @@ def load(
     Example:
         >>> source = load("photos")
         >>> source.size, len(source.class_names)
-        (9998, 19)
+        (9934, 19)
     """
     # Readers are imported when they are used: tensorflow-datasets alone takes seconds.
-    kind, _, place = name.partition(":")
+    scheme, _, location = name.partition(":")
     if name == "photos":
         from moco_tf.data.sources import photos
 
         return photos.load()
-    if kind == "folder" and place:
+    if scheme == "folder" and location:
         from moco_tf.data.sources import folder
 
-        return folder.load(name, place)
-    if kind == "idx" and place:
+        return folder.load(name, location)
+    if scheme == "idx" and location:
         from moco_tf.data.sources import idx
 
-        return idx.load(name, place)
-    if kind == "tfrecord" and place:
+        return idx.load(name, location)
+    if scheme == "tfrecord" and location:
         from moco_tf.data.sources import tfrecord
 
-        return tfrecord.load(name, place, image_feature, label_feature)
-    if kind == "tfds" and place:
+        return tfrecord.load(name, location, image_feature, label_feature)
+    if scheme == "tfds" and location:
         from moco_tf.data.sources import tfds
 
-        return tfds.load(name, place, tfds_dir)
+        return tfds.load(name, location, tfds_dir)
     raise UserError(f"unknown data source '{name}': use {SOURCE_NAMES}")
 
 

@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,235 +11,270 @@ from google.protobuf.message import DecodeError
 from tqdm.auto import tqdm
 
 from moco_tf.data.decoding import decode
-from moco_tf.data.sources.source import Later, Source
+from moco_tf.data.sources.records import Records
+from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.errors import UserError
 
-LABELS_AT_ONCE = 1024
-READ_AT_ONCE = 8 << 20  # bytes
-UNKNOWN = np.iinfo(np.int64).min  # the label of a record that has none
-ATTEMPTS = 100  # records looked at for the first that can be read
-# Of raw arrays, by TF-Slim's names.
-RAW, FORMAT, SHAPE = b"raw", "image/format", ("image/height", "image/width", "image/channels")
+LABEL_BATCH_SIZE = 1024
+LABEL_BUFFER_BYTES = 8 << 20
+UNKNOWN = np.iinfo(np.int64).min  # Stands for the label of a record that has none.
+MAX_ATTEMPTS = 100  # Records to try when looking for the first readable one.
+# The features of raw arrays, by TF-Slim's names, and the value of the format.
+FORMAT_FEATURE = "image/format"
+SHAPE_FEATURES = ("image/height", "image/width", "image/channels")
+RAW_FORMAT = b"raw"
 
 
-def source(name, records, parts, image_feature, label_feature, class_names=None):
-    """The `Source` of records that hold an encoded image each, or a raw array.
+def make_source(
+    name: str,
+    records: Records,
+    pretrain: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    image_feature: str,
+    label_feature: str | None,
+    class_names: list[str] | None = None,
+) -> Source:
+    """Return the source of records that each hold an encoded image or a raw array.
 
-    A record whose `image/format` is "raw" holds the bytes of a uint8 array `[image/height,
-    image/width, image/channels]`. The first record that can be read says whether all are.
+    A record whose `image/format` is "raw" holds the bytes of a uint8 array of the shape
+    `[image/height, image/width, image/channels]`. The first readable record decides whether all
+    records are read as raw arrays.
 
     Args:
-        name: the string that names it.
-        records: `moco_tf.data.records.Records`.
-        parts: the indices of `pretrain`, `train` and `test`, int64 each.
-        image_feature: the feature that holds an image's bytes.
-        label_feature: the int64 feature that holds its label; None for no labels.
-        class_names: the names of the labels, from 0; None where the distinct labels found, in
-            their order, are the classes.
+        name: The string that names the source.
+        records: The records.
+        pretrain: Indices of the images for pre-training, int64.
+        train: Indices of the training images of an evaluation, int64.
+        test: Indices of the test images of an evaluation, int64.
+        image_feature: Feature that holds the bytes of the image.
+        label_feature: int64 feature that holds the label; None for no labels.
+        class_names: Names of the labels, counted from 0. If None, the distinct labels, in ascending
+            order, are the classes.
+
+    Returns:
+        The source. Its labels are read when they are first used.
 
     Raises:
-        UserError: no record can be read, or the first has no such image.
+        UserError: If no record is readable, or the first readable one has no such image.
     """
-    channels = raw_channels(name, records, image_feature)
-    pretrain, train, test = parts
-    labels = names = None
+    raw_channels = _raw_channels(name, records, image_feature)
+    load_labels = None
     if label_feature is not None:
-        read = functools.cache(lambda: read_labels(records, label_feature, class_names))
-        labels, names = Later(lambda: read()[0]), class_names or Later(lambda: read()[1])
-    payload = records.reader()
-    image = _raw(image_feature, channels) if channels else _encoded(image_feature)
+        # Cached here, so that copies made by dataclasses.replace share the pass over the records.
+        load_labels = functools.cache(lambda: read_labels(records, label_feature, class_names))
+    read_record = records.reader()
+    parse = _raw_parser(image_feature, raw_channels) if raw_channels else _parser(image_feature)
     return Source(
         name=name,
         size=records.size,
-        read=lambda index: image(payload(index)),
+        read=lambda index: parse(read_record(index)),
         describe=records.describe,
         pretrain=pretrain,
         train=train,
         test=test,
-        labels=labels,
-        class_names=names,
-        channels=channels or 3,
+        load_labels=load_labels,
+        channels=raw_channels or 3,
     )
 
 
-def first(name, records, indices):
-    """The first record that can be read, of those at some indices.
+def first_readable(
+    name: str, records: Records, indices: Sequence[int] | np.ndarray
+) -> tuple[int, tf.train.Example]:
+    """Return the first record that can be read.
 
     Args:
-        name: the source's.
-        records: `moco_tf.data.records.Records`.
-        indices: ints.
+        name: The string that names the source.
+        records: The records.
+        indices: Indices of the records to try.
 
     Returns:
-        Its index and the `tf.train.Example` in it.
+        The index of the record, and its message.
 
     Raises:
-        UserError: none of the first hundred can be.
+        UserError: If none of the first hundred can be read.
     """
-    read = records.reader()
-    for index in indices[:ATTEMPTS]:
-        if (example := _example(read, index)) is not None:
+    read_record = records.reader()
+    attempts = indices[:MAX_ATTEMPTS]
+    for index in attempts:
+        example = _read_example(read_record, index)
+        if example is not None:
             return index, example
     raise UserError(
-        f"data source '{name}': {records.describe(indices[0])} is no tf.train.Example, nor is any "
-        f"of the {len(indices[:ATTEMPTS])} looked at"
+        f"data source '{name}': {records.describe(attempts[0])} is not a readable "
+        f"tf.train.Example, and neither is any other of the first {len(attempts)} records"
     )
 
 
-def value(example, feature):
-    """The one value of a feature: bytes, an int or a float; None where it is missing or several."""
-    of_feature = example.features.feature.get(feature)
-    kind = of_feature and of_feature.WhichOneof("kind")
-    values = getattr(of_feature, kind).value if kind else []
+def feature_value(example: tf.train.Example, feature: str) -> bytes | int | float | None:
+    """Return the value of a feature; None if it is missing or does not hold exactly one value."""
+    values = feature_values(example, feature)
     return values[0] if len(values) == 1 else None
 
 
-def raw_channels(name, records, image_feature):
-    """The channels of the raw arrays that the records hold; None for encoded images.
+def feature_values(example: tf.train.Example, feature: str) -> list[bytes | int | float]:
+    """Return all values of a feature; an empty list if it is missing."""
+    message = example.features.feature.get(feature)
+    list_name = message.WhichOneof("kind") if message is not None else None
+    return list(getattr(message, list_name).value) if list_name else []
+
+
+def _raw_channels(name: str, records: Records, image_feature: str) -> int | None:
+    """Return the number of channels of raw arrays; None if the records hold encoded images.
 
     Raises:
-        UserError: no record can be read, or the first that can be holds no image.
+        UserError: If no record is readable, or the first readable one holds no usable image.
     """
-    index, example = first(name, records, range(records.size))
-    where = f"data source '{name}': {records.describe(index)}"
-    contents = value(example, image_feature)
+    index, example = first_readable(name, records, range(records.size))
+    location = f"data source '{name}': {records.describe(index)}"
+    contents = feature_value(example, image_feature)
     if not isinstance(contents, bytes):
+        features = ", ".join(sorted(example.features.feature)[:20]) or "but it has none"
         raise UserError(
-            f"{where} has no image bytes as '{image_feature}': set --config.data.image_feature to "
-            f"one of its features, {_names(example)}"
+            f"{location} has no image bytes as '{image_feature}': set config.data.image_feature to "
+            f"one of its features, {features}"
         )
-    of_format = value(example, FORMAT)
-    if not isinstance(of_format, bytes) or of_format.lower() != RAW:
+    image_format = feature_value(example, FORMAT_FEATURE)
+    if not isinstance(image_format, bytes) or image_format.lower() != RAW_FORMAT:
         return None
-    shape = [value(example, feature) for feature in SHAPE]
-    if not all(isinstance(side, int) and side > 0 for side in shape):
+    shape = [feature_value(example, feature) for feature in SHAPE_FEATURES]
+    height, width, channels = (side if isinstance(side, int) else 0 for side in shape)
+    if min(height, width, channels) <= 0:
         raise UserError(
-            f"{where} is raw, and {', '.join(SHAPE)} are {shape}: give three integers above 0"
+            f"{location} is a raw array whose {', '.join(SHAPE_FEATURES)} are {shape}: write three "
+            "positive integers"
         )
-    values = math.prod(shape)
-    if len(contents) in (2 * values, 4 * values, 8 * values):
+    size = math.prod((height, width, channels))
+    if len(contents) in (2 * size, 4 * size, 8 * size):
         raise UserError(
-            f"{where} has {len(contents) // values} bytes for each value of an array of shape "
-            f"{shape}: scale the values to 0 to 255 and write them as uint8, as views are uint8"
+            f"{location} has {len(contents) // size} bytes for each value of an array of shape "
+            f"{shape}, but images are uint8: scale the values to 0 to 255 and write them as uint8"
         )
-    return shape[-1]
+    return channels
 
 
-def read_labels(records, label_feature, class_names=None):
-    """The labels of all records, in one pass over the files, with a progress bar on a terminal.
+def read_labels(
+    records: Records, label_feature: str, class_names: list[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Read the labels of all records in one pass, with a progress bar on a terminal.
 
     Args:
-        records: `moco_tf.data.records.Records`.
-        label_feature: the int64 feature.
-        class_names: their names, where they are known.
+        records: The records.
+        label_feature: int64 feature that holds the label.
+        class_names: Names of the labels, counted from 0. If None, the distinct labels, in ascending
+            order, are the classes.
 
     Returns:
-        int32 `[N]`, and the names. Where these are not given, the distinct values found, in
-        order, are the classes. A record that cannot be read has the label -1.
+        The labels, int32 `[N]`, with -1 for a record that cannot be read; and the class names.
 
     Raises:
-        UserError: a file that can no longer be read; a record that can be, and has no label, or
-            one without a name.
+        UserError: If a file can no longer be read, or a readable record has no label or one without
+            a class name.
     """
     spec = {label_feature: tf.io.FixedLenFeature([], tf.int64, UNKNOWN)}
     try:
-        in_order = tf.data.TFRecordDataset(records.paths, buffer_size=READ_AT_ONCE)
-        batches = in_order.batch(LABELS_AT_ONCE).map(
-            lambda payloads: tf.io.parse_example(payloads, spec)[label_feature],
+        payloads = tf.data.TFRecordDataset(records.paths, buffer_size=LABEL_BUFFER_BYTES)
+        batches = payloads.batch(LABEL_BATCH_SIZE).map(
+            lambda batch: tf.io.parse_example(batch, spec)[label_feature],
             num_parallel_calls=os.cpu_count(),
         )
-        values = _concatenated(without_tuning(batches.prefetch(1)), records.size)
+        values = _concatenate(without_tuning(batches.prefetch(1)), records.size)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-        # After a damaged record the pass loses its place; looked up by their indices, which takes
-        # ten times as long, the others can be read.
-        values = _labels_by_index(records, label_feature, spec)
+        # A sequential pass cannot continue after a damaged record. Reading by index can, but takes
+        # ten times as long.
+        values = _read_labels_by_index(records, label_feature, spec)
     except tf.errors.OpError as error:
-        raise UserError(f"the labels of {records.paths[0]} and so on: {error}") from error
-    known = values != UNKNOWN
+        raise UserError(
+            f"the labels of {records.paths[0]} and the files beside it cannot be read: {error}"
+        ) from error
+    is_valid = values != UNKNOWN
     if class_names is not None:
-        known &= (values >= 0) & (values < len(class_names))
-    read = records.reader()
-    for index in np.flatnonzero(~known):
-        if (example := _example(read, index)) is not None:
+        is_valid &= (values >= 0) & (values < len(class_names))
+    read_record = records.reader()
+    for index in np.flatnonzero(~is_valid).tolist():
+        example = _read_example(read_record, index)
+        if example is not None:
+            expected = f"from 0 to {len(class_names) - 1}" if class_names else "that is an integer"
             raise UserError(
-                f"{records.describe(index)} has the label {value(example, label_feature)} as "
-                f"'{label_feature}': every record needs "
-                + (f"one of 0 to {len(class_names) - 1}" if class_names else "one, an integer")
+                f"{records.describe(index)} has the label {feature_value(example, label_feature)!r}"
+                f" as '{label_feature}': every record needs a label {expected}"
             )
     labels = np.full(records.size, -1, np.int32)
     if class_names is not None:
-        labels[known] = values[known]
+        labels[is_valid] = values[is_valid]
         return labels, class_names
-    classes, labels[known] = np.unique(values[known], return_inverse=True)
+    classes, labels[is_valid] = np.unique(values[is_valid], return_inverse=True)
     return labels, [str(label) for label in classes]
 
 
-def _labels_by_index(records, label_feature, spec):
-    read = records.reader()
+def _read_labels_by_index(
+    records: Records, label_feature: str, spec: dict[str, tf.io.FixedLenFeature]
+) -> np.ndarray:
+    """Return the labels as int64 `[N]`, with `UNKNOWN` for records that cannot be read."""
+    read_record = records.reader()
 
-    def label(index):
-        return index, tf.io.parse_single_example(read(index), spec)[label_feature]
+    def read_label(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, tf.io.parse_single_example(read_record(index), spec)[label_feature]
 
-    readable = (
+    batches = (
         tf.data.Dataset.range(records.size)
-        .map(label, num_parallel_calls=os.cpu_count())
+        .map(read_label, num_parallel_calls=os.cpu_count())
         .ignore_errors(log_warning=False)
-        .batch(LABELS_AT_ONCE)
+        .batch(LABEL_BATCH_SIZE)
     )
     values = np.full(records.size, UNKNOWN)
-    with _progress(records.size) as bar:
-        for indices, labels in without_tuning(readable).as_numpy_iterator():
+    with _progress_bar(records.size) as bar:
+        for indices, labels in without_tuning(batches).as_numpy_iterator():
             values[indices] = labels
             bar.update(len(labels))
     return values
 
 
-def _concatenated(batches, size):
-    found = []
-    with _progress(size) as bar:
+def _concatenate(batches: tf.data.Dataset, size: int) -> np.ndarray:
+    arrays = []
+    with _progress_bar(size) as bar:
         for batch in batches.as_numpy_iterator():
-            found.append(batch)
+            arrays.append(batch)
             bar.update(len(batch))
-    return np.concatenate(found)
+    return np.concatenate(arrays)
 
 
-def _progress(size):
-    # tqdm's None: no bar where there is no terminal.
+def _progress_bar(size: int) -> tqdm:
+    # `disable=None` shows the bar on a terminal only.
     return tqdm(total=size, desc="labels", unit="record", disable=None)
 
 
-def _example(read, index):
-    """The `tf.train.Example` at an index, or None where it cannot be read."""
+def _read_example(
+    read_record: Callable[[tf.Tensor], tf.Tensor], index: int
+) -> tf.train.Example | None:
+    """Return the message of a record; None if it cannot be read."""
     try:
-        return tf.train.Example.FromString(read(tf.constant(index, tf.int64)).numpy())
+        return tf.train.Example.FromString(read_record(tf.constant(index, tf.int64)).numpy())
     except (tf.errors.OpError, DecodeError):
         return None
 
 
-def _names(example):
-    names = sorted(example.features.feature)
-    return ", ".join(names[:20]) or "of which it has none"
-
-
-def _encoded(image_feature):
-    """From a payload to the uint8 `[H, W, 3]` of the image file in it."""
+def _parser(image_feature: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a function from a payload to the encoded image in it, uint8 `[H, W, 3]`."""
     spec = {image_feature: tf.io.FixedLenFeature([], tf.string)}
     return lambda payload: decode(tf.io.parse_single_example(payload, spec)[image_feature])
 
 
-def _raw(image_feature, channels):
-    """From a payload to the uint8 `[H, W, channels]` in it."""
-    bytes_, number = tf.io.FixedLenFeature([], tf.string), tf.io.FixedLenFeature([], tf.int64)
-    spec = {image_feature: bytes_, FORMAT: bytes_, **dict.fromkeys(SHAPE, number)}
+def _raw_parser(image_feature: str, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a function from a payload to the raw array in it, uint8 `[H, W, channels]`."""
+    text = tf.io.FixedLenFeature([], tf.string)
+    integer = tf.io.FixedLenFeature([], tf.int64)
+    spec = {image_feature: text, FORMAT_FEATURE: text, **dict.fromkeys(SHAPE_FEATURES, integer)}
 
-    def array(payload):
+    def parse(payload: tf.Tensor) -> tf.Tensor:
         features = tf.io.parse_single_example(payload, spec)
         pixels = tf.io.decode_raw(features[image_feature], tf.uint8)
-        shape = tf.stack([features[side] for side in SHAPE])
-        right = (tf.strings.lower(features[FORMAT]) == RAW) & (tf.reduce_min(shape) > 0)
-        check = tf.raw_ops.Assert(condition=right, data=["no raw array:", shape])
+        shape = tf.stack([features[feature] for feature in SHAPE_FEATURES])
+        is_raw = tf.strings.lower(features[FORMAT_FEATURE]) == RAW_FORMAT
+        is_valid = is_raw & (tf.reduce_min(shape) > 0)
+        check = tf.raw_ops.Assert(condition=is_valid, data=["not a raw array:", shape])
         with tf.control_dependencies([check]):
             return tf.ensure_shape(tf.reshape(pixels, shape), [None, None, channels])
 
-    return array
+    return parse

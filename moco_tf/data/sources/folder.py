@@ -1,8 +1,9 @@
-"""A folder of image files."""
+"""The `folder` source: image files below a folder."""
 
 import array
 import os
 import zlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -12,133 +13,195 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("val", "validation", "test")
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("val", "validation", "test")
+
+# The first two levels of folders that an image is in, with None for a level that it lacks.
+Group = tuple[str | None, str | None]
 
 
-def load(name, folder):
-    """Every image file below a folder, in the order of their paths.
+def load(name: str, folder: str) -> Source:
+    """Open the image files below a folder, in the order of their paths.
 
-    The first level of subfolders names the classes, where all images lie in two or more of them.
-    Evaluation holds out a fifth of the images, chosen by a checksum of the path below the folder,
-    so that a new file does not move the others.
+    The first level of subfolders names the classes if every image is in one of them and there are
+    at least two. An evaluation holds out a fifth of the images, chosen by a checksum of the path
+    below the folder, so a new file does not move other images.
 
-    Where the first level is a folder for training (`train` or `training`) and one for testing
-    (`val`, `validation` or `test`, the first of these that is there) and nothing else, as ImageNet
-    lies on disks, pre-training and evaluation's training see the images of the one, and testing
-    those of the other. The second level names the classes, where all of these images lie in
-    subfolders, those for training in two or more.
+    If the first level consists of a folder for training (`train` or `training`) and one for testing
+    (`val`, `validation` or `test`; the first of these that exists) and nothing else, as is usual
+    for ImageNet, pre-training and the training of an evaluation use the images of the former, and
+    its test uses those of the latter. The second level then names the classes, if every one of
+    these images is in a subfolder and there are at least two for training.
 
     Args:
-        name: str, the source as it was asked for.
-        folder: str, local or a `tf.io.gfile` path.
+        name: The string that names the source.
+        folder: Local path, or one that `tf.io.gfile` supports.
 
     Returns:
-        A `Source`. Of each file it keeps the path, the label and the index, and no Python object:
-        1.3 million take 75 MB.
+        The source. It keeps the path, the label and the index of every file, but no Python object:
+        1.3 million files take 75 MB.
 
     Raises:
-        UserError: no such folder, one that cannot be listed, no image in it, or a class for testing
-            that is not among those for training.
+        UserError: If the folder does not exist, cannot be listed or has no image, or a class for
+            testing has no images for training.
     """
     if not tf.io.gfile.isdir(folder):
         raise UserError(f"data source '{name}': there is no folder '{folder}'")
-    # Not a Python object for each of what may be millions.
-    paths, ends = bytearray(), array.array("q", [0])  # below the folder, end to end
-    held_out, groups, numbers = bytearray(), array.array("i"), {}
+    # Compact arrays, because there may be millions of files.
+    paths = _PathList()
+    is_held_out = bytearray()
+    group_numbers = array.array("i")
+    groups: dict[Group, int] = {}
     ignored = []
-    for path in walk(name, folder):
-        encoded = os.fsencode(path)
-        # A file without a suffix may be an image; decoding it will tell.
+    for path in _walk(name, folder):
+        encoded_path = os.fsencode(path)
+        # A file without a suffix may be an image. Decoding it will show.
         if os.path.splitext(path)[1].lower() not in (*IMAGE_SUFFIXES, ""):
-            ignored.append(_words(folder, encoded))
+            ignored.append(_printable(folder, encoded_path))
             continue
-        paths += encoded
-        ends.append(len(paths))
-        held_out.append(zlib.crc32(encoded) % 5 == 0)
+        paths.append(encoded_path)
+        is_held_out.append(zlib.crc32(encoded_path) % 5 == 0)
         first, second, *_ = [*path.split("/")[:-1], None, None]
-        groups.append(numbers.setdefault((first, second), len(numbers)))
+        group_numbers.append(groups.setdefault((first, second), len(groups)))
     if not groups:
-        kinds = ", ".join(IMAGE_SUFFIXES)
-        raise UserError(f"data source '{name}': no image file ({kinds}) in '{folder}' or below it")
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise UserError(
+            f"data source '{name}': there is no image file ({suffixes}) in '{folder}' or below it"
+        )
 
-    groups, held_out = np.asarray(groups), np.frombuffer(held_out, bool)
-    pretrain = np.ones(len(groups), bool)
-    firsts = {first for first, _ in numbers}
-    if firsts <= {*TRAIN_NAMES, *TEST_NAMES} and firsts & {*TRAIN_NAMES} and firsts & {*TEST_NAMES}:
-        testing = next(first for first in TEST_NAMES if first in firsts)
-        pretrain = np.array([first in TRAIN_NAMES for first, _ in numbers])[groups]
-        held_out = np.array([first == testing for first, _ in numbers])[groups]
-        classes = {key: key[1] for key in numbers if key[0] in (*TRAIN_NAMES, testing)}
-        known = {second for first, second in numbers if first in TRAIN_NAMES}
-        if None not in classes.values() and (unknown := sorted({*classes.values()} - known)):
-            raise UserError(
-                f"data source '{name}': '{folder}' holds images of '{unknown[0]}' for testing and "
-                "none for training: give both the same class folders"
-            )
+    group_of_image = np.asarray(group_numbers)
+    test_folder = _test_folder(groups)
+    if test_folder is None:
+        is_pretrain = np.ones(len(paths), bool)
+        is_test = np.frombuffer(is_held_out, bool)
+        class_of_group = {group: group[0] for group in groups}
     else:
-        classes = {key: key[0] for key in numbers}
-    class_names, labels = None, None
-    if None not in classes.values() and len({*classes.values()}) > 1:
-        class_names = sorted({*classes.values()})
-        label = {class_name: number for number, class_name in enumerate(class_names)}
-        labels = np.array([label.get(classes.get(key), -1) for key in numbers], np.int32)[groups]
+        is_pretrain = np.array([first in TRAIN_FOLDERS for first, _ in groups])[group_of_image]
+        is_test = np.array([first == test_folder for first, _ in groups])[group_of_image]
+        class_of_group = {
+            (first, second): second
+            for first, second in groups
+            if first in (*TRAIN_FOLDERS, test_folder)
+        }
+        _require_training_images(name, folder, class_of_group)
 
-    def path_at(index):
-        return bytes(paths[ends[index] : ends[index + 1]])
+    def path_at(index: int) -> bytes:
+        return paths[index]
 
-    def read(index):
-        # From Python: tf.data copies several times what its functions have captured.
+    def read(index: tf.Tensor) -> tf.Tensor:
+        # The paths stay in Python, because tf.data makes several copies of captured tensors.
         path = tf.ensure_shape(tf.numpy_function(path_at, [index], tf.string), [])
         return decode(tf.io.read_file(tf.strings.join([os.path.join(folder, ""), path])))
 
+    load_labels = None
+    class_names = _class_names(class_of_group.values())
+    if class_names is not None:
+        label_of_class: dict[str | None, int] = {
+            class_name: label for label, class_name in enumerate(class_names)
+        }
+        label_of_group = [label_of_class.get(class_of_group.get(group), -1) for group in groups]
+        labels = np.array(label_of_group, np.int32)[group_of_image]
+
+        def load_labels() -> tuple[np.ndarray, list[str]]:
+            return labels, class_names
+
     return Source(
         name=name,
-        size=len(groups),
+        size=len(paths),
         read=read,
-        describe=lambda index: _words(folder, path_at(index)),
-        pretrain=np.flatnonzero(pretrain),
-        train=np.flatnonzero(pretrain & ~held_out),
-        test=np.flatnonzero(held_out),
-        labels=labels,
-        class_names=class_names,
+        describe=lambda index: _printable(folder, paths[index]),
+        pretrain=np.flatnonzero(is_pretrain),
+        train=np.flatnonzero(is_pretrain & ~is_test),
+        test=np.flatnonzero(is_test),
+        load_labels=load_labels,
         ignored=ignored,
     )
 
 
-def walk(name, folder, below=""):
-    """The paths below a folder of all files that are not hidden, in their order."""
-    place = os.path.join(folder, below)
-    try:
-        entries = sorted(_entries(place))
-    except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error.message
+class _PathList:
+    """Encoded paths, stored end to end.
+
+    A list of as many Python objects would take several times the memory.
+    """
+
+    def __init__(self) -> None:
+        self._contents = bytearray()
+        self._ends = array.array("q", [0])
+
+    def append(self, path: bytes) -> None:
+        self._contents += path
+        self._ends.append(len(self._contents))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        return bytes(self._contents[self._ends[index] : self._ends[index + 1]])
+
+
+def _test_folder(groups: Iterable[Group]) -> str | None:
+    """Return the folder for testing; None if the first level is not split in this way."""
+    first_level = {first for first, _ in groups}
+    if not first_level <= {*TRAIN_FOLDERS, *TEST_FOLDERS} or first_level.isdisjoint(TRAIN_FOLDERS):
+        return None
+    return next((folder for folder in TEST_FOLDERS if folder in first_level), None)
+
+
+def _require_training_images(
+    name: str, folder: str, class_of_group: dict[Group, str | None]
+) -> None:
+    """Raise a `UserError` if a class for testing has no images for training."""
+    classes = [class_name for class_name in class_of_group.values() if class_name is not None]
+    if len(classes) < len(class_of_group):  # The images have no labels.
+        return
+    train_classes = {second for first, second in class_of_group if first in TRAIN_FOLDERS}
+    missing = sorted({*classes} - train_classes)
+    if missing:
         raise UserError(
-            f"data source '{name}': '{place}' cannot be listed ({reason}): allow reading it, or "
-            "take it out"
+            f"data source '{name}': '{folder}' holds images of '{missing[0]}' for testing but none "
+            "for training: give both the same class folders"
+        )
+
+
+def _class_names(classes: Iterable[str | None]) -> list[str] | None:
+    """Return the distinct classes in order; None if there is only one, or an image has none."""
+    class_names = [class_name for class_name in {*classes} if class_name is not None]
+    return sorted(class_names) if len(class_names) == len({*classes}) > 1 else None
+
+
+def _walk(name: str, folder: str, below: str = "") -> Iterator[str]:
+    """Yield the paths below a folder of all files that are not hidden, in order."""
+    directory = os.path.join(folder, below)
+    try:
+        entries = sorted(_entries(directory))
+    except (tf.errors.OpError, OSError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", "")
+        raise UserError(
+            f"data source '{name}': '{directory}' cannot be listed ({reason}): make it readable, "
+            "or remove it"
         ) from error
     for entry in entries:
         if entry.startswith("."):
             continue
         if entry.endswith("/"):
-            yield from walk(name, folder, below + entry)
+            yield from _walk(name, folder, below + entry)
         else:
             yield below + entry
 
 
-def _entries(folder):
-    """What a folder holds; the names of folders end in a slash, as sorting whole paths needs."""
-    if "://" not in folder:
-        # tf.io.gfile asks the disk about every file: four times as long for a million of them.
-        with os.scandir(folder) as entries:
+def _entries(directory: str) -> list[str]:
+    """Return the names in a directory; those of folders end in a slash, so whole paths sort."""
+    if "://" not in directory:
+        # tf.io.gfile queries every file, which takes four times as long for a million of them.
+        with os.scandir(directory) as entries:
             return [entry.name + "/" * entry.is_dir() for entry in entries]
-    names = tf.io.gfile.listdir(folder)
-    is_folder = [
-        name.endswith("/") or tf.io.gfile.isdir(os.path.join(folder, name)) for name in names
-    ]
-    return [name.rstrip("/") + "/" * d for name, d in zip(names, is_folder, strict=True)]
+    names = []
+    for name in tf.io.gfile.listdir(directory):
+        is_folder = name.endswith("/") or tf.io.gfile.isdir(os.path.join(directory, name))
+        names.append(name.rstrip("/") + "/" * is_folder)
+    return names
 
 
-def _words(folder, path):
-    """A path for people; bytes that are no text are written as such."""
+def _printable(folder: str, path: bytes) -> str:
+    """Return a path for messages; bytes that are not UTF-8 are written as escapes."""
     return os.path.join(folder, path.decode(errors="backslashreplace"))

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its relatives, gzipped or not."""
+"""The `idx` source: IDX files, the format of MNIST and its relatives, gzipped or not."""
 
 import dataclasses
 import gzip
@@ -12,62 +12,137 @@ import tensorflow as tf
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 
-UNSIGNED_BYTES = 0x08  # the format's code; images and labels of the whole family are bytes
+# The format's code of unsigned bytes, the type of all images and labels of the MNIST family.
+UNSIGNED_BYTES = 0x08
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """`images`, uint8 `[N, H, W]` or `[N, H, W, 3]`, of one file, and their `labels`, int32 `[N]`,
-    or None."""
+    """The training or the test images of a folder.
+
+    Attributes:
+        images: uint8 `[N, H, W]` or `[N, H, W, 3]`.
+        labels: int32 `[N]`; None if there is no file of labels.
+    """
 
     images: np.ndarray
     labels: np.ndarray | None
 
 
-def load_parts(folder):
-    """Reads the training and the test images of a folder.
+def load(name: str, folder: str) -> Source:
+    """Open a folder of IDX files: first the training images, then the test images.
 
     Args:
-        folder: str, which holds `train-images-idx3-ubyte`, or a name that ends so, with `.gz` or
-            without, and as it may be `train-labels-idx1-ubyte`, and `t10k-` or `test-` beside them.
+        name: The string that names the source.
+        folder: Folder with the files that `load_parts` reads.
 
     Returns:
-        The training `Part`, and the test `Part` or None.
+        The source. Pre-training uses the training images only. Grayscale images are repeated to
+        three channels.
 
     Raises:
-        UserError: no training images there, or a file that is not whole.
+        UserError: As `load_parts`, or if training and test images differ in size.
+    """
+    train, test = load_parts(folder)
+    parts = [train] if test is None else [train, test]
+    if len({part.images.shape[1:] for part in parts}) > 1:
+        raise UserError(f"data source '{name}': its training and test images differ in size")
+    images = tf.constant(np.concatenate([part.images for part in parts]))
+    num_train, size = len(train.images), len(images)
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        image = images[index]
+        return image if image.shape.rank == 3 else tf.repeat(image[..., tf.newaxis], 3, axis=-1)
+
+    def describe(index: int) -> str:
+        if index < num_train:
+            return f"training image {index} of {folder}"
+        return f"test image {index - num_train} of {folder}"
+
+    load_labels = None
+    labels = [part.labels for part in parts if part.labels is not None]
+    if len(labels) == len(parts):
+        all_labels = np.concatenate(labels)
+        class_names = [str(label) for label in range(all_labels.max() + 1)]
+
+        def load_labels() -> tuple[np.ndarray, list[str]]:
+            return all_labels, class_names
+
+    return Source(
+        name=name,
+        size=size,
+        read=read,
+        describe=describe,
+        pretrain=np.arange(num_train),
+        train=np.arange(num_train),
+        test=np.arange(num_train, size),
+        load_labels=load_labels,
+    )
+
+
+def load_parts(folder: str) -> tuple[Part, Part | None]:
+    """Read the training and the test images of a folder.
+
+    The training images are in `train-images-idx3-ubyte` and their labels in
+    `train-labels-idx1-ubyte`; the test images and labels have `t10k` or `test` instead of `train`.
+    A name may have a prefix that ends in a hyphen, and `.gz` at its end. Only the training images
+    are required.
+
+    Args:
+        folder: Path of the folder.
+
+    Returns:
+        The training images, and the test images or None.
+
+    Raises:
+        UserError: If the folder has no training images, or a file is invalid or incomplete.
     """
     if not tf.io.gfile.isdir(folder):
         raise UserError(f"data source 'idx:{folder}': there is no folder '{folder}'")
-    names = sorted(tf.io.gfile.listdir(folder))
-
-    def part(which):
-        images = _find(folder, names, rf"(.*-)?({which})-images-idx\d-ubyte(\.gz)?")
-        if images is None:
-            return None
-        labels = _find(folder, names, rf"(.*-)?({which})-labels-idx1-ubyte(\.gz)?")
-        part = Part(read(images), labels and read(labels).astype(np.int32))
-        if part.images.ndim < 3:
-            raise UserError(f"{images} holds no images: its items have one dimension")
-        if labels and len(part.labels) != len(part.images):
-            raise UserError(
-                f"{labels} holds {len(part.labels)} labels for {len(part.images)} images"
-            )
-        return part
-
-    train = part("train")
+    train = _read_part(folder, "train")
     if train is None:
         raise UserError(
-            f"data source 'idx:{folder}': there is no train-images-idx3-ubyte or .gz in it"
+            f"data source 'idx:{folder}': the folder holds no train-images-idx3-ubyte, with or "
+            "without .gz"
         )
-    return train, part("t10k|test")
+    return train, _read_part(folder, "t10k|test")
 
 
-def read(path):
-    """The array in an IDX file of bytes.
+def _read_part(folder: str, name_pattern: str) -> Part | None:
+    image_path = _find(folder, rf"(.*-)?({name_pattern})-images-idx\d-ubyte(\.gz)?")
+    if image_path is None:
+        return None
+    images = read(image_path)
+    if images.ndim < 3:
+        raise UserError(f"{image_path} holds no images: its items have fewer than two dimensions")
+    label_path = _find(folder, rf"(.*-)?({name_pattern})-labels-idx1-ubyte(\.gz)?")
+    if label_path is None:
+        return Part(images, labels=None)
+    labels = read(label_path).astype(np.int32)
+    if len(labels) != len(images):
+        raise UserError(f"{label_path} holds {len(labels)} labels for {len(images)} images")
+    return Part(images, labels)
+
+
+def _find(folder: str, pattern: str) -> str | None:
+    """Return the path of the folder's first file whose name matches, or None."""
+    for name in sorted(tf.io.gfile.listdir(folder)):
+        if re.fullmatch(pattern, name):
+            return f"{folder.rstrip('/')}/{name}"
+    return None
+
+
+def read(path: str) -> np.ndarray:
+    """Return the uint8 array in an IDX file of unsigned bytes.
+
+    Args:
+        path: Path of the file. If it ends in `.gz`, the file is decompressed.
+
+    Returns:
+        uint8 array of the shape in the file's header.
 
     Raises:
-        UserError: it is not one, or not whole.
+        UserError: If the file is not an IDX file of unsigned bytes, or is incomplete.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
@@ -78,51 +153,9 @@ def read(path):
         raise UserError(f"{path} cannot be read: {error}") from error
     if len(contents) < 4 or contents[:2] != b"\0\0" or contents[2] != UNSIGNED_BYTES:
         raise UserError(f"{path} is not an IDX file of bytes: it begins with {contents[:4].hex()}")
-    start = 4 + 4 * contents[3]
-    shape = [int.from_bytes(contents[i : i + 4], "big") for i in range(4, start, 4)]
-    length = start + math.prod(shape)
+    header_length = 4 + 4 * contents[3]
+    shape = [int.from_bytes(contents[i : i + 4], "big") for i in range(4, header_length, 4)]
+    length = header_length + math.prod(shape)
     if len(contents) != length:
-        raise UserError(f"{path} is not whole: {len(contents)} bytes where {length} belong")
-    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
-
-
-def _find(folder, names, pattern):
-    """The first file of the folder whose name is of the pattern, or None."""
-    for name in names:
-        if re.fullmatch(pattern, name):
-            return f"{folder.rstrip('/')}/{name}"
-    return None
-
-
-def load(name, place):
-    """Training images first, then those for testing, which the files keep apart already."""
-    train, test = load_parts(place)
-    parts = [train, test] if test else [train]
-    if len({part.images.shape[1:] for part in parts}) > 1:
-        raise UserError(f"data source '{name}': its training and test images differ in size")
-    images = tf.constant(np.concatenate([part.images for part in parts]))
-    labels = None
-    if all(part.labels is not None for part in parts):
-        labels = np.concatenate([part.labels for part in parts])
-    first_test, size = len(train.images), len(images)
-
-    def read(index):
-        image = images[index]
-        return image if images.shape.rank == 4 else tf.repeat(image[..., tf.newaxis], 3, axis=-1)
-
-    def describe(index):
-        if index < first_test:
-            return f"training image {index} of {place}"
-        return f"test image {index - first_test} of {place}"
-
-    return Source(
-        name=name,
-        size=size,
-        read=read,
-        describe=describe,
-        pretrain=np.arange(first_test),
-        train=np.arange(first_test),
-        test=np.arange(first_test, size),
-        labels=labels,
-        class_names=None if labels is None else [str(label) for label in range(labels.max() + 1)],
-    )
+        raise UserError(f"{path} is incomplete: it has {len(contents)} bytes instead of {length}")
+    return np.frombuffer(contents, np.uint8, offset=header_length).reshape(shape)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
 
-# Photograph: where it comes from. Each is a class; see `load`.
+# The photographs, each of which is a class, and the package that ships each.
 PHOTOGRAPHS = {
     "astronaut": "skimage",
     "brick": "skimage",
@@ -32,59 +32,84 @@ PHOTOGRAPHS = {
     "text": "skimage",
 }
 
-PATCH = 32  # pixels, side of a patch
-BLOCK = 64  # pixels, side of the blocks that go to training or to testing as a whole
-STRIDE = 8  # pixels between patches of one block
-FLAT = 8.0  # grey levels; a patch whose standard deviation is below is dropped
-CONTRAST = 48.0  # grey levels, the standard deviation that every patch is brought to
-TRAIN_PATCHES, TEST_PATCHES = 500, 100  # of one photograph, at the most
+PATCH = 32  # Side of a patch, in pixels.
+BLOCK = 64  # Side of a block, in pixels. A block as a whole is for training or for testing.
+STRIDE = 8  # Distance between neighboring patches of a block, in pixels.
+FLAT = 8.0  # Gray levels. A patch with a lower standard deviation is dropped.
+CONTRAST = 48.0  # Standard deviation that every patch is scaled to, in gray levels.
+MEAN = 128  # Mean that every patch is shifted to, in gray levels.
+TRAIN_PATCHES, TEST_PATCHES = 500, 100  # Maximum number of patches of a photograph.
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """Grey patches `images`, uint8 `[N, 32, 32, 1]`, their `labels`, int32 `[N]`, the `corners`
-    they were cut at, int `[N, 2]` (top, left), and the indices of the two parts."""
+    """Grayscale patches of the photographs.
+
+    Attributes:
+        images: uint8 `[N, 32, 32, 1]`.
+        labels: int32 `[N]`, indices into `class_names`.
+        corners: int64 `[N, 2]`, top and left of each patch in its photograph, in pixels.
+        train: Indices of the training patches, int64.
+        test: Indices of the test patches, int64.
+        class_names: Names of the photographs.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     corners: np.ndarray
     train: np.ndarray
     test: np.ndarray
-    class_names: list
+    class_names: list[str]
+
+
+def load() -> Source:
+    """Return the source of the patches. Pre-training sees the training patches only."""
+    patches = load_patches()
+    images = tf.constant(patches.images)  # Captured by graphs, where an array would be copied.
+
+    def describe(index: int) -> str:
+        top, left = patches.corners[index].tolist()
+        return f"{patches.class_names[patches.labels[index]]} at ({top}, {left})"
+
+    return Source(
+        name="photos",
+        size=len(patches.images),
+        read=lambda index: tf.repeat(images[index], 3, axis=-1),
+        describe=describe,
+        pretrain=patches.train,
+        train=patches.train,
+        test=patches.test,
+        load_labels=lambda: (patches.labels, patches.class_names),
+    )
 
 
 @functools.cache
-def load_patches():
-    """Cuts the patches.
+def load_patches() -> Patches:
+    """Cut the photographs into patches.
 
-    A photograph is cut into square blocks, every fourth of which is for testing; patches overlap
-    inside a block and never reach over its edge, so that no pixel is in both parts. Of each part
-    at most so many patches are kept, evenly spread over the photograph, that the classes weigh
-    about the same. Every patch is brought to the same mean and contrast, as is done with
-    photographs of textures, since otherwise their brightness alone would give many away.
+    A photograph is cut into square blocks, every fourth of which is for testing. Patches overlap
+    within a block and never cross its edge, so no pixel is in both parts. The number of patches of
+    a photograph is limited, and those kept are evenly spread over it, so the classes have about the
+    same weight. Every patch is scaled to the same mean and contrast, as is usual for textures,
+    because its brightness alone would often give its class away.
 
     Returns:
-        `Patches`.
+        The patches.
     """
-    images, labels, corners, is_test = [], [], [], []
+    images: list[np.ndarray] = []
+    corners: list[tuple[int, int]] = []
+    labels: list[int] = []
+    is_test: list[bool] = []
     for label, name in enumerate(PHOTOGRAPHS):
-        photograph = read_grey(name)
-        train, test = [], []
-        for row in range(photograph.shape[0] // BLOCK):
-            for column in range(photograph.shape[1] // BLOCK):
-                part = test if (row + 2 * column) % 4 == 0 else train
-                steps = range(0, BLOCK - PATCH + 1, STRIDE)
-                for y, x in itertools.product(steps, steps):
-                    top, left = row * BLOCK + y, column * BLOCK + x
-                    patch = photograph[top : top + PATCH, left : left + PATCH]
-                    if patch.std() >= FLAT:
-                        part.append((_standardize(patch), (top, left)))
-        for part, most in ((train, TRAIN_PATCHES), (test, TEST_PATCHES)):
-            kept = [part[i] for i in np.linspace(0, len(part) - 1, min(most, len(part)), dtype=int)]
-            images += [patch for patch, _ in kept]
-            corners += [corner for _, corner in kept]
-            labels += [label] * len(kept)
-            is_test += [part is test] * len(kept)
+        photograph = read_gray(name)
+        train_corners, test_corners = _corners(photograph)
+        for part, limit in ((train_corners, TRAIN_PATCHES), (test_corners, TEST_PATCHES)):
+            kept = np.linspace(0, len(part) - 1, min(limit, len(part)), dtype=int)
+            for top, left in (part[index] for index in kept):
+                images.append(_standardize(_patch(photograph, top, left)))
+                corners.append((top, left))
+                labels.append(label)
+                is_test.append(part is test_corners)
     return Patches(
         images=np.stack(images)[..., np.newaxis],
         labels=np.array(labels, np.int32),
@@ -95,21 +120,48 @@ def load_patches():
     )
 
 
-def _standardize(patch):
-    standard = (patch - patch.mean()) / patch.std() * CONTRAST + 128
-    return np.clip(np.round(standard), 0, 255).astype(np.uint8)
+def _corners(photograph: np.ndarray) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Return the top left corners of the training and of the test patches that are not flat."""
+    train: list[tuple[int, int]] = []
+    test: list[tuple[int, int]] = []
+    offsets = range(0, BLOCK - PATCH + 1, STRIDE)
+    height, width = photograph.shape
+    for row, column in itertools.product(range(height // BLOCK), range(width // BLOCK)):
+        part = test if (row + 2 * column) % 4 == 0 else train
+        for y, x in itertools.product(offsets, offsets):
+            top, left = row * BLOCK + y, column * BLOCK + x
+            if _patch(photograph, top, left).std() >= FLAT:
+                part.append((top, left))
+    return train, test
 
 
-def read_grey(name):
-    """One of `PHOTOGRAPHS` as uint8 `[H, W]`, by the luma of ITU-R 601."""
+def _patch(photograph: np.ndarray, top: int, left: int) -> np.ndarray:
+    return photograph[top : top + PATCH, left : left + PATCH]
+
+
+def _standardize(patch: np.ndarray) -> np.ndarray:
+    standardized = (patch - patch.mean()) / patch.std() * CONTRAST + MEAN
+    return np.clip(np.round(standardized), 0, 255).astype(np.uint8)
+
+
+def read_gray(name: str) -> np.ndarray:
+    """Return a photograph in grayscale, uint8 `[H, W]`, by the luma of ITU-R 601.
+
+    Args:
+        name: A key of `PHOTOGRAPHS`.
+    """
     image = read(name)
     if image.ndim == 3:
         image = np.round(image @ [0.299, 0.587, 0.114]).astype(np.uint8)
     return image
 
 
-def read(name):
-    """One of `PHOTOGRAPHS` as it is, uint8 `[H, W, 3]`, or `[H, W]` where it is grey."""
+def read(name: str) -> np.ndarray:
+    """Return a photograph as it is shipped, uint8 `[H, W, 3]`, or `[H, W]` if it is grayscale.
+
+    Args:
+        name: A key of `PHOTOGRAPHS`.
+    """
     if PHOTOGRAPHS[name] == "sklearn":
         from sklearn.datasets import load_sample_image
 
@@ -118,25 +170,6 @@ def read(name):
         import skimage.data
 
         image = getattr(skimage.data, name)()
-    if isinstance(image, tuple):  # the stereo pair comes with its depth map: take the left image
+    if isinstance(image, tuple):  # The stereo pair comes with its disparity map.
         image = image[0]
     return image[..., :3] if image.ndim == 3 else image
-
-
-def load():
-    patches = load_patches()
-    images = tf.constant(patches.images)  # an eager tensor: captured, not copied into the graph
-    return Source(
-        name="photos",
-        size=len(patches.images),
-        read=lambda index: tf.repeat(images[index], 3, axis=-1),
-        describe=lambda index: (
-            f"{patches.class_names[patches.labels[index]]} at "
-            f"{tuple(patches.corners[index].tolist())}"
-        ),
-        pretrain=patches.train,
-        train=patches.train,
-        test=patches.test,
-        labels=patches.labels,
-        class_names=patches.class_names,
-    )

@@ -1,78 +1,67 @@
-"""What every kind of data source gives: images by index."""
+"""The interface of a data source: images by index, with labels if there are any."""
 
-import collections.abc
 import dataclasses
 import functools
-import typing
+from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 
 SOURCE_NAMES = "photos, folder:PATH, idx:PATH, tfrecord:GLOB or tfds:NAME"
 
 
-class Later(collections.abc.Sequence):
-    """A list or array that is made when it is first looked into, and then kept.
-
-    Args:
-        make: a function of no arguments that returns it, or raises.
-    """
-
-    def __init__(self, make):
-        self._make = make
-
-    @functools.cached_property
-    def _value(self):
-        return self._make()
-
-    def __getitem__(self, index):
-        return self._value[index]
-
-    def __len__(self):
-        return len(self._value)
-
-    def __eq__(self, other):
-        return self._value == other
-
-    def __getattr__(self, name):
-        # Of a list or an array; a question for an underscored one must not start the making.
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._value, name)
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self._value, dtype)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Images by index, with labels where they have any.
+    """Images by index, with labels if there are any.
 
     Attributes:
-        name: the string that names it.
-        size: int N, images in it.
-        read: an index, int64 scalar tensor, to uint8 `[H, W, channels]`, inside a tf.data
-            function; an image that cannot be read is an error there.
-        describe: an index, int, to the words that name the image to a person.
-        pretrain: int64 indices, those that pre-training sees.
-        train, test: int64 indices, the two disjoint parts that evaluation works on.
-        labels: int32 `[N]`, or None. Reading them may take a pass over all records: then this is
-            a `Later` of them, and -1 is the label of a record that cannot be read.
-        class_names: the names that the labels index, a list or a `Later` of one, or None.
-        channels: int, of every image: 3 is RGB.
-        ignored: names of files that were not taken for images.
+        name: The string that names the source, such as `"folder:PATH"`.
+        size: Number of images, N.
+        read: Function from an index, an int64 scalar tensor, to an image, uint8 `[H, W, channels]`.
+            It works inside tf.data functions. An image that cannot be read raises a
+            `tf.errors.OpError` there.
+        describe: Function from an index to a short description of the image for messages, such as
+            its path.
+        pretrain: Indices of the images for pre-training, int64.
+        train: Indices of the training images of an evaluation, int64.
+        test: Indices of the test images of an evaluation, int64, disjoint from `train`.
+        load_labels: Function that returns the labels, int32 `[N]`, and the names of the classes;
+            None if the source has no labels. The label of a record that cannot be read is -1. The
+            function is called when `labels` or `class_names` is first read, because it may have to
+            read every record.
+        channels: Number of channels of every image; 3 for RGB.
+        ignored: Paths of the files that were skipped because they are not images.
     """
 
     name: str
     size: int
-    read: typing.Callable
-    describe: typing.Callable
+    read: Callable[[tf.Tensor], tf.Tensor]
+    describe: Callable[[int], str]
     pretrain: np.ndarray
     train: np.ndarray
     test: np.ndarray
-    labels: np.ndarray | Later | None = None
-    class_names: list | Later | None = None
+    load_labels: Callable[[], tuple[np.ndarray, list[str]]] | None = None
     channels: int = 3
-    ignored: list = dataclasses.field(default_factory=list)
+    ignored: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the images have labels. Unlike `labels`, this loads nothing."""
+        return self.load_labels is not None
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Labels, int32 `[N]`, indices into `class_names`; None if there are none."""
+        return self._labels_and_class_names[0]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes; None if there are no labels."""
+        return self._labels_and_class_names[1]
+
+    @functools.cached_property
+    def _labels_and_class_names(self) -> tuple[np.ndarray, list[str]] | tuple[None, None]:
+        return (None, None) if self.load_labels is None else self.load_labels()
 
 
 def evenly_spaced(indices: np.ndarray, count: int) -> np.ndarray:

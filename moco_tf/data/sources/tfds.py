@@ -1,154 +1,232 @@
-"""Data sets of tensorflow-datasets, which lie in TFRecord files of its own making."""
+"""The `tfds` source: data sets of tensorflow-datasets, in the TFRecord files that it writes."""
 
 import contextlib
 import logging
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging as absl_logging
 
-from moco_tf.data.sources import examples, records
+from moco_tf.data.sources import examples
+from moco_tf.data.sources.records import Records, scan
+from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 
-PLACE = re.compile(r"(?P<data_set>[^:]+)(:(?P<version>[\d.*]+))?(:(?P<split>[A-Za-z_].*))?")
+if TYPE_CHECKING:  # Importing it takes seconds.
+    import tensorflow_datasets as tfds
+
+# Which records of which files make up a split: `tfds.core.utils.shard_utils.FileInstruction`s.
+FileInstructions = Sequence[Any]
+
+DATASET = re.compile(r"(?P<name>[^:]+)(:(?P<version>[\d.*]+))?(:(?P<split>[A-Za-z_].*))?")
 
 
-def load(name, place, data_dir):
-    """A data set that is prepared, or that a network lets us prepare.
+def load(name: str, dataset: str, data_dir: str) -> Source:
+    """Open a data set that is prepared, or prepare it first.
 
-    For training is the split that is asked for, "train" by default. For testing is "test", or
-    "validation" where "test" has no labels or is missing; where neither is left, a fifth of the
-    split is held out.
+    The requested split, "train" by default, is for training. The split for testing is "test", or
+    "validation" if "test" is missing or has no labels. If neither can be used, a fifth of the
+    requested split is held out.
 
     Args:
-        name: the string that names the source.
-        place: str, "NAME[/CONFIG][:VERSION][:SPLIT]"; SPLIT as in `tfds.load`, "train[:10%]" too.
-        data_dir: str, where data sets lie; "" for the default of tensorflow-datasets.
+        name: The string that names the source.
+        dataset: The data set as `"NAME[/CONFIG][:VERSION][:SPLIT]"`. SPLIT is as in `tfds.load`,
+            such as "train[:10%]".
+        data_dir: Directory of the data sets; `""` for the default of tensorflow-datasets.
 
     Returns:
-        A `moco_tf.data.source.Source`.
+        The source.
 
     Raises:
-        UserError: no such data set, version or split, one that cannot be prepared, is not in
-            TFRecord files, or holds no images.
+        UserError: If there is no such data set, version or split, or the data set cannot be
+            prepared, is not stored in TFRecord files, or holds no images.
     """
-    builder, split = open_prepared(name, place, data_dir)
-    image, label, class_names = _features(name, builder)
-    chosen, others = split_and_others(name, builder, split)
-
-    found = records.scan(sorted(set().union(*map(files, [chosen, *others]))))
-    train = indices(name, found, chosen)
-    if not len(train):
-        raise UserError(f"data source '{name}': there is no record in that split")
-    if not _labelled(name, found, train, label):
-        label = None
-    tests = [indices(name, found, other) for other in others]
-    tests = [t for t in tests if len(t) and (not label or _labelled(name, found, t, label))]
-    if tests:
-        parts = train, train, tests[0]
+    builder, split = open_prepared(name, dataset, data_dir)
+    image_feature, label_feature, class_names = _features(name, builder)
+    instructions, other_splits = requested_and_other_splits(name, builder, split)
+    records = scan_splits(instructions, *other_splits)
+    pretrain = split_indices(name, records, instructions)
+    if not len(pretrain):
+        raise UserError(f"data source '{name}': there is no record in the split '{split}'")
+    if not _has_labels(name, records, pretrain, label_feature):
+        label_feature = None
+    for other_split in other_splits:
+        train, test = pretrain, split_indices(name, records, other_split)
+        if len(test) and (label_feature is None or _has_labels(name, records, test, label_feature)):
+            break
     else:
-        held_out = found.held_out()[train]
-        parts = train, train[~held_out], train[held_out]
-    return examples.source(name, found, parts, image, label, class_names)
+        is_held_out = records.held_out()[pretrain]
+        train, test = pretrain[~is_held_out], pretrain[is_held_out]
+    return examples.make_source(
+        name=name,
+        records=records,
+        pretrain=pretrain,
+        train=train,
+        test=test,
+        image_feature=image_feature,
+        label_feature=label_feature,
+        class_names=class_names,
+    )
 
 
-def open_prepared(name, place, data_dir):
-    """The builder of a data set that is prepared, or that a network lets us prepare.
+def open_prepared(name: str, dataset: str, data_dir: str) -> tuple["tfds.core.DatasetBuilder", str]:
+    """Open a data set that is prepared, or prepare it first.
 
     Args:
-        name, place, data_dir: of `load`.
+        name: The string that names the source.
+        dataset: As in `load`.
+        data_dir: As in `load`.
 
     Returns:
-        A `tfds.core.DatasetBuilder`, and the split that is asked for, a str.
+        The builder of the data set, and the requested split.
 
     Raises:
-        UserError: no such data set or version, one that cannot be prepared, or is not in TFRecord
-            files.
+        UserError: If there is no such data set or version, or the data set cannot be prepared or is
+            not stored in TFRecord files.
     """
-    given = PLACE.fullmatch(place)
-    if not given:
+    match = DATASET.fullmatch(dataset)
+    if not match:
         raise UserError(
             f"data source '{name}' is not of the form tfds:NAME[/CONFIG][:VERSION][:SPLIT]"
         )
     with _quiet():
-        builder = _prepared(name, given["data_set"], given["version"], data_dir)
-    if builder.info.file_format.value != "tfrecord":
+        builder = _prepared_builder(name, match["name"], match["version"], data_dir)
+    file_format = builder.info.file_format.value
+    if file_format != "tfrecord":
         raise UserError(
-            f"data source '{name}' lies in {builder.info.file_format.value} files in "
-            f"{builder.data_path}: prepare it with tfds build --file_format=tfrecord"
+            f"data source '{name}' is stored in {file_format} files in {builder.data_path}: "
+            "prepare it with tfds build --file_format=tfrecord"
         )
-    return builder, given["split"] or "train"
+    return builder, match["split"] or "train"
 
 
-def split_and_others(name, builder, split):
-    """Which records of which files make up the split that is asked for, and those of "test" and
-    "validation", in this order, where they share no file with it: file instructions, and a list of
-    such.
+def requested_and_other_splits(
+    name: str, builder: "tfds.core.DatasetBuilder", split: str
+) -> tuple[FileInstructions, list[FileInstructions]]:
+    """Return which records of which files make up the splits.
+
+    Args:
+        name: The string that names the source.
+        builder: The builder of the data set.
+        split: The requested split.
+
+    Returns:
+        The file instructions of the requested split; and a list of those of "test" and
+        "validation", in this order, if they exist and share no file with the requested split.
 
     Raises:
-        UserError: no such split.
+        UserError: If there is no such split.
     """
-    splits = builder.info.splits
-    chosen = _instructions(name, splits, split)
-    others = [_instructions(name, splits, key) for key in ("test", "validation") if key in splits]
-    return chosen, [other for other in others if not files(other) & files(chosen)]
+    requested = _file_instructions(name, builder, split)
+    others = [
+        _file_instructions(name, builder, other_split)
+        for other_split in ("test", "validation")
+        if other_split in builder.info.splits
+    ]
+    return requested, [other for other in others if not _paths(other) & _paths(requested)]
 
 
-def _prepared(name, data_set, version, data_dir):
-    """The builder of a data set, prepared."""
+def scan_splits(*splits: FileInstructions) -> Records:
+    """Find the records in the files of all the splits."""
+    return scan(sorted(set().union(*map(_paths, splits))))
+
+
+def split_indices(name: str, records: Records, instructions: FileInstructions) -> np.ndarray:
+    """Return the indices of the records of a split.
+
+    Args:
+        name: The string that names the source.
+        records: The records of all files of the split, perhaps among others.
+        instructions: The file instructions of the split.
+
+    Returns:
+        int64 `[M]`, in ascending order.
+
+    Raises:
+        UserError: If a file does not hold as many records as were written.
+    """
+    indices = [np.zeros(0, np.int64)]
+    for instruction in instructions:
+        path = str(instruction.filename)
+        first, end = records.first_indices[records.paths.index(path) :][:2]
+        if end - first != instruction.examples_in_shard:
+            raise UserError(
+                f"data source '{name}': {path} has {end - first} records instead of "
+                f"{instruction.examples_in_shard}: prepare the data set again"
+            )
+        indices.append(first + instruction.skip + np.arange(instruction.take))
+    return np.unique(np.concatenate(indices))
+
+
+def _prepared_builder(
+    name: str, dataset_name: str, version: str | None, data_dir: str
+) -> "tfds.core.DatasetBuilder":
     import tensorflow_datasets as tfds
 
     tfds.display_progress_bar(sys.stderr.isatty())
-    # A version, be it any, makes tfds look for prepared files before it looks for code.
-    wanted = f"{data_set}:{version or '*.*.*'}"
+    # With a version, even a wildcard, tfds looks for prepared files before it looks for code.
+    dataset = f"{dataset_name}:{version or '*.*.*'}"
     try:
-        builder = tfds.builder(wanted, data_dir=data_dir or None)
+        builder = tfds.builder(dataset, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(
-            f"data source '{name}': tensorflow-datasets {tfds.__version__} knows no {wanted}, and "
-            f"none is prepared in {data_dir or 'its default directory'}: name the directory of "
-            "prepared data by --config.data.tfds_dir"
+            f"data source '{name}': tensorflow-datasets {tfds.__version__} has no {dataset}, and "
+            f"none is prepared in {data_dir or 'its default directory'}: set config.data.tfds_dir "
+            "to the directory of the prepared data"
         ) from error
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(f"data source '{name}': {_one_line(error)}") from error
     if not builder.is_prepared():
         try:
             builder.download_and_prepare()
-        except Exception as error:  # every data set has code of its own
+        except Exception as error:  # Every data set runs code of its own.
             raise UserError(
                 f"data source '{name}' is not in {builder.data_path} and cannot be prepared: "
-                f"{_one_line(error)}; prepare it where that works, and name its directory by "
-                "--config.data.tfds_dir"
+                f"{_one_line(error)}; prepare it on a machine where that works, and set "
+                "config.data.tfds_dir to its directory"
             ) from error
     return builder
 
 
-def _features(name, builder):
-    """The names of the image's and the label's features, and those of the classes."""
+def _features(
+    name: str, builder: "tfds.core.DatasetBuilder"
+) -> tuple[str, str | None, list[str] | None]:
+    """Return the image feature, the label feature if there is one, and the names of the classes."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
-    keys = [*(builder.info.supervised_keys or ()), "image", "label"]
-    of_kind = {
-        kind: [key for key in keys if key in features and isinstance(features[key], kind)]
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
-    }
-    images, labels = of_kind.values()
-    if not images:
+    candidates = [*(builder.info.supervised_keys or ()), "image", "label"]
+
+    def first_of_type(feature_type: type) -> str | None:
+        for key in candidates:
+            if key in features and isinstance(features[key], feature_type):
+                return key
+        return None
+
+    image_feature = first_of_type(tfds.features.Image)
+    if image_feature is None:
         raise UserError(
-            f"data source '{name}' has no image: its features are {', '.join(features)}"
+            f"data source '{name}' has no images: its features are {', '.join(features)}"
         )
-    dtype = np.dtype(features[images[0]].np_dtype)
+    dtype = np.dtype(features[image_feature].np_dtype)
     if dtype != np.uint8:
-        raise UserError(f"data source '{name}': its images are {dtype}, and views are uint8")
-    if not labels:
-        return images[0], None, None
-    return images[0], labels[0], features[labels[0]].names
+        raise UserError(
+            f"data source '{name}' has images of the type {dtype}, but only uint8 is supported"
+        )
+    label_feature = first_of_type(tfds.features.ClassLabel)
+    if label_feature is None:
+        return image_feature, None, None
+    return image_feature, label_feature, features[label_feature].names
 
 
-def _instructions(name, splits, split):
-    """Which records of which files make up a split."""
+def _file_instructions(
+    name: str, builder: "tfds.core.DatasetBuilder", split: str
+) -> FileInstructions:
+    """Return which records of which files make up a split."""
+    splits = builder.info.splits
     try:
         return splits[split].file_instructions
     except (AssertionError, KeyError, ValueError) as error:
@@ -157,47 +235,35 @@ def _instructions(name, splits, split):
         ) from error
 
 
-def files(instructions):
-    """The paths of the files in which a split lies, a set."""
+def _paths(instructions: FileInstructions) -> set[str]:
+    """Return the paths of the files of a split."""
     return {str(instruction.filename) for instruction in instructions}
 
 
-def indices(name, found, instructions):
-    """The indices of a split's records among those of `moco_tf.data.records.Records`, int64."""
-    parts = [np.zeros(0, np.int64)]
-    for instruction in instructions:
-        path = str(instruction.filename)
-        first, end = found.firsts[found.paths.index(path) :][:2]
-        if end - first != instruction.examples_in_shard:
-            raise UserError(
-                f"data source '{name}': {path} has {end - first} records where "
-                f"{instruction.examples_in_shard} belong: prepare the data set again"
-            )
-        parts.append(first + instruction.skip + np.arange(instruction.take))
-    return np.unique(np.concatenate(parts))
-
-
-def _labelled(name, found, indices, label):
-    """Whether the first record has a label: -1 is what tensorflow-datasets writes for none."""
-    if label is None:
+def _has_labels(
+    name: str, records: Records, indices: np.ndarray, label_feature: str | None
+) -> bool:
+    """Return whether the first readable record has a label."""
+    if label_feature is None:
         return False
-    value = examples.value(examples.first(name, found, indices)[1], label)
-    return isinstance(value, int) and value >= 0
+    _, example = examples.first_readable(name, records, indices)
+    label = examples.feature_value(example, label_feature)
+    return isinstance(label, int) and label >= 0  # tensorflow-datasets writes -1 for no label.
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Keeps warnings of each of a download's attempts off the terminal; the error tells it all."""
+def _quiet() -> Iterator[None]:
+    """Silence the warnings about each attempt of a download; the final error says enough."""
     urllib3 = logging.getLogger("urllib3")
-    before = absl_logging.get_verbosity(), urllib3.level
+    absl_verbosity, urllib3_level = absl_logging.get_verbosity(), urllib3.level
     absl_logging.set_verbosity(absl_logging.ERROR)
     urllib3.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        absl_logging.set_verbosity(before[0])
-        urllib3.setLevel(before[1])
+        absl_logging.set_verbosity(absl_verbosity)
+        urllib3.setLevel(urllib3_level)
 
 
-def _one_line(error):
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,48 +1,55 @@
-"""TFRecord files that a pattern names, such as ImageNet's by TF-Slim's scripts."""
+"""The `tfrecord` source: TFRecord files that match a pattern, such as TF-Slim's ImageNet."""
 
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.sources import examples, records
+from moco_tf.data.sources import examples
+from moco_tf.data.sources.records import Records, scan
+from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 
+# The default label feature. Records without it are unlabeled; any other feature has to exist.
 LABEL_FEATURE = "image/class/label"
 
 
-def load(name, pattern, image_feature, label_feature):
-    """Every record of the files, in the order of their paths.
+def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Source:
+    """Open the records of TFRecord files, ordered by the paths of the files.
 
-    Where the files divide by the beginning of their names into `train` and `validation`, `val` or
-    `test`, the former are for training and the latter for testing. Otherwise evaluation holds out
+    If the name of every file begins with either `train` or one of `validation`, `val` and `test`,
+    the former files are for training and the latter for testing. Otherwise an evaluation holds out
     a fifth of the records.
 
     Args:
-        name: the string that names the source.
-        pattern: str, a path with `*`, `?` or `[...]`.
-        image_feature, label_feature: the features of a record's `tf.train.Example`; "" as the
-            latter for no labels.
+        name: The string that names the source.
+        pattern: Path with the wildcards `*`, `?` or `[...]`.
+        image_feature: Feature of a record's `tf.train.Example` that holds the image.
+        label_feature: Feature that holds the label; `""` for no labels.
 
     Returns:
-        A `moco_tf.data.source.Source`.
+        The source.
 
     Raises:
-        UserError: no such file, one that cannot be read, or records without images.
+        UserError: If no file matches, a file cannot be read, or the records hold no images.
     """
-    found = records.scan(_files(name, pattern))
-    if not found.size:
-        raise UserError(f"data source '{name}': there is no record in the files")
-    return examples.source(
-        name,
-        found,
-        _parts(found),
-        image_feature,
-        label_feature if _labelled(name, found, label_feature) else None,
+    records = scan(_matching_files(name, pattern))
+    if not records.size:
+        raise UserError(f"data source '{name}': the files hold no records")
+    has_labels = _has_labels(name, records, label_feature)
+    pretrain, train, test = _split(records)
+    return examples.make_source(
+        name=name,
+        records=records,
+        pretrain=pretrain,
+        train=train,
+        test=test,
+        image_feature=image_feature,
+        label_feature=label_feature if has_labels else None,
     )
 
 
-def _files(name, pattern):
+def _matching_files(name: str, pattern: str) -> list[str]:
     try:
         paths = sorted(tf.io.gfile.glob(pattern))
         is_folder = paths == [pattern] and tf.io.gfile.isdir(pattern)
@@ -50,46 +57,48 @@ def _files(name, pattern):
         raise UserError(f"data source '{name}' cannot be read: {error}") from error
     if is_folder:
         raise UserError(
-            f"data source '{name}': '{pattern}' is a folder: give a pattern of its files, such as "
-            f"tfrecord:{pattern.rstrip('/')}/*"
+            f"data source '{name}': '{pattern}' is a folder: use a pattern that matches its files, "
+            f"such as tfrecord:{pattern.rstrip('/')}/*"
         )
     if not paths:
         raise UserError(
-            f"data source '{name}': no file matches '{pattern}': give a pattern of TFRecord files, "
-            "such as tfrecord:/data/imagenet/train-*"
+            f"data source '{name}': no file matches '{pattern}': use a pattern that matches "
+            "TFRecord files, such as tfrecord:/data/imagenet/train-*"
         )
     return paths
 
 
-def _parts(found):
-    """Indices of pretrain, train and test."""
-    names = [os.path.basename(path) for path in found.paths]
-    is_train = np.array([name.startswith("train") for name in names])
-    is_test = np.array([name.startswith(("val", "test")) for name in names])
-    indices = np.arange(found.size)
-    file, _ = found.place(indices)
-    if is_train.any() and is_test.any() and (is_train | is_test).all():
-        train = indices[is_train[file]]
-        return train, train, indices[is_test[file]]
-    held_out = found.held_out()
+def _split(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the indices for pre-training, for training and for testing, int64 each."""
+    file_names = [os.path.basename(path) for path in records.paths]
+    is_train_file = np.array([name.startswith("train") for name in file_names])
+    is_test_file = np.array([name.startswith(("val", "test")) for name in file_names])
+    indices = np.arange(records.size)
+    files, _ = records.locate(indices)
+    if is_train_file.any() and is_test_file.any() and (is_train_file | is_test_file).all():
+        train = indices[is_train_file[files]]
+        return train, train, indices[is_test_file[files]]
+    held_out = records.held_out()
     return indices, indices[~held_out], indices[held_out]
 
 
-def _labelled(name, found, label_feature):
-    """Whether the first record has a label, as a feature of this name.
+def _has_labels(name: str, records: Records, label_feature: str) -> bool:
+    """Return whether the first readable record has a label.
 
     Raises:
-        UserError: it has not, and the name is not the usual one, or what it has is no integer.
+        UserError: If it has no feature of this name and the name is not the default, or the feature
+            is not an integer.
     """
     if not label_feature:
         return False
-    index, example = examples.first(name, found, range(found.size))
+    index, example = examples.first_readable(name, records, range(records.size))
     if label_feature not in example.features.feature and label_feature == LABEL_FEATURE:
         return False
-    label = examples.value(example, label_feature)
+    label = examples.feature_value(example, label_feature)
     if not isinstance(label, int):
         raise UserError(
-            f"data source '{name}': {found.describe(index)} has {label!r} as '{label_feature}': "
-            "set --config.data.label_feature to a feature that holds an integer, or leave it empty"
+            f"data source '{name}': {records.describe(index)} has the label {label!r} as "
+            f"'{label_feature}': set config.data.label_feature to a feature that holds an integer, "
+            "or to '' for no labels"
         )
     return True
