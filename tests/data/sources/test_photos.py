@@ -1,4 +1,6 @@
-"""The embedded source is what the README says it is."""
+"""The embedded `photos` source."""
+
+import functools
 
 import numpy as np
 import PIL.Image
@@ -11,20 +13,21 @@ from moco_tf.data.sources import photos
 
 @pytest.fixture(scope="module")
 def patches():
-    return photos.load()
+    return photos.load_patches()
 
 
 @pytest.mark.parametrize("name", ["china", "coffee", "stereo_motorcycle", "coins"])
-def test_in_grey_a_photograph_is_what_pillow_makes_of_its_colours(name):
+def test_grayscale_photograph_matches_pillow(name):
     photograph = photos.read(name)
-    assert photograph.dtype == np.uint8 and (photograph.ndim == 3) == (name != "coins")
+    assert photograph.dtype == np.uint8
+    assert photograph.ndim == (2 if name == "coins" else 3)
     expected = np.asarray(PIL.Image.fromarray(photograph).convert("L"), int)
-    assert np.abs(photos.read_grey(name) - expected).max() <= 1
+    assert np.abs(photos.read_gray(name) - expected).max() <= 1
 
 
 def test_no_pixel_is_in_both_parts(patches):
     for label in range(len(patches.class_names)):
-        shape = photos.read_grey(patches.class_names[label]).shape
+        shape = photos.read_gray(patches.class_names[label]).shape
         seen = {}
         for part, indices in (("train", patches.train), ("test", patches.test)):
             seen[part] = np.zeros(shape, bool)
@@ -34,7 +37,7 @@ def test_no_pixel_is_in_both_parts(patches):
         assert not (seen["train"] & seen["test"]).any()
 
 
-def test_every_patch_belongs_to_one_part(patches):
+def test_every_patch_is_in_one_part(patches):
     both = np.concatenate([patches.train, patches.test])
     assert sorted(both) == list(range(len(patches.images)))
     assert patches.images.shape[1:] == (photos.PATCH, photos.PATCH, 1)
@@ -42,14 +45,15 @@ def test_every_patch_belongs_to_one_part(patches):
 
 
 def test_flat_patches_are_dropped(patches):
+    read_gray = functools.cache(photos.read_gray)
     for index in range(0, len(patches.images), 100):
-        photograph = photos.read_grey(patches.class_names[patches.labels[index]])
+        photograph = read_gray(patches.class_names[patches.labels[index]])
         top, left = patches.corners[index]
-        cut = photograph[top : top + photos.PATCH, left : left + photos.PATCH]
-        assert cut.std() >= photos.FLAT
+        patch = photograph[top : top + photos.PATCH, left : left + photos.PATCH]
+        assert patch.std() >= photos.FLAT
 
 
-def test_source_reads_grey_in_three_channels(patches):
+def test_source_repeats_gray_in_three_channels(patches):
     source = sources.load("photos")
     image = source.read(tf.constant(5, tf.int64)).numpy()
     for channel in range(3):

@@ -1,7 +1,11 @@
-"""The strings that name sources. What the kinds give is tested with each of them."""
+"""The strings that name data sources."""
 
+import inspect
+
+import numpy as np
 import pytest
 
+from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 
@@ -9,7 +13,41 @@ from moco_tf.errors import UserError
 @pytest.mark.parametrize(
     "name", ["", "folder:", "folder", "imagenet", "tfds:", "tfrecord:", "/data"]
 )
-def test_an_unknown_source_is_named_with_the_choices(name):
-    choices = "photos, folder:PATH, idx:PATH, tfrecord:GLOB or tfds:NAME"
-    with pytest.raises(UserError, match=f"'{name}' is unknown: give {choices}"):
+def test_error_names_an_unknown_source_and_the_choices(name):
+    with pytest.raises(UserError, match=f"'{name}'.*{sources.SOURCE_NAMES}"):
         sources.load(name)
+
+
+def make_source(load_labels):
+    indices = np.arange(2)
+    return sources.Source(
+        "name", 2, lambda index: index, str, indices, indices, indices, load_labels
+    )
+
+
+def test_labels_are_loaded_once_and_only_when_they_are_read():
+    calls = []
+
+    def load_labels():
+        calls.append(1)
+        return np.array([1, 0], np.int32), ["cat", "dog"]
+
+    source = make_source(load_labels)
+    assert source.has_labels
+    assert not calls
+    assert source.labels.tolist() == [1, 0]
+    assert source.class_names == ["cat", "dog"]
+    assert len(calls) == 1
+
+
+def test_source_without_labels():
+    source = make_source(None)
+    assert not source.has_labels
+    assert source.labels is None
+    assert source.class_names is None
+
+
+def test_options_of_a_config_are_the_arguments_of_load():
+    parameters = inspect.signature(sources.load).parameters
+    defaults = {name: parameters[name].default for name in list(parameters)[1:]}
+    assert sources.options(default_config()) == defaults
