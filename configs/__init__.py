@@ -1,1 +1,1 @@
-"""Pre-training recipes, one file each."""
+"""Pre-training recipes: each file defines `get_config()`."""

@@ -3,17 +3,21 @@
     python train.py --config=configs/imagenet_v1_800.py --strategy=mirrored \
         --config.data.source=folder:PATH/TO/imagenet/train --workdir=DIR
 
-configs/imagenet_v1.py with four times the epochs; the rate falls by x0.1 at the same shares of
-them, at epochs 480 and 640, which is our reading: the papers train for 800 epochs with v2 only.
+Settings: as configs/imagenet_v1.py, with four times the epochs. The learning rate is multiplied by
+0.1 at the same fractions of the run, at epochs 480 and 640. This is our interpretation: the papers
+train for 800 epochs with v2 only.
 
-No number to expect was published. By the paper's 53 hours for 200 epochs, about 9 days on 8 V100
-GPUs.
+No number to expect: none was published. At the paper's 53 hours for 200 epochs, about 9 days on 8
+V100 GPUs.
 """
+
+import ml_collections
 
 from moco_tf.configs.imagenet_v1 import get_config as get_imagenet_v1_config
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
+    """Return the config of this recipe."""
     config = get_imagenet_v1_config()
     config.epochs = 800
     config.milestones = (480, 640)

@@ -3,22 +3,28 @@
     python train.py --config=configs/mini_imagenet.py \
         --config.data.source=folder:PATH/TO/mini-imagenet --workdir=DIR
 
-After a report that brought the reference implementation to a single GPU (Lin Yigang's reproduction;
-it pre-trains a ResNet-50 on Mini-ImageNet and then classifies the same images). Where the report is
-silent, configs/imagenet_v2.py's settings stand, except these, which are our judgement and not
-measured: 128 images in 4 groups of BatchNormalization, 32 in each as in the paper, since one GPU
-holds no more; and K 16,384, a quarter of the images, since 65,536 would hold every one of them.
+This config follows a report that brought the reference implementation to a single GPU (Lin Yigang's
+reproduction): it pre-trains a ResNet-50 on Mini-ImageNet and then classifies the same images. Where
+the report gives no setting, those of configs/imagenet_v2.py are used, with these exceptions, which
+we chose without measurements:
+
+- batches of 128 images, since one GPU holds no more, in 4 BatchNormalization groups, so that a
+  group has 32 images, as in the paper;
+- K is 16,384, about a quarter of the images, since 65,536 would hold every one of them.
 
 To expect: the report states 54 % top-1 and 81 % top-5 for the classifier on its pre-trained network
-after 15 epochs, less than with the authors' network, which saw all of ImageNet. It states neither
-its hyper-parameters nor its GPU nor the time. We have not run it, the images being out of reach of
-our machines.
+after 15 epochs, less than with the authors' network, which was trained on all of ImageNet. It
+states neither the hyperparameters nor the GPU nor the time. We have not run this config, because
+the images are not available on our machines.
 """
+
+import ml_collections
 
 from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
+    """Return the config of this recipe."""
     config = get_imagenet_v2_config()
     config.batch_size = 128
     config.bn_groups = 4

@@ -2,26 +2,31 @@
 
     python train.py --config=configs/photos.py --workdir=runs/photos
 
-8,116 grey patches of 32x32 pixels, 19 classes; see the README for what they are. To expect,
-measured here as the mean of three seeds (python demo.py --workdir=DIR --seeds=0,1,2):
-60.5 % kNN and 69.2 % linear-probe top-1, where random initialisation gives 33.3 and 44.8.
+The data set has 8,116 gray patches of 32x32 pixels in 19 classes; the README describes it.
 
-What differs from MoCo v1 on ImageNet, and why:
-- a three-stage residual network with the small stem, for small images and a small machine;
-- a queue of 1,024 keys, an eighth of the data set, as the paper's is a twentieth of ImageNet: one
-  of 4,096 holds half of these overlapping patches, many of them the query's near neighbours, and
-  gave less (before the classes were balanced: kNN top-1 0.587 after 16 epochs against 0.622 after
-  12, one run each);
-- momentum 0.99 and temperature 0.1, as the reference implementation's recipe for CIFAR-10, since a
-  run has two thousand steps and not a million;
-- batches of 128, for more steps in the time, and a learning rate of 0.12 for them (0.24 for 256),
-  with a cosine.
+To expect: 60.5 % kNN and 69.2 % linear-probe top-1; random initialization has 33.3 and 44.8 %.
+We measured this as the mean of three seeds, with moco-demo --workdir=DIR --seeds=0,1,2.
+
+Differences from MoCo v1 on ImageNet:
+
+- A three-stage residual network with the small stem, because the images and the machine are small.
+- A queue of 1,024 keys, an eighth of the data set; the paper's queue is a twentieth of ImageNet. A
+  queue of 4,096 keys holds half of these overlapping patches, many of them near neighbors of the
+  query, and was worse (before the classes were balanced: kNN top-1 0.587 after 16 epochs against
+  0.622 after 12, one run each).
+- Momentum 0.99 and temperature 0.1, as in the reference implementation's recipe for CIFAR-10,
+  because a run has two thousand steps instead of a million.
+- Batches of 128, for more steps in the same time, with a learning rate of 0.12 (0.24 for 256
+  images) and a cosine schedule.
 """
+
+import ml_collections
 
 from moco_tf.config import default_config
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
+    """Return the config of this recipe."""
     config = default_config()
     config.data.source = "photos"
     config.encoder = "resnet8"
