@@ -1,10 +1,11 @@
-"""Replicas: the strategy that runs them, and what one of them needs to know of the others."""
+"""Distribution strategies, and communication between replicas and between workers."""
 
 import contextlib
 import json
 import os
 import re
 import signal
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -13,112 +14,129 @@ from moco_tf.errors import UserError
 STRATEGIES = ("default", "mirrored", "multiworker", "tpu")
 
 
-def make_strategy(name, tpu=None):
-    """The `tf.distribute` strategy behind `--strategy`.
+def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
+    """Return the `tf.distribute` strategy of a name.
 
     Args:
-        name: "default", one GPU if there is one and the CPU otherwise; "mirrored", one replica on
-            each GPU, or on each logical CPU device where there is no GPU; "multiworker", the same
-            on several machines, which TF_CONFIG names, or Slurm; "tpu", one on each core of a TPU.
-            "multiworker" must come before TensorFlow's first operation, and waits for the others.
-        tpu: str, the name of the TPU, or "local" for that of this machine; for "tpu" alone.
+        name: One of the following:
+
+            - `"default"`: one GPU if there is one, and the CPU otherwise.
+            - `"mirrored"`: one replica on each GPU, or on each logical CPU device if there is no
+              GPU.
+            - `"multiworker"`: the same on several machines, which the environment variable
+              `TF_CONFIG` or those of Slurm describe. Call the function before TensorFlow's first
+              operation; it waits for the other workers.
+            - `"tpu"`: one replica on each core of a TPU.
+        tpu: Name of the TPU, or `"local"` for the TPU of this machine; with `"tpu"` only.
 
     Raises:
-        UserError: an unknown name, a cluster that is not described, a TPU that cannot be reached.
+        UserError: If the name is unknown, the cluster is not described, or the TPU cannot be
+            reached.
     """
     if tpu and name != "tpu":
-        raise UserError(f"--tpu={tpu} is for --strategy=tpu, and it is --strategy={name}")
+        raise UserError(f"the TPU '{tpu}' requires the strategy 'tpu', not '{name}'")
     if name == "default":
         return tf.distribute.get_strategy()
     if name == "mirrored":
-        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        devices = [device.name for device in tf.config.list_logical_devices(kind)]
+        device_type = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        devices = [device.name for device in tf.config.list_logical_devices(device_type)]
         return tf.distribute.MirroredStrategy(devices)
     if name == "multiworker":
-        return _multi_worker()
+        return _multi_worker_strategy()
     if name == "tpu":
-        return _tpu(tpu)
-    raise UserError(f"--strategy={name}: choose {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}")
+        return _tpu_strategy(tpu)
+    choices = f"{', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}"
+    raise UserError(f"unknown strategy '{name}': choose {choices}")
 
 
-def _multi_worker():
+def _multi_worker_strategy() -> tf.distribute.Strategy:
     try:
         if "TF_CONFIG" not in os.environ:
             os.environ["TF_CONFIG"] = json.dumps(_slurm_cluster())
         cluster = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        jobs, me = cluster.cluster_spec().as_dict(), (cluster.task_type, cluster.task_id)
-        workers = [("chief", i) for i in range(len(jobs.get("chief", [])))]
-        workers += [("worker", i) for i in range(len(jobs.get("worker", [])))]
-        if me not in workers:
-            raise ValueError(f"{me[0]} {me[1]} is not among its workers {workers}")
-        number = f"worker {workers.index(me)} of 0 to {len(workers) - 1}"
-        print(f"{number}: waiting for the others", flush=True)
-        # Ctrl-C acts at once, where Python would hear of it only after the wait.
+        jobs, task = cluster.cluster_spec().as_dict(), (cluster.task_type, cluster.task_id)
+        workers = [("chief", index) for index in range(len(jobs.get("chief", [])))]
+        workers += [("worker", index) for index in range(len(jobs.get("worker", [])))]
+        if task not in workers:
+            raise ValueError(f"{task[0]} {task[1]} is not among its workers {workers}")
+        print(
+            f"worker {workers.index(task)} of 0 to {len(workers) - 1}: waiting for the others",
+            flush=True,
+        )
+        # With the default handler Ctrl-C acts at once; Python's handler would run after the wait.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
             return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
         finally:
             signal.signal(signal.SIGINT, interrupt)
     except (LookupError, TypeError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error)
         if isinstance(error, KeyError):
-            error = f"neither TF_CONFIG nor Slurm's {error} is set"
+            reason = f"neither TF_CONFIG nor Slurm's {error} is set"
         raise UserError(
-            f"--strategy=multiworker finds no cluster: {error}; see 'Several machines' in the "
-            "README"
+            f"the strategy 'multiworker' found no cluster: {reason}; describe the cluster in "
+            "TF_CONFIG, or start the workers with srun"
         ) from None
 
 
-def _slurm_cluster():
-    """The cluster of this step of a Slurm job, as TF_CONFIG would say it."""
+def _slurm_cluster() -> dict[str, dict]:
+    """Return the cluster of this step of a Slurm job in the format of TF_CONFIG."""
     tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
     slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
-        port_base=20000 + int(os.environ["SLURM_JOB_ID"]) % 10000,  # jobs may share a machine
-        # Slurm gave out the GPUs already; the resolver only wants to hear that they suffice.
+        port_base=20000 + int(os.environ["SLURM_JOB_ID"]) % 10000,  # Jobs may share a machine.
+        # Slurm has assigned the GPUs already; the resolver only checks that there are enough.
         gpus_per_node=tasks,
         gpus_per_task=1,
         auto_set_gpu=False,
     )
     workers = slurm.cluster_spec().as_dict()["worker"]
-    # It sorts the names of the machines, node10 before node2, where Slurm numbers the tasks by
-    # machine: so not its own `task_id`, but where this task's machine and place on it stand.
-    machine, place = os.environ["SLURMD_NODENAME"], int(os.environ["SLURM_LOCALID"])
-    here = [i for i, worker in enumerate(workers) if worker.startswith(f"{machine}:")]
-    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": here[place]}}
+    # The resolver sorts the machines by name, node10 before node2, whereas Slurm numbers the tasks
+    # by machine. The resolver's `task_id` would therefore be wrong; the index is looked up by the
+    # name of this machine and the place of the task on it.
+    machine, local_id = os.environ["SLURMD_NODENAME"], int(os.environ["SLURM_LOCALID"])
+    indices = [index for index, worker in enumerate(workers) if worker.startswith(f"{machine}:")]
+    return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": indices[local_id]}}
 
 
-def _tpu(name):
+def _tpu_strategy(name: str | None) -> tf.distribute.Strategy:
     if not name:
-        raise UserError("--strategy=tpu needs --tpu: its name, or local for this machine's")
+        raise UserError(
+            "the strategy 'tpu' requires the name of the TPU, or 'local' for the TPU of this "
+            "machine"
+        )
     try:
         cluster = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         tf.config.experimental_connect_to_cluster(cluster)
         tf.tpu.experimental.initialize_tpu_system(cluster)
         return tf.distribute.TPUStrategy(cluster)
     except (ImportError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(f"--tpu={name} cannot be reached: {error}") from error
+        raise UserError(f"the TPU '{name}' cannot be reached: {error}") from error
 
 
-def split_cpu(count):
-    """Makes `count` logical devices of the CPU; must come before TensorFlow's first operation.
+def split_cpu(count: int) -> None:
+    """Split the CPU into logical devices; call it before TensorFlow's first operation.
+
+    Args:
+        count: Number of logical devices.
 
     Raises:
-        UserError: `count` is below 1.
+        UserError: If `count` is below 1.
     """
     if count < 1:
-        raise UserError(f"--virtual_devices={count}: give 1 or more")
+        raise UserError(f"cannot split the CPU into {count} devices: the number must be at least 1")
     [cpu] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * count
     )
 
 
-def several_workers():
-    """Whether processes on several machines, or several on one, share the current strategy."""
+def several_workers() -> bool:
+    """Return whether several processes share the current strategy."""
     return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def is_chief():
-    """Whether this process is the one that writes and speaks for all of them."""
+def is_chief() -> bool:
+    """Return whether this process is the one that writes files and prints for all workers."""
     if not several_workers():
         return True
     cluster = tf.distribute.get_strategy().cluster_resolver
@@ -127,8 +145,8 @@ def is_chief():
     return cluster.task_id == 0
 
 
-def worker_is_gone(error):
-    """Whether an error is what a collective operation ends with when a worker has died."""
+def worker_is_gone(error: Exception) -> bool:
+    """Return whether an error is of the kind that a collective raises if a worker has died."""
     return several_workers() and isinstance(
         error,
         (
@@ -142,11 +160,11 @@ def worker_is_gone(error):
 
 
 @contextlib.contextmanager
-def scope(strategy):
-    """A strategy's scope, in which the death of another worker is an error of one line.
+def scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Enter the scope of a strategy, and report the death of another worker in one line.
 
     Raises:
-        UserError: another worker is gone.
+        UserError: If another worker is gone.
     """
     with strategy.scope():
         try:
@@ -154,40 +172,43 @@ def scope(strategy):
         except tf.errors.OpError as error:
             if not worker_is_gone(error):
                 raise
-            named = re.search(r"remote target \S+/task:(\d+)", str(error))
-            who = f"worker {named.group(1)}" if named else "another worker"
+            match = re.search(r"remote target \S+/task:(\d+)", str(error))
+            worker = f"worker {match.group(1)}" if match else "another worker"
             raise UserError(
-                f"{who} is gone: start all of them again with the same command"
+                f"{worker} is gone: start all of them again with the same command"
             ) from error
 
 
-def gather_from_workers(number):
-    """A number of each worker, known to all of them.
+def gather_from_workers(number: int) -> list[int]:
+    """Return the numbers that the workers call this function with.
 
-    Every worker has to call it, at the same point of the program.
+    Every worker has to call it at the same point of the program.
 
     Args:
-        number: int, this worker's.
+        number: The number of this worker.
 
     Returns:
-        A list of ints, one of each replica.
+        The same list on every worker, with one number for each replica.
     """
     strategy = tf.distribute.get_strategy()
     if not several_workers():
         return [number]
-    held = strategy.experimental_distribute_values_from_function(
+    numbers = strategy.experimental_distribute_values_from_function(
         lambda _: tf.constant([number], tf.int64)
     )
-    return [int(n) for n in strategy.gather(held, axis=0)]
+    return [int(n) for n in strategy.gather(numbers, axis=0)]
 
 
-def num_replicas():
-    """How many replicas share the current step, int."""
+def num_replicas() -> int:
+    """Return the number of replicas of the current strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def replicas_in_main_memory():
-    """How many replicas keep their variables in this machine's memory, int; 0 with GPUs or TPUs."""
+def replicas_in_main_memory() -> int:
+    """Return the number of replicas with variables in the main memory of this machine.
+
+    It is 0 if there are GPUs or TPUs.
+    """
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return 0
     if num_replicas() == 1:
@@ -195,43 +216,57 @@ def replicas_in_main_memory():
     return len(tf.distribute.get_strategy().extended.worker_devices)
 
 
-def own_rows(count):
-    """Where this replica's `count` rows stand in the global batch, int32 `[count]`."""
+def replica_rows(count: int) -> tf.Tensor:
+    """Return the rows of the global batch that this replica has, int32 `[count]`.
+
+    Args:
+        count: Number of rows of each replica.
+    """
     if num_replicas() == 1:
         return tf.range(count)
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     return replica * count + tf.range(count)
 
 
-def all_gather(x):
-    """`x` of every replica, `[n, ...]`, as one global batch `[replicas * n, ...]`.
+def all_gather(x: tf.Tensor) -> tf.Tensor:
+    """Return `x` of all replicas as one global batch.
 
-    Gradients pass: that of `x` is the sum of what the losses of all replicas owe to it.
+    Gradients pass: the gradient of `x` is the sum over the losses of all replicas.
+
+    Args:
+        x: `[n, ...]`, of the same shape on every replica.
+
+    Returns:
+        `[replicas * n, ...]`, in the order of the replicas and the same on each of them.
     """
     if num_replicas() == 1:
         return x
     shape = [num_replicas() * x.shape[0], *x.shape[1:]]
     if x.dtype == tf.uint8:
-        # Collectives do not take bytes: several travel as one integer. TPUs sum int32, while
-        # MirroredStrategy would send it through one device.
-        on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
-        word = tf.int32 if on_tpu else tf.int64
-        rows = tf.reshape(x, [x.shape[0], -1])
-        length = rows.shape[1]
-        rows = tf.pad(rows, [[0, 0], [0, -length % word.size]])
-        words = all_gather(tf.bitcast(tf.reshape(rows, [x.shape[0], -1, word.size]), word))
-        rows = tf.reshape(tf.bitcast(words, tf.uint8), [shape[0], -1])
-        return tf.reshape(rows[:, :length], shape)
+        return _all_gather_bytes(x, shape)
     replica = tf.distribute.get_replica_context()
 
-    # TensorFlow's own gradient gathers the numbers of rows as well, which are all the same here.
+    # TensorFlow's own gradient also gathers the number of rows, which is the same everywhere here.
     @tf.custom_gradient
-    def gather(x):
-        def gradient(upstream):
+    def gather(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
             upstream = replica.all_reduce("SUM", tf.convert_to_tensor(upstream))
-            return tf.gather(upstream, own_rows(x.shape[0]))
+            return tf.gather(upstream, replica_rows(x.shape[0]))
 
-        # A function's own argument is on no device, and a gather asks for one.
+        # The argument of a function is on no device, and `all_gather` requires one.
         return tf.ensure_shape(replica.all_gather(tf.identity(x), axis=0), shape), gradient
 
     return gather(x)
+
+
+def _all_gather_bytes(x: tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Gather uint8 as integers of several bytes, since collectives do not support uint8."""
+    # TPUs sum int32, but MirroredStrategy would send int32 through a single device.
+    on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+    dtype = tf.int32 if on_tpu else tf.int64
+    rows = tf.reshape(x, [x.shape[0], -1])
+    length = rows.shape[1]
+    rows = tf.pad(rows, [[0, 0], [0, -length % dtype.size]])
+    integers = all_gather(tf.bitcast(tf.reshape(rows, [x.shape[0], -1, dtype.size]), dtype))
+    rows = tf.reshape(tf.bitcast(integers, tf.uint8), [shape[0], -1])
+    return tf.reshape(rows[:, :length], shape)

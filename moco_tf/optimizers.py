@@ -1,4 +1,7 @@
-"""SGD as the papers' code means it."""
+"""SGD with the arithmetic that the papers' code uses."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,7 +11,7 @@ from moco_tf.keras_internals import variable_index
 
 @keras.saving.register_keras_serializable("moco_tf")
 class SGD(keras.optimizers.Optimizer):
-    """SGD with momentum and coupled weight decay: torch.optim.SGD's arithmetic.
+    """SGD with momentum and coupled weight decay, with the arithmetic of torch.optim.SGD.
 
     For each parameter p with gradient g and momentum buffer v:
 
@@ -16,24 +19,44 @@ class SGD(keras.optimizers.Optimizer):
         v <- momentum * v + g
         p <- p - learning_rate * v
 
-    Weight decay enters the gradient of every parameter, biases and BatchNormalization included,
-    and passes through the momentum; Keras' own is decoupled and about ten times weaker. The
-    learning rate stays outside the buffer, so that a change of it acts at once; Keras keeps it
-    inside.
+    Weight decay is added to the gradient of every parameter, including biases and
+    BatchNormalization, and passes through the momentum. The weight decay of `keras.optimizers.SGD`
+    is decoupled and about ten times weaker. The learning rate is not part of the momentum buffer,
+    so that a change of it takes effect at once; Keras includes it in the buffer.
 
     Args:
-        learning_rate: float, or a `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: float in [0, 1), 0.9 in the paper.
-        weight_decay: float >= 0, 1e-4 in the paper.
+        learning_rate: Positive float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: Float in [0, 1); 0.9 in the paper.
+        weight_decay: Non-negative float; 1e-4 in the paper.
+        name: Name of the optimizer.
+        **kwargs: Arguments of `keras.optimizers.Optimizer`.
+
+    Example:
+        >>> import keras
+        >>> import tensorflow as tf
+        >>> weight = keras.Variable(1.0)
+        >>> optimizer = SGD(learning_rate=0.5, momentum=0.9, weight_decay=0.0)
+        >>> for _ in range(2):
+        ...     optimizer.apply([tf.constant(1.0)], [weight])
+        >>> round(float(weight.numpy()), 4)  # 1 - 0.5 * 1 - 0.5 * (0.9 * 1 + 1)
+        -0.45
     """
 
-    def __init__(self, learning_rate, momentum=0.9, weight_decay=1e-4, name="sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        name: str = "sgd",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = momentum
-        # Not `self.weight_decay`: that one would make Keras apply its decoupled decay as well.
+        # With the name `weight_decay`, Keras would apply its decoupled decay as well.
         self.coupled_weight_decay = weight_decay
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Create a momentum buffer for each variable."""
         if self.built:
             return
         super().build(variables)
@@ -41,10 +64,13 @@ class SGD(keras.optimizers.Optimizer):
             self.add_variable_from_reference(variable, name="momentum") for variable in variables
         ]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Update one variable and its momentum buffer."""
         buffer = self.momentum_buffers[variable_index(self, variable)].value
         gradient = tf.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
-        # In place and in one operation, which goes through memory half as often as several would.
+        # One in-place operation, which needs half the memory traffic of separate ones.
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
             accum=buffer.handle,
@@ -54,7 +80,8 @@ class SGD(keras.optimizers.Optimizer):
             use_nesterov=False,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that build the same optimizer again."""
         config = super().get_config()
         return {
             **config,
@@ -65,30 +92,33 @@ class SGD(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable("moco_tf")
 class LossScaling(keras.optimizers.LossScaleOptimizer):
-    """Dynamic loss scaling for float16, where all replicas skip a step if one of them overflows.
+    """Dynamic loss scaling for float16 that skips a step if any replica overflows.
 
-    Keras' own looks at each replica's gradient before they are summed. With several replicas, one
-    that overflows alone would put its infinities into the sum, or leave the others waiting for it.
+    `keras.optimizers.LossScaleOptimizer` checks the gradient of each replica before the gradients
+    are summed. If only one of several replicas overflowed, its infinities would enter the sum, or
+    the other replicas would wait for it forever.
     """
 
-    def check_finite(self, gradients):
+    def check_finite(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Return whether the gradients of all replicas are finite."""
         overflow = tf.logical_not(super().check_finite(gradients))
         replica = tf.distribute.get_replica_context()
         return replica.all_reduce("SUM", tf.cast(overflow, tf.float32)) == 0
 
 
-def move_towards(target, variable, share):
-    """Moves a variable by a share of its distance to another of its shape: the momentum update.
+def move_towards(target: keras.Variable, variable: keras.Variable, fraction: float) -> None:
+    """Move a variable towards a target by a fraction of their distance: the momentum update.
 
-    In place and in one operation: Keras' own `assign_sub` would hold all parameters of an encoder
-    once more.
+    This is `variable <- (1 - fraction) * variable + fraction * target` in one in-place operation.
+    Keras' `assign_sub` would allocate a copy of every parameter of the encoder.
 
     Args:
-        target, variable: each a floating `keras.Variable`.
-        share: float in [0, 1].
+        target: Floating-point variable.
+        variable: Floating-point variable of the same shape and dtype, which is updated.
+        fraction: Float in [0, 1].
     """
     tf.raw_ops.ResourceApplyGradientDescent(
         var=variable.value.handle,
-        alpha=tf.constant(share, variable.dtype),
+        alpha=tf.constant(fraction, variable.dtype),
         delta=variable.value - target.value,
     )

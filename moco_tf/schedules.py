@@ -1,7 +1,11 @@
-"""Learning-rate schedules of the papers. Two change the rate at the start of an epoch; the third,
-for a billion images, in the midst of one."""
+"""Learning-rate schedules of the papers.
+
+`Step` and `Cosine` change the rate at the start of an epoch, `exponential` after a number of steps.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -9,16 +13,17 @@ import tensorflow as tf
 SCHEDULES = ("step", "cosine", "exponential")
 
 
-def exponential(learning_rate, decay_every=62500, factor=0.9):
-    """The rate times `factor` after every `decay_every` steps (section 4, IG-1B).
+def exponential(
+    learning_rate: float, decay_every: int = 62500, factor: float = 0.9
+) -> keras.optimizers.schedules.ExponentialDecay:
+    """Return the schedule of the runs on a billion images (section 4, IG-1B).
+
+    The rate is multiplied by `factor` after every `decay_every` steps.
 
     Args:
-        learning_rate: float, the first step's.
-        decay_every: int, steps.
-        factor: float.
-
-    Returns:
-        A `keras.optimizers.schedules.LearningRateSchedule`.
+        learning_rate: Learning rate of the first step.
+        decay_every: Number of steps with the same rate.
+        factor: Factor of the decay.
     """
     return keras.optimizers.schedules.ExponentialDecay(
         learning_rate, decay_every, factor, staircase=True
@@ -27,29 +32,44 @@ def exponential(learning_rate, decay_every=62500, factor=0.9):
 
 @keras.saving.register_keras_serializable("moco_tf")
 class Step(keras.optimizers.schedules.LearningRateSchedule):
-    """The rate times `factor` from each milestone on (MoCo v1: 0.1 at epochs 120 and 160 of 200).
+    """A schedule that multiplies the rate by a factor at each milestone (MoCo v1).
+
+    The default values are those of the paper: 0.1 at epochs 120 and 160 of 200.
 
     Args:
-        learning_rate: float, the first epoch's.
-        steps_per_epoch: int.
-        milestones: epochs, counted from 0, at whose start the rate is multiplied.
-        factor: float.
+        learning_rate: Learning rate of the first epoch.
+        steps_per_epoch: Number of steps in an epoch.
+        milestones: Epochs, counted from 0, at whose start the rate is multiplied.
+        factor: Factor of the decay.
+
+    Example:
+        >>> schedule = Step(0.5, steps_per_epoch=10, milestones=(2,))
+        >>> [round(float(schedule(step)), 3) for step in (0, 19, 20)]
+        [0.5, 0.5, 0.05]
     """
 
-    def __init__(self, learning_rate, steps_per_epoch, milestones=(120, 160), factor=0.1):
+    def __init__(
+        self,
+        learning_rate: float,
+        steps_per_epoch: int,
+        milestones: Sequence[int] = (120, 160),
+        factor: float = 0.1,
+    ) -> None:
         self.learning_rate = learning_rate
         self.steps_per_epoch = steps_per_epoch
         self.milestones = tuple(milestones)
         self.factor = factor
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
+        """Return the learning rate of a step, a scalar of dtype `keras.config.floatx()`."""
         epoch = tf.cast(step, tf.int64) // self.steps_per_epoch
-        # A table, so that float32 powers cannot drift from the closed form.
+        # A table, since float32 powers would deviate from the closed form.
         rates = [self.learning_rate * self.factor**n for n in range(len(self.milestones) + 1)]
         reached = tf.reduce_sum(tf.cast(epoch >= tf.constant(self.milestones, tf.int64), tf.int32))
         return tf.gather(tf.constant(rates, keras.config.floatx()), reached)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that build the same schedule again."""
         return {
             "learning_rate": self.learning_rate,
             "steps_per_epoch": self.steps_per_epoch,
@@ -60,25 +80,32 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("moco_tf")
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Half a cosine from the rate towards 0 over the run, epoch by epoch (MoCo v2).
+    """A schedule that lowers the rate in each epoch along half a cosine towards 0 (MoCo v2).
 
     Args:
-        learning_rate: float, the first epoch's.
-        steps_per_epoch: int.
-        epochs: int or float, of the whole run.
+        learning_rate: Learning rate of the first epoch.
+        steps_per_epoch: Number of steps in an epoch.
+        epochs: Number of epochs of the whole run; need not be an integer.
+
+    Example:
+        >>> schedule = Cosine(0.5, steps_per_epoch=10, epochs=4)
+        >>> [round(float(schedule(step)), 3) for step in (0, 9, 20, 39)]
+        [0.5, 0.5, 0.25, 0.073]
     """
 
-    def __init__(self, learning_rate, steps_per_epoch, epochs):
+    def __init__(self, learning_rate: float, steps_per_epoch: int, epochs: float) -> None:
         self.learning_rate = learning_rate
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
+        """Return the learning rate of a step, a scalar of dtype `keras.config.floatx()`."""
         dtype = keras.config.floatx()
         epoch = tf.cast(tf.cast(step, tf.int64) // self.steps_per_epoch, dtype)
         return 0.5 * self.learning_rate * (1.0 + tf.cos(math.pi * epoch / self.epochs))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that build the same schedule again."""
         return {
             "learning_rate": self.learning_rate,
             "steps_per_epoch": self.steps_per_epoch,

@@ -1,4 +1,4 @@
-"""Encoders: a convolutional backbone, and a projection head on its features."""
+"""Encoders: convolutional backbones, with or without a projection head."""
 
 import keras
 from keras import layers
@@ -7,33 +7,51 @@ from moco_tf.data.normalization import mean_and_std
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.resnet import Network, network_of, resnet
 
-__all__ = ["Network", "build", "network_of", "with_normalization"]
+__all__ = [
+    "Network",
+    "build",
+    "network_of",
+    "random_backbone",
+    "random_network",
+    "with_normalization",
+]
 
 
-def build(name, head=None, dim=128, stem="imagenet", bn_groups=1, channels=3):
-    """Builds a backbone, or with `head` a whole encoder of queries or keys.
+def build(
+    name: str,
+    head: str | None = None,
+    dim: int = 128,
+    stem: str = "imagenet",
+    bn_groups: int = 1,
+    channels: int = 3,
+) -> keras.Model:
+    """Build a backbone, or with `head` an encoder of queries or keys.
 
     Args:
-        name: str, such as "resnet50" or "resnet50w2"; see `moco_tf.encoders.resnet`.
-        head: None for the backbone alone, "linear" (MoCo v1) or "mlp" (MoCo v2).
-        dim: int C, length of queries and keys; read with a head only.
-        stem: "imagenet", or "small" for images of about 32 pixels.
-        bn_groups: int, BatchNormalization groups of the batch that one replica sees.
-        channels: int, of the images; 3 is RGB.
+        name: Name of the backbone, such as `"resnet50"` or `"resnet50w2"`. All names are in
+            `moco_tf.encoders.resnet.ARCHITECTURES`.
+        head: `None` for the backbone alone, `"linear"` for the head of MoCo v1, or `"mlp"` for
+            the head of MoCo v2.
+        dim: Length C of queries and keys; ignored without a head.
+        stem: `"imagenet"`, or `"small"` for images of about 32 pixels.
+        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into.
+        channels: Number of channels of the images; 3 is RGB.
 
     Returns:
-        A `keras.Model` from images `[N, H, W, channels]`, normalised by
-        `moco_tf.data.normalization.mean_and_std`, to features `[N, D]` or projections
-        `[N, C]`. An encoder
-        with a head has the two as `encoder.backbone` and `encoder.head`.
+        A model from images `[N, H, W, channels]`, normalized with the mean and the standard
+        deviation of `moco_tf.data.normalization.mean_and_std`, to features `[N, D]`, or with a
+        head to projections `[N, C]`. A model with a head has the attributes `backbone` and `head`.
 
     Raises:
-        UserError: an unknown name, head or stem.
+        UserError: If the name, the head or the stem is unknown.
 
     Example:
-        >>> encoder = moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)
-        >>> encoder.output_shape, encoder.backbone.output_shape
-        ((None, 128), (None, 2048))
+        >>> import moco_tf
+        >>> encoder = moco_tf.encoders.build("resnet18", head="mlp", bn_groups=8)
+        >>> encoder.output_shape
+        (None, 128)
+        >>> encoder.backbone.output_shape
+        (None, 512)
     """
     backbone = resnet(name, stem=stem, bn_groups=bn_groups, channels=channels)
     if head is None:
@@ -45,15 +63,24 @@ def build(name, head=None, dim=128, stem="imagenet", bn_groups=1, channels=3):
     return encoder
 
 
-def with_normalization(backbone):
-    """A backbone that takes images as they are on disk.
+def with_normalization(backbone: keras.Model) -> keras.Model:
+    """Return a model that normalizes its images before it applies a backbone.
 
     Args:
-        backbone: a `keras.Model` from normalised images to features `[N, D]`.
+        backbone: A model from normalized images `[N, H, W, C]` to features `[N, D]`.
 
     Returns:
-        A `keras.Model` that shares its weights, from images `[N, H, W, C]` of 0 to 255, of as many
-        channels as the backbone takes, to features `[N, D]` in float32.
+        A model that shares the weights of the backbone, from images `[N, H, W, C]` with values
+        between 0 and 255 to features `[N, D]` in float32.
+
+    Example:
+        >>> import numpy as np
+        >>> import moco_tf
+        >>> backbone = moco_tf.encoders.build("resnet8", stem="small")
+        >>> model = moco_tf.encoders.with_normalization(backbone)
+        >>> images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3))
+        >>> model.predict(images, verbose=0).shape
+        (2, 64)
     """
     channels = backbone.input_shape[-1]
     mean, std = mean_and_std(channels)
@@ -67,3 +94,55 @@ def with_normalization(backbone):
     features = backbone(normalize(images))
     features = layers.Activation("linear", dtype="float32", name="float32")(features)
     return keras.Model(images, features, name=f"{backbone.name}_from_images")
+
+
+def random_network(
+    name: str, stem: str = "imagenet", channels: int = 3, seed: int = 0
+) -> keras.Model:
+    """Build a backbone with random weights that takes normalized images.
+
+    Sets the random seed of Python, NumPy and TensorFlow.
+
+    Args:
+        name: Name of the backbone, as for `build`.
+        stem: `"imagenet"` or `"small"`, as for `build`.
+        channels: Number of channels of the images.
+        seed: Random seed of the weights.
+
+    Returns:
+        A model from normalized images `[N, H, W, channels]` to features `[N, D]`.
+
+    Raises:
+        UserError: If the name or the stem is unknown.
+    """
+    keras.utils.set_random_seed(seed)
+    return build(name, stem=stem, channels=channels)
+
+
+def random_backbone(
+    name: str, stem: str = "imagenet", channels: int = 3, seed: int = 0
+) -> keras.Model:
+    """Build a backbone with random weights, the baseline for the features of a trained one.
+
+    Sets the random seed of Python, NumPy and TensorFlow.
+
+    Args:
+        name: Name of the backbone, as for `build`.
+        stem: `"imagenet"` or `"small"`, as for `build`.
+        channels: Number of channels of the images.
+        seed: Random seed of the weights.
+
+    Returns:
+        A model from images `[N, H, W, channels]` with values between 0 and 255 to features
+        `[N, D]` in float32.
+
+    Raises:
+        UserError: If the name or the stem is unknown.
+
+    Example:
+        >>> import moco_tf
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small", seed=1)
+        >>> backbone.output_shape
+        (None, 64)
+    """
+    return with_normalization(random_network(name, stem, channels, seed))

@@ -1,4 +1,6 @@
-"""Projection heads: from the backbone's features to the space of queries and keys."""
+"""Projection heads, from the features of a backbone to queries and keys."""
+
+from typing import Any
 
 import keras
 from keras import layers
@@ -8,20 +10,20 @@ from moco_tf.errors import UserError
 HEADS = ("linear", "mlp")
 
 
-def head(name, features, dim):
-    """Builds a projection head.
+def head(name: str, features: int, dim: int) -> keras.Model:
+    """Build a projection head.
 
     Args:
-        name: "linear", one layer (MoCo v1), or "mlp", a hidden layer as wide as the features and a
-            ReLU before it (MoCo v2: 2048-2048-128 on a ResNet-50).
-        features: int D, length of the backbone's features.
-        dim: int C, length of queries and keys, 128 in the papers.
+        name: `"linear"` for a single layer (MoCo v1), or `"mlp"` for a hidden layer of `features`
+            units and a ReLU before it (MoCo v2: 2048-2048-128 on a ResNet-50).
+        features: Length D of the features of the backbone.
+        dim: Length C of queries and keys; 128 in the papers.
 
     Returns:
-        A `keras.Model`, `[N, D]` to `[N, C]`. It does not normalise; the model does.
+        A model from features `[N, D]` to projections `[N, C]`, which are not L2-normalized.
 
     Raises:
-        UserError: the name is neither of the two.
+        UserError: If the name is unknown.
     """
     if name not in HEADS:
         raise UserError(f"unknown head '{name}': choose linear (MoCo v1) or mlp (MoCo v2)")
@@ -33,8 +35,11 @@ def head(name, features, dim):
     return keras.Model(inputs, outputs, name=f"{name}_head")
 
 
-def _dense(units, fan_in, **kwargs):
-    """A dense layer with torch.nn.Linear's initialisation, uniform within 1/sqrt(fan_in)."""
+def _dense(units: int, fan_in: int, **kwargs: Any) -> layers.Dense:
+    """Return a dense layer with the initialization of torch.nn.Linear.
+
+    Kernel and bias are uniform between -1/sqrt(fan_in) and 1/sqrt(fan_in).
+    """
     limit = fan_in**-0.5
     return layers.Dense(
         units,

@@ -1,4 +1,6 @@
-"""BatchNormalization whose statistics come from groups of the batch (section 3.3, Shuffling BN)."""
+"""BatchNormalization with statistics of groups of the batch (section 3.3, Shuffling BN)."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -6,45 +8,58 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("moco_tf")
 class BatchNormalization(keras.layers.Layer):
-    """Batch normalisation over groups of the batch, on TensorFlow's fused kernel.
+    """Batch normalization over groups of the batch, on TensorFlow's fused kernel.
 
-    In training the batch is cut into `groups` blocks of consecutive images and each block is
-    normalised by its own mean and variance, as if each sat on a GPU of its own. This is what the
-    paper means by performing BN "on the samples independently for each GPU", on one device.
+    In training, the layer splits the batch into `groups` blocks of consecutive images and
+    normalizes each block with its own mean and variance, as if each block were on its own GPU. On
+    one device, this does what the paper describes as performing BN "on the samples independently
+    for each GPU".
 
-    The moving statistics follow the mean of the groups' statistics; the variance they follow is
-    the unbiased one, as in the reference implementation. Under a `tf.distribute` strategy every
-    replica keeps its own, and what is saved is their mean: the statistics follow the mean over
-    all groups of the global batch, however many devices carry them.
+    The moving statistics track the mean of the statistics of the groups. As in the reference
+    implementation, the variance that they track is the unbiased one. Under a `tf.distribute`
+    strategy each replica keeps its own moving statistics, and their mean is what is read and
+    saved. They therefore track the mean over all groups of the global batch, whatever the number
+    of devices.
+
+    float16, bfloat16 and float32 inputs use the fused kernel with statistics in float32; float64
+    inputs use the plain formula.
 
     Args:
-        groups: int, blocks that the batch of one replica is cut into; 1 is ordinary batch
-            normalisation. The batch must be a multiple of it.
-        momentum: float in [0, 1), the share of the old moving statistic that is kept.
-        epsilon: float, added to the variance.
+        groups: Number of blocks that the batch of one replica is split into; 1 is ordinary batch
+            normalization. The size of the batch must be a multiple of it.
+        momentum: Fraction of the old moving statistics that is kept in each step, in [0, 1).
+        epsilon: Positive float that is added to the variance.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
-    Shapes: `[N, H, W, C]` in, the same out. float16, bfloat16 and float32 use the fused kernel
-    with statistics in float32; float64 uses the plain formula.
+    Call arguments:
+        inputs: `[N, H, W, C]`. The output has the same shape and dtype.
+        training: Whether to normalize with the statistics of the batch and to update the moving
+            statistics. Otherwise the layer normalizes with the moving statistics.
     """
 
-    def __init__(self, groups=1, momentum=0.9, epsilon=1e-5, **kwargs):
+    def __init__(
+        self, groups: int = 1, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.groups = groups
         self.momentum = momentum
         self.epsilon = epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the weights."""
         shape = (input_shape[-1],)
-        # The fused kernel wants float32 parameters beside float16 or bfloat16 images.
+        # The fused kernel requires float32 parameters for float16 and bfloat16 images.
         self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma", autocast=False)
         self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta", autocast=False)
-        # A replica sees only its own groups. The moving average is linear in the statistics, so
-        # the mean that is taken when somebody reads equals one taken at every step.
-        self.moving_mean = self._moving(shape, "zeros", "moving_mean")
-        self.moving_variance = self._moving(shape, "ones", "moving_variance")
+        # A replica sees only its own groups. A moving average is linear in the statistics, so the
+        # mean over the replicas on read equals a mean that is taken in every step.
+        self.moving_mean = self._add_moving_statistic(shape, "zeros", "moving_mean")
+        self.moving_variance = self._add_moving_statistic(shape, "ones", "moving_variance")
 
-    def _moving(self, shape, initializer, name):
-        # `add_weight` cannot say how replicas' values meet; the variable itself can.
+    def _add_moving_statistic(
+        self, shape: tuple[int | None, ...], initializer: str, name: str
+    ) -> keras.Variable:
+        # `add_weight` has no argument for the synchronization of the replicas.
         return keras.Variable(
             initializer=initializer,
             shape=shape,
@@ -56,41 +71,53 @@ class BatchNormalization(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Normalize the inputs, and in training update the moving statistics."""
         if not training:
             return self._normalize(inputs, self.moving_mean.value, self.moving_variance.value)
-        # Blocks along the first axis are views, not copies; only the concat moves memory.
+        # Splitting along the first axis copies nothing; only the concat moves memory.
         blocks = tf.split(inputs, self.groups) if self.groups > 1 else [inputs]
-        outputs, means, variances = zip(*map(self._normalize, blocks), strict=True)
-        self._follow(self.moving_mean, tf.add_n(means) / self.groups)
-        self._follow(self.moving_variance, tf.add_n(variances) / self.groups)
+        outputs, means, variances = zip(*map(self._normalize_by_batch, blocks), strict=True)
+        self._update_moving(self.moving_mean, tf.add_n(means) / self.groups)
+        self._update_moving(self.moving_variance, tf.add_n(variances) / self.groups)
         return tf.concat(outputs, axis=0) if self.groups > 1 else outputs[0]
 
-    def _normalize(self, x, mean=None, variance=None):
-        """Normalises by the given statistics, or by those of `x`, which it then returns too."""
-        training = mean is None
+    def _normalize(self, x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+        """Normalize `x`, `[n, H, W, C]`, with the given statistics, `[C]` each."""
+        gamma, beta = self.gamma.value, self.beta.value
+        if x.dtype == tf.float64:
+            return tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon)
+        y, _, _ = tf.compat.v1.nn.fused_batch_norm(
+            x, gamma, beta, mean, variance, self.epsilon, is_training=False
+        )
+        return y
+
+    def _normalize_by_batch(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Normalize `x`, `[n, H, W, C]`, with its own statistics.
+
+        Returns:
+            The normalized `x`, its mean and its unbiased variance, `[C]` each.
+        """
         gamma, beta = self.gamma.value, self.beta.value
         if x.dtype != tf.float64:
-            y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
-                x, gamma, beta, mean, variance, self.epsilon, is_training=training
+            return tf.compat.v1.nn.fused_batch_norm(
+                x, gamma, beta, epsilon=self.epsilon, is_training=True
             )
-            return (y, batch_mean, batch_variance) if training else y
-        if training:
-            mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
+        mean, variance = tf.nn.moments(x, axes=[0, 1, 2])
         y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon)
-        if not training:
-            return y
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), x.dtype)
         return y, mean, variance * count / tf.maximum(count - 1, 1)
 
-    def _follow(self, moving, statistic):
+    def _update_moving(self, moving: keras.Variable, statistic: tf.Tensor) -> None:
         statistic = tf.stop_gradient(tf.cast(statistic, moving.dtype))
         moving.assign(self.momentum * moving.value + (1 - self.momentum) * statistic)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the outputs, which is that of the inputs."""
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that build the same layer again."""
         config = super().get_config()
         return {
             **config,

@@ -1,11 +1,11 @@
-"""Residual networks as the reference implementation defines them (torchvision's, "v1.5").
+"""Residual networks as the reference implementation defines them (torchvision's "v1.5").
 
-The stride sits on the 3x3 convolution, padding is symmetric, convolutions have no biases, and
-BatchNormalization has momentum 0.9 and epsilon 1e-5. `keras.applications` does none of that.
+The stride is on the 3x3 convolution, padding is symmetric, convolutions have no biases, and
+BatchNormalization has momentum 0.9 and epsilon 1e-5. `keras.applications` differs in all of these.
 """
 
 import re
-import typing
+from typing import NamedTuple
 
 import keras
 from keras import layers
@@ -14,27 +14,27 @@ from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 
 
-class Architecture(typing.NamedTuple):
-    """A residual network, but for its stem and its width.
+class Architecture(NamedTuple):
+    """A residual network without its stem and its width factor.
 
     Attributes:
-        block: "basic" or "bottleneck".
-        depths: blocks in each stage.
-        channels: of the first stage; each later stage has twice as many, at half the resolution.
-        groups: of the 3x3 convolutions (ResNeXt's cardinality).
-        inner_width: what the channels are multiplied by inside a bottleneck: in the first stage of
-            ResNeXt-50 32x8d, 32 groups of 8 channels are 4 times 64.
+        block: Kind of residual block, `"basic"` or `"bottleneck"`.
+        depths: Number of blocks in each stage.
+        channels: Number of channels of the first stage. Each later stage has twice as many, at
+            half the resolution.
+        groups: Number of groups of the 3x3 convolutions (ResNeXt's cardinality).
+        inner_width: Factor of the channels inside a bottleneck. The first stage of ResNeXt-50
+            32x8d has 32 groups of 8 channels there, which is 4 times 64.
     """
 
     block: str
-    depths: tuple
+    depths: tuple[int, ...]
     channels: int = 64
     groups: int = 1
     inner_width: int = 1
 
 
-# The three-stage networks are those that He et al. (2016, section 4.2) built for CIFAR-10, with
-# 6n+2 layers.
+# He et al. (2016, section 4.2) built the three-stage networks, with 6n+2 layers, for CIFAR-10.
 ARCHITECTURES = {
     "resnet8": Architecture("basic", (1, 1, 1), channels=16),
     "resnet14": Architecture("basic", (2, 2, 2), channels=16),
@@ -48,13 +48,13 @@ ARCHITECTURES = {
 STEMS = ("imagenet", "small")
 
 
-class Network(typing.NamedTuple):
-    """What it takes to build a backbone again: arguments of `moco_tf.encoders.build`.
+class Network(NamedTuple):
+    """The arguments of `moco_tf.encoders.build` that build a backbone again.
 
     Attributes:
-        encoder: str, its name.
-        stem: "imagenet" or "small".
-        channels: int, of the images.
+        encoder: Name of the backbone.
+        stem: `"imagenet"` or `"small"`.
+        channels: Number of channels of the images.
     """
 
     encoder: str
@@ -62,23 +62,23 @@ class Network(typing.NamedTuple):
     channels: int
 
 
-def resnet(name, stem="imagenet", bn_groups=1, channels=3):
-    """Builds a residual network without its classifier.
+def resnet(name: str, stem: str = "imagenet", bn_groups: int = 1, channels: int = 3) -> keras.Model:
+    """Build a residual network without its classifier.
 
     Args:
-        name: a key of `ARCHITECTURES`, with `w2`, `w4`, ... behind it for a network with that many
-            times the channels in every convolution (the paper's R50w2x and R50w4x).
-        stem: "imagenet", a 7x7 convolution of stride 2 and a 3x3 maximum of stride 2; or "small",
-            one 3x3 convolution of stride 1, for images of about 32 pixels.
-        bn_groups: int, BatchNormalization groups of the batch that one replica sees.
-        channels: int, of the images; 3 is RGB.
+        name: A key of `ARCHITECTURES`. A suffix `w2`, `w4`, ... multiplies the channels of every
+            convolution by that factor (the paper's R50w2x and R50w4x).
+        stem: `"imagenet"` for a 7x7 convolution of stride 2 and a 3x3 max-pooling of stride 2, or
+            `"small"` for a 3x3 convolution of stride 1, for images of about 32 pixels.
+        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into.
+        channels: Number of channels of the images; 3 is RGB.
 
     Returns:
-        A `keras.Model` from normalised images `[N, H, W, channels]` to features `[N, D]`, the
-        global average of the last stage.
+        A model from normalized images `[N, H, W, channels]` to features `[N, D]`, the global
+        average of the last stage.
 
     Raises:
-        UserError: the name or the stem is not one of these.
+        UserError: If the name or the stem is unknown.
     """
     architecture, width = parse_name(name)
     if stem not in STEMS:
@@ -89,7 +89,7 @@ def resnet(name, stem="imagenet", bn_groups=1, channels=3):
     if stem == "imagenet":
         x = _conv_bn(images, first, 7, 2, bn_groups, "stem")
         x = layers.ReLU(name="stem_relu")(x)
-        # After a ReLU, padding with zeros and padding with minus infinity are the same.
+        # After a ReLU, padding with zeros is the same as padding with minus infinity.
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
         x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     else:
@@ -104,15 +104,12 @@ def resnet(name, stem="imagenet", bn_groups=1, channels=3):
     return keras.Model(images, features, name=name)
 
 
-def network_of(backbone):
-    """What network a backbone is.
+def network_of(backbone: keras.Model) -> Network:
+    """Return the name, the stem and the channels that a backbone was built with.
 
     Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head, or of
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
             `moco_tf.encoders.with_normalization`.
-
-    Returns:
-        A `Network`.
     """
     inner = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
     [network] = inner or [backbone]
@@ -120,24 +117,42 @@ def network_of(backbone):
     return Network(network.name, stem, network.input_shape[-1])
 
 
-def parse_name(name):
-    """The entry of `ARCHITECTURES` behind an encoder's name, and the factor of its width.
+def parse_name(name: str) -> tuple[Architecture, int]:
+    """Return the architecture and the width factor of a backbone.
+
+    Args:
+        name: Name of the backbone, as for `resnet`.
 
     Raises:
-        UserError: there is none.
+        UserError: If the name is unknown.
+
+    Example:
+        >>> architecture, width = parse_name("resnet50w2")
+        >>> architecture.depths, width
+        ((3, 4, 6, 3), 2)
     """
-    base, width = re.fullmatch(r"(.*?)(?:w([1-9]\d?))?", name, re.DOTALL).groups()
+    match = re.fullmatch(r"(.*?)(?:w([1-9]\d?))?", name, re.DOTALL)
+    base, width = match.groups() if match else (name, None)
     if base not in ARCHITECTURES:
         raise UserError(
-            f"unknown encoder '{name}': choose one of {', '.join(ARCHITECTURES)}, with w2 or w4 "
-            "behind it for a wider one"
+            f"unknown encoder '{name}': choose one of {', '.join(ARCHITECTURES)}; add w2 or w4 for "
+            "a network that is 2 or 4 times as wide"
         )
     return ARCHITECTURES[base], int(width or 1)
 
 
-def _conv_bn(x, channels, kernel_size, stride, bn_groups, name, groups=1):
+def _conv_bn(
+    x: keras.KerasTensor,
+    channels: int,
+    kernel_size: int,
+    stride: int,
+    bn_groups: int,
+    name: str,
+    groups: int = 1,
+) -> keras.KerasTensor:
+    """Apply a convolution and BatchNormalization."""
     if stride > 1 and kernel_size > 1:
-        # Keras' "same" pads a strided convolution more on the right than on the left.
+        # For a strided convolution, Keras' "same" pads more on the right than on the left.
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
     else:
@@ -149,18 +164,32 @@ def _conv_bn(x, channels, kernel_size, stride, bn_groups, name, groups=1):
         padding,
         use_bias=False,
         groups=groups,
-        # kaiming_normal_(mode="fan_out", nonlinearity="relu"); of a grouped convolution, Keras
-        # and torch count the same fan out, the channels of all groups.
+        # torch's kaiming_normal_(mode="fan_out", nonlinearity="relu"). For a grouped convolution,
+        # both Keras and torch count the channels of all groups as the fan-out.
         kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
         name=f"{name}_conv",
     )(x)
     return BatchNormalization(bn_groups, name=f"{name}_bn")(x)
 
 
-def _block(x, architecture, channels, stride, bn_groups, name):
-    """A residual block, with a 1x1 projection of the shortcut where the shapes differ."""
+def _block(
+    x: keras.KerasTensor,
+    architecture: Architecture,
+    channels: int,
+    stride: int,
+    bn_groups: int,
+    name: str,
+) -> keras.KerasTensor:
+    """Apply a residual block, with a 1x1 projection shortcut where the shapes differ."""
 
-    def conv_bn(x, channels, kernel_size, stride, label, groups=1):
+    def conv_bn(
+        x: keras.KerasTensor,
+        channels: int,
+        kernel_size: int,
+        stride: int,
+        label: str,
+        groups: int = 1,
+    ) -> keras.KerasTensor:
         return _conv_bn(x, channels, kernel_size, stride, bn_groups, f"{name}_{label}", groups)
 
     if architecture.block == "basic":

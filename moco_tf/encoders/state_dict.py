@@ -1,11 +1,12 @@
-"""An encoder's numbers under torchvision's names and in torch's axes, and back.
+"""Conversion of the values of an encoder to torchvision's names and torch's axes, and back.
 
-The reference implementation, torchvision, timm and Detectron2 all name a residual network's
-parameters so. This module knows arrays only; PyTorch is not needed.
+The reference implementation, torchvision, timm and Detectron2 all use these names for the
+parameters of a residual network. This module works on NumPy arrays and does not need PyTorch.
 """
 
 import re
-import typing
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,30 +14,30 @@ import numpy as np
 from moco_tf.errors import UserError
 
 
-class Entry(typing.NamedTuple):
-    """One number, vector or kernel of an encoder.
+class Entry(NamedTuple):
+    """A variable of an encoder and its place in a state dict.
 
     Attributes:
-        key: str, its name in the state dict.
-        variable: the `keras.Variable`.
-        axes: torch's axes in Keras' order.
+        key: Key in the state dict.
+        variable: The variable of the encoder.
+        axes: Permutation that transposes an array of the state dict to the shape of the variable.
     """
 
     key: str
     variable: keras.Variable
-    axes: tuple
+    axes: tuple[int, ...]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """The shape in the state dict."""
         return tuple(self.variable.shape[axis] for axis in np.argsort(self.axes))
 
-    def read(self):
-        """The array as the state dict has it."""
+    def read(self) -> np.ndarray:
+        """Return the value of the variable as an array of the state dict."""
         return np.array(np.transpose(self.variable.numpy(), np.argsort(self.axes)), order="C")
 
-    def write(self, array):
-        """Takes over an array of the state dict."""
+    def write(self, array: np.ndarray) -> None:
+        """Assign an array of the state dict to the variable."""
         self.variable.assign(np.transpose(array, self.axes))
 
 
@@ -45,26 +46,28 @@ MATRIX = (1, 0)  # [out, in] to [in, out]
 VECTOR = (0,)
 
 
-def entries(encoder, prefix=""):
-    """Where everything of an encoder stands in a state dict.
+def entries(encoder: keras.Model, prefix: str = "") -> list[Entry]:
+    """Return the entries of an encoder in a state dict.
 
     Args:
-        encoder: a `keras.Model` of `moco_tf.encoders.build`, with a head or without.
-        prefix: str, put before every key.
+        encoder: A model of `moco_tf.encoders.build`, with or without a head.
+        prefix: Prefix of every key.
 
     Returns:
-        A list of `Entry`, in the order of torchvision's state dict, without the counters
-        `num_batches_tracked` of BatchNormalization. The head stands where torchvision has its
-        classifier: "linear" as `fc`, "mlp" as `fc.0` and `fc.2`.
+        The entries in the order of torchvision's state dict, without the counters
+        `num_batches_tracked` of BatchNormalization. The head takes the place of torchvision's
+        classifier: a "linear" head has the keys of `fc`, an "mlp" head those of `fc.0` and `fc.2`.
     """
     backbone = getattr(encoder, "backbone", encoder)
-    named = [(_torchvision_name(layer.name), layer) for layer in backbone.layers if layer.weights]
-    found = []
-    for name, layer in sorted(named, key=lambda item: _position(item[0])):
+    named_layers = [
+        (_torchvision_name(layer.name), layer) for layer in backbone.layers if layer.weights
+    ]
+    result = []
+    for name, layer in sorted(named_layers, key=lambda item: _sort_key(item[0])):
         if isinstance(layer, keras.layers.Conv2D):
-            found.append(Entry(f"{prefix}{name}.weight", layer.kernel, KERNEL))
+            result.append(Entry(f"{prefix}{name}.weight", layer.kernel, KERNEL))
         else:
-            found += [
+            result += [
                 Entry(f"{prefix}{name}.weight", layer.gamma, VECTOR),
                 Entry(f"{prefix}{name}.bias", layer.beta, VECTOR),
                 Entry(f"{prefix}{name}.running_mean", layer.moving_mean, VECTOR),
@@ -73,96 +76,116 @@ def entries(encoder, prefix=""):
     if backbone is not encoder:
         dense = [layer for layer in encoder.head.layers if layer.weights]
         for name, layer in zip(["fc"] if len(dense) == 1 else ["fc.0", "fc.2"], dense, strict=True):
-            found += [
+            result += [
                 Entry(f"{prefix}{name}.weight", layer.kernel, MATRIX),
                 Entry(f"{prefix}{name}.bias", layer.bias, VECTOR),
             ]
-    return found
+    return result
 
 
-def read(encoder, prefix="", steps=0):
-    """An encoder as a state dict.
+def read(encoder: keras.Model, prefix: str = "", steps: int = 0) -> dict[str, np.ndarray]:
+    """Return an encoder as a state dict.
 
     Args:
-        encoder, prefix: as for `entries`.
-        steps: int, the training steps that BatchNormalization has counted.
+        encoder: A model of `moco_tf.encoders.build`, with or without a head.
+        prefix: Prefix of every key.
+        steps: Number of training steps, the value of the counters of BatchNormalization.
 
     Returns:
-        `{key: array}` in torchvision's order, with the counters.
+        The arrays by key, in torchvision's order and with the counters.
     """
     arrays = {}
     for entry in entries(encoder, prefix):
         arrays[entry.key] = entry.read()
         if entry.key.endswith("running_var"):
-            arrays[_counter(entry.key)] = np.array(steps, np.int64)
+            arrays[_counter_key(entry.key)] = np.array(steps, np.int64)
     return arrays
 
 
-def write(encoder, arrays, prefix=""):
-    """Takes over a state dict: everything in it, or with an error nothing.
+def write(encoder: keras.Model, arrays: Mapping[str, np.ndarray], prefix: str = "") -> None:
+    """Assign all arrays of a state dict to an encoder.
+
+    If the state dict does not fit, the encoder stays unchanged.
 
     Args:
-        encoder, prefix: as for `entries`.
-        arrays: `{key: array}`; the counters may be missing. Numbers are rounded to the
-            encoder's own type, float32 as a rule.
+        encoder: A model of `moco_tf.encoders.build`, with or without a head.
+        arrays: The arrays by key, in floating point and of any precision; they are cast to the
+            dtype of the encoder. The counters of BatchNormalization are optional.
+        prefix: Prefix of every key.
 
     Raises:
-        UserError: a key is missing, surplus, of another shape, or does not hold floats.
+        UserError: If a key is missing or unexpected, or an array has another shape or is not
+            floating point.
     """
-    wanted = entries(encoder, prefix)
-    known = {entry.key for entry in wanted}
-    known |= {_counter(key) for key in known if key.endswith("running_var")}
+    expected = entries(encoder, prefix)
+    known_keys = {entry.key for entry in expected}
+    known_keys |= {_counter_key(key) for key in known_keys if key.endswith("running_var")}
     for key in arrays:
-        if key not in known:
+        if key not in known_keys:
             raise UserError(f"the key {key!r} has no place in this encoder")
-    for entry in wanted:
+    for entry in expected:
         require(arrays, entry.key, entry.shape, np.floating)
-    for entry in wanted:
+    for entry in expected:
         entry.write(arrays[entry.key])
 
 
-def require(arrays, key, shape, kind):
-    """The array of that key, of that shape and kind.
+def require(
+    arrays: Mapping[str, np.ndarray], key: str, shape: tuple[int, ...], dtype: type[np.generic]
+) -> np.ndarray:
+    """Return the array of a key after checking its shape and its type.
 
     Args:
-        arrays: `{key: array}`.
-        key: str.
-        shape: tuple.
-        kind: a NumPy type such as `np.floating`.
+        arrays: The arrays by key.
+        key: The key.
+        shape: The expected shape.
+        dtype: The expected type or abstract type, such as `np.floating`.
 
     Raises:
-        UserError: it is missing or something else.
+        UserError: If the key is missing, or its array has another shape or type.
     """
     if key not in arrays:
         raise UserError(f"the key {key!r} is missing")
     array = arrays[key]
     if array.shape != shape:
-        raise UserError(f"the key {key!r} has shape {array.shape}, and here it is {shape}")
-    if not np.issubdtype(array.dtype, kind):
-        raise UserError(f"the key {key!r} holds {array.dtype}, and here it is {kind.__name__}")
+        raise UserError(f"the key {key!r} has shape {array.shape}, expected {shape}")
+    if not np.issubdtype(array.dtype, dtype):
+        raise UserError(f"the key {key!r} has dtype {array.dtype}, expected {dtype.__name__}")
     return array
 
 
-def _counter(key):
+def _counter_key(key: str) -> str:
     return f"{key.rpartition('.')[0]}.num_batches_tracked"
 
 
-def _torchvision_name(layer):
-    """The name of stem_bn is bn1, of stage2_block1_3_conv layer2.0.conv3, and so on."""
-    if layer.startswith("stem_"):
-        return layer.removeprefix("stem_") + "1"
-    stage, block, index, kind = re.fullmatch(
-        r"stage(\d+)_block(\d+)_(\d|shortcut)_(conv|bn)", layer
-    ).groups()
-    place = f"layer{stage}.{int(block) - 1}"
+def _torchvision_name(layer_name: str) -> str:
+    """Return torchvision's name of a layer, such as `layer2.0.conv3` for `stage2_block1_3_conv`."""
+    if layer_name.startswith("stem_"):
+        return layer_name.removeprefix("stem_") + "1"
+    stage, block, index, operation = _match(
+        r"stage(\d+)_block(\d+)_(\d|shortcut)_(conv|bn)", layer_name
+    )
+    block_name = f"layer{stage}.{int(block) - 1}"
     if index == "shortcut":
-        return f"{place}.downsample.{0 if kind == 'conv' else 1}"
-    return f"{place}.{kind}{index}"
+        return f"{block_name}.downsample.{0 if operation == 'conv' else 1}"
+    return f"{block_name}.{operation}{index}"
 
 
-def _position(name):
-    """What sorts names in torchvision's order: conv1, bn1, conv2, bn2, ..., downsample."""
-    stage, block, kind, number = re.fullmatch(
+def _sort_key(name: str) -> tuple[Any, ...]:
+    """Return a key that sorts torchvision's names: conv1, bn1, conv2, bn2, ..., downsample."""
+    stage, block, operation, number = _match(
         r"(?:layer(\d+)\.(\d+)\.)?(conv|bn|downsample\.)(\d)", name
-    ).groups()
-    return int(stage or 0), int(block or 0), kind == "downsample.", int(number), kind == "bn"
+    )
+    return (
+        int(stage or 0),
+        int(block or 0),
+        operation == "downsample.",
+        int(number),
+        operation == "bn",
+    )
+
+
+def _match(pattern: str, name: str) -> tuple[str, ...]:
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        raise ValueError(f"{name} is not the name of a layer of a residual network")
+    return match.groups()

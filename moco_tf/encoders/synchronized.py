@@ -1,10 +1,13 @@
-"""BatchNormalization synchronised across replicas, for fine-tuning (section 4.2, Normalization).
+"""BatchNormalization that is synchronized across replicas, for fine-tuning.
 
-Pre-training wants the opposite, statistics of a part of the batch: see `normalization`.
+The paper fine-tunes with synchronized BatchNormalization (section 4.2, Normalization).
+Pre-training does the opposite and uses statistics of parts of the batch; see
+`moco_tf.encoders.normalization`.
 """
 
 import contextlib
 import contextvars
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -12,71 +15,72 @@ import tensorflow as tf
 from moco_tf.distribution import num_replicas
 from moco_tf.encoders.normalization import BatchNormalization
 
-# Of this thread: MirroredStrategy traces every replica's step in one of its own.
-_present = contextvars.ContextVar("present", default=None)
+# A context variable, since MirroredStrategy traces the step of each replica in its own thread.
+_present: contextvars.ContextVar[tf.Tensor | None] = contextvars.ContextVar("present", default=None)
 
 
 @contextlib.contextmanager
-def statistics_of(present):
-    """Lets the statistics of synchronised layers be those of some images of a replica's batch.
+def statistics_of(present: tf.Tensor) -> Iterator[None]:
+    """Restrict the statistics of synchronized layers to some images of the batch of a replica.
 
     Args:
-        present: bool `[n]`, False for a row that stands for nothing.
+        present: bool `[n]`; `False` for a row that is padding.
     """
-    before = _present.set(present)
+    token = _present.set(present)
     try:
         yield
     finally:
-        _present.reset(before)
+        _present.reset(token)
 
 
 @keras.saving.register_keras_serializable("moco_tf")
 class SynchronizedBatchNormalization(BatchNormalization):
-    """In training, batch normalisation by mean and variance of the global batch.
+    """Batch normalization that trains with the mean and the variance of the global batch.
 
-    With one replica it is `BatchNormalization` of one group, over all rows. With several, a layer
-    adds two sums over the replicas, and their gradients pass; `statistics_of` says which rows
-    count. Its arguments are those of `BatchNormalization`, with `groups` 1.
+    With one replica this is `BatchNormalization` with one group, over all rows. With several
+    replicas, the layer sums over the replicas and lets the gradients pass, and `statistics_of`
+    selects the rows that count. The arguments are those of `BatchNormalization`; `groups` must
+    be 1.
     """
 
-    def _normalize(self, x, mean=None, variance=None):
-        if mean is not None or num_replicas() == 1:
-            return super()._normalize(x, mean, variance)
+    def _normalize_by_batch(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        if num_replicas() == 1:
+            return super()._normalize_by_batch(x)
         values = tf.cast(x, self.variable_dtype)
         shape, present = tf.shape(x), _present.get()
         rows = tf.ones(shape[:1], values.dtype) if present is None else present
         weights = tf.cast(rows, values.dtype)[:, tf.newaxis, tf.newaxis, tf.newaxis]
         pixels = tf.cast(shape[1] * shape[2], values.dtype)
-        count = _sum_of_replicas(pixels * tf.reduce_sum(weights))
-        mean = _sum_of_replicas(tf.reduce_sum(weights * values, [0, 1, 2])) / count
-        # In two sums, since a mean of squares less a squared mean loses digits.
+        count = _sum_over_replicas(pixels * tf.reduce_sum(weights))
+        mean = _sum_over_replicas(tf.reduce_sum(weights * values, [0, 1, 2])) / count
+        # A separate sum, since the mean of the squares minus the squared mean loses digits.
         squares = weights * (values - mean) ** 2
-        variance = _sum_of_replicas(tf.reduce_sum(squares, [0, 1, 2])) / count
+        variance = _sum_over_replicas(tf.reduce_sum(squares, [0, 1, 2])) / count
         beta, gamma = self.beta.value, self.gamma.value
         y = tf.nn.batch_normalization(values, mean, variance, beta, gamma, self.epsilon)
         return tf.cast(y, x.dtype), mean, variance * count / tf.maximum(count - 1, 1)
 
 
-def _sum_of_replicas(x):
+def _sum_over_replicas(x: tf.Tensor) -> tf.Tensor:
     return tf.distribute.get_replica_context().all_reduce("SUM", x)
 
 
-def synchronized(backbone):
-    """A copy of a backbone, with BatchNormalization by the statistics of the global batch.
+def synchronized(backbone: keras.Model) -> keras.Model:
+    """Return a copy of a backbone that normalizes with the statistics of the global batch.
 
     Args:
-        backbone: a functional `keras.Model`, such as `moco_tf.load_backbone` returns.
+        backbone: A functional `keras.Model`, such as `moco_tf.load_backbone` returns.
 
     Returns:
-        A `keras.Model` of the same numbers, in variables of its own.
+        A `keras.Model` with the same values in variables of its own.
     """
 
-    def copy(layer):
+    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, BatchNormalization):
             return SynchronizedBatchNormalization.from_config({**config, "groups": 1})
         return type(layer).from_config(config)
 
-    copied = keras.models.clone_model(backbone, clone_function=copy, recursive=True)
-    copied.set_weights(backbone.get_weights())
-    return copied
+    copy = keras.models.clone_model(backbone, clone_function=copy_layer, recursive=True)
+    copy.set_weights(backbone.get_weights())
+    return copy

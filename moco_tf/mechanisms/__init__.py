@@ -1,1 +1,1 @@
-"""The paper's mechanism, Momentum Contrast, and the two that it is compared with."""
+"""Momentum Contrast, and the two mechanisms that the paper compares it with."""

@@ -1,32 +1,61 @@
-"""What the three mechanisms of the paper's Figure 2 share: all but their training step."""
+"""The base class of the three mechanisms of the paper's Figure 2."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from moco_tf.distribution import num_replicas, replica_rows
 from moco_tf.keras_internals import DistributedModel
 from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
+from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
+from moco_tf.seeds import seed_for
+
+# Called as `augment(images, rows, count, seed)`, such as a `moco_tf.data.augment.Augment`.
+Augmentation = Callable[[tf.Tensor, tf.Tensor, int, tf.Tensor], tf.Tensor]
+
+
+class View(NamedTuple):
+    """One view of the images of a replica.
+
+    Attributes:
+        images: `[n, H, W, channels]`, before the augmentation on the device.
+        seed: int64 `[2]`, the seed of this augmentation.
+    """
+
+    images: tf.Tensor
+    seed: tf.Tensor
 
 
 class Mechanism(DistributedModel):
-    """The machinery around a `train_step`, for any `tf.distribute` strategy.
+    """Base class for a contrastive model that trains under any `tf.distribute` strategy.
 
-    A mechanism sets `query_encoder`, a `keras.Model` from images to projections `[N, C]`, and
-    defines `train_step`, which begins at the number `step` and ends with `logs`.
+    A subclass sets `query_encoder`, a model from images to projections `[N, C]`. It defines
+    `train_step`, which increments `step` and returns the result of `logs`. For keys from an encoder
+    it also sets `key_encoder`, a model of the same architecture, and `shuffle_bn`, a bool.
 
     Args:
-        temperature: float tau > 0, equation 1.
-        augment: the photometric half of the augmentation on the device, called as
-            `augment(images, rows, count, seed)`; see `moco_tf.augment.Augment`. None where the
-            views come fully augmented and normalised.
-        seed: int; with the number of the step it determines every random draw of the step.
+        temperature: The temperature tau of equation 1, greater than 0.
+        augment: Photometric part of the augmentation, which runs on the device; called as
+            `augment(images, rows, count, seed)`, see `moco_tf.data.augment.Augment`. `None` if
+            the views are already augmented and normalized.
+        seed: Random seed. With the number of the step, it determines every random draw.
+        **kwargs: Arguments of `keras.Model`.
 
     Attributes:
-        step: non-trainable int64 scalar, steps taken so far.
-        seconds_waiting: float, spent by `fit` until now on waiting for data.
+        step: Non-trainable int64 scalar, the number of steps taken so far.
+        seconds_waiting: Seconds that `fit` has spent waiting for data so far.
     """
 
-    def __init__(self, temperature, augment, seed, **kwargs):
+    query_encoder: keras.Model
+    key_encoder: keras.Model
+    shuffle_bn: bool
+
+    def __init__(
+        self, temperature: float, augment: Augmentation | None, seed: int, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
         self.augment = augment
@@ -40,51 +69,104 @@ class Mechanism(DistributedModel):
         self.built = True
 
     @property
-    def learned_variables(self):
-        """The parameters that back-propagation updates, which the optimizer gets."""
+    def learned_variables(self) -> list[keras.Variable]:
+        """The variables that back-propagation updates."""
         return self.query_encoder.trainable_variables
 
-    def _encode(self, encoder, images):
-        """What an encoder in training makes of this replica's images, `[n, C]`, L2-normalised."""
-        # The similarity, the loss and the dictionary are float32 whatever the encoder computes in.
-        return l2_normalize(tf.cast(encoder(images, training=True), self.variable_dtype))
-
-    def _augment(self, images, rows, count, seed):
-        """The images at `rows` of a global batch of `count`, as an encoder takes them."""
-        return images if self.augment is None else self.augment(images, rows, count, seed)
-
-    def logs(self, losses, logits, learning_rate):
-        """What a `train_step` returns: the means over the epoch so far, and the learning rate.
+    def _views(
+        self, x_q: tf.Tensor, x_k: tf.Tensor, symmetric: bool
+    ) -> tuple[list[View], list[View]]:
+        """Return the views to encode as queries and the views to encode as keys, in pairs.
 
         Args:
-            losses: `[n]`, of this replica's queries.
-            logits: `[n, 1 + K]`, the positive in column 0.
-            learning_rate: float scalar, of this step.
+            x_q: `[n, H, W, channels]`, the first view.
+            x_k: `[n, H, W, channels]`, the second view of the same images.
+            symmetric: Whether to add the pair with the two views exchanged.
+        """
+        step = self.step.value
+        query_view = View(x_q, seed_for("query_view", self.seed, step))
+        key_view = View(x_k, seed_for("key_view", self.seed, step))
+        if symmetric:
+            return [query_view, key_view], [key_view, query_view]
+        return [query_view], [key_view]
+
+    def _encode_queries(self, view: View) -> tf.Tensor:
+        """Return the queries of this replica's n images, L2-normalized `[n, C]`."""
+        n = view.images.shape[0]
+        images = self._augment(view, replica_rows(n), n * num_replicas())
+        return self._encode(self.query_encoder, images)
+
+    def _encode_keys(self, view: View) -> tf.Tensor:
+        """Return the keys of the N images of the global batch, L2-normalized `[N, C]`.
+
+        Each replica encodes n of them. With Shuffling BN these are not the images of its queries.
+        """
+        N = view.images.shape[0] * num_replicas()
+        order = None
+        if self.shuffle_bn:
+            order = permutation(N, seed_for("permutation", self.seed, self.step.value))
+        images, rows = shuffle(view.images, order)
+        images = self._augment(View(images, view.seed), rows, N)
+        return unshuffle(self._encode(self.key_encoder, images), order)
+
+    def _encode(self, encoder: keras.Model, images: tf.Tensor) -> tf.Tensor:
+        """Apply an encoder in training mode to `[n, H, W, channels]` and L2-normalize: `[n, C]`."""
+        # Similarities, loss and dictionary are float32 even if the encoder computes in float16 or
+        # bfloat16.
+        return l2_normalize(tf.cast(encoder(images, training=True), self.variable_dtype))
+
+    def _augment(self, view: View, rows: tf.Tensor, count: int) -> tf.Tensor:
+        """Augment the images at `rows` of a global batch of `count` images."""
+        if self.augment is None:
+            return view.images
+        return self.augment(view.images, rows, count, view.seed)
+
+    def logs(self, losses: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Return the means over the epoch so far and the learning rate, as `train_step` does.
+
+        Call it before the optimizer moves on to the learning rate of the next step.
+
+        Args:
+            losses: `[n]`, the losses of this replica's queries.
+            logits: `[n, 1 + K]`, with the positive in column 0.
         """
         self.loss_metric.update_state(losses)
         self.top1_metric.update_state(contrastive_accuracy(logits, 1))
         self.top5_metric.update_state(contrastive_accuracy(logits, 5))
         logs = {metric.name: metric.result() for metric in self.metrics}
-        return {**logs, "learning_rate": learning_rate}
+        return {**logs, "learning_rate": self.optimizer.learning_rate}
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that `fit` resets at the start of each epoch."""
         return [self.loss_metric, self.top1_metric, self.top5_metric]
 
-    def compile(self, optimizer, **kwargs):
-        """Configures training.
+    def compile(self, optimizer: keras.optimizers.Optimizer, **kwargs: Any) -> None:
+        """Configure the training.
 
         Args:
-            optimizer: a `keras.optimizers.Optimizer`, such as `moco_tf.optimizers.SGD`. It gets
-                `learned_variables` alone. Where the encoder computes in float16, it is wrapped in
+            optimizer: Optimizer of the learned variables, such as `moco_tf.optimizers.SGD`. If the
+                encoder computes in float16, the optimizer is wrapped in
                 `moco_tf.optimizers.LossScaling`.
-            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in Keras.
+            **kwargs: `jit_compile`, `run_eagerly` and `steps_per_execution`, as in
+                `keras.Model.compile`.
         """
         if self.compute_dtype == "float16":
             optimizer = LossScaling(optimizer)
         super().compile(optimizer=optimizer, **kwargs)
         self.optimizer.build(self.learned_variables)
 
-    def call(self, images, training=False):
-        """The query encoder's projections of normalised images, not L2-normalised."""
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Return the projections of the query encoder, not L2-normalized.
+
+        Args:
+            images: `[N, H, W, channels]`, normalized as the encoder takes them.
+            training: Whether BatchNormalization uses the statistics of the batch.
+        """
         return self.query_encoder(images, training=training)
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Assign the weights of one model to another model of the same architecture."""
+    for source_weight, target_weight in zip(source.weights, target.weights, strict=True):
+        target_weight.assign(source_weight.value)

@@ -1,4 +1,7 @@
-"""The dictionary of keys that a query is looked up in (section 3.2): a queue, or a memory bank."""
+"""Dictionaries of keys that queries are compared with (section 3.2): a queue, or a memory bank."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,127 +11,153 @@ from moco_tf.seeds import seed_for
 
 
 class Queue(keras.layers.Layer):
-    """The dictionary as a queue: the newest K keys, the oldest of which leave first.
+    """A dictionary of the newest K keys, in which new keys replace the oldest.
 
     Args:
-        size: int K > 0.
-        dim: int C, length of a key.
-        seed: int, of the random unit vectors that fill the queue before the first keys come.
+        size: Number K of keys, greater than 0.
+        dim: Length C of a key.
+        seed: Random seed of the unit vectors that fill the queue before the first keys.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
-        keys: non-trainable weight `[K, C]`, L2-normalised rows; float32 whatever the precision
-            of the encoders (float64 under the dtype policy "float64").
-        pointer: non-trainable int64 scalar, the row that the next key is written to.
+        keys: Non-trainable weight `[K, C]` with L2-normalized rows. It is float32 for any
+            precision of the encoders, and float64 under the dtype policy "float64".
+        pointer: Non-trainable int64 scalar, the row that the next key is written to.
     """
 
-    def __init__(self, size, dim, seed=0, **kwargs):
+    def __init__(self, size: int, dim: int, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
         self.dim = dim
         self.seed = seed
 
-    def build(self, input_shape=None):
-        frozen = dict(trainable=False, autocast=False)
+    def build(self, input_shape: Any = None) -> None:
+        """Create the weights."""
         self.keys = self.add_weight(
             shape=(self.size, self.dim),
             initializer=random_unit_vectors(self.seed),
+            trainable=False,
+            autocast=False,
             name="keys",
-            **frozen,
         )
         self.pointer = self.add_weight(
-            shape=(), initializer="zeros", dtype="int64", name="pointer", **frozen
+            shape=(),
+            initializer="zeros",
+            dtype="int64",
+            trainable=False,
+            autocast=False,
+            name="pointer",
         )
 
-    def enqueue(self, keys):
-        """Writes `keys`, `[N, C]`, over the oldest; N and K may be any positive numbers.
+    def enqueue(self, keys: tf.Tensor) -> None:
+        """Replace the oldest keys.
 
-        Of more than K keys at once only the last K stay, where they would have come to lie had
-        they been enqueued one by one.
+        If there are more than K new keys, the queue keeps the last K, at the rows that they would
+        have if all keys were enqueued one by one.
+
+        Args:
+            keys: `[N, C]`, L2-normalized. N need not divide K.
         """
         count = keys.shape[0]
         newest = tf.range(max(0, count - self.size), count, dtype=tf.int64)
         rows = (self.pointer.value + newest) % self.size
-        kept = tf.cast(keys[max(0, count - self.size) :], self.keys.dtype)
-        self.keys.assign(tf.tensor_scatter_nd_update(self.keys.value, rows[:, tf.newaxis], kept))
+        newest_keys = tf.cast(keys[max(0, count - self.size) :], self.keys.dtype)
+        self.keys.assign(
+            tf.tensor_scatter_nd_update(self.keys.value, rows[:, tf.newaxis], newest_keys)
+        )
         self.pointer.assign((self.pointer.value + count) % self.size)
 
 
 class Bank(keras.layers.Layer):
-    """The dictionary as a memory bank: one representation of every image (Wu et al., CVPR 2018).
+    """A memory bank, with one representation of every image (Wu et al., CVPR 2018).
 
     Args:
-        size: int M > 1, images of the data set.
-        dim: int C, length of a representation.
-        momentum: float in [0, 1], what is kept of an image's representation when the image is
-            seen again; 0.5 in Wu et al.'s code.
-        seed: int, of the random unit vectors that stand for the images that were not seen yet,
-            and of the draws.
+        size: Number M of images in the data set, greater than 1.
+        dim: Length C of a representation.
+        momentum: Fraction of an image's representation that is kept when the image is seen again,
+            in [0, 1]; 0.5 in the code of Wu et al.
+        seed: Random seed of the draws, and of the unit vectors that represent the images before
+            they are seen.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
-        representations: non-trainable weight `[M, C]`, L2-normalised rows, one for each image;
-            float32 whatever the precision of the encoder (float64 under the dtype policy
-            "float64").
+        representations: Non-trainable weight `[M, C]` with L2-normalized rows, one for each image.
+            It is float32 for any precision of the encoder, and float64 under the dtype policy
+            "float64".
     """
 
-    def __init__(self, size, dim, momentum=0.5, seed=0, **kwargs):
+    def __init__(
+        self, size: int, dim: int, momentum: float = 0.5, seed: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.size = size
         self.dim = dim
         self.momentum = momentum
         self.seed = seed
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
+        """Create the weights."""
         self.representations = self.add_weight(
             shape=(self.size, self.dim),
             initializer=random_unit_vectors(self.seed),
-            name="representations",
             trainable=False,
             autocast=False,
+            name="representations",
         )
 
-    def look_up(self, rows):
-        """The representations of the images at `rows`, int64 `[n]`: `[n, C]`."""
+    def look_up(self, rows: tf.Tensor) -> tf.Tensor:
+        """Return the representations of the images at `rows`, int64 `[n]`, as `[n, C]`."""
         return tf.gather(self.representations.value, rows)
 
-    def draw(self, count, step):
-        """Draws from the M - 1 other images of any image, with replacement, alike on all replicas.
+    def draw(self, count: int, step: int | tf.Tensor) -> tf.Tensor:
+        """Draw from the M - 1 images other than the query's, with replacement.
+
+        The draws are the same on every replica. A draw r stands for row r of the bank if r is less
+        than the row of the query's image, and for row r + 1 otherwise.
 
         Args:
-            count: int K.
+            count: Number K of draws.
             step: int64 scalar, the number of the step.
 
         Returns:
-            int64 `[K]` of 0 to M - 2; draw r is row r for the images after it, and row r + 1 for
-            the image at r and those before.
+            int64 `[K]`, uniform from 0 to M - 2.
         """
-        # There is no key view that would use this seed.
+        # The seed of the key view is free, since this mechanism has no key view.
         seed = seed_for("key_view", self.seed, step)
         return tf.random.stateless_uniform([count], seed, 0, self.size - 1, tf.int64, alg="philox")
 
-    def update(self, rows, queries):
-        """Moves the representations of the images at `rows`, int64 `[N]`, to `queries`, `[N, C]`.
+    def update(self, rows: tf.Tensor, queries: tf.Tensor) -> None:
+        """Move representations towards queries.
 
-        `normalize(momentum * representation + (1 - momentum) * query)`; of an image that is there
-        several times, by its last query.
+        The new representation is normalize(momentum * representation + (1 - momentum) * query). If
+        an image occurs more than once, its last query counts.
+
+        Args:
+            rows: int64 `[N]`, the rows of the images in the bank.
+            queries: `[N, C]`, L2-normalized.
         """
         queries = tf.cast(queries, self.representations.dtype)
-        moved = self.momentum * self.look_up(rows) + (1 - self.momentum) * queries
-        # Several writes to one row come in any order: let all of them write the same.
-        same = rows[:, tf.newaxis] == rows
-        last = tf.reduce_max(tf.where(same, tf.range(len(rows)), 0), axis=1)
-        # In place: `assign` would copy the whole bank at every step.
+        updated = self.momentum * self.look_up(rows) + (1 - self.momentum) * queries
+        # Several writes to one row happen in any order, so all of them write the same value.
+        is_same_image = rows[:, tf.newaxis] == rows
+        last = tf.reduce_max(tf.where(is_same_image, tf.range(len(rows)), 0), axis=1)
+        # In place, since `assign` would copy the whole bank in every step.
         tf.raw_ops.ResourceScatterUpdate(
             resource=self.representations.value.handle,
             indices=rows,
-            updates=tf.gather(l2_normalize(moved), last),
+            updates=tf.gather(l2_normalize(updated), last),
         )
 
 
-def random_unit_vectors(seed):
-    """An initializer of rows that lie evenly over the sphere; seed: int, the run's."""
-    seed = seed_for("queue", seed, 0)
+def random_unit_vectors(seed: int) -> Callable[[tuple[int, ...], str], tf.Tensor]:
+    """Return an initializer whose rows are uniformly distributed on the unit sphere.
 
-    def initializer(shape, dtype):
-        return l2_normalize(tf.random.stateless_normal(shape, seed, dtype=dtype))
+    Args:
+        seed: Random seed of the run.
+    """
+    queue_seed = seed_for("queue", seed, 0)
+
+    def initializer(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
+        return l2_normalize(tf.random.stateless_normal(shape, queue_seed, dtype=dtype))
 
     return initializer

@@ -1,26 +1,28 @@
-"""The contrastive loss, InfoNCE (equation 1), and the accuracy of the classifier behind it."""
+"""The contrastive loss InfoNCE (equation 1), and the accuracy of the classifier that it trains."""
 
 import tensorflow as tf
 
 
-def l2_normalize(x):
-    """Divides each row of `x`, `[N, C]`, by its L2 norm, or by 1e-12 where that is larger."""
+def l2_normalize(x: tf.Tensor) -> tf.Tensor:
+    """Divide each row of `x`, `[N, C]`, by its L2 norm, or by 1e-12 if the norm is smaller."""
     return tf.math.l2_normalize(x, axis=1, epsilon=1e-24)
 
 
-def info_nce(queries, keys, negatives, temperature):
-    """InfoNCE over one positive and K negatives (equation 1).
+def info_nce(
+    queries: tf.Tensor, keys: tf.Tensor, negatives: tf.Tensor, temperature: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Compute InfoNCE with one positive and K negatives for each query (equation 1).
 
     Args:
-        queries: `[N, C]`, L2-normalised.
-        keys: `[N, C]`, L2-normalised; row i is the positive of query i.
-        negatives: `[K, C]`, L2-normalised, the negatives of every query.
-        temperature: float > 0, tau.
+        queries: `[N, C]`, L2-normalized.
+        keys: `[N, C]`, L2-normalized; row i is the positive of query i.
+        negatives: `[K, C]`, L2-normalized, the negatives of every query.
+        temperature: The temperature tau, greater than 0.
 
     Returns:
         loss: `[N]`, the log loss of the (K+1)-way classification of each query, in nats; ln(K+1)
-            where the keys say nothing.
-        logits: `[N, 1 + K]`, dot products over the temperature, the positive in column 0.
+            if the keys carry no information.
+        logits: `[N, 1 + K]`, dot products divided by the temperature, the positive in column 0.
     """
     positive = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # N x 1
     negative = tf.matmul(queries, negatives, transpose_b=True)  # N x K
@@ -28,29 +30,31 @@ def info_nce(queries, keys, negatives, temperature):
     return log_loss(logits), logits
 
 
-def info_nce_in_batch(queries, keys, rows, temperature):
-    """InfoNCE whose dictionary is the batch: the negatives are the other images' keys (Figure 2a).
+def info_nce_in_batch(
+    queries: tf.Tensor, keys: tf.Tensor, rows: tf.Tensor, temperature: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Compute InfoNCE with the keys of the other images of the batch as negatives (Figure 2a).
 
     Args:
-        queries: `[n, C]`, L2-normalised.
-        keys: `[N, C]`, L2-normalised, of the global batch.
+        queries: `[n, C]`, L2-normalized.
+        keys: `[N, C]`, L2-normalized, the keys of the global batch.
         rows: int32 `[n]`; row `rows[i]` of the keys is the positive of query i.
-        temperature: float > 0, tau.
+        temperature: The temperature tau, greater than 0.
 
     Returns:
-        loss: `[n]`, as of `info_nce`; ln(N) where the keys say nothing.
-        logits: `[n, N]`, dot products over the temperature, the positive in column 0.
+        loss: `[n]`, as from `info_nce`; ln(N) if the keys carry no information.
+        logits: `[n, N]`, dot products divided by the temperature, the positive in column 0.
     """
     count = keys.shape[0]
     logits = tf.matmul(queries, keys, transpose_b=True) / temperature  # n x N
-    # Each query's keys in their order, beginning with its own.
+    # Rotate each row so that the positive comes first.
     columns = (rows[:, tf.newaxis] + tf.range(count)) % count
     logits = tf.gather(logits, columns, batch_dims=1)
     return log_loss(logits), logits
 
 
-def log_loss(logits):
-    """The log loss of a softmax-based classifier whose right answer is column 0.
+def log_loss(logits: tf.Tensor) -> tf.Tensor:
+    """Compute the log loss of a softmax classifier whose correct class is column 0.
 
     Args:
         logits: `[N, 1 + K]`.
@@ -58,24 +62,24 @@ def log_loss(logits):
     Returns:
         `[N]`, in nats.
     """
-    labels = tf.zeros(tf.shape(logits)[:1], tf.int32)  # the positive is the 0-th
+    labels = tf.zeros(tf.shape(logits)[:1], tf.int32)  # positives are the 0-th
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
-def contrastive_accuracy(logits, k):
-    """Whether each query's positive is among its `k` best keys.
+def contrastive_accuracy(logits: tf.Tensor, k: int) -> tf.Tensor:
+    """Return whether the positive of each query is among its `k` most similar keys.
 
-    A negative that is as good as the positive counts as better, so that features which have
-    collapsed to one point score 0 and not 1.
+    A negative that is as similar as the positive counts as more similar, so that features that
+    collapse to a single point score 0 instead of 1.
 
     Args:
-        logits: `[N, 1 + K]`, the positive in column 0.
-        k: int.
+        logits: `[N, 1 + K]`, with the positive in column 0.
+        k: Number of keys to consider.
 
     Returns:
-        `[N]` of 0.0 and 1.0, float32.
+        float32 `[N]` of 0.0 and 1.0.
     """
-    # Equal similarities differ in their last bits, being summed in different orders.
+    # Equal similarities can differ in their last bits, since they are summed in different orders.
     positive = logits[:, :1] - 1e-5 * tf.abs(logits[:, :1])
     ahead = tf.reduce_sum(tf.cast(logits[:, 1:] >= positive, tf.int32), axis=1)
     return tf.cast(ahead < k, tf.float32)

@@ -1,125 +1,136 @@
-"""Momentum Contrast: the paper's Algorithm 1 as a Keras model."""
+"""Momentum Contrast: Algorithm 1 of the paper as a Keras model."""
 
+from collections.abc import Callable
+from typing import Any
+
+import keras
 import tensorflow as tf
 
-from moco_tf.distribution import num_replicas, own_rows
-from moco_tf.mechanisms.base import Mechanism
+from moco_tf.distribution import num_replicas, replica_rows
+from moco_tf.mechanisms.base import Augmentation, Mechanism, copy_weights
 from moco_tf.mechanisms.dictionaries import Queue
 from moco_tf.mechanisms.losses import info_nce
-from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import move_towards
-from moco_tf.seeds import seed_for
 
 
 class MoCo(Mechanism):
-    """Momentum Contrast (He et al., CVPR 2020) around any encoder.
+    """Momentum Contrast (He et al., CVPR 2020) for any encoder.
+
+    `fit` takes batches `(query_images, key_images)`: two views `[N, H, W, channels]` of the same N
+    images, uint8 with an `augment` and float without. N must be static, so batch the data set with
+    `drop_remainder=True`. `compile` takes an optimizer and no loss. `fit` reports the loss, the
+    contrastive top-1 and top-5 accuracy and the learning rate. A loss of ln(K + 1) is chance level.
 
     Args:
-        build_encoder: callable without arguments that returns a new, built `keras.Model` from
-            images to projections `[N, C]`. It is called twice.
-        queue_size: int K, keys in the dictionary; any positive number.
-        momentum: float m in [0, 1], equation 2.
-        temperature: float tau > 0, equation 1.
-        shuffle_bn: bool, Shuffling BN (section 3.3). It needs an encoder whose BatchNormalization
-            has more than one group in the global batch; False shows what it prevents.
-        symmetric_loss: bool; True adds the loss of the same images with the two views exchanged, as
-            the reference's recipe for CIFAR-10 may. The sum is what is minimised and the mean what
-            is logged, beside chance; both views' keys are enqueued.
-        augment: the photometric half of the augmentation on the device, called as
-            `augment(images, rows, count, seed)`; see `moco_tf.augment.Augment`. None where the
-            views come fully augmented and normalised.
-        seed: int; with the number of the step it determines every random draw of the step.
+        build_encoder: Function without arguments that returns a new, built model from images to
+            projections `[N, C]`, such as one of `moco_tf.encoders.build`. It is called twice.
+        queue_size: Number K of keys in the queue; any positive integer.
+        momentum: The momentum m of equation 2, in [0, 1].
+        temperature: The temperature tau of equation 1, greater than 0.
+        shuffle_bn: Whether to use Shuffling BN (section 3.3). It requires an encoder whose
+            BatchNormalization has more than one group in the global batch, as with several
+            replicas or with `bn_groups` greater than 1. `False` shows what Shuffling BN prevents.
+        symmetric_loss: Whether to add the loss of the same images with the two views exchanged, as
+            the reference implementation's recipe for CIFAR-10 can do. The sum of both is minimized
+            and their mean is reported, so that chance level stays the same. The keys of both views
+            are enqueued.
+        augment: Photometric part of the augmentation, which runs on the device; called as
+            `augment(images, rows, count, seed)`, see `moco_tf.data.augment.Augment`. `None` if
+            the views are already augmented and normalized.
+        seed: Random seed. With the number of the step, it determines every random draw.
+        **kwargs: Arguments of `keras.Model`.
 
     Attributes:
-        query_encoder, key_encoder: the two encoders f_q and f_k, of one architecture.
-        queue: `moco_tf.dictionaries.Queue`, with the weights `keys` `[K, C]` and `pointer`.
-        step: non-trainable int64 scalar, steps taken so far.
-        seconds_waiting: float, spent by `fit` until now on waiting for data.
-
-    `fit` takes batches `(query_images, key_images)`, two views `[N, H, W, C]` of the same N
-    images: uint8 with an `augment`, else floats. N must be known when the step is traced
-    (`drop_remainder=True`). `compile` takes an optimizer and no loss.
+        query_encoder: The encoder f_q, which back-propagation updates.
+        key_encoder: The encoder f_k, which the momentum update moves (equation 2).
+        queue: The dictionary, a `moco_tf.mechanisms.dictionaries.Queue` with the weights `keys`,
+            `[K, C]` in float32 with L2-normalized rows, and `pointer`, an int64 scalar.
+        step: Non-trainable int64 scalar, the number of steps taken so far.
+        seconds_waiting: Seconds that `fit` has spent waiting for data so far.
 
     Example:
-        >>> model = moco_tf.MoCo(
-        ...     lambda: moco_tf.encoders.build("resnet50", head="linear", bn_groups=8))
-        >>> model.compile(moco_tf.optimizers.SGD(0.03))
-        >>> model.fit(batches_of_two_views)
+        >>> import numpy as np
+        >>> import tensorflow as tf
+        >>> import moco_tf
+        >>> def build_encoder():
+        ...     return moco_tf.encoders.build("resnet8", head="mlp", stem="small", bn_groups=2)
+        >>> model = moco_tf.MoCo(build_encoder, queue_size=32)
+        >>> model.compile(moco_tf.optimizers.SGD(learning_rate=0.03))
+        >>> views = np.random.default_rng(0).normal(size=(2, 16, 16, 16, 3)).astype("float32")
+        >>> data = tf.data.Dataset.from_tensor_slices((views[0], views[1]))
+        >>> history = model.fit(data.batch(8, drop_remainder=True), verbose=0).history
+        >>> sorted(history)
+        ['contrastive_top1', 'contrastive_top5', 'learning_rate', 'loss']
+        >>> tuple(model.queue.keys.shape), int(model.queue.pointer.numpy())
+        ((32, 128), 16)
     """
 
     def __init__(
         self,
-        build_encoder,
-        queue_size=65536,
-        momentum=0.999,
-        temperature=0.07,
-        shuffle_bn=True,
-        symmetric_loss=False,
-        augment=None,
-        seed=0,
-        **kwargs,
-    ):
+        build_encoder: Callable[[], keras.Model],
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        shuffle_bn: bool = True,
+        symmetric_loss: bool = False,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
         self.momentum = momentum
         self.shuffle_bn = shuffle_bn
         self.symmetric_loss = symmetric_loss
 
         self.query_encoder = build_encoder()
-        # It stays trainable, though no gradient reaches it: `trainable = False` would put its
-        # BatchNormalization into inference mode, and nothing would be left to shuffle.
+        # The key encoder stays trainable, although no gradient reaches it: `trainable = False`
+        # would put its BatchNormalization into inference mode, with nothing left to shuffle.
         self.key_encoder = build_encoder()
-        for theirs, ours in zip(self.query_encoder.weights, self.key_encoder.weights, strict=True):
-            ours.assign(theirs.value)
+        copy_weights(self.query_encoder, self.key_encoder)
         self.queue = Queue(queue_size, self.query_encoder.output_shape[-1], seed)
         self.queue.build()
 
-    def train_step(self, data):
-        """Algorithm 1, for this replica's n of the N images of the global batch."""
+    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Take one step of Algorithm 1 with this replica's n of the N images of the global batch.
+
+        With a symmetric loss, every image is once a query and once a key, and the tensors have
+        twice as many rows as the comments say.
+
+        Args:
+            data: Two views of this replica's images, `[n, H, W, channels]` each.
+
+        Returns:
+            The values that `fit` reports.
+        """
         x_q, x_k = data
-        step, n = self.step.value, x_q.shape[0]
+        n = x_q.shape[0]
         N = n * num_replicas()
+        query_views, key_views = self._views(x_q, x_k, self.symmetric_loss)
 
-        # One pair of views, or with their roles exchanged a second one.
-        query_view = x_q, seed_for("query_view", self.seed, step)
-        key_view = x_k, seed_for("key_view", self.seed, step)
-        pairs = [(query_view, key_view)]
-        if self.symmetric_loss:
-            pairs.append((key_view, query_view))
+        # keys of all replicas, without gradient
+        k = [self._encode_keys(view) for view in key_views]  # N x C
+        k_positive = tf.concat([tf.gather(keys, replica_rows(n)) for keys in k], 0)  # n x C
 
-        # Keys, without gradient; Shuffling BN encodes them in another order.
-        order = None
-        if self.shuffle_bn:
-            order = permutation(N, seed_for("permutation", self.seed, step))
-        k = [self._keys(*view, order, N) for _, view in pairs]  # keys: N x C
-        k_own = tf.concat([tf.gather(keys, own_rows(n)) for keys in k], 0)  # of the queries: n x C
-
-        x_q = [self._augment(x, own_rows(n), N, seed) for (x, seed), _ in pairs]
         theta_q = self.query_encoder.trainable_variables
+        weights_q = [variable.value for variable in theta_q]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in theta_q])
-            q = tf.concat([self._encode(self.query_encoder, x) for x in x_q], 0)  # queries: n x C
-            losses, logits = info_nce(q, k_own, self.queue.keys.value, self.temperature)
-            # Gradients are summed over the replicas: the mean is over the global batch.
+            tape.watch(weights_q)
+            q = tf.concat([self._encode_queries(view) for view in query_views], 0)  # n x C
+            # contrastive loss, equation 1: losses n, logits n x (1 + K)
+            losses, logits = info_nce(q, k_positive, self.queue.keys.value, self.temperature)
+            # the mean over the global batch, since the optimizer sums over the replicas
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
-
-        gradients = tape.gradient(loss, [variable.value for variable in theta_q])
-        learning_rate = self.optimizer.learning_rate  # of this step; after it, of the next
+        logs = self.logs(losses, logits)
 
         # SGD update: query encoder
-        self.optimizer.apply(gradients, theta_q)
+        self.optimizer.apply(tape.gradient(loss, weights_q), theta_q)
 
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         m, theta_k = self.momentum, self.key_encoder.trainable_variables
         for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
             move_towards(variable_q, variable_k, 1 - m)  # k <- m * k + (1 - m) * q
 
-        # The current keys replace the oldest, after the negatives were read.
+        # update dictionary: the keys of this step replace the oldest
         self.queue.enqueue(tf.concat(k, 0))
-        self.step.assign(step + 1)
-        return self.logs(losses, logits, learning_rate)
-
-    def _keys(self, images, seed, order, N):
-        """The keys of one view of the global batch, `[N, C]`, of which this replica encodes n."""
-        images, rows = shuffle(images, order)
-        images = self._augment(images, rows, N, seed)
-        return unshuffle(self._encode(self.key_encoder, images), order)
+        self.step.assign(self.step.value + 1)
+        return logs

@@ -1,55 +1,55 @@
 """Shuffling BN (section 3.3): keys are encoded in another order than their queries.
 
-The groups of BatchNormalization are blocks of the batch. Permuting the keys' images over the whole
-global batch before the key encoder, and the keys back after it, makes the statistics behind a
-query and behind its positive key come from two different subsets of the batch.
+The groups of BatchNormalization are blocks of the batch. The images of the keys are permuted over
+the global batch before the key encoder, and the keys are brought back into order after it. The
+statistics of a query and of its positive key thus come from two different subsets of the batch.
 """
 
 import tensorflow as tf
 
-from moco_tf.distribution import all_gather, own_rows
+from moco_tf.distribution import all_gather, replica_rows
 
 
-def permutation(count, seed):
-    """A random order of the global batch, the same on every replica without being sent.
+def permutation(count: int, seed: tf.Tensor) -> tf.Tensor:
+    """Return a random order of the global batch, which every replica computes for itself.
 
     Args:
-        count: int N, the size of the global batch.
-        seed: int `[2]`.
+        count: Size N of the global batch.
+        seed: Integers `[2]`, the same on every replica.
 
     Returns:
         int32 `[N]`.
     """
-    # An argsort compiles on every accelerator, and a shuffle does not. Integers, since TensorFlow
-    # and XLA make different floats of the same bits.
+    # An argsort compiles on every accelerator; `stateless_shuffle` does not. The draws are
+    # integers, since TensorFlow and XLA compute different floats from the same bits.
     bits = tf.random.stateless_uniform([count], seed, None, None, tf.int32, alg="philox")
     return tf.argsort(bits, stable=True)
 
 
-def shuffle(images, order):
-    """Takes this replica's share of the permuted global batch.
+def shuffle(images: tf.Tensor, order: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return this replica's part of the permuted global batch.
 
     Args:
-        images: `[n, H, W, C]`, this replica's images.
-        order: int32 `[N]`, from `permutation`; None leaves the order as it is.
+        images: `[n, H, W, channels]`, this replica's images.
+        order: int32 `[N]` from `permutation`, or `None` to keep the order.
 
     Returns:
-        images: `[n, H, W, C]`, the images at `rows`.
-        rows: int32 `[n]`, where they stand in the unpermuted global batch.
+        images: `[n, H, W, channels]`, the images at `rows`.
+        rows: int32 `[n]`, the rows of these images in the global batch before the permutation.
     """
-    rows = own_rows(images.shape[0])
+    rows = replica_rows(images.shape[0])
     if order is None:
         return images, rows
     rows = tf.gather(order, rows)
     return tf.gather(all_gather(images), rows), rows
 
 
-def unshuffle(keys, order):
-    """Brings the keys of all replicas back into the order of the global batch.
+def unshuffle(keys: tf.Tensor, order: tf.Tensor | None) -> tf.Tensor:
+    """Return the keys of all replicas in the order of the global batch.
 
     Args:
-        keys: `[n, C]`, this replica's keys, in the order of `shuffle`.
-        order: the same as there.
+        keys: `[n, C]`, this replica's keys in the order of `shuffle`.
+        order: The `order` that `shuffle` was called with.
 
     Returns:
         `[N, C]`.

@@ -40,7 +40,7 @@ def test_a_model_of_five_channels_goes_there_and_comes_back(tmp_path):
     held = [m.variables + m.optimizer.variables for m in (model, back)]
     for a, b in zip(*held, strict=True):
         np.testing.assert_array_equal(b.numpy(), a.numpy(), err_msg=a.path)
-    words = r"conv1\.weight' has shape \(16, 5, 3, 3\), and here it is \(16, 3, 3, 3\)"
+    words = r"conv1\.weight' has shape \(16, 5, 3, 3\), expected \(16, 3, 3, 3\)"
     with pytest.raises(UserError, match=words):
         pytorch.from_checkpoint(small_model(), content)
 

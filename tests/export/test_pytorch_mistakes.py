@@ -59,7 +59,7 @@ def photos(tmp_path_factory):
         (
             "module.queue",
             torch.zeros(DIM, 25),
-            f"shape ({DIM}, 25), and here it is ({DIM}, {KEYS})",
+            f"shape ({DIM}, 25), expected ({DIM}, {KEYS})",
         ),
         ("module.queue", torch.zeros(16, KEYS), f"shape (16, {KEYS})"),
         ("module.queue", torch.zeros(KEYS, DIM), f"shape ({KEYS}, {DIM})"),
