@@ -9,7 +9,7 @@ import tensorflow as tf
 pytest.importorskip("keras_hub")
 pytest.importorskip("pycocotools")
 
-from moco_tf.backbones import loading
+from moco_tf import encoders
 from moco_tf.data.boxes import load as load_boxes
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.errors import UserError
@@ -153,7 +153,7 @@ def overlap(one, other):
 
 @pytest.fixture(scope="module")
 def detector():
-    encoder = to_keras_hub(loading.random_network("resnet18", "imagenet", 3, 0))
+    encoder = to_keras_hub(encoders.random_network("resnet18", "imagenet", 3, 0))
     return training.build(DETECTION, encoder, CLASSES, SIZE, 0)
 
 
@@ -228,7 +228,7 @@ def test_the_loss_is_the_papers(detector, monkeypatch):
 def test_two_scenes_are_learnt(tmp_path):
     images = load_boxes(f"coco:{write(tmp_path, 2, 1)}")
     images = dataclasses.replace(images, test=images.train)
-    encoder = to_keras_hub(loading.random_network("resnet18", "imagenet", 3, 0))
+    encoder = to_keras_hub(encoders.random_network("resnet18", "imagenet", 3, 0))
     model = training.build(DETECTION, encoder, len(images.class_names), SIZE, 0)
     before, _ = training.evaluate(DETECTION, model, images, SIZE)
     settings = dict(steps=40, milestones=(30,), warmup_steps=5, batch_size=2)

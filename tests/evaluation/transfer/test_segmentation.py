@@ -10,7 +10,7 @@ pytest.importorskip("keras_hub")
 pytest.importorskip("pycocotools")
 from pycocotools import mask
 
-from moco_tf.backbones import loading
+from moco_tf import encoders
 from moco_tf.data.boxes import load as load_boxes
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.data.boxes.letterbox import IGNORED, map_in_square
@@ -136,7 +136,7 @@ def test_the_loss_is_the_cross_entropy_of_the_pixels_that_count():
 def test_two_scenes_are_learnt(tmp_path):
     images = load_boxes(f"coco:{write(tmp_path, 2, 1)}", masks=True)
     images = dataclasses.replace(images, test=images.train)
-    encoder = to_keras_hub(loading.random_network("resnet18", "imagenet", 3, 0))
+    encoder = to_keras_hub(encoders.random_network("resnet18", "imagenet", 3, 0))
     model = training.build(SEGMENTATION, encoder, len(images.class_names), 64, 0)
     before, _ = training.evaluate(SEGMENTATION, model, images, 64)
     settings = dict(learning_rate=0.02, steps=60, milestones=(45,), warmup_steps=5, batch_size=2)
