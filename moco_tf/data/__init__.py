@@ -1,1 +1,1 @@
-"""From images on disk to batches of two views."""
+"""Data: sources, decoding, augmentation and batches of two views."""

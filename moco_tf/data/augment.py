@@ -1,106 +1,139 @@
-"""The photometric half of the augmentation, on the device: one vectorised layer.
+"""The photometric half of the augmentation, on the device: one vectorized layer.
 
-Every image gets parameters of its own, a function of the seed of the step and of the image's row
-in the global batch, so views do not depend on the number of devices that share the batch.
+Every image has parameters of its own, a function of the step's seed and of the image's row in the
+global batch. Views therefore do not depend on the number of devices that share the batch.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.normalization import mean_and_std
+from moco_tf.data.recipes import Recipe
 from moco_tf.errors import UserError
 
-# ITU-R 601 luma, as Pillow and torchvision convert to grey.
-GREY = (0.299, 0.587, 0.114)
+# ITU-R 601 luma, with which Pillow and torchvision convert to grayscale.
+LUMA = (0.299, 0.587, 0.114)
 
 
 class Augment:
-    """Colour jitter, grey, blur and normalisation of a batch of uint8 images.
+    """Color jitter, grayscale, blur and normalization of a batch of uint8 images.
 
     Args:
-        recipe: a `Recipe`.
-        channels: int, of the images; 3 is RGB.
+        recipe: Operations to apply, and how strongly.
+        channels: Number of channels of the images; 3 is RGB.
+
+    Attributes:
+        recipe: The recipe.
+        mean: Mean of each channel, subtracted from the views; see `mean_and_std`.
+        std: Standard deviation of each channel, by which the views are divided.
 
     Raises:
-        UserError: the recipe has operations of RGB, and the images other channels.
+        UserError: If the recipe has operations that are defined for RGB only and the images have
+            other channels.
 
     Example:
-        >>> augment = Augment(RECIPES["v2"])
-        >>> views = augment(images, rows=tf.range(256), count=256, seed=[0, step])
+        >>> from moco_tf.data.recipes import RECIPES
+        >>> augment = Augment(RECIPES["v1"])
+        >>> images = tf.zeros([4, 32, 32, 3], tf.uint8)
+        >>> augment(images, rows=tf.range(4), count=4, seed=[0, 0]).shape
+        TensorShape([4, 32, 32, 3])
     """
 
-    DRAWS = 12  # uniform numbers that one image needs
+    DRAWS = 12  # Random numbers per image.
 
-    def __init__(self, recipe, channels=3):
+    def __init__(self, recipe: Recipe, channels: int = 3) -> None:
         if channels != 3 and recipe.rgb_operations:
             raise UserError(
-                f"the recipe has operations of RGB ({', '.join(recipe.rgb_operations)}), and the "
-                f"images have {channels} channels: give Augment recipe.without_rgb_operations()"
+                f"the recipe has operations for RGB ({', '.join(recipe.rgb_operations)}), and the "
+                f"images have {channels} channels: pass recipe.without_rgb_operations() to Augment"
             )
         self.recipe = recipe
         self.mean, self.std = mean_and_std(channels)
 
-    def __call__(self, images, rows, count, seed):
-        """Augments one view.
+    def __call__(
+        self,
+        images: tf.Tensor,
+        rows: tf.Tensor,
+        count: int | tf.Tensor,
+        seed: tf.Tensor | Sequence[int],
+    ) -> tf.Tensor:
+        """Return one augmented and normalized view of each image.
 
         Args:
             images: uint8 `[n, H, W, channels]`.
-            rows: int32 `[n]`, where the images stand in the global batch.
-            count: int, the size of the global batch.
+            rows: Rows of the images in the global batch, int32 `[n]`.
+            count: Size of the global batch.
             seed: int64 `[2]`.
 
         Returns:
-            float32 `[n, H, W, channels]`, normalised by `mean_and_std`.
+            float32 `[n, H, W, channels]`, normalized by `mean_and_std`.
         """
         return self._augment(images, tf.gather(self.draws(count, seed), rows))
 
-    def draws(self, count, seed):
-        """The random numbers of each image of the global batch, float32 `[count, DRAWS]`."""
-        # Philox by name: the algorithm that "auto" takes depends on the device. Integers, since
-        # TensorFlow and XLA make different floats of the same bits.
+    def draws(self, count: int | tf.Tensor, seed: tf.Tensor | Sequence[int]) -> tf.Tensor:
+        """Return the random numbers of each image of the global batch.
+
+        Args:
+            count: Size of the global batch.
+            seed: int64 `[2]`.
+
+        Returns:
+            float32 `[count, DRAWS]`, uniform in [0, 1).
+        """
+        # Philox by name, because the algorithm chosen by "auto" depends on the device. Integers,
+        # because TensorFlow and XLA make different floats of the same bits.
         bits = tf.random.stateless_uniform(
             [count, self.DRAWS], seed, None, None, tf.int32, alg="philox"
         )
         return tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
 
-    def describe(self, draws):
-        """What an image with these numbers, float `[DRAWS]`, goes through, as a list of words in
-        the order in which it happens. What the recipe leaves out, by an amount of 0, has none."""
+    def describe(self, draws: np.ndarray | tf.Tensor) -> list[str]:
+        """Return the operations that an image with given random numbers goes through.
+
+        Args:
+            draws: Random numbers of the image, float `[DRAWS]`.
+
+        Returns:
+            One string per operation, such as `"brightness 1.10"`, in the order in which they are
+            applied. Operations with strength 0 in the recipe are left out.
+        """
         recipe = self.recipe
-        jitter, brightness, contrast, saturation, hue, grey, blur, sigma, *order = map(float, draws)
-        colours = [
+        jitter, brightness, contrast, saturation, hue, gray, blur, sigma, *order = map(float, draws)
+        color_operations = [
             (recipe.brightness, f"brightness {_factor(brightness, recipe.brightness):.2f}"),
             (recipe.contrast, f"contrast {_factor(contrast, recipe.contrast):.2f}"),
             (recipe.saturation, f"saturation {_factor(saturation, recipe.saturation):.2f}"),
             (recipe.hue, f"hue {360 * (2 * hue - 1) * recipe.hue:+.0f}°"),
         ]
-        words = []
+        operations = []
         if jitter < recipe.jitter_probability:
-            in_order = [colours[turn] for turn in sorted(range(4), key=order.__getitem__)]
-            words = [word for amount, word in in_order if amount > 0]
-        if grey < recipe.grey_probability:
-            words.insert(0 if recipe.grey_first else len(words), "grey")
+            in_order = [color_operations[i] for i in sorted(range(4), key=order.__getitem__)]
+            operations = [operation for strength, operation in in_order if strength > 0]
+        if gray < recipe.grey_probability:
+            operations.insert(0 if recipe.grey_first else len(operations), "grey")
         if blur < recipe.blur_probability:
             low, high = recipe.blur_sigma
-            words.append(f"blur {low + sigma * (high - low):.1f} px")
-        return words
+            operations.append(f"blur {low + sigma * (high - low):.1f} px")
+        return operations
 
-    # Compiled even on the CPU, where it is several times faster so and the rest of the step is not.
+    # Compiled even on the CPU, where it is several times faster. The rest of the step is not.
     @tf.function(jit_compile=True)
-    def _augment(self, images, draws):
+    def _augment(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         recipe = self.recipe
         draws = tf.unstack(draws[:, :, tf.newaxis, tf.newaxis, tf.newaxis], axis=1)  # N x 1 x 1 x 1
-        jitter, brightness, contrast, saturation, hue, grey, blur, sigma, *order = draws
+        jitter, brightness, contrast, saturation, hue, gray, blur, sigma, *order = draws
 
-        # Channels first: over planes of one colour, the compiler vectorises every operation.
+        # Channels first: the compiler vectorizes every operation over planes of one color.
         x = tf.transpose(tf.cast(images, tf.float32) / 255.0, [0, 3, 1, 2])
         if recipe.grey_first and recipe.grey_probability > 0:
-            x = tf.where(grey < recipe.grey_probability, to_grey(x), x)
+            x = tf.where(gray < recipe.grey_probability, to_grayscale(x), x)
         brightness = _factor(brightness, recipe.brightness)
         contrast = _factor(contrast, recipe.contrast)
         if recipe.saturation > 0 or recipe.hue > 0:
-            jittered = jitter_colours(
+            jittered = jitter_colors(
                 x,
                 brightness,
                 contrast,
@@ -109,12 +142,12 @@ class Augment:
                 tf.argsort(tf.concat(order, axis=1), axis=1),
             )
         else:
-            # Without the other two, these keep the order that they have among the four.
+            # Without the other two, brightness and contrast keep their order among the four.
             order = tf.argsort(tf.concat(order[:2], axis=1), axis=1)
-            jittered = jitter_light(x, brightness, contrast, order)
+            jittered = jitter_brightness_and_contrast(x, brightness, contrast, order)
         x = tf.where(jitter < recipe.jitter_probability, jittered, x)
         if not recipe.grey_first and recipe.grey_probability > 0:
-            x = tf.where(grey < recipe.grey_probability, to_grey(x), x)
+            x = tf.where(gray < recipe.grey_probability, to_grayscale(x), x)
         if recipe.blur_probability > 0:
             low, high = recipe.blur_sigma
             # Three standard deviations hold 99.7 % of the kernel.
@@ -123,46 +156,55 @@ class Augment:
         return (tf.transpose(x, [0, 2, 3, 1]) - self.mean) / self.std
 
 
-def _factor(draw, amount):
-    """Uniform in [1 - amount, 1 + amount], but never below 0."""
-    low, high = max(0.0, 1.0 - amount), 1.0 + amount
+def _factor(draw: float | tf.Tensor, strength: float) -> float | tf.Tensor:
+    """Return a factor that is uniform in [1 - strength, 1 + strength], but never below 0."""
+    low, high = max(0.0, 1.0 - strength), 1.0 + strength
     return low + draw * (high - low)
 
 
-def to_grey(x):
-    """Grey of images `[N, 3, H, W]`, as one plane: `[N, 1, H, W]`."""
-    return tf.reduce_sum(x * tf.reshape(tf.constant(GREY, x.dtype), [3, 1, 1]), 1, keepdims=True)
+def to_grayscale(x: tf.Tensor) -> tf.Tensor:
+    """Convert RGB images `[N, 3, H, W]` to grayscale, `[N, 1, H, W]`."""
+    return tf.reduce_sum(x * tf.reshape(tf.constant(LUMA, x.dtype), [3, 1, 1]), 1, keepdims=True)
 
 
-def jitter_colours(x, brightness, contrast, saturation, hue, order):
-    """Brightness, contrast, saturation and hue of each image, in an order of its own.
+def jitter_colors(
+    x: tf.Tensor,
+    brightness: tf.Tensor,
+    contrast: tf.Tensor,
+    saturation: tf.Tensor,
+    hue: tf.Tensor,
+    order: tf.Tensor,
+) -> tf.Tensor:
+    """Change brightness, contrast, saturation and hue of each image, in an order of its own.
 
     Args:
-        x: `[N, 3, H, W]`, values in 0 to 1.
-        brightness, contrast, saturation: `[N, 1, 1, 1]` factors; 1 changes nothing.
-        hue: `[N, 1, 1, 1]` shifts in turns of the colour wheel; 0 changes nothing.
-        order: int `[N, 4, 1, 1]`, each row a permutation of brightness 0,
-            contrast 1, saturation 2, hue 3.
+        x: `[N, 3, H, W]`, values in [0, 1].
+        brightness: Factors `[N, 1, 1, 1]`; 1 changes nothing.
+        contrast: Factors `[N, 1, 1, 1]`; 1 changes nothing.
+        saturation: Factors `[N, 1, 1, 1]`; 1 changes nothing.
+        hue: Shifts `[N, 1, 1, 1]` in turns of the color wheel; 0 changes nothing.
+        order: int `[N, 4, 1, 1]`. Each row is a permutation of brightness 0, contrast 1,
+            saturation 2, hue 3.
 
     Returns:
-        `[N, 3, H, W]`, values in 0 to 1.
+        `[N, 3, H, W]`, values in [0, 1].
     """
-    # Hue is the dear one: it is turned once, and the other three each have a turn before it and one
-    # after, in one of which they change nothing.
+    # Hue is expensive, so it is shifted only once, in the middle. Each of the other three has a
+    # turn before it and a turn after it, and changes nothing in one of them.
     order = tf.unstack(order[..., tf.newaxis], axis=1)  # N x 1 x 1 x 1
     turn_of_hue = tf.add_n([turn * tf.cast(order[turn] == 3, tf.int32) for turn in range(4)])
 
-    def blend(x, turn, takes_place):
-        # These three are one operation: a blend with black, with the image's mean grey, or with its
-        # grey.
+    def blend(x: tf.Tensor, turn: int, is_active: tf.Tensor) -> tf.Tensor:
+        # The three are one operation: a blend with black, with the mean of the image's grayscale,
+        # or with its grayscale.
         operation = tf.where(turn < turn_of_hue, order[turn], order[turn + 1])
-        grey = to_grey(x)
+        gray = to_grayscale(x)
         factor = tf.where(
             operation == 0, brightness, tf.where(operation == 1, contrast, saturation)
         )
-        mean = tf.reduce_mean(grey, axis=[2, 3], keepdims=True)
-        other = tf.where(operation == 2, grey, tf.where(operation == 1, mean, 0.0))
-        factor = tf.where(takes_place, factor, 1.0)
+        mean = tf.reduce_mean(gray, axis=[2, 3], keepdims=True)
+        other = tf.where(operation == 2, gray, tf.where(operation == 1, mean, 0.0))
+        factor = tf.where(is_active, factor, 1.0)
         return tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
 
     for turn in range(3):
@@ -173,36 +215,39 @@ def jitter_colours(x, brightness, contrast, saturation, hue, order):
     return x
 
 
-def jitter_light(x, brightness, contrast, order):
-    """Brightness and contrast of each image, of whatever channels, in an order of its own.
+def jitter_brightness_and_contrast(
+    x: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, order: tf.Tensor
+) -> tf.Tensor:
+    """Change brightness and contrast of images with any channels, each in an order of its own.
 
-    Contrast is about the mean of the image's grey where it is RGB, and about its mean over all
-    channels otherwise.
+    Contrast changes about the mean of the grayscale for RGB images, and about the mean over all
+    channels for others.
 
     Args:
-        x: `[N, C, H, W]`, values in 0 to 1.
-        brightness, contrast: `[N, 1, 1, 1]` factors; 1 changes nothing.
-        order: int `[N, 2, 1, 1]`, each row a permutation of brightness 0, contrast 1.
+        x: `[N, C, H, W]`, values in [0, 1].
+        brightness: Factors `[N, 1, 1, 1]`; 1 changes nothing.
+        contrast: Factors `[N, 1, 1, 1]`; 1 changes nothing.
+        order: int `[N, 2, 1, 1]`. Each row is a permutation of brightness 0, contrast 1.
 
     Returns:
-        `[N, C, H, W]`, values in 0 to 1.
+        `[N, C, H, W]`, values in [0, 1].
     """
     for turn in range(2):
         is_contrast = tf.reshape(order[:, turn], [-1, 1, 1, 1]) == 1
-        grey = to_grey(x) if x.shape[1] == 3 else x
-        mean = tf.reduce_mean(grey, axis=[1, 2, 3], keepdims=True)
+        gray = to_grayscale(x) if x.shape[1] == 3 else x
+        mean = tf.reduce_mean(gray, axis=[1, 2, 3], keepdims=True)
         factor = tf.where(is_contrast, contrast, brightness)
         other = tf.where(is_contrast, mean, 0.0)
         x = tf.clip_by_value(factor * x + (1.0 - factor) * other, 0.0, 1.0)
     return x
 
 
-def shift_hue(x, shift):
-    """Turns the hue of images in HSV, and leaves saturation and value.
+def shift_hue(x: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """Shift the hue of images in HSV, without changing saturation or value.
 
     Args:
-        x: `[N, 3, H, W]`, values in 0 to 1.
-        shift: `[N, 1, 1, 1]`, in turns of the colour wheel.
+        x: `[N, 3, H, W]`, values in [0, 1].
+        shift: `[N, 1, 1, 1]`, in turns of the color wheel.
 
     Returns:
         `[N, 3, H, W]`.
@@ -219,20 +264,20 @@ def shift_hue(x, shift):
     hue += 6.0 * shift[:, 0]
     channels = []
     for offset in (5.0, 3.0, 1.0):
-        # Each channel falls from value by chroma, along a trapezium over the colour wheel.
+        # Each channel falls from value by chroma, along a trapezoid over the color wheel.
         k = offset + hue
         k -= 6.0 * tf.floor(k / 6.0)
         channels.append(value - chroma * tf.clip_by_value(tf.minimum(k, 4.0 - k), 0.0, 1.0))
     return tf.stack(channels, axis=1)
 
 
-def gaussian_blur(x, sigma, radius):
-    """Separable Gaussian blur; beyond its edges an image goes on as its outermost pixels.
+def gaussian_blur(x: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
+    """Blur images with a separable Gaussian kernel. Beyond its edges an image repeats its edge.
 
     Args:
         x: `[N, C, H, W]`.
-        sigma: `[N, 1, 1, 1]`, standard deviations in pixels, > 0.
-        radius: int, pixels at which the kernel is cut off.
+        sigma: Standard deviations in pixels, `[N, 1, 1, 1]`, > 0.
+        radius: Distance in pixels at which the kernel is cut off.
 
     Returns:
         `[N, C, H, W]`.

@@ -1,102 +1,116 @@
 """tf.data pipelines in which every batch is a function of the seed and of its position alone."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import central_view, random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
 
-# Images tried in the place of one that cannot be read, before one known to be readable.
-ATTEMPTS = 20
+# Number of random substitutes tried for an unreadable image, before one known to be readable.
+MAX_SUBSTITUTES = 20
 
 
 class TwoViews:
-    """Batches of two views of each image, epoch after epoch, from any step to any step.
+    """Batches of two random views of each image, epoch after epoch, from any step to any step.
 
     An epoch is a random order of the source's images, without the last few that do not fill a
     batch. An image that cannot be read is replaced by another, drawn at random, so that a corrupt
     file moves no other image to another batch.
 
     Args:
-        source: a `moco_tf.data.source.Source`.
-        image_size: int, side of the views in pixels.
-        crop_scale: smallest and largest share of an image's area in a crop.
-        batch_size: int, of the global batch.
-        seed: int.
-        with_positions: bool; True says as well which images they are.
+        source: Data source; the images are those at `source.pretrain`.
+        image_size: Side of the views in pixels.
+        crop_scale: Smallest and largest share of an image's area in a crop.
+        batch_size: Global batch size.
+        seed: Seed of the run.
+        with_positions: Whether batches say which images they show.
 
     Attributes:
-        steps_per_epoch: int.
-        unreadable: set of the indices that could not be read so far.
+        steps_per_epoch: Number of batches in an epoch.
+        unreadable: Set of the indices that could not be read so far.
 
     Raises:
-        UserError: fewer images than one batch, or none that can be read.
+        UserError: If there are fewer images than one batch needs, or none that can be read.
     """
 
-    def __init__(self, source, image_size, crop_scale, batch_size, seed, with_positions=False):
+    def __init__(
+        self,
+        source: Source,
+        image_size: int,
+        crop_scale: tuple[float, float],
+        batch_size: int,
+        seed: int,
+        with_positions: bool = False,
+    ) -> None:
         self.source = source
         self.image_size = image_size
         self.crop_scale = crop_scale
         self.batch_size = batch_size
         self.seed = seed
         self.with_positions = with_positions
-        self.unreadable = set()
+        self.unreadable: set[int] = set()
         with tf.device("CPU"):
-            # As an array it would be copied into every function that uses it, several times.
+            # An array would be copied into every function that uses it, several times.
             self._pretrain = tf.constant(source.pretrain)
         self.steps_per_epoch = len(source.pretrain) // batch_size
         if not self.steps_per_epoch:
             raise UserError(
-                f"batch_size={batch_size} is more than the {len(source.pretrain)} images of "
-                f"'{source.name}': set --config.batch_size to {len(source.pretrain)} or less"
+                f"batch_size={batch_size} is more than the {len(source.pretrain)} images of data "
+                f"source '{source.name}': set config.batch_size to {len(source.pretrain)} or less"
             )
         self._readable = first_readable(source)
 
-    def between(self, start, end, context=None):
-        """The batches of the global steps from `start` to before `end`; no other is decoded.
+    def between(
+        self, start: int, end: int, context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """Return the batches of the global steps from `start` to `end`, without `end` itself.
+
+        No image of any other step is read.
 
         Args:
-            start, end: int.
-            context: the `tf.distribute.InputContext` of this worker among several, of whose
-                replicas it then gives the shares of the batch, one after the other; None for
-                whole batches.
+            start: First global step.
+            end: Global step to stop before.
+            context: Input context of this worker, one of several. The dataset then holds the shares
+                that its replicas have of each batch, one after the other. None for whole batches.
 
         Returns:
-            A `tf.data.Dataset` of `(query_images, key_images)`, uint8 `[n, size, size, C]` each,
-            and with positions of int64 `[n]`: where in `source.pretrain` the image that is shown
-            stands. Of an unreadable image that is its substitute.
+            Dataset of `(query_images, key_images)`, uint8 `[n, size, size, C]` each. With positions
+            it has a third element, int64 `[n]`: the position in `source.pretrain` of the image that
+            is shown. For an unreadable image that is its substitute.
         """
         context = context or tf.distribute.InputContext()
-        first_epoch, done = divmod(start, self.steps_per_epoch)
-        last_epoch, rest = divmod(end, self.steps_per_epoch)
+        batch_size = context.get_per_replica_batch_size(self.batch_size)
+        first_epoch, steps_done = divmod(start, self.steps_per_epoch)
+        last_epoch, last_steps = divmod(end, self.steps_per_epoch)
 
-        def share(epoch):
-            order = self.order(epoch)
-            first = tf.where(epoch == first_epoch, done, 0)
-            last = tf.where(epoch == last_epoch, rest, self.steps_per_epoch)
-            order = order[first * self.batch_size : last * self.batch_size]
-            # The share of this worker, whose replicas stand next to each other.
-            order = tf.reshape(order, [last - first, context.num_input_pipelines, -1])
-            order = tf.reshape(order[:, context.input_pipeline_id], [-1, n])
-            return tf.data.Dataset.from_tensor_slices(order).map(lambda rows: (epoch, rows))
+        def batches_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+            first = tf.where(epoch == first_epoch, steps_done, 0)
+            last = tf.where(epoch == last_epoch, last_steps, self.steps_per_epoch)
+            order = self.order(epoch)[first * self.batch_size : last * self.batch_size]
+            order = tf.reshape(_worker_share(order, self.batch_size, context), [-1, batch_size])
+            return tf.data.Dataset.from_tensor_slices(order).map(lambda indices: (epoch, indices))
 
-        n = context.get_per_replica_batch_size(self.batch_size)
         return without_tuning(
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
-            .flat_map(share)
-            # Two, so that no core waits for the last images of a batch.
+            .flat_map(batches_of_epoch)
+            # Two in parallel, so that no core waits for the last images of a batch.
             .map(self._batch, num_parallel_calls=2, deterministic=True)
             .prefetch(2)
         )
 
-    def _batch(self, epoch, indices):
-        """The two views of the images at `indices`, int64 `[n]`: `[n, size, size, C]` each."""
+    def _batch(self, epoch: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Return the two views of the images at `indices`, int64 `[n]`: `[n, size, size, C]`."""
 
-        def views(read):
+        def views(
+            read: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        ) -> tf.data.Dataset:
             return (
                 tf.data.Dataset.from_tensor_slices(indices)
                 .map(
@@ -107,81 +121,91 @@ class TwoViews:
                 .batch(indices.shape[0], drop_remainder=True)
             )
 
-        # To be ready for an error takes time. So all are read as if there were none, and the batch
-        # is made again where there was one.
+        # Being prepared for errors takes time, so images are first read as if there were none. If
+        # there is one, the batch is made again.
         return (
-            views(self._read)
+            views(self._read_without_substitute)
             .ignore_errors(log_warning=False)
             .concatenate(views(self.read))
             .take(1)
             .get_single_element()
         )
 
-    def _read(self, _, index):
+    def _read_without_substitute(
+        self, epoch: tf.Tensor, index: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        del epoch  # The signature is that of `read`.
         return index, self.source.read(index)
 
-    def order(self, epoch):
-        """The indices of the images in the order of an epoch, int64 `[M]`."""
-        draws = tf.random.stateless_uniform(
-            [len(self.source.pretrain)], seed_for("order", self.seed, epoch), alg="philox"
-        )
-        return tf.gather(self._pretrain, tf.argsort(draws, stable=True))
+    def order(self, epoch: int | tf.Tensor) -> tf.Tensor:
+        """Return the indices of the images in the order of an epoch, int64 `[M]`."""
+        return _shuffled(self._pretrain, self.seed, epoch)
 
-    def _views(self, epoch, index, found, image):
-        views = tf.numpy_function(self._crops, [epoch, index, found, image], [tf.uint8, tf.uint8])
+    def _views(
+        self, epoch: tf.Tensor, index: tf.Tensor, read_index: tf.Tensor, image: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Return the views at an index, of an image that may be its substitute."""
+        views = tf.numpy_function(
+            self._random_views, [epoch, index, read_index, image], [tf.uint8, tf.uint8]
+        )
         shape = [self.image_size, self.image_size, self.source.channels]
         views = tuple(tf.ensure_shape(view, shape) for view in views)
         if not self.with_positions:
             return views
-        position = tf.numpy_function(self._position, [found], tf.int64, stateful=False)
+        position = tf.numpy_function(self._position, [read_index], tf.int64, stateful=False)
         return (*views, tf.ensure_shape(position, []))
 
-    def _position(self, index):
-        # Every kind of source lists its images in ascending order.
+    def _position(self, index: np.ndarray) -> np.ndarray:
+        # Every data source lists its images in ascending order.
         return np.searchsorted(self.source.pretrain, index)
 
-    def _crops(self, epoch, index, found, image):
-        if found != index:
+    def _random_views(
+        self, epoch: np.ndarray, index: np.ndarray, read_index: np.ndarray, image: np.ndarray
+    ) -> list[np.ndarray]:
+        if read_index != index:
             self.unreadable.add(int(index))
         return [
             random_view(image, self.image_size, self.crop_scale, draws)
-            for draws in view_draws(self.seed, epoch, index)
+            for draws in view_draws(self.seed, int(epoch), int(index))
         ]
 
-    def read(self, epoch, index):
-        """The image at an index, or the first in a random line of substitutes that can be read.
+    def read(self, epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the image at an index, or the first of its random substitutes that can be read.
 
         Args:
-            epoch, index: int64 scalar tensors.
+            epoch: int64 scalar; substitutes are other ones in every epoch.
+            index: int64 scalar.
 
         Returns:
-            The index of the image that it is, and the image, uint8 `[H, W, C]`.
+            The index of the image that was read, and the image, uint8 `[H, W, C]`.
         """
-        wanted = tf.data.Dataset.from_tensors(index)
+        requested = tf.data.Dataset.from_tensors(index)
+        substitutes = requested.flat_map(lambda index: self._substitutes(epoch, index))
         return (
-            wanted.concatenate(wanted.flat_map(lambda index: self._substitutes(epoch, index)))
+            requested.concatenate(substitutes)
             .map(lambda candidate: (candidate, self.source.read(candidate)))
             .ignore_errors(log_warning=False)
             .take(1)
             .get_single_element()
         )
 
-    def _substitutes(self, epoch, index):
+    def _substitutes(self, epoch: tf.Tensor, index: tf.Tensor) -> tf.data.Dataset:
+        """Return the indices to try for an unreadable image; the last one can be read."""
         seed = seed_for("substitute", self.seed, epoch)
         seed = tf.random.experimental.stateless_fold_in(seed, index)
-        others = tf.random.stateless_uniform(
-            [ATTEMPTS], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
+        positions = tf.random.stateless_uniform(
+            [MAX_SUBSTITUTES], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
         )
         return tf.data.Dataset.from_tensor_slices(
-            tf.concat([tf.gather(self._pretrain, others), [self._readable]], axis=0)
+            tf.concat([tf.gather(self._pretrain, positions), [self._readable]], axis=0)
         )
 
 
-def first_readable(source):
-    """The first index of the images for pre-training that can be read.
+def first_readable(source: Source) -> int:
+    """Return the first index of the images for pre-training that can be read.
 
     Raises:
-        UserError: there is none.
+        UserError: If there is none.
     """
     readable = (
         tf.data.Dataset.from_tensor_slices(source.pretrain)
@@ -190,133 +214,185 @@ def first_readable(source):
     )
     for index, _ in readable.take(1):
         return int(index)
-    raise UserError(f"data source '{source.name}': none of its {source.size} images can be read")
+    raise UserError(
+        f"data source '{source.name}': none of its {source.size} images can be read: "
+        "replace the files, which may be damaged or incomplete"
+    )
 
 
-def central_views(source, indices, image_size, batch_size, context=None):
-    """Batches of images as features are evaluated on them.
+def central_views(
+    source: Source,
+    indices: ArrayLike,
+    image_size: int,
+    batch_size: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Return batches of the central views of images, on which features are evaluated.
 
-    Every batch is full, and every replica gets as many: a row that stands for nothing, for want
-    of further images or because its image cannot be read, has the index -1 and a black image.
+    Every batch is full, and every replica gets the same number of batches. Rows without an image,
+    which fill the last batches or stand for unreadable images, have the index -1 and a black image.
 
     Args:
-        source: a `moco_tf.data.source.Source`.
-        indices: int64 `[M]`, the images wanted.
-        image_size: int, side of the views in pixels.
-        batch_size: int, of one replica.
-        context: the `tf.distribute.InputContext` of this worker among several, of whose replicas
-            it then gives the batches, one after the other; None for one replica.
+        source: Data source.
+        indices: Indices of the images, int64 `[M]`.
+        image_size: Side of the views in pixels.
+        batch_size: Batch size of one replica.
+        context: Input context of this worker, one of several. The dataset then holds the batches of
+            its replicas, one after the other. None for one replica.
 
     Returns:
-        A `tf.data.Dataset` of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
+        Dataset of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
     """
-    own = own_batches(indices, batch_size, context)
-    nothing = (
+    batches = own_batches(indices, batch_size, context)
+    blank = (
         tf.constant(-1, tf.int64),
         tf.zeros([image_size, image_size, source.channels], tf.uint8),
     )
 
-    def view(index):
-        return (
-            tf.data.Dataset.from_tensors(index)
-            .filter(lambda index: index >= 0)
-            .map(lambda index: (index, central_view(source.read(index), image_size)))
-            .ignore_errors(log_warning=False)
-            .concatenate(tf.data.Dataset.from_tensors(nothing))
-            .take(1)
-            .get_single_element()
+    def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return _load_or_blank(
+            lambda index: (index, central_view(source.read(index), image_size)), index, blank
         )
 
-    return without_tuning(
-        tf.data.Dataset.from_tensor_slices(own.ravel())
-        .map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(2)
-    )
+    return _full_batches(tf.data.Dataset.from_tensor_slices(batches.ravel()), view, batch_size)
 
 
-def labelled_views(source, indices, image_size, crop_scale, batch_size, seed, epochs, context=None):
-    """Batches of one random view of each image, with their labels, epoch after epoch.
+def labelled_views(
+    source: Source,
+    indices: ArrayLike,
+    image_size: int,
+    crop_scale: tuple[float, float],
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Return batches of one random view of each image, with labels, epoch after epoch.
 
-    An epoch is a random order of the images, its last batch included. Every batch is full, and
-    every replica gets as many: a row that stands for nothing, for want of further images or
-    because its image cannot be read, has the label -1 and a black image.
+    An epoch is a random order of all images. Every batch is full, and every replica gets the same
+    number of batches. Rows without an image, which fill the last batch of an epoch or stand for
+    unreadable images, have the label -1 and a black image.
 
     Args:
-        source: a `moco_tf.data.source.Source` with labels.
-        indices: int64 `[M]`, the images of an epoch.
-        image_size: int, side of the views in pixels.
-        crop_scale: smallest and largest share of an image's area in a crop.
-        batch_size: int, of the global batch, a multiple of the number of replicas.
-        seed: int; an epoch is a function of it and of its number.
-        epochs: int.
-        context: the `tf.distribute.InputContext` of this worker among several, of whose replicas
-            it then gives the shares of the batch, one after the other; None for whole batches.
+        source: Data source with labels.
+        indices: Indices of the images of an epoch, int64 `[M]`.
+        image_size: Side of the views in pixels.
+        crop_scale: Smallest and largest share of an image's area in a crop.
+        batch_size: Global batch size, a multiple of the number of replicas.
+        seed: Random seed. An epoch is a function of the seed and of its number.
+        epochs: Number of epochs.
+        context: Input context of this worker, one of several. The dataset then holds the shares
+            that its replicas have of each batch, one after the other. None for whole batches.
 
     Returns:
-        A `tf.data.Dataset` of `(labels, images)`, int32 `[n]` and uint8 `[n, size, size, C]`.
+        Dataset of `(labels, images)`, int32 `[n]` and uint8 `[n, size, size, C]`.
     """
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
     with tf.device("CPU"):
-        # As arrays they would be copied into every function that uses them, several times.
-        indices = tf.constant(indices, tf.int64)
+        # Arrays would be copied into every function that uses them, several times.
+        image_indices = tf.constant(indices, tf.int64)
         labels = tf.constant(np.asarray(source.labels, np.int32))
-    nothing = tf.constant(-1), tf.zeros([1, 1, source.channels], tf.uint8)
+    blank = tf.constant(-1), tf.zeros([1, 1, source.channels], tf.uint8)
 
-    def share(epoch):
-        draws = tf.random.stateless_uniform(
-            [len(indices)], seed_for("order", seed, epoch), alg="philox"
-        )
-        order = tf.gather(indices, tf.argsort(draws, stable=True))
-        order = tf.pad(order, [[0, -len(indices) % batch_size]], constant_values=-1)
-        # The share of this worker, whose replicas stand next to each other.
-        order = tf.reshape(
-            order, [-1, context.num_input_pipelines, batch_size // context.num_input_pipelines]
-        )
-        order = tf.reshape(order[:, context.input_pipeline_id], [-1])
+    def rows_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = _shuffled(image_indices, seed, epoch)
+        order = tf.pad(order, [[0, -len(order) % batch_size]], constant_values=-1)
+        order = tf.reshape(_worker_share(order, batch_size, context), [-1])
         return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
 
-    def view(epoch, index):
-        label, image = (
-            tf.data.Dataset.from_tensors(index)
-            .filter(lambda index: index >= 0)
-            .map(lambda index: (labels[index], source.read(index)))
-            .ignore_errors(log_warning=False)
-            .concatenate(tf.data.Dataset.from_tensors(nothing))
-            .take(1)
-            .get_single_element()
+    def view(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        label, image = _load_or_blank(
+            lambda index: (labels[index], source.read(index)), index, blank
         )
         image = tf.numpy_function(crop, [epoch, index, image], tf.uint8)
         return label, tf.ensure_shape(image, [image_size, image_size, source.channels])
 
-    def crop(epoch, index, image):
-        draws, _ = view_draws(seed, epoch, max(index, 0))
+    def crop(epoch: np.ndarray, index: np.ndarray, image: np.ndarray) -> np.ndarray:
+        draws, _ = view_draws(seed, int(epoch), max(int(index), 0))
         return random_view(image, image_size, crop_scale, draws)
 
-    return without_tuning(
-        tf.data.Dataset.range(epochs)
-        .flat_map(share)
-        .map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
-        .batch(context.get_per_replica_batch_size(batch_size), drop_remainder=True)
-        .prefetch(2)
+    return _full_batches(
+        tf.data.Dataset.range(epochs).flat_map(rows_of_epoch),
+        view,
+        context.get_per_replica_batch_size(batch_size),
     )
 
 
-def own_batches(indices, batch_size, context=None):
-    """Shares images among replicas, batch by batch, the last ones filled up with -1.
+def own_batches(
+    indices: ArrayLike,
+    batch_size: int,
+    context: tf.distribute.InputContext | None = None,
+) -> np.ndarray:
+    """Share images among replicas, batch by batch, and fill the last batches with -1.
 
     Args:
-        indices: ints `[m]`.
-        batch_size: int, of one replica.
-        context: the `tf.distribute.InputContext` of this worker among several; None for one
-            replica.
+        indices: Integers `[M]`.
+        batch_size: Batch size of one replica.
+        context: Input context of this worker, one of several; None for one replica.
 
     Returns:
-        int64 `[steps, replicas, batch_size]`, of this worker's replicas.
+        The batches of this worker's replicas, int64 `[steps, replicas, batch_size]`.
+
+    Example:
+        >>> own_batches([5, 6, 7], batch_size=2).tolist()
+        [[[5, 6]], [[7, -1]]]
     """
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-    indices = np.asarray(indices, np.int64)
-    missing = -len(indices) % (batch_size * context.num_replicas_in_sync)
-    indices = np.concatenate([indices, np.full(missing, -1)])
-    replicas = indices.reshape(-1, context.num_replicas_in_sync, batch_size)
+    rows = np.asarray(indices, np.int64)
+    missing = -len(rows) % (batch_size * context.num_replicas_in_sync)
+    rows = np.concatenate([rows, np.full(missing, -1)])
+    replicas = rows.reshape(-1, context.num_replicas_in_sync, batch_size)
     return np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
+
+
+def _shuffled(indices: tf.Tensor, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
+    """Return indices, int64 `[M]`, in the random order of an epoch."""
+    draws = tf.random.stateless_uniform(
+        [len(indices)], seed_for("order", seed, epoch), alg="philox"
+    )
+    return tf.gather(indices, tf.argsort(draws, stable=True))
+
+
+def _worker_share(
+    order: tf.Tensor, batch_size: int, context: tf.distribute.InputContext
+) -> tf.Tensor:
+    """Return the part of each global batch that belongs to a worker.
+
+    Args:
+        order: Indices of whole global batches, `[steps * batch_size]`.
+        batch_size: Global batch size.
+        context: Input context of the worker. Its replicas are next to each other in a batch.
+
+    Returns:
+        `[steps, batch_size // workers]`.
+    """
+    workers = context.num_input_pipelines
+    return tf.reshape(order, [-1, workers, batch_size // workers])[:, context.input_pipeline_id]
+
+
+def _load_or_blank(
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    index: tf.Tensor,
+    blank: tuple[tf.Tensor, tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `load(index)`, or `blank` if the index is -1 or the image cannot be read."""
+    return (
+        tf.data.Dataset.from_tensors(index)
+        .filter(lambda index: index >= 0)
+        .map(load)
+        .ignore_errors(log_warning=False)
+        .concatenate(tf.data.Dataset.from_tensors(blank))
+        .take(1)
+        .get_single_element()
+    )
+
+
+def _full_batches(
+    rows: tf.data.Dataset, view: Callable[..., tuple[tf.Tensor, tf.Tensor]], batch_size: int
+) -> tf.data.Dataset:
+    """Return the views of the rows of a dataset, in batches that are all full."""
+    return without_tuning(
+        rows.map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(2)
+    )

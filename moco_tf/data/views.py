@@ -1,8 +1,8 @@
 """The geometric half of the augmentation, on the host: crops, flips and resizes; uint8 out.
 
-The random views of training are made in NumPy and OpenCV, which does in a fifth of the time what
-TensorFlow's resize does. The central view of evaluation, where a digit counts, stays with
-TensorFlow's, which is Pillow's to a grey level.
+The random views of training are made with NumPy and OpenCV, in a fifth of the time that
+TensorFlow's resize takes. The central view of evaluation, where accuracy matters, is resized by
+TensorFlow, whose result differs from Pillow's by at most one gray level.
 """
 
 import functools
@@ -17,59 +17,71 @@ from moco_tf.seeds import key_for
 ATTEMPTS = 10
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 FLIP_PROBABILITY = 0.5
-# Numbers that one view needs: area, ratio, top and left of each attempt, and the flip.
+# Random numbers for one view: area, ratio, top and left of each attempt, and the flip.
 DRAWS = 4 * ATTEMPTS + 1
 
-# tf.data has an image in hand on every core already.
+# tf.data already works on one image per core.
 cv2.setNumThreads(1)
 
 
-def view_draws(seed, epoch, index):
-    """The random numbers of the two views that an image gives in an epoch.
+def view_draws(seed: int, epoch: int, index: int) -> np.ndarray:
+    """Return the random numbers of the two views of an image in an epoch.
 
     Args:
-        seed: int, the run's.
-        epoch, index: int.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        index: Index of the image.
 
     Returns:
         float64 `[2, DRAWS]`, uniform in [0, 1).
     """
     generator = np.random.Philox(key=key_for("views", seed, epoch), counter=[0, 0, 0, index])
-    # The generator's own bits: NumPy promises them to stay, and what it makes of them not.
+    # NumPy guarantees that the bits of a generator never change, but not the numbers that it makes
+    # of them.
     return (generator.random_raw(2 * DRAWS) >> 11).reshape(2, DRAWS) * 2.0**-53
 
 
-def random_view(image, size, crop_scale, draws):
-    """One random resized crop, flipped with probability one half.
+def random_view(
+    image: np.ndarray, size: int, crop_scale: tuple[float, float], draws: np.ndarray
+) -> np.ndarray:
+    """Return a random resized crop, flipped with probability 1/2.
 
     Args:
         image: uint8 `[H, W, C]`.
-        size: int, side of the view in pixels.
-        crop_scale: smallest and largest share of the image's area.
-        draws: floats `[DRAWS]`, uniform in [0, 1).
+        size: Side of the view in pixels.
+        crop_scale: Smallest and largest share of the image's area.
+        draws: Random numbers `[DRAWS]`, uniform in [0, 1).
 
     Returns:
         uint8 `[size, size, C]`.
+
+    Example:
+        >>> image = np.zeros([48, 64, 3], np.uint8)
+        >>> query_draws, key_draws = view_draws(seed=0, epoch=0, index=0)
+        >>> random_view(image, 32, (0.2, 1.0), query_draws).shape
+        (32, 32, 3)
     """
     top, left, height, width = crop_window(image.shape[:2], crop_scale, draws[:-1])
     view = resample(image[top : top + height, left : left + width], size)
     return (cv2.flip(view, 1) if draws[-1] < FLIP_PROBABILITY else view).reshape(size, size, -1)
 
 
-def crop_window(shape, crop_scale, draws):
-    """The window of a random resized crop, by the algorithm of torchvision.
+def crop_window(
+    shape: tuple[int, ...], crop_scale: tuple[float, float], draws: np.ndarray
+) -> tuple[int, int, int, int]:
+    """Return the window of a random resized crop, by torchvision's algorithm.
 
-    An area uniform within `crop_scale` and an aspect ratio log-uniform in 3/4 to 4/3 are drawn up
-    to ten times, until the window fits; failing that, the largest central window of a permitted
-    aspect ratio is taken.
+    An area, uniform within `crop_scale`, and an aspect ratio, log-uniform between 3/4 and 4/3, are
+    drawn up to ten times, until the window fits into the image. If none fits, the result is the
+    largest central window with an aspect ratio in that range.
 
     Args:
-        shape: two ints, height and width of the image.
-        crop_scale: smallest and largest share of the image's area.
-        draws: floats `[4 * ATTEMPTS]`, uniform in [0, 1).
+        shape: Height and width of the image.
+        crop_scale: Smallest and largest share of the image's area.
+        draws: Random numbers `[4 * ATTEMPTS]`, uniform in [0, 1).
 
     Returns:
-        Four ints: top, left, height, width.
+        Top, left, height and width of the window in pixels.
     """
     height, width = shape
     low, high = crop_scale
@@ -85,20 +97,21 @@ def crop_window(shape, crop_scale, draws):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resample(image, size):
-    """Bilinear, with the support widened when the image shrinks: close to Pillow, and faster.
+def resample(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize an image to a square, bilinearly and with antialiasing: close to Pillow, and faster.
 
-    Where the image shrinks, Pillow weighs the pixels by a triangle around each pixel of the
-    result. Here the same triangle, around whole pixels, smooths the image, and OpenCV interpolates
-    between them. Beyond four pixels a pixel, blocks of them are averaged before. Enlarged images
-    are Pillow's to a grey level; shrunk photographs differ by half a level or so in the mean.
+    When an image shrinks, Pillow weights its pixels by a triangle around each pixel of the result.
+    Here the image is smoothed by the same triangle around whole pixels, and OpenCV interpolates
+    between them. Above four pixels per pixel of the result, blocks of pixels are averaged first.
+    Enlarged images differ from Pillow's by at most one gray level; shrunk photographs differ by
+    about half a level on average.
 
     Args:
         image: uint8 `[H, W, C]`.
-        size: int, side of the result in pixels.
+        size: Side of the result in pixels.
 
     Returns:
-        uint8 `[size, size, C]`, or `[size, size]` of one channel.
+        uint8 `[size, size, C]`, or `[size, size]` for one channel.
     """
     sides = image.shape[:2]
     blocks = [max(1, side // (2 * size)) for side in sides]
@@ -119,50 +132,58 @@ def resample(image, size):
         for before, after in zip(sides, image.shape[:2], strict=True)
     ]
     if any(len(kernel) > 1 for kernel in kernels):
-        rows, columns = kernels
-        image = cv2.sepFilter2D(image, -1, columns, rows, borderType=cv2.BORDER_REPLICATE)
+        row_kernel, column_kernel = kernels
+        image = cv2.sepFilter2D(
+            image, -1, column_kernel, row_kernel, borderType=cv2.BORDER_REPLICATE
+        )
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 @functools.lru_cache(maxsize=4096)
-def _smoothing_kernel(scale, block):
-    """What turns linear interpolation into Pillow's filter, of the same variance, float32 `[odd]`.
+def _smoothing_kernel(scale: float, block: float) -> np.ndarray:
+    """Return the kernel that turns linear interpolation into Pillow's filter.
+
+    Together they have the variance of Pillow's filter.
 
     Args:
-        scale: float, pixels of the image to a pixel of the result.
-        block: float, pixels of the image to a pixel that is left after averaging.
+        scale: Pixels of the image per pixel of the result.
+        block: Pixels of the image per pixel that is left after averaging.
+
+    Returns:
+        float32 `[taps]`, an odd number of them.
     """
-    # Variances: of a triangle of half width s, s^2/6; of the mean of b pixels, (b^2 - 1)/12; and
-    # linear interpolation is a triangle of half width b.
+    # Variances: s^2/6 for a triangle of half width s, and (b^2 - 1)/12 for the mean of b pixels.
+    # Linear interpolation is a triangle of half width b.
     variance = ((scale**2 - block**2) / 6 - (block**2 - 1) / 12) / block**2
-    # A triangle of half width h on whole pixels has the variance (h^2 - 1)/6 where h is whole;
-    # between two of them, the mixture that has it.
+    # A triangle of half width h on whole pixels has variance (h^2 - 1)/6 if h is whole. For
+    # variances in between, two such triangles are mixed.
     half_width = math.sqrt(max(1.0, 6 * variance + 1))
     narrow = math.floor(half_width)
     share = (half_width**2 - narrow**2) / (2 * narrow + 1)
     distance = np.abs(np.arange(-narrow, narrow + 1))
-    kernel = sum(
-        part * np.maximum(0, h - distance) / h**2
-        for part, h in ((1 - share, narrow), (share, narrow + 1))
-    )
+    wide = narrow + 1
+    kernel = (1 - share) * np.maximum(0, narrow - distance) / narrow**2
+    kernel += share * np.maximum(0, wide - distance) / wide**2
     return np.trim_zeros(kernel).astype(np.float32)
 
 
-def central_view(image, size):
-    """The view that features are evaluated on: the shorter side to 256/224 of `size`, then the
-    centre (section 4.1). An image that is `size` by `size` already is taken as it is.
+def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Return the central view of an image, on which features are evaluated.
+
+    The shorter side is resized to 256/224 of `size`, and the center is cropped (section 4.1). An
+    image of `size` by `size` pixels is returned as it is.
 
     Args:
         image: uint8 `[H, W, C]`.
-        size: int, side of the view in pixels.
+        size: Side of the view in pixels.
 
     Returns:
         uint8 `[size, size, C]`.
     """
 
-    def resize_and_crop():
+    def resize_and_crop() -> tf.Tensor:
         shape = tf.shape(image)[:2]
-        # As torchvision: the longer side truncated, the offsets rounded, halves to even.
+        # As in torchvision: the longer side is truncated, the offsets are rounded, halves to even.
         height, width = tf.unstack(round(size * 256 / 224) * shape // tf.reduce_min(shape))
         resized = resize(image, height, width)
         top, left = (tf.cast(tf.round((side - size) / 2), tf.int32) for side in (height, width))
@@ -172,12 +193,13 @@ def central_view(image, size):
     return tf.ensure_shape(view, [size, size, image.shape[-1]])
 
 
-def resize(image, height, width):
-    """Bilinear, with the support widened when the image shrinks, as in Pillow.
+def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """Resize an image bilinearly and with antialiasing, as Pillow does.
 
     Args:
         image: uint8 `[H, W, C]`.
-        height, width: int, of the result in pixels.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
 
     Returns:
         uint8 `[height, width, C]`.
