@@ -1,1 +1,1 @@
-"""Pictures of runs, features and data."""
+"""Plots of runs, features, images and detected objects."""

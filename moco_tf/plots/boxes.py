@@ -1,106 +1,126 @@
-"""Pictures of what detection and segmentation have found in test images, beside the truth."""
+"""Plots of detected objects and segmented images beside the ground truth."""
 
 import os
+from collections.abc import Mapping
 
+import matplotlib.axes
 import matplotlib.colors
 import matplotlib.figure
 import matplotlib.patches
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.boxes.letterbox import map_in_image
+from moco_tf.data.boxes.annotations import AnnotatedImages
+from moco_tf.data.boxes.geometry import map_in_image
 from moco_tf.evaluation.transfer import detection, segmentation
 from moco_tf.plots.images import save_figure
 
-SHOWN_FROM = 0.3  # score of a detection in a picture
+MIN_SCORE = 0.3  # Detections with a lower score are not shown.
 
 
-def plot_detections(path, images, image_size, shown):
-    """Draws test images, each with its true boxes beside those that were found.
+def plot_detections(
+    path: str,
+    images: AnnotatedImages,
+    image_size: int,
+    predictions: Mapping[int, tuple],
+) -> str:
+    """Plot test images, each with its true boxes and, beside it, with the detected ones.
 
     Args:
-        path: str, the PNG to write.
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        image_size: int, side of the squares that they were found in.
-        shown: `{index: (height, width, *arrays)}`, with the arrays of `detection.predict`.
+        path: Path of the PNG file to write.
+        images: The source of the images.
+        image_size: Side of the squares that the detector takes, in pixels.
+        predictions: For the index of each image to show, `(height, width, *arrays)`: the size of
+            the image, and the arrays that `detection.predict` returns for it.
 
     Returns:
         `path`.
     """
-    figure, pairs = _pairs(images, shown)
-    for (true, found), (index, (height, width, *arrays)) in zip(pairs, shown.items(), strict=True):
+    figure, pairs = _image_pairs(images, list(predictions))
+    for (true_axes, detected_axes), (index, (height, width, *arrays)) in zip(
+        pairs, predictions.items(), strict=True
+    ):
         annotations = images.annotations(index, height, width)
         for box, label in zip(annotations.boxes, annotations.labels, strict=True):
-            _frame(true, box, images.class_names[label], f"C{label % 10}")
+            _plot_box(true_axes, box, images.class_names[label], f"C{label % 10}")
         boxes, scores, labels = detection.detections(image_size, height, width, *arrays)
         for box, score, label in zip(boxes, scores, labels.astype(int), strict=True):
-            if score >= SHOWN_FROM:
-                words = f"{images.class_names[label]} {score:.2f}"
-                _frame(found, box, words, f"C{label % 10}")
+            if score >= MIN_SCORE:
+                text = f"{images.class_names[label]} {score:.2f}"
+                _plot_box(detected_axes, box, text, f"C{label % 10}")
     figure.suptitle(
-        f"Test images of {images.name}: the true boxes, and on the right those found, with scores "
-        f"of {SHOWN_FROM:g} and more"
+        f"Test images of {images.name}: true boxes on the left, and on the right detections with "
+        f"scores of at least {MIN_SCORE:g}"
     )
     return save_figure(figure, path)
 
 
-def plot_segmentations(path, images, shown):
-    """Draws test images, each under the true label of its pixels beside the one that was found.
+def plot_segmentations(
+    path: str,
+    images: AnnotatedImages,
+    predictions: Mapping[int, tuple[int, int, np.ndarray]],
+) -> str:
+    """Plot test images, each with the true labels of its pixels and, beside it, the predicted ones.
 
     Args:
-        path: str, the PNG to write.
-        images: `moco_tf.data.annotated.AnnotatedImages` with masks.
-        shown: `{index: (height, width, labels)}`, the labels of `segmentation.predict`.
+        path: Path of the PNG file to write.
+        images: The source of the images, with masks.
+        predictions: For the index of each image to show, `(height, width, labels)`: the size of
+            the image, and the labels that `segmentation.predict` returns for it.
 
     Returns:
         `path`.
     """
-    figure, pairs = _pairs(images, shown)
-    seen = set()
-    for (true, found), (index, (height, width, square)) in zip(pairs, shown.items(), strict=True):
+    figure, pairs = _image_pairs(images, list(predictions))
+    visible_labels = set()
+    for (true_axes, predicted_axes), (index, (height, width, square)) in zip(
+        pairs, predictions.items(), strict=True
+    ):
         annotations = images.annotations(index, height, width)
-        truth = segmentation.labels_of(annotations, height, width)
-        for axes, labels in ((true, truth), (found, map_in_image(square, height, width))):
-            colours = np.zeros([height, width, 4])  # transparent, as the background is
+        true_labels = segmentation.labels_of(annotations, height, width)
+        predicted_labels = map_in_image(square, height, width)
+        for axes, labels in ((true_axes, true_labels), (predicted_axes, predicted_labels)):
+            overlay = np.zeros([height, width, 4])  # The background stays transparent.
             for label in np.unique(labels[labels > segmentation.BACKGROUND]):
                 rgb = matplotlib.colors.to_rgb(f"C{(label - 1) % 10}")
-                colours[labels == label] = [*rgb, 0.6]
-                seen.add(int(label))
-            axes.imshow(colours)
+                overlay[labels == label] = [*rgb, 0.6]
+                visible_labels.add(int(label))
+            axes.imshow(overlay)
     patches = [
         matplotlib.patches.Patch(color=f"C{(label - 1) % 10}", label=images.class_names[label - 1])
-        for label in sorted(seen)
+        for label in sorted(visible_labels)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=8)
     figure.suptitle(
-        f"Test images of {images.name}: the true labels of their pixels, and on the right those "
-        "found"
+        f"Test images of {images.name}: true labels of the pixels on the left, predicted labels on "
+        "the right"
     )
     return save_figure(figure, path)
 
 
-def _pairs(images, shown):
-    """A figure of test images, each twice beside each other, and the pairs of axes."""
-    rows = -(-len(shown) // 2)
+def _image_pairs(
+    images: AnnotatedImages, indices: list[int]
+) -> tuple[matplotlib.figure.Figure, np.ndarray]:
+    """Return a figure that shows each image twice, side by side, and the axes, `[N, 2]`."""
+    rows = -(-len(indices) // 2)
     figure = matplotlib.figure.Figure(figsize=(12, 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, 4, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    pairs = grid.reshape(-1, 2)[: len(shown)]
-    for pair, index in zip(pairs, shown, strict=True):
+    pairs = grid.reshape(-1, 2)[: len(indices)]
+    for pair, index in zip(pairs, indices, strict=True):
         image = images.read(tf.constant(index, tf.int64)).numpy()
-        for axes, words in zip(pair, (os.path.basename(images.describe(index)), ""), strict=True):
+        for axes in pair:
             axes.imshow(image)
-            axes.set_title(words[-40:], fontsize=7)
+        pair[0].set_title(os.path.basename(images.describe(index))[-40:], fontsize=7)
     return figure, pairs
 
 
-def _frame(axes, box, words, colour):
+def _plot_box(axes: matplotlib.axes.Axes, box: np.ndarray, text: str, color: str) -> None:
     left, top, right, bottom = box
-    corner = (left - 0.5, top - 0.5)  # pictures have the middle of the first pixel at 0
-    axes.add_patch(
-        matplotlib.patches.Rectangle(
-            corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.5
-        )
+    corner = (left - 0.5, top - 0.5)  # Matplotlib places the center of the first pixel at 0.
+    rectangle = matplotlib.patches.Rectangle(
+        corner, right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.5
     )
-    axes.text(*corner, words, fontsize=6, color="white", backgroundcolor=colour, va="bottom")
+    axes.add_patch(rectangle)
+    axes.text(*corner, text, fontsize=6, color="white", backgroundcolor=color, va="bottom")

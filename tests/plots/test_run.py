@@ -1,158 +1,180 @@
-"""The pictures: that what they show, and say, is what a run trains on and what was measured."""
+"""Plots of a run show the images that it trains on and the metrics that it measured."""
 
-import matplotlib.figure
+import json
+import math
+
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 
+from moco_tf import run_directory
 from moco_tf.config import default_config
 from moco_tf.data.augment import Augment
 from moco_tf.data.normalization import MEAN, STD
-from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.recipes import RECIPES
-from moco_tf.plots import features, run
+from moco_tf.errors import UserError
+from moco_tf.plots import run
 from moco_tf.seeds import seed_for
-from moco_tf.training.build import build_data
+from moco_tf.training.build import build_augment, build_data
 from moco_tf.training.run import preview
 from tests import in_process
 from tests.images import patch, write_folder
 
 SIZE = 48
+GRAY = "grey"
 
 
-@pytest.fixture
-def config(tmp_path):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("images") / "photos", each=3, side=80)
     config = default_config()
-    config.data.source = f"folder:{write_folder(tmp_path / 'images', each=3, side=80)}"
-    config.augmentation, config.image_size = "v2", SIZE
+    config.data.source = f"folder:{folder}"
+    config.augmentation, config.image_size = "v1", SIZE
     config.batch_size, config.bn_groups = 6, 2
     return config
 
 
-@pytest.fixture
-def drawn(config, tmp_path, monkeypatch):
-    """The figure of a preview."""
+@pytest.fixture(scope="module")
+def views(config):
+    """The views of the first step, before and after the augmentation: two arrays each."""
+    _, batches = build_data(config)
+    cropped = next(batches.between(0, 1).as_numpy_iterator())
+    augment = build_augment(config, channels=3)
+    augmented = [
+        augment(images, tf.range(6), 6, seed_for(f"{name}_view", config.seed, 0)).numpy()
+        for name, images in zip(("query", "key"), cropped, strict=True)
+    ]
+    return cropped, augmented, augment
+
+
+@pytest.fixture(scope="module")
+def preview_axes(config, views):
+    """The axes of a preview: for each image those of the original and of its two views."""
+    source, batches = build_data(config)
+    _, _, augment = views
     figures = []
-    for module in (run, features):
-        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
-    preview(config, str(tmp_path / "preview.png"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "save_figure", lambda figure, path: figures.append(figure))
+        run.plot_preview("preview.png", config, source, batches, augment)
     [figure] = figures
-    assert isinstance(figure, matplotlib.figure.Figure)
     return [figure.axes[i : i + 3] for i in range(0, 18, 3)]
 
 
-def shown(axes):
+def image_in(axes):
     return np.asarray(axes.images[0].get_array())
 
 
-def test_the_views_shown_are_those_of_the_first_step(config, drawn):
-    source, batches = build_data(config)
-    assert isinstance(batches, TwoViews)
-    views = next(batches.between(0, 1).as_numpy_iterator())
-    for column, (name, images) in enumerate(zip(("query", "key"), views, strict=True), start=1):
-        seed = seed_for(f"{name}_view", config.seed, 0)
-        augmented = Augment(RECIPES["v2"])(images, tf.range(6), 6, seed).numpy()
-        for row in range(6):
-            expected = np.clip(augmented[row] * STD + MEAN, 0, 1)
-            np.testing.assert_allclose(shown(drawn[row][column]), expected, atol=1e-5)
+def test_preview_shows_the_views_of_the_first_step(views, preview_axes):
+    _, augmented, _ = views
+    for column, images in enumerate(augmented, start=1):
+        for row, image in enumerate(images):
+            expected = np.clip(image * STD + MEAN, 0, 1)
+            np.testing.assert_allclose(image_in(preview_axes[row][column]), expected, atol=1e-5)
 
 
-def test_the_frames_are_the_crops_and_a_mirrored_one_says_so(config, drawn):
-    _, batches = build_data(config)
-    views = next(batches.between(0, 1).as_numpy_iterator())
-    mirrored = 0
-    for row, (original, *augmented) in enumerate(drawn):
-        for frame, view, axes in zip(original.patches, views, augmented, strict=True):
+def test_preview_frames_the_crops_and_labels_the_flipped_views(views, preview_axes):
+    cropped, _, _ = views
+    num_flipped = 0
+    for row, (original, *augmented) in enumerate(preview_axes):
+        for frame, view, axes in zip(original.patches, cropped, augmented, strict=True):
             x, y = np.add(frame.get_xy(), 0.5)
             box = (x, y, x + frame.get_width(), y + frame.get_height())
-            image = PIL.Image.fromarray(shown(original)).crop(box)
+            image = PIL.Image.fromarray(image_in(original)).crop(box)
             expected = np.asarray(image.resize((SIZE, SIZE), PIL.Image.Resampling.BILINEAR))
             flipped = "flipped" in axes.get_title()
-            mirrored += flipped
+            num_flipped += flipped
             expected = expected[:, ::-1] if flipped else expected
-            assert np.abs(view[row].astype(int) - expected).mean() < 1.2  # see resample
-    assert 0 < mirrored < 12
+            # Pillow resamples with slightly different weights.
+            assert np.abs(view[row].astype(int) - expected).mean() < 1.2
+    assert 0 < num_flipped < 12
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_what_is_said_of_a_view_is_what_was_done(name):
+def test_description_of_a_view_lists_the_operations_that_were_applied(name):
     augment, count = Augment(RECIPES[name]), 200
     draws = augment.draws(count, [3, 4]).numpy()
-    images = np.stack([patch()] * count)  # of many colours
-    found = augment(images, tf.range(count), count, [3, 4]).numpy() * STD + MEAN
-    kinds = set()
-    for image, result, words in zip(images / 255, found, map(augment.describe, draws), strict=True):
-        grey = np.abs(result - result.mean(axis=2, keepdims=True)).max() < 1e-3
-        # A shift of the hue makes grey stay grey; nothing but "grey" makes it so.
-        assert grey == ("grey" in words)
-        assert np.allclose(result, image, atol=1e-5) == (not words)
-        kinds |= {word.split()[0] for word in words}
-    expected = {"brightness", "contrast", "saturation", "hue", "grey"}
-    assert kinds == expected | ({"blur"} if name == "v2" else set())
+    images = np.stack([patch()] * count)  # The patch has many colors.
+    tf.config.run_functions_eagerly(True)  # To compile it would take longer.
+    try:
+        results = augment(images, tf.range(count), count, [3, 4]).numpy() * STD + MEAN
+    finally:
+        tf.config.run_functions_eagerly(False)
+    operations = set()
+    for image, result, draw in zip(images / 255, results, draws, strict=True):
+        description = augment.describe(draw)
+        # A hue shift keeps gray images gray; only grayscale makes a colored image gray.
+        is_gray = np.abs(result - result.mean(axis=2, keepdims=True)).max() < 1e-3
+        assert is_gray == (GRAY in description)
+        assert np.allclose(result, image, atol=1e-5) == (not description)
+        operations |= {operation.split()[0] for operation in description}
+    expected = {"brightness", "contrast", "saturation", "hue", GRAY}
+    assert operations == expected | ({"blur"} if name == "v2" else set())
 
 
-def test_the_script_draws_and_ends(config, tmp_path):
+@pytest.mark.slow
+def test_preview_is_written_by_the_script_without_a_run(config, tmp_path):
     path = tmp_path / "preview.png"
-    overrides = ["--config.image_size=48", "--config.batch_size=6", "--config.bn_groups=2"]
     output = in_process.run(
         "train.py",
-        "--config=configs/imagenet_v2.py",
+        "--config=configs/imagenet_v1.py",
         f"--config.data.source={config.data.source}",
-        *overrides,
+        "--config.image_size=48",
+        "--config.batch_size=6",
+        "--config.bn_groups=2",
         f"--preview={path}",
     )
-    assert output == f"wrote {path}\n"
-    with PIL.Image.open(path) as picture:
-        assert picture.format == "PNG" and min(picture.size) > 500
-    assert not (tmp_path / "checkpoints").exists()
+    assert str(path) in output
+    with PIL.Image.open(path) as image:
+        assert image.format == "PNG"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["preview.png"]
 
 
-def test_the_curves_of_a_comparison_are_drawn(tmp_path, monkeypatch):
-    curves = []
-    for number, (name, layers) in enumerate(
-        [("random", "head"), ("random", "all"), ("ours", "head"), ("ours", "all")]
-    ):
-        points = [
-            {"epoch": epoch, "top1": 0.1 * number + 0.01 * epoch, "top5": 0.5 + 0.1 * number}
-            for epoch in (1, 2, 3)
-        ]
-        curve = {"initialisation": name, "layers": layers, "curve": points}
-        curves.append({**curve, "label_fraction": 0.1, "num_train": 1234})
-    result = {"data": "folder:mine", "curves": curves}
-    path = str(tmp_path / "comparison.png")
-    assert features.plot_comparison(path, result) == path
-    with PIL.Image.open(path) as picture:
-        assert picture.format == "PNG" and min(picture.size) > 500
+def test_preview_at_an_unwritable_path_is_refused(config, monkeypatch):
+    def fail(*args):
+        raise OSError(2, "No such file or directory")
 
-    figures = []
-    for module in (run, features):
-        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
-    features.plot_comparison(path, result)
-    [figure] = figures
-    assert "folder:mine, 10 % of the labels: 1,234 training images" in figure.get_suptitle()
-    for axes, key in zip(figure.axes, ("top1", "top5"), strict=True):
-        assert len(axes.lines) == 4 and key.replace("top", "top-") in axes.get_title()
-        for line, curve in zip(axes.lines, curves, strict=True):
-            assert list(line.get_xdata()) == [1, 2, 3]
-            expected = [100 * point[key] for point in curve["curve"]]
-            np.testing.assert_allclose(line.get_ydata(), expected)
-        looks = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
-        assert len(set(looks)) == 4
-        assert [color for color, _ in looks] == ["C0", "C0", "C1", "C1"]
-    [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "random: all layers trained",
-        "ours: all layers trained",
-        "random: only the new layer trained",
-        "ours: only the new layer trained",
+    monkeypatch.setattr("moco_tf.training.run.plot_preview", fail)
+    with pytest.raises(UserError, match="missing/preview.png cannot be written: No such file"):
+        preview(config, "missing/preview.png")
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "queue_size", "formula", "num_keys"),
+    [
+        ("moco", 4096, "ln(K+1)", 4097),
+        ("memory_bank", 4096, "ln(K+1)", 4097),
+        ("end_to_end", 0, "ln(N)", 256),
+    ],
+)
+def test_curves_state_the_chance_level_of_each_mechanism(
+    tmp_path, figures, mechanism, queue_size, formula, num_keys
+):
+    config = default_config()
+    config.update({"mechanism": mechanism, "queue_size": queue_size})
+    run_directory.open_for_training(str(tmp_path), config, 1000)
+    run.plot_curves(str(tmp_path))
+    loss, accuracy, _ = figures[0].axes
+    chance = loss.lines[1]
+    np.testing.assert_allclose(chance.get_ydata(), math.log(num_keys))
+    assert f"{formula} = {math.log(num_keys):.2f}" in chance.get_label()
+    assert f"{num_keys:,}-way" in accuracy.get_title()
+
+
+def test_curves_are_those_of_the_metrics(tmp_path, figures):
+    run_directory.open_for_training(str(tmp_path), default_config(), 1000)
+    lines = [
+        {"step": 1, "loss": 8.0, "contrastive_top1": 0.1, "contrastive_top5": 0.2},
+        {"step": 1, "knn_top1": 0.3},
+        {"step": 2, "loss": 7.0, "contrastive_top1": 0.4, "contrastive_top5": 0.5},
     ]
-
-
-def test_a_place_that_cannot_be_written_is_named(config, tmp_path):
-    line = in_process.run_mistake(
-        "train.py",
-        "--config=configs/photos.py",
-        f"--preview={tmp_path}/nowhere/preview.png",
-    )
-    assert f"--preview={tmp_path}/nowhere/preview.png cannot be written" in line
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run.plot_curves(str(tmp_path)) == str(tmp_path / "curves.png")
+    loss, accuracy, knn = figures[0].axes
+    for line, steps, values in (
+        (loss.lines[0], [1, 2], [8.0, 7.0]),
+        (accuracy.lines[0], [1, 2], [0.1, 0.4]),
+        (accuracy.lines[1], [1, 2], [0.2, 0.5]),
+        (knn.lines[0], [1], [0.3]),
+    ):
+        np.testing.assert_array_equal(line.get_data(), [steps, values])
