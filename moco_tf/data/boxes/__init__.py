@@ -22,13 +22,13 @@ def load(name: str, masks: bool = False, tfds_dir: str = "") -> AnnotatedImages:
         UserError: If the name has no such form, the data cannot be read, it has no boxes, or it
             has no masks and `masks` is True.
     """
-    kind, _, place = name.partition(":")
-    if kind == "coco" and place:
+    scheme, _, location = name.partition(":")
+    if scheme == "coco" and location:
         from moco_tf.data.boxes import coco
 
-        return coco.load(name, place, masks)
-    if kind == "tfds" and place:
+        return coco.load(name, location, masks)
+    if scheme == "tfds" and location:
         from moco_tf.data.boxes import tfds
 
-        return tfds.load(name, place, masks, tfds_dir)
+        return tfds.load(name, location, masks, tfds_dir)
     raise UserError(f"unknown source of annotated images '{name}': use {SOURCE_NAMES}")

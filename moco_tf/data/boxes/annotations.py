@@ -1,11 +1,13 @@
-"""Images by index with the boxes, and where there are any the masks, of the objects in them."""
+"""Images by index, with the boxes and perhaps the masks of the objects in them."""
 
-import collections.abc
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-MOST_BOXES = 100  # Boxes of an image that training looks at; COCO images have up to 93.
+MOST_BOXES = 100  # Maximum number of boxes of a training image; images of COCO have up to 93.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,22 +15,22 @@ class Annotations:
     """The objects of one image.
 
     Attributes:
-        boxes: float64 `[n, 4]`, left, top, right and bottom in pixels of the image, from its left
-            upper corner.
+        boxes: float64 `[n, 4]`, left, top, right and bottom in pixels, measured from the top left
+            corner of the image.
         labels: int32 `[n]`, classes counted from 0.
-        crowd: bool `[n]`, where a box is about a group of objects: not trained on, and a detection
-            in it counts neither way, which is what COCO means by `iscrowd`.
-        difficult: bool `[n]`, where an object is trained on, and a detection of it counts neither
-            way: PASCAL VOC's `difficult`.
-        masks: a list of n masks, each as pycocotools has it in memory ("RLE"); None where the data
-            has none, or nobody asked for them.
+        crowd: bool `[n]`, True for a box around a group of objects, COCO's `iscrowd`. It is not
+            used for training, and a detection in it counts neither as right nor as wrong.
+        difficult: bool `[n]`, True for an object that is used for training, but whose detection
+            counts neither as right nor as wrong, PASCAL VOC's `difficult`.
+        masks: List of n masks in pycocotools' in-memory format ("RLE"); None if the data has none
+            or they were not requested.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
     difficult: np.ndarray
-    masks: list | None = None
+    masks: list[dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +38,26 @@ class AnnotatedImages:
     """Images by index, each with `Annotations`.
 
     Attributes:
-        name: the string that names the source.
-        class_names: the names of the labels, a list.
-        read: an index, int64 scalar tensor, to uint8 `[H, W, 3]`, inside a tf.data function; an
-            image that cannot be read is an error there.
-        annotations: `(index, height, width)`, ints, the last two of the image as it was read, to
-            `Annotations`.
-        describe: an index, int, to the words that name the image to a person.
-        train, test: int64 indices, the two disjoint parts.
-        most_boxes: int, at least the boxes of a training image without those of crowds, or as many
-            as training looks at.
+        name: The string that names the source, such as `"coco:PATH"`.
+        class_names: Names of the labels.
+        read: Function from an index, an int64 scalar tensor, to an image, uint8 `[H, W, 3]`. It
+            works inside tf.data functions. An image that cannot be read raises a
+            `tf.errors.OpError` there.
+        annotations: Function from an index, and the height and width of the image as `read`
+            returned it, to the `Annotations` of the image.
+        describe: Function from an index to a short description of the image for messages, such as
+            its path.
+        train: Indices of the training images, int64.
+        test: Indices of the test images, int64, disjoint from `train`.
+        most_boxes: An upper bound on the boxes of a training image, not counting crowds; at most
+            `MOST_BOXES`.
     """
 
     name: str
-    class_names: list
-    read: collections.abc.Callable
-    annotations: collections.abc.Callable
-    describe: collections.abc.Callable
+    class_names: list[str]
+    read: Callable[[tf.Tensor], tf.Tensor]
+    annotations: Callable[[int, int, int], Annotations]
+    describe: Callable[[int], str]
     train: np.ndarray
     test: np.ndarray
     most_boxes: int

@@ -1,8 +1,8 @@
-"""A folder in COCO's format: images, and their objects in two JSON files."""
+"""The `coco` source: a folder in COCO's format, images and two JSON files with their objects."""
 
-import itertools
 import json
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,97 +11,118 @@ from moco_tf.data.boxes.annotations import MOST_BOXES, AnnotatedImages, Annotati
 from moco_tf.data.decoding import decode
 from moco_tf.errors import UserError
 
-PARTS = ("train", "val")
 
+def load(name: str, folder: str, masks: bool) -> AnnotatedImages:
+    """Open a folder in COCO's format.
 
-def load(name, folder, masks):
-    """Opens a folder.
-
-    It holds `annotations/instances_train*.json` and `annotations/instances_val*.json`, one of each.
-    The images of `instances_NAME.json` are in `NAME`, in `images/NAME`, in `images` or in the
-    folder itself, wherever the first of them is found; where two names are the same, they are taken
-    from the former place. Images without annotations belong to it as well.
+    The folder holds one file `annotations/instances_train*.json` and one file
+    `annotations/instances_val*.json`. The images of `instances_NAME.json` are in `NAME`, in
+    `images/NAME`, in `images` or in the folder itself, whichever is the first to hold the first
+    image. Images without annotations are included.
 
     Args:
-        name: str, the source as it was asked for.
-        folder: str, local or a `tf.io.gfile` path.
-        masks: bool, whether masks are wanted: the polygons or run lengths that each annotation has
-            under `segmentation`.
+        name: The string that names the source.
+        folder: Local path, or one that `tf.io.gfile` supports.
+        masks: Whether to load masks: the polygons or run lengths that each annotation has under
+            `segmentation`.
 
     Returns:
-        `AnnotatedImages`. The classes are the categories of the file for training, in the order of
-        their ids.
+        The images with their annotations. The classes are the categories of the training file, in
+        the order of their ids.
 
     Raises:
-        UserError: a file that is missing, is double or cannot be read, annotations that do not fit
-            together, an image that is missing, no box, or an annotation without a mask where masks
-            are wanted.
+        UserError: If a file or an image is missing, a file exists twice or cannot be read,
+            annotations are inconsistent, a file has no boxes, or `masks` is True and an annotation
+            has no mask.
     """
-    parts = [_Part(name, folder, part) for part in PARTS]
-    categories = parts[0].categories
-    for id_, category in parts[1].categories.items():
-        if categories.get(id_) != category:
+    train_file = _AnnotationFile(name, folder, "train")
+    test_file = _AnnotationFile(name, folder, "val")
+    categories = train_file.categories
+    for category_id, category in test_file.categories.items():
+        if categories.get(category_id) != category:
             raise UserError(
-                f"{parts[1].path} has the category {id_}, '{category}', and {parts[0].path} has "
-                "not: give both the same categories"
+                f"{test_file.path} has the category {category_id}, '{category}', but "
+                f"{train_file.path} does not: give both the same categories"
             )
-    labels = {id_: label for label, id_ in enumerate(sorted(categories))}
-    paths, sizes, ends, found = [], [], [0], []
-    for part in parts:
-        for image, path in zip(part.images, part.paths(), strict=True):
-            paths.append(path)
-            sizes.append((image["height"], image["width"]))
-            found += part.annotations_of(image, categories, masks)
-            ends.append(len(found))
-    counts = [len(part.images) for part in parts]
-    lefts = np.array([a["bbox"] for a in found], np.float64).reshape(-1, 4)
-    boxes = np.concatenate([lefts[:, :2], lefts[:, :2] + lefts[:, 2:]], axis=1)
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in found], bool)
-    of_class = np.array([labels[a["category_id"]] for a in found], np.int32)
-    segmentations = [a["segmentation"] for a in found] if masks else None
-    per_image = np.array([np.count_nonzero(~crowd[a:b]) for a, b in itertools.pairwise(ends)])
-    for part, count in zip(parts, (per_image[: counts[0]], per_image[counts[0] :]), strict=True):
-        if not count.sum():
-            raise UserError(f"{part.path} has no box but those of crowds")
+    category_ids = sorted(categories)
+    label_of_category = {category_id: label for label, category_id in enumerate(category_ids)}
 
-    def annotations(index, height, width):
+    paths: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    annotations: list[dict[str, Any]] = []  # Of all images, one after the other.
+    ends = [0]  # The end of each image's annotations.
+    for file in (train_file, test_file):
+        paths += file.image_paths()
+        for image in file.images:
+            sizes.append((image["height"], image["width"]))
+            annotations += file.annotations_of(image, categories, masks)
+            ends.append(len(annotations))
+
+    lefts_and_sizes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    corners, box_sizes = lefts_and_sizes[:, :2], lefts_and_sizes[:, 2:]
+    boxes = np.concatenate([corners, corners + box_sizes], axis=1)
+    is_crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool)
+    labels = np.array([label_of_category[a["category_id"]] for a in annotations], np.int32)
+    # Without masks, the polygons of all objects are not kept in memory.
+    segmentations = [a["segmentation"] for a in annotations] if masks else []
+
+    # Boxes of each image that are not crowds.
+    counts = np.diff(np.concatenate([[0], np.cumsum(~is_crowd)])[ends])
+    num_train = len(train_file.images)
+    for file, file_counts in ((train_file, counts[:num_train]), (test_file, counts[num_train:])):
+        if not file_counts.sum():
+            raise UserError(f"{file.path} has no boxes other than those of crowds")
+
+    def annotations_at(index: int, height: int, width: int) -> Annotations:
         if (height, width) != sizes[index]:
+            annotated_height, annotated_width = sizes[index]
             raise UserError(
-                f"{paths[index]} is {width} pixels wide and {height} high, and its annotations are "
-                f"for {sizes[index][1]} and {sizes[index][0]}: give the one or the other its right "
-                "size"
+                f"{paths[index]} is {width} pixels wide and {height} pixels high, but its "
+                f"annotations are for {annotated_width} and {annotated_height}: correct the image "
+                "or its annotations"
             )
-        own = slice(ends[index], ends[index + 1])
+        rows = slice(ends[index], ends[index + 1])
         return Annotations(
-            boxes=boxes[own],
-            labels=of_class[own],
-            crowd=crowd[own],
-            difficult=np.zeros(own.stop - own.start, bool),
-            masks=[run_lengths(s, height, width) for s in segmentations[own]] if masks else None,
+            boxes=boxes[rows],
+            labels=labels[rows],
+            crowd=is_crowd[rows],
+            difficult=np.zeros(rows.stop - rows.start, bool),
+            masks=[run_lengths(s, height, width) for s in segmentations[rows]] if masks else None,
         )
 
-    # From Python: tf.data copies several times what its functions have captured.
-    encoded = [os.fsencode(path) for path in paths]
+    # The paths stay in Python, because tf.data makes several copies of captured tensors.
+    encoded_paths = [os.fsencode(path) for path in paths]
 
-    def read(index):
-        path = tf.numpy_function(lambda index: encoded[index], [index], tf.string, stateful=False)
+    def encoded_path_at(index: int) -> bytes:
+        return encoded_paths[index]
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        path = tf.numpy_function(encoded_path_at, [index], tf.string, stateful=False)
         return decode(tf.io.read_file(tf.ensure_shape(path, [])))
 
     return AnnotatedImages(
         name=name,
-        class_names=[categories[id_] for id_ in sorted(categories)],
+        class_names=[categories[category_id] for category_id in category_ids],
         read=read,
-        annotations=annotations,
+        annotations=annotations_at,
         describe=lambda index: paths[index],
-        train=np.arange(counts[0]),
-        test=np.arange(counts[0], sum(counts)),
-        most_boxes=int(min(MOST_BOXES, per_image[: counts[0]].max())),
+        train=np.arange(num_train),
+        test=np.arange(num_train, len(paths)),
+        most_boxes=int(min(MOST_BOXES, counts[:num_train].max())),
     )
 
 
-def run_lengths(segmentation, height, width):
-    """A mask in memory, as `pycocotools.mask` decodes it, of any of the ways a file writes it:
-    polygons, run lengths as a list, or run lengths as text."""
+def run_lengths(
+    segmentation: list[list[float]] | dict[str, Any], height: int, width: int
+) -> dict[str, Any]:
+    """Return a mask in the format that `pycocotools.mask` decodes.
+
+    Args:
+        segmentation: The mask as a file holds it: polygons, run lengths as a list, or run lengths
+            as text.
+        height: Height of the image.
+        width: Width of the image.
+    """
     from pycocotools import mask
 
     if isinstance(segmentation, list):
@@ -111,71 +132,108 @@ def run_lengths(segmentation, height, width):
     return segmentation
 
 
-class _Part:
-    """One JSON file: `path`, `images` (a list), `categories` (`{id: name}`)."""
+class _AnnotationFile:
+    """One of the JSON files.
 
-    def __init__(self, name, folder, part):
-        self.name, self.folder = name, folder
-        pattern = os.path.join(folder, "annotations", f"instances_{part}*.json")
+    Args:
+        source_name: The string that names the source.
+        folder: The folder of the source.
+        split: How the name of the file begins after `instances_`, "train" or "val".
+
+    Attributes:
+        path: Path of the file.
+        images: Its images, with `id`, `file_name`, `height` and `width` each.
+        categories: The names of its categories by their ids.
+    """
+
+    def __init__(self, source_name: str, folder: str, split: str) -> None:
+        self._source_name = source_name
+        self._folder = folder
+        pattern = os.path.join(folder, "annotations", f"instances_{split}*.json")
         matching = sorted(tf.io.gfile.glob(pattern))
         if len(matching) != 1:
-            there = f"there are {len(matching)}" if matching else "there is none"
-            raise UserError(f"data source '{name}' needs one file {pattern}, and {there}")
+            raise UserError(
+                f"data source '{source_name}' needs one file {pattern}, but there are "
+                f"{len(matching) or 'none'}"
+            )
         [self.path] = matching
-        self.words = os.path.basename(self.path)[len("instances_") : -len(".json")]
+        self._name = os.path.basename(self.path).removeprefix("instances_").removesuffix(".json")
         try:
             with tf.io.gfile.GFile(self.path) as file:
-                content = json.load(file)
-            self.images = content["images"]
-            self.categories = {c["id"]: c["name"] for c in content["categories"]}
-            self._by_image = {image["id"]: [] for image in self.images}
+                contents = json.load(file)
+            self.images: list[dict[str, Any]] = contents["images"]
+            self.categories: dict[int, str] = {c["id"]: c["name"] for c in contents["categories"]}
+            self._annotations: dict[int, list[dict[str, Any]]] = {}
             for image in self.images:
+                self._annotations[image["id"]] = []
                 if not (image["height"] > 0 and image["width"] > 0 and image["file_name"]):
-                    raise ValueError(f"the image {image['id']} has no size or no name")
-            for annotation in content.get("annotations", []):
-                self._by_image[annotation["image_id"]].append(annotation)
+                    raise ValueError(f"the image {image['id']} has no size or no file name")
+            for annotation in contents.get("annotations", []):
+                self._annotations[annotation["image_id"]].append(annotation)
         except KeyError as error:
             raise UserError(
-                f"{self.path} is not in COCO's format: {error} is missing, or named and not there"
+                f"{self.path} is not in COCO's format: {error} is missing, or is referred to but "
+                "not defined"
             ) from error
         except (TypeError, ValueError, AttributeError, tf.errors.OpError) as error:
             raise UserError(f"{self.path} cannot be read: {error}") from error
         if not self.images:
-            raise UserError(f"{self.path} has no image")
+            raise UserError(f"{self.path} has no images")
 
-    def annotations_of(self, image, categories, masks):
-        """The annotations of an image, each looked at."""
-        found = self._by_image[image["id"]]
-        for annotation in found:
-            words = f"{self.path}: the annotation {annotation.get('id')}"
+    def annotations_of(
+        self, image: dict[str, Any], categories: dict[int, str], masks: bool
+    ) -> list[dict[str, Any]]:
+        """Return the annotations of an image after checking each.
+
+        Args:
+            image: One of `images`.
+            categories: The names of the categories by their ids.
+            masks: Whether every annotation needs a mask.
+
+        Raises:
+            UserError: If an annotation is invalid.
+        """
+        annotations = self._annotations[image["id"]]
+        for annotation in annotations:
+            location = f"{self.path}: the annotation {annotation.get('id')}"
             box, category = annotation.get("bbox"), annotation.get("category_id")
             if not isinstance(box, list) or len(box) != 4:
-                raise UserError(f"{words} has no bbox of four numbers")
+                raise UserError(f"{location} has no bbox of four numbers")
             if category not in categories:
-                raise UserError(f"{words} is of the category {category}, which is not there")
+                raise UserError(f"{location} has the category {category}, which is not defined")
             if masks and not annotation.get("segmentation"):
                 raise UserError(
-                    f"data source '{self.name}' has boxes without masks: {words} has no "
-                    "segmentation; what needs boxes alone is --protocol=detection"
+                    f"data source '{self._source_name}' has boxes without masks: {location} has no "
+                    "segmentation; detection works without masks, segmentation does not"
                 )
-        return found
+        return annotations
 
-    def paths(self):
-        """Where the images are, a list of str."""
-        places = [os.path.join(self.folder, below) for below in (self.words, "images")]
-        places.insert(1, os.path.join(self.folder, "images", self.words))
-        places.append(self.folder)
-        names = [image["file_name"] for image in self.images]
-        exists = tf.io.gfile.exists
-        place = next((p for p in places if exists(os.path.join(p, names[0]))), None)
-        if place is None:
+    def image_paths(self) -> list[str]:
+        """Return the paths of the images.
+
+        Raises:
+            UserError: If an image is missing.
+        """
+        folders = [
+            os.path.join(self._folder, self._name),
+            os.path.join(self._folder, "images", self._name),
+            os.path.join(self._folder, "images"),
+            self._folder,
+        ]
+        file_names = [image["file_name"] for image in self.images]
+        for image_folder in folders:
+            paths = [os.path.join(image_folder, file_name) for file_name in file_names]
+            if tf.io.gfile.exists(paths[0]):
+                break
+        else:
             raise UserError(
-                f"{self.path} names the image {names[0]}, which is in none of {', '.join(places)}"
+                f"{self.path} lists the image {file_names[0]}, which is in none of "
+                f"{', '.join(folders)}"
             )
-        paths = [os.path.join(place, name) for name in names]
-        missing = [path for path in paths if not exists(path)]
+        missing = [path for path in paths if not tf.io.gfile.exists(path)]
         if missing:
             raise UserError(
-                f"{self.path} names {len(missing)} images that are missing, the first {missing[0]}"
+                f"{self.path} lists {len(missing)} images that are missing; the first is "
+                f"{missing[0]}"
             )
         return paths

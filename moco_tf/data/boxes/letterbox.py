@@ -1,11 +1,17 @@
-"""Annotated images as squares of one size: the whole image in the left upper corner, its sides in
-proportion, and around it the mean colour; boxes and masks go with it."""
+"""Batches of annotated images as squares of one size.
+
+A square holds the whole image in its top left corner, in its proportions, and around it the mean
+color. Its geometry is in `moco_tf.data.boxes.geometry`.
+"""
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
+from moco_tf.data.boxes.geometry import fitted
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.pipeline import own_batches
 from moco_tf.data.tuning import without_tuning
@@ -13,196 +19,198 @@ from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
 from moco_tf.seeds import key_for, seed_for
 
-# What the encoder's normalisation makes nearly 0 of.
+# The color that the normalization of the encoder maps to nearly 0.
 PADDING = tuple(round(255 * value) for value in mean_and_std(3)[0])
-IGNORED = -1  # the label of a pixel that is not counted
 
 
-def fitted(height, width, size):
-    """The sides of an image when its longer one has become `size`.
+def is_flipped(seed: int, epoch: int, index: int) -> bool:
+    """Return whether training sees an image mirrored, which it does with `FLIP_PROBABILITY`.
 
     Args:
-        height, width: ints, or arrays or tensors of ints.
-        size: int.
-
-    Returns:
-        Two arrays of int64, each at least 1 and at most `size`.
+        seed: Seed of the training.
+        epoch: Number of the epoch.
+        index: Index of the image.
     """
-    longer = np.maximum(height, width)
-    sides = (np.rint(np.asarray(side) * (size / longer)) for side in (height, width))
-    return tuple(np.clip(side, 1, size).astype(np.int64) for side in sides)
-
-
-def boxes_in_square(boxes, height, width, size):
-    """Boxes of an image, `[n, 4]` (left, top, right, bottom), where they are in its square."""
-    new_height, new_width = fitted(height, width, size)
-    across, down = new_width / width, new_height / height
-    return boxes * np.array([across, down, across, down])
-
-
-def boxes_in_image(boxes, height, width, size):
-    """The inverse of `boxes_in_square`; what reaches over the edge of the image is cut off."""
-    new_height, new_width = fitted(height, width, size)
-    across, down = width / new_width, height / new_height
-    boxes = boxes * np.array([across, down, across, down])
-    return np.clip(boxes, 0, [width, height, width, height])
-
-
-def map_in_square(labels, size):
-    """A label of each pixel, int `[H, W]`, as `[size, size]`: that of the nearest pixel, and
-    `IGNORED` around the image."""
-    height, width = fitted(*labels.shape, size)
-    square = np.full([size, size], IGNORED, labels.dtype)
-    square[:height, :width] = _nearest(labels, height, width)
-    return square
-
-
-def map_in_image(square, height, width):
-    """The inverse of `map_in_square`: int `[size, size]` to `[height, width]`."""
-    new_height, new_width = fitted(height, width, len(square))
-    return _nearest(square[:new_height, :new_width], height, width)
-
-
-def _nearest(labels, height, width):
-    rows, columns = (
-        ((np.arange(after) + 0.5) * before / after).astype(int)
-        for before, after in zip(labels.shape, (height, width), strict=True)
-    )
-    return labels[rows][:, columns]
-
-
-def is_flipped(seed, epoch, index):
-    """Whether an image is mirrored in an epoch, with probability one half."""
     generator = np.random.Philox(key=key_for("views", seed, epoch), counter=[0, 0, 0, index])
+    # The upper 53 bits as a float in [0, 1).
     return (generator.random_raw() >> 11) * 2.0**-53 < FLIP_PROBABILITY
 
 
 class TrainingBatches:
-    """Batches of squares for training, each image mirrored or not.
+    """Batches of squares for training. Each image is mirrored at random.
 
-    The images come epoch after epoch, each epoch a random order of them, and a batch may be of the
-    end of one and the beginning of the next. A step is a function of `seed` and its number.
+    Every epoch contains all images in a random order, and a batch may contain the end of one epoch
+    and the beginning of the next. The batch of a step depends on nothing but the seed and the
+    number of the step.
 
     Args:
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        image_size: int, side of the squares in pixels.
-        batch_size: int, of the global batch.
-        seed: int.
-        targets: what else is in a batch: a function of an image's `Annotations`, its height and
-            width, ints, and whether it is mirrored, bool, to a list of arrays.
-        specs: a tuple of `tf.TensorSpec`, what these arrays are.
+        images: The images, of which those of `images.train` are used.
+        image_size: Side of the squares in pixels.
+        batch_size: Number of images in the global batch.
+        seed: Seed of the order of the images and of their mirroring.
+        targets: Function that returns the other elements of an example as a list of arrays, from
+            the `Annotations` of an image, its height, its width, and whether it is mirrored.
+        specs: A `tf.TensorSpec` for each of these arrays.
     """
 
-    def __init__(self, images, image_size, batch_size, seed, targets, specs):
-        self.images, self.image_size, self.batch_size = images, image_size, batch_size
-        self.seed, self.targets, self.specs = seed, targets, specs
+    def __init__(
+        self,
+        images: AnnotatedImages,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        targets: Callable[[Annotations, int, int, bool], Sequence[np.ndarray]],
+        specs: Sequence[tf.TensorSpec],
+    ) -> None:
+        self.images = images
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.targets = targets
+        self.specs = specs
         with tf.device("CPU"):
-            # As an array it would be copied into every function that uses it, several times.
+            # An array would be copied several times into every function that uses it.
             self._train = tf.constant(images.train, tf.int64)
 
-    def until(self, steps, context=None):
-        """The batches of the first steps.
+    def until(
+        self, steps: int, context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """Return the batches of the first steps.
 
         Args:
-            steps: int.
-            context: the `tf.distribute.InputContext` of this worker among several, of whose
-                replicas it then gives the shares of the batch, one after the other; None for whole
-                batches.
+            steps: Number of steps.
+            context: Context of this worker if there are several. The data set then consists of the
+                shares of this worker's replicas, one after the other. None for whole batches.
 
         Returns:
-            A `tf.data.Dataset` of tuples: images, uint8 `[n, size, size, 3]`, and the targets.
+            A data set of tuples: the images, uint8 `[n, size, size, 3]`, followed by the targets.
         """
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-        workers, worker = context.num_input_pipelines, context.input_pipeline_id
-        epochs = -(-steps * self.batch_size // len(self.images.train))
-        own = (
-            tf.data.Dataset.range(epochs)
+        num_workers, worker = context.num_input_pipelines, context.input_pipeline_id
+        num_epochs = -(-steps * self.batch_size // len(self.images.train))
+        positions = (
+            tf.data.Dataset.range(num_epochs)
             .flat_map(self._epoch)
             .batch(self.batch_size, drop_remainder=True)
             .take(steps)
-            # The share of this worker, whose replicas stand next to each other.
+            # Every worker has a contiguous share of the batch, with the shares of its replicas.
             .flat_map(
-                lambda *rows: tf.data.Dataset.from_tensor_slices(
-                    tuple(tf.split(row, workers)[worker] for row in rows)
+                lambda *columns: tf.data.Dataset.from_tensor_slices(
+                    tuple(tf.split(column, num_workers)[worker] for column in columns)
                 )
             )
         )
         return without_tuning(
-            own.map(self._example, num_parallel_calls=os.cpu_count(), deterministic=True)
+            positions.map(self._example, num_parallel_calls=os.cpu_count(), deterministic=True)
             .batch(context.get_per_replica_batch_size(self.batch_size), drop_remainder=True)
             .prefetch(2)
         )
 
-    def indices(self, step):
-        """The images of a step, int64 `[batch_size]`."""
-        first, count = step * self.batch_size, len(self.images.train)
+    def indices(self, step: int) -> np.ndarray:
+        """Return the indices of the images of a step, int64 `[batch_size]`."""
+        first, num_images = step * self.batch_size, len(self.images.train)
         positions = np.arange(first, first + self.batch_size)
-        orders = {epoch: self._order(epoch).numpy() for epoch in set(positions // count)}
-        return np.array([orders[p // count][p % count] for p in positions])
+        epochs = positions // num_images
+        orders = {epoch: self._order(epoch).numpy() for epoch in set(epochs)}
+        return np.array(
+            [
+                orders[epoch][position % num_images]
+                for epoch, position in zip(epochs, positions, strict=True)
+            ]
+        )
 
-    def _order(self, epoch):
+    def _order(self, epoch: int | tf.Tensor) -> tf.Tensor:
+        """Return the indices of the training images in the order of an epoch."""
         draws = tf.random.stateless_uniform(
             [len(self.images.train)], seed_for("order", self.seed, epoch), alg="philox"
         )
         return tf.gather(self._train, tf.argsort(draws, stable=True))
 
-    def _epoch(self, epoch):
-        rows = tf.data.Dataset.from_tensor_slices(self._order(epoch))
-        return rows.map(lambda index: (epoch, index))
+    def _epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
+        """Return a data set of pairs of the epoch and an index, both int64 scalars."""
+        indices = tf.data.Dataset.from_tensor_slices(self._order(epoch))
+        return indices.map(lambda index: (epoch, index))
 
-    def _example(self, epoch, index):
+    def _example(self, epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
         image = self.images.read(index)
         square = in_square(image, self.image_size)
+        height, width = tf.unstack(tf.shape(image)[:2])
         dtypes = [tf.uint8, *(spec.dtype for spec in self.specs)]
-        found = tf.numpy_function(
-            self._with_targets, [epoch, index, square, *tf.unstack(tf.shape(image)[:2])], dtypes
+        arrays = tf.numpy_function(
+            self._with_targets, [epoch, index, square, height, width], dtypes
         )
         shapes = [square.shape, *(spec.shape for spec in self.specs)]
-        return tuple(tf.ensure_shape(*pair) for pair in zip(found, shapes, strict=True))
+        return tuple(tf.ensure_shape(*pair) for pair in zip(arrays, shapes, strict=True))
 
-    def _with_targets(self, epoch, index, square, height, width):
+    def _with_targets(
+        self,
+        epoch: np.int64,
+        index: np.int64,
+        square: np.ndarray,
+        height: np.int32,
+        width: np.int32,
+    ) -> list[np.ndarray]:
+        """Return the square, mirrored or not, and the targets that belong to it."""
         annotations = self.images.annotations(int(index), int(height), int(width))
-        _, across = fitted(height, width, self.image_size)
-        flip = is_flipped(self.seed, epoch, index)
+        flip = is_flipped(self.seed, int(epoch), int(index))
         if flip:
+            _, new_width = fitted(int(height), int(width), self.image_size)
             square = square.copy()
-            square[:, :across] = square[:, :across][:, ::-1]
+            square[:, :new_width] = square[:, :new_width][:, ::-1]
         return [square, *self.targets(annotations, int(height), int(width), flip)]
 
 
-def in_square(image, size):
-    """An image, uint8 `[H, W, 3]`, in its square, uint8 `[size, size, 3]`."""
-    height, width = tf.numpy_function(
-        lambda shape: list(fitted(*shape[:2], size)), [tf.shape(image)], [tf.int64, tf.int64]
-    )
-    resized = resize(image, tf.ensure_shape(height, []), tf.ensure_shape(width, []))
+def in_square(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Return the square of an image.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        size: Side of the square in pixels.
+
+    Returns:
+        uint8 `[size, size, 3]`.
+    """
+
+    def fitted_shape(shape: np.ndarray) -> np.ndarray:
+        return np.array(fitted(int(shape[0]), int(shape[1]), size), np.int64)
+
+    new_shape = tf.numpy_function(fitted_shape, [tf.shape(image)], tf.int64, stateful=False)
+    height, width = tf.unstack(tf.ensure_shape(new_shape, [2]))
+    resized = resize(image, height, width)
     padding = [[0, size - height], [0, size - width], [0, 0]]
-    # All at once with the colour around it, in a range where bytes do not wrap.
-    colour = tf.constant(PADDING, tf.int32)
-    square = tf.pad(tf.cast(resized, tf.int32) - colour, padding) + colour
+    # Relative to the padding color, so that tf.pad fills all three channels at once. Unlike uint8,
+    # int32 does not wrap around.
+    color = tf.constant(PADDING, tf.int32)
+    square = tf.pad(tf.cast(resized, tf.int32) - color, padding) + color
     return tf.ensure_shape(tf.cast(square, tf.uint8), [size, size, 3])
 
 
-def batches_to_evaluate(images, indices, image_size, batch_size, context=None):
-    """Batches of images to evaluate on.
+def batches_to_evaluate(
+    images: AnnotatedImages,
+    indices: np.ndarray,
+    image_size: int,
+    batch_size: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Return batches of squares for evaluation.
 
-    Every batch is full, and every replica gets as many: a row that stands for nothing has the index
-    -1 and an empty image.
+    Every batch is full, and all replicas get the same number of batches. A row that fills up a
+    batch has the index -1 and an empty image.
 
     Args:
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        indices: int64 `[M]`, the images wanted.
-        image_size: int, side of the squares in pixels.
-        batch_size: int, of one replica.
-        context: of `TrainingBatches.until`.
+        images: The images.
+        indices: int64 `[M]`, the indices of the images to evaluate.
+        image_size: Side of the squares in pixels.
+        batch_size: Number of images in the batch of one replica.
+        context: As in `TrainingBatches.until`.
 
     Returns:
-        A `tf.data.Dataset` of `(indices, shapes, images)`: int64 `[n]`; int32 `[n, 2]`, the height
-        and width of the image as it was read; uint8 `[n, size, size, 3]`.
+        A data set of `(indices, shapes, images)`: int64 `[n]`; int32 `[n, 2]`, the height and width
+        of each image as it was read; uint8 `[n, size, size, 3]`.
     """
-    own = own_batches(indices, batch_size, context)
+    worker_indices = own_batches(indices, batch_size, context)
 
-    def example(index):
+    def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image = tf.cond(
             index < 0,
             lambda: tf.zeros([1, 1, 3], tf.uint8),
@@ -211,30 +219,33 @@ def batches_to_evaluate(images, indices, image_size, batch_size, context=None):
         return index, tf.shape(image)[:2], in_square(image, image_size)
 
     return without_tuning(
-        tf.data.Dataset.from_tensor_slices(own.ravel())
+        tf.data.Dataset.from_tensor_slices(worker_indices.ravel())
         .map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .prefetch(2)
     )
 
 
-def require_readable(images, indices, error):
-    """Names what was wrong, where one of several images could not be read.
+def require_readable(
+    images: AnnotatedImages, indices: Iterable[int], error: tf.errors.OpError
+) -> None:
+    """Raise an error that names the image at fault, if one of several images cannot be read.
 
     Args:
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        indices: ints, those among which it is.
-        error: the `tf.errors.OpError` that came of it.
+        images: The images.
+        indices: Indices of the images to check.
+        error: The error that reading them caused.
 
     Raises:
-        UserError: an image that cannot be read, or what its annotations raise.
+        UserError: If an image cannot be read, or its annotations are invalid.
     """
     for index in indices:
         try:
             height, width = images.read(tf.constant(index, tf.int64)).shape[:2]
-        except tf.errors.OpError as reason:
+        except tf.errors.OpError as read_error:
+            reason = read_error.message.splitlines()[0]
             raise UserError(
-                f"{images.describe(int(index))} cannot be read ({reason.message.splitlines()[0]}): "
-                "repair it, or take it out of the annotations"
+                f"{images.describe(int(index))} cannot be read ({reason}): repair it, or remove it "
+                "from the annotations"
             ) from error
         images.annotations(int(index), height, width)

@@ -1,90 +1,111 @@
-"""Data sets of tensorflow-datasets whose images come with boxes, such as voc and coco."""
+"""Data sets of tensorflow-datasets whose images have boxes, such as voc and coco."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.boxes.annotations import MOST_BOXES, AnnotatedImages, Annotations
 from moco_tf.data.decoding import decode
-from moco_tf.data.sources import records, tfds
+from moco_tf.data.sources import examples, tfds
 from moco_tf.errors import UserError
 
-LOOKED_AT = 100  # records, for a first box
-FLAGS = ("is_crowd", "is_difficult")
+if TYPE_CHECKING:  # Importing it takes seconds.
+    import tensorflow_datasets
+
+MAX_ATTEMPTS = 100  # Records to try when looking for a box.
 
 
-def load(name, place, masks, data_dir):
-    """A data set with a sequence `objects` of `bbox` and `label`, and perhaps `is_crowd` (COCO) and
-    `is_difficult` (PASCAL VOC).
+def load(name: str, dataset: str, masks: bool, data_dir: str) -> AnnotatedImages:
+    """Open a data set with a sequence `objects` of `bbox` and `label`.
 
-    For training is the split that is asked for, "train" by default; the paper's trainval2007 is
-    "tfds:voc/2007:train+validation". For testing is "test", or "validation" where "test" has no
-    boxes or is missing.
+    The objects may also have the flags `is_crowd` (COCO) and `is_difficult` (PASCAL VOC).
+
+    The requested split, "train" by default, is for training; the paper's trainval2007 is
+    "tfds:voc/2007:train+validation". The split for testing is "test", or "validation" if "test" is
+    missing or has no boxes.
 
     Args:
-        name: str, the source as it was asked for.
-        place, data_dir: of `moco_tf.data.tfds.load`.
-        masks: bool, whether masks are wanted; there are none.
+        name: The string that names the source.
+        dataset: As in `moco_tf.data.sources.tfds.load`.
+        masks: Whether masks are requested. No data set of tensorflow-datasets has them.
+        data_dir: As in `moco_tf.data.sources.tfds.load`.
 
     Returns:
-        `moco_tf.data.annotated.AnnotatedImages`.
+        The images with their annotations.
 
     Raises:
-        UserError: masks are wanted; no such data set, version or split; one without boxes, or
-            without a part to test on.
+        UserError: If masks are requested; if there is no such data set, version or split; or if the
+            data set has no boxes, or no split to test on.
     """
     if masks:
-        raise UserError(
-            f"data source '{name}' has boxes without masks: --protocol=segmentation needs coco:PATH"
-        )
-    builder, split = tfds.open_prepared(name, place, data_dir)
+        raise UserError(f"data source '{name}' has boxes but no masks: masks need coco:PATH")
+    builder, split = tfds.open_prepared(name, dataset, data_dir)
     class_names = _class_names(name, builder)
-    chosen, others = tfds.split_and_others(name, builder, split)
-    found = records.scan(sorted(set().union(*map(tfds.files, [chosen, *others]))))
-    payload = found.reader()
+    instructions, other_splits = tfds.requested_and_other_splits(name, builder, split)
+    records = tfds.scan_splits(instructions, *other_splits)
+    read_record = records.reader()
 
-    def parsed(index):
-        return tf.train.Example.FromString(payload(tf.constant(index, tf.int64)).numpy())
+    def read_example(index: int) -> tf.train.Example:
+        payload = read_record(tf.constant(index, tf.int64)).numpy()
+        return tf.train.Example.FromString(payload)
 
-    def has_boxes(indices):
-        return any(_values(parsed(index), "bbox") for index in indices[:LOOKED_AT])
+    def has_boxes(indices: Iterable[int]) -> bool:
+        return any(_object_values(read_example(index), "bbox") for index in indices)
 
-    train = tfds.indices(name, found, chosen)
-    if not has_boxes(train):
-        raise UserError(f"data source '{name}': there is no box in that split")
-    parts = (tfds.indices(name, found, other) for other in others)
-    test = next((part for part in parts if has_boxes(part)), None)
-    if test is None:
+    train = tfds.split_indices(name, records, instructions)
+    if not has_boxes(train[:MAX_ATTEMPTS]):
+        raise UserError(f"data source '{name}': there is no box in the split '{split}'")
+    for other_split in other_splits:
+        test = tfds.split_indices(name, records, other_split)
+        if has_boxes(test[:MAX_ATTEMPTS]):
+            break
+    else:
         raise UserError(
             f"data source '{name}' has no other split with boxes to test on: it has "
             f"{', '.join(builder.info.splits)}"
         )
 
-    def annotations(index, height, width):
-        example = parsed(index)
-        labels = np.array(_values(example, "label"), np.int32)
-        relative = np.array(_values(example, "bbox"), np.float64).reshape(-1, 4)
-        top, left, bottom, right = relative.T
-        boxes = np.stack([left * width, top * height, right * width, bottom * height], axis=1)
-        flags = (_values(example, flag) or np.zeros(len(labels)) for flag in FLAGS)
-        crowd, difficult = (np.array(flag, bool) for flag in flags)
-        return Annotations(boxes, labels, crowd, difficult)
+    def annotations(index: int, height: int, width: int) -> Annotations:
+        example = read_example(index)
+        labels = np.array(_object_values(example, "label"), np.int32)
+        # Relative to the sides of the image.
+        corners = np.array(_object_values(example, "bbox"), np.float64).reshape(-1, 4)
+        top, left, bottom, right = corners.T
+        no_flags = [False] * len(labels)
+        return Annotations(
+            boxes=np.stack([left * width, top * height, right * width, bottom * height], axis=1),
+            labels=labels,
+            crowd=np.array(_object_values(example, "is_crowd") or no_flags, bool),
+            difficult=np.array(_object_values(example, "is_difficult") or no_flags, bool),
+        )
 
     spec = {"image": tf.io.FixedLenFeature([], tf.string)}
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        return decode(tf.io.parse_single_example(read_record(index), spec)["image"])
+
     return AnnotatedImages(
         name=name,
         class_names=class_names,
-        read=lambda index: decode(tf.io.parse_single_example(payload(index), spec)["image"]),
+        read=read,
         annotations=annotations,
-        describe=found.describe,
+        describe=records.describe,
         train=train,
         test=test,
-        # To know it would take a pass over all records, images included.
+        # The exact number would take a pass over all records, images included.
         most_boxes=MOST_BOXES,
     )
 
 
-def _class_names(name, builder):
-    import tensorflow_datasets
+def _class_names(name: str, builder: "tensorflow_datasets.core.DatasetBuilder") -> list[str]:
+    """Return the names of the labels.
+
+    Raises:
+        UserError: If the data set has no images with boxes and labels.
+    """
+    from tensorflow_datasets.features import BBoxFeature, ClassLabel, Image
 
     features = builder.info.features
     try:
@@ -92,21 +113,15 @@ def _class_names(name, builder):
         box, label = objects["bbox"], objects["label"]
     except (KeyError, TypeError):
         image = box = label = None
-    kinds = tensorflow_datasets.features
-    if not (
-        isinstance(image, kinds.Image)
-        and isinstance(box, kinds.BBoxFeature)
-        and isinstance(label, kinds.ClassLabel)
-    ):
+    is_image, is_box = isinstance(image, Image), isinstance(box, BBoxFeature)
+    if not (is_image and is_box and isinstance(label, ClassLabel)):
         raise UserError(
-            f"data source '{name}' has no boxes: it needs image, objects/bbox and objects/label, "
-            f"and its features are {', '.join(features)}"
+            f"data source '{name}' has no boxes: it needs the features image, objects/bbox and "
+            f"objects/label, but has {', '.join(features)}"
         )
     return label.names
 
 
-def _values(example, feature):
-    """The values of a feature of all objects of a record, a list."""
-    values = example.features.feature.get(f"objects/{feature}")
-    kind = values and values.WhichOneof("kind")
-    return list(getattr(values, kind).value) if kind else []
+def _object_values(example: tf.train.Example, feature: str) -> list[Any]:
+    """Return the values of a feature of all objects of a record."""
+    return examples.feature_values(example, f"objects/{feature}")

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.boxes.letterbox import boxes_in_image, boxes_in_square, fitted
+from moco_tf.data.boxes.geometry import boxes_in_image, boxes_in_square, fitted
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import DetectionSettings
 from moco_tf.evaluation.transfer.training import Task

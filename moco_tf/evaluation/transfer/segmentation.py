@@ -10,7 +10,7 @@ dilation.
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.boxes.letterbox import IGNORED, map_in_image, map_in_square
+from moco_tf.data.boxes.geometry import IGNORED, map_in_image, map_in_square
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import SegmentationSettings
 from moco_tf.evaluation.transfer.training import Task

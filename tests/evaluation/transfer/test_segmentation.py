@@ -13,7 +13,7 @@ from pycocotools import mask
 from moco_tf import encoders
 from moco_tf.data.boxes import load as load_boxes
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
-from moco_tf.data.boxes.letterbox import IGNORED, map_in_square
+from moco_tf.data.boxes.geometry import IGNORED, map_in_square
 from moco_tf.errors import UserError
 from moco_tf.evaluation.transfer import segmentation, training
 from moco_tf.evaluation.transfer.segmentation import SEGMENTATION
