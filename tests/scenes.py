@@ -1,4 +1,4 @@
-"""Scenes of docs/garments.py for the tests, where Fashion-MNIST is installed."""
+"""Annotated scenes for the tests, made by docs/garments.py if Fashion-MNIST is installed."""
 
 import os
 
@@ -11,6 +11,7 @@ needs_fashion_mnist = pytest.mark.skipif(
 
 
 def write(folder, train=6, val=4):
+    """Write scenes as a folder in COCO's format, and return the folder."""
     from docs import garments
 
     garments.write(folder, train, val, fashion_mnist=FASHION_MNIST)

@@ -105,7 +105,7 @@ def _class_names(name: str, builder: "tensorflow_datasets.core.DatasetBuilder") 
     Raises:
         UserError: If the data set has no images with boxes and labels.
     """
-    from tensorflow_datasets.features import BBoxFeature, ClassLabel, Image
+    import tensorflow_datasets
 
     features = builder.info.features
     try:
@@ -113,8 +113,12 @@ def _class_names(name: str, builder: "tensorflow_datasets.core.DatasetBuilder") 
         box, label = objects["bbox"], objects["label"]
     except (KeyError, TypeError):
         image = box = label = None
-    is_image, is_box = isinstance(image, Image), isinstance(box, BBoxFeature)
-    if not (is_image and is_box and isinstance(label, ClassLabel)):
+    feature_types = tensorflow_datasets.features
+    if not (
+        isinstance(image, feature_types.Image)
+        and isinstance(box, feature_types.BBoxFeature)
+        and isinstance(label, feature_types.ClassLabel)
+    ):
         raise UserError(
             f"data source '{name}' has no boxes: it needs the features image, objects/bbox and "
             f"objects/label, but has {', '.join(features)}"

@@ -1,4 +1,4 @@
-"""Folders in COCO's format against pycocotools' own reading of them."""
+"""The `coco` source, compared with pycocotools."""
 
 import copy
 import json
@@ -21,10 +21,10 @@ POLYGON = [[10.0, 5.0, 40.0, 5.0, 40.0, 20.5, 10.0, 20.5], [1, 1, 4, 1, 4, 4]]
 
 
 def run_lengths(*box, height=30, width=50):
-    """The mask of a box as a list of run lengths, column by column."""
+    """The mask of a box (left, top, width, height) as run lengths, column by column."""
     inside = np.zeros([height, width], np.uint8)
-    left, top, across, down = box
-    inside[top : top + down, left : left + across] = 1
+    left, top, box_width, box_height = box
+    inside[top : top + box_height, left : left + box_width] = 1
     flat = inside.flatten(order="F")
     changes = np.flatnonzero(np.diff(flat)) + 1
     counts = np.diff([0, *changes, flat.size]).tolist()
@@ -44,7 +44,7 @@ def annotation(id_, image, category, box, segmentation, iscrowd=0):
 
 
 def example():
-    """Two files: of the three images for training one has no annotation."""
+    """The contents of two files. One of the three training images has no annotations."""
     images = [{"id": 10 * n, "file_name": f"{n}.png", "height": 30, "width": 50} for n in range(3)]
     train = [
         annotation(1, 20, 7, [1.5, 1, 38.5, 19.5], POLYGON),
@@ -61,45 +61,50 @@ def example():
 
 
 def write_example(folder, content, below=""):
+    """Write JSON files and their images; `{}` in `below` is the split."""
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
-    for part, of_part in content.items():
-        path = folder / "annotations" / f"instances_{part}.json"
-        path.write_text(of_part if isinstance(of_part, str) else json.dumps(of_part))
-        place = folder / below.format(part)
-        place.mkdir(parents=True, exist_ok=True)
+    for split, annotations in content.items():
+        path = folder / "annotations" / f"instances_{split}.json"
+        path.write_text(annotations if isinstance(annotations, str) else json.dumps(annotations))
+        image_folder = folder / below.format(split)
+        image_folder.mkdir(parents=True, exist_ok=True)
         for number in range(3):
-            pixels = np.full([30, 50, 3], 10 * number + len(part), np.uint8)
-            PIL.Image.fromarray(pixels).save(place / f"{number}.png")
+            pixels = np.full([30, 50, 3], 10 * number + len(split), np.uint8)
+            PIL.Image.fromarray(pixels).save(image_folder / f"{number}.png")
     return folder
 
 
 @pytest.mark.parametrize("below", ["{}", "images/{}"])
-def test_images_boxes_and_masks_are_those_of_pycocotools(tmp_path, below):
+def test_images_boxes_and_masks_match_pycocotools(tmp_path, below):
     write_example(tmp_path, example(), below)
     images = boxes.load(f"coco:{tmp_path}", masks=True)
     assert images.class_names == ["chair", "lamp"]
-    assert (images.train.tolist(), images.test.tolist()) == ([0, 1, 2], [3])
-    assert images.most_boxes == 1  # the crowd's does not count
-    ids = {3: 0, 7: 1}
-    for part, first in (("train2017", 0), ("val2017", 3)):
-        coco = COCO(tmp_path / "annotations" / f"instances_{part}.json")
+    assert images.train.tolist() == [0, 1, 2]
+    assert images.test.tolist() == [3]
+    assert images.most_boxes == 1  # The crowd does not count.
+    labels = {3: 0, 7: 1}
+    for split, first in (("train2017", 0), ("val2017", 3)):
+        coco = COCO(tmp_path / "annotations" / f"instances_{split}.json")
         for number, image in enumerate(coco.dataset["images"]):
             index = first + number
-            assert images.describe(index).endswith(f"{below.format(part)}/{number}.png")
+            assert images.describe(index).endswith(f"{below.format(split)}/{number}.png")
             pixels = images.read(tf.constant(index, tf.int64)).numpy()
-            assert pixels.shape == (30, 50, 3) and (pixels == 10 * number + len(part)).all()
-            found = images.annotations(index, 30, 50)
+            assert pixels.shape == (30, 50, 3)
+            assert (pixels == 10 * number + len(split)).all()
+            annotations = images.annotations(index, 30, 50)
             expected = coco.loadAnns(coco.getAnnIds(image["id"]))
-            assert len(expected) == len(found.boxes) == len(found.masks)
-            for row, wanted in enumerate(expected):
-                x, y, width, height = wanted["bbox"]
-                assert found.boxes[row].tolist() == [x, y, x + width, y + height]
-                assert found.labels[row] == ids[wanted["category_id"]]
-                assert found.crowd[row] == wanted["iscrowd"] and not found.difficult[row]
-                np.testing.assert_array_equal(mask.decode(found.masks[row]), coco.annToMask(wanted))
+            assert len(expected) == len(annotations.boxes) == len(annotations.masks)
+            assert not annotations.difficult.any()
+            for row, coco_annotation in enumerate(expected):
+                x, y, width, height = coco_annotation["bbox"]
+                assert annotations.boxes[row].tolist() == [x, y, x + width, y + height]
+                assert annotations.labels[row] == labels[coco_annotation["category_id"]]
+                assert annotations.crowd[row] == coco_annotation["iscrowd"]
+                inside = mask.decode(annotations.masks[row])
+                np.testing.assert_array_equal(inside, coco.annToMask(coco_annotation))
 
 
-def test_without_masks_none_are_kept(tmp_path):
+def test_masks_are_optional(tmp_path):
     content = example()
     del content["train2017"]["annotations"][0]["segmentation"]
     name = f"coco:{write_example(tmp_path, content, '{}')}"
@@ -109,70 +114,78 @@ def test_without_masks_none_are_kept(tmp_path):
 
 
 @needs_fashion_mnist
-def test_the_scenes_are_what_they_say(tmp_path):
+def test_scenes_have_exact_boxes_and_masks(tmp_path):
     images = boxes.load(f"coco:{write(tmp_path)}", masks=True)
     assert images.class_names == ["T-shirt", "trouser", "sneaker", "bag"]
-    assert (len(images.train), len(images.test)) == (6, 4)
+    assert len(images.train) == 6
+    assert len(images.test) == 4
     for index in [*images.train, *images.test]:
         pixels = images.read(tf.constant(index, tf.int64)).numpy()
-        assert pixels.shape == (96, 128, 3) and pixels.std() > 5
-        found = images.annotations(index, 96, 128)
-        assert 1 <= len(found.boxes) <= 3
-        masks = [mask.decode(m) for m in found.masks]
-        assert np.sum(masks, axis=0).max() == 1  # no pixel is of two garments
-        for box, inside in zip(found.boxes, masks, strict=True):
+        assert pixels.shape == (96, 128, 3)
+        assert pixels.std() > 5
+        annotations = images.annotations(index, 96, 128)
+        assert 1 <= len(annotations.boxes) <= 3
+        masks = [mask.decode(m) for m in annotations.masks]
+        assert np.sum(masks, axis=0).max() == 1  # Garments do not overlap.
+        for box, inside in zip(annotations.boxes, masks, strict=True):
             rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
             expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-            assert box.tolist() == expected and inside.sum() > 50
-
-
-def changed(change):
-    content = copy.deepcopy(example())
-    change(content)
-    return content
+            assert box.tolist() == expected
+            assert inside.sum() > 50
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (lambda c: c.pop("val2017"), "needs one file .*instances_val\\*.json, and there is none"),
-        (lambda c: c.update(train2014=c["train2017"]), "instances_train.*, and there are 2"),
+        (lambda c: c.pop("val2017"), "needs one file .*instances_val\\*.json, but there are none"),
+        (lambda c: c.update(train2014=c["train2017"]), "instances_train.*, but there are 2"),
         (lambda c: c.update(train2017="[1"), "instances_train2017.json cannot be read: Expecting"),
         (lambda c: c.update(train2017="[1]"), "instances_train2017.json cannot be read"),
         (lambda c: c["train2017"].pop("categories"), "not in COCO's format: 'categories' is"),
-        (lambda c: c["train2017"]["annotations"][0].update(image_id=5), "5 is missing, or named"),
+        (
+            lambda c: c["train2017"]["annotations"][0].update(image_id=5),
+            "5 is missing, or is referred",
+        ),
         (
             lambda c: c["train2017"]["annotations"][0].update(category_id=5),
-            "1 is of the category 5",
+            "1 has the category 5",
         ),
         (lambda c: c["train2017"]["annotations"][0].update(bbox=[1]), "annotation 1 has no bbox"),
         (
             lambda c: c["val2017"].update(categories=[{"id": 7, "name": "x"}]),
-            "category 7, 'x', and",
+            "category 7, 'x', but",
         ),
-        (lambda c: c["val2017"].update(annotations=[]), "val2017.json has no box"),
-        (lambda c: c["val2017"].update(images=[]), "0 is missing, or named and not"),
+        (lambda c: c["val2017"].update(annotations=[]), "val2017.json has no boxes"),
+        (lambda c: c["val2017"].update(images=[]), "0 is missing, or is referred"),
         (lambda c: c["val2017"]["images"][0].update(file_name="9.png"), "9.png, which is in none"),
         (
             lambda c: c["train2017"]["images"][1].update(file_name="9.png"),
-            "names 1 images that are",
+            "lists 1 images that are",
         ),
-        (lambda c: c["train2017"]["images"][1].update(height=0), "image 10 has no size or no name"),
+        (
+            lambda c: c["train2017"]["images"][1].update(height=0),
+            "image 10 has no size or no file name",
+        ),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, change, words):
-    write_example(tmp_path, changed(change), "{}")
-    with pytest.raises(UserError, match=words) as caught:
+def test_error_names_the_problem(tmp_path, change, message):
+    content = copy.deepcopy(example())
+    change(content)
+    write_example(tmp_path, content, "{}")
+    with pytest.raises(UserError, match=message) as error:
         boxes.load(f"coco:{tmp_path}")
-    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_an_image_of_another_size_is_named(tmp_path):
+def test_error_names_an_image_of_another_size(tmp_path):
     images = boxes.load(f"coco:{write_example(tmp_path, example(), '{}')}")
-    with pytest.raises(UserError, match="0.png is 31 pixels wide and 30 high, .* for 50 and 30"):
+    with pytest.raises(
+        UserError, match="0.png is 31 pixels wide and 30 pixels high, .* for 50 and 30"
+    ):
         images.annotations(0, 30, 31)
 
 
-def test_other_data_is_named():
-    with pytest.raises(UserError, match="--data=photos is no source of images with boxes: give co"):
+def test_error_names_a_source_without_boxes():
+    with pytest.raises(UserError, match="'photos': use coco:PATH"):
         boxes.load("photos")

@@ -1,5 +1,4 @@
-"""Boxes of data sets that tensorflow-datasets itself prepared on disk, in the manner of its voc and
-its coco."""
+"""Boxes of data sets that tensorflow-datasets prepared, in the format of its voc and coco."""
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ COUNTS = {"train": 5, "validation": 4, "test": 3}
 
 
 def example(split, number):
-    """An image, and its boxes in pixels (left, top, right, bottom), classes and flags."""
+    """An image; boxes in pixels (left, top, right, bottom), and their labels and flags."""
     generator = np.random.default_rng([*split.encode(), number])
     height, width = generator.integers(20, 40, 2)
     pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
-    count = number % 3  # every third image has none
+    count = number % 3  # Every third image has no boxes.
     corners = generator.integers(0, 10, (count, 2))
     boxes = np.concatenate([corners, corners + generator.integers(1, 10, (count, 2))], axis=1)
     return pixels, boxes, generator.integers(0, 2, count), generator.integers(0, 2, count) > 0
@@ -27,7 +26,7 @@ def example(split, number):
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     FLAG = "is_difficult"
-    UNLABELLED = ()
+    SPLITS_WITHOUT_BOXES = ()
 
     def _info(self):
         objects = {
@@ -63,7 +62,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     boxes, labels, flags, strict=True
                 )
             ]
-            yield number, {"image": pixels, "objects": [] if split in self.UNLABELLED else objects}
+            yield (
+                number,
+                {"image": pixels, "objects": [] if split in self.SPLITS_WITHOUT_BOXES else objects},
+            )
 
 
 class VocLike(Builder, skip_registration=True):
@@ -72,11 +74,11 @@ class VocLike(Builder, skip_registration=True):
 
 class CocoLike(Builder, skip_registration=True):
     FLAG = "is_crowd"
-    UNLABELLED = ("test",)  # COCO's test images come without
+    SPLITS_WITHOUT_BOXES = ("test",)  # As in COCO.
 
 
 class NoTest(Builder, skip_registration=True):
-    UNLABELLED = ("test", "validation")
+    SPLITS_WITHOUT_BOXES = ("test", "validation")
 
 
 class NoBoxes(Builder, skip_registration=True):
@@ -98,55 +100,59 @@ def data_dir(tmp_path_factory):
 
 
 def contents(images, indices):
-    """What is at some indices, in an order of its own: tfds shuffles what it writes."""
-    found = []
+    """The images and annotations at some indices, sorted, because tfds shuffles them."""
+    examples = []
     for index in indices:
         pixels = images.read(tf.constant(index, tf.int64)).numpy()
         objects = images.annotations(int(index), *pixels.shape[:2])
         boxes = objects.boxes.round(4).tolist()
         flags = objects.crowd.tolist(), objects.difficult.tolist()
         assert objects.masks is None
-        found.append((pixels.tobytes(), boxes, objects.labels.tolist(), *flags))
-    return sorted(found)
+        examples.append((pixels.tobytes(), boxes, objects.labels.tolist(), *flags))
+    return sorted(examples)
 
 
-def expected(*splits, crowd=False):
-    found = []
+def expected_contents(*splits, crowd=False):
+    examples = []
     for split in splits:
         for number in range(COUNTS[split]):
             pixels, boxes, labels, flags = example(split, number)
-            none = [False] * len(flags)
-            both = (flags.tolist(), none) if crowd else (none, flags.tolist())
-            found.append((pixels.tobytes(), boxes.tolist(), labels.tolist(), *both))
-    return sorted(found)
+            no_flags = [False] * len(flags)
+            both = (flags.tolist(), no_flags) if crowd else (no_flags, flags.tolist())
+            examples.append((pixels.tobytes(), boxes.tolist(), labels.tolist(), *both))
+    return sorted(examples)
 
 
-def test_in_the_manner_of_voc(data_dir):
+def test_data_set_like_voc(data_dir):
     images = boxes.load("tfds:voc_like:train+validation", tfds_dir=data_dir)
     assert images.class_names == CLASSES
-    assert contents(images, images.train) == expected("train", "validation")
-    assert contents(images, images.test) == expected("test")
+    assert contents(images, images.train) == expected_contents("train", "validation")
+    assert contents(images, images.test) == expected_contents("test")
     assert images.most_boxes >= 2
     assert "record 0 of " in images.describe(int(images.train[0]))
 
 
-def test_in_the_manner_of_coco(data_dir):
+def test_data_set_like_coco(data_dir):
     images = boxes.load("tfds:coco_like", tfds_dir=data_dir)
-    assert contents(images, images.train) == expected("train", crowd=True)
-    assert contents(images, images.test) == expected("validation", crowd=True)
+    assert contents(images, images.train) == expected_contents("train", crowd=True)
+    assert contents(images, images.test) == expected_contents("validation", crowd=True)
 
 
 @pytest.mark.parametrize(
-    ("place", "masks", "words"),
+    ("dataset", "masks", "message"),
     [
-        ("voc_like", True, "has boxes without masks: --protocol=segmentation needs coco:PATH"),
+        ("voc_like", True, "has boxes but no masks: masks need coco:PATH"),
         ("no_test", False, "has no other split with boxes to test on"),
-        ("no_test:test", False, "there is no box in that split"),
-        ("no_boxes", False, "has no boxes: it needs image, objects/bbox and objects/label"),
-        ("nosuchset", False, "knows no nosuchset"),
+        ("no_test:test", False, "there is no box in the split 'test'"),
+        (
+            "no_boxes",
+            False,
+            "has no boxes: it needs the features image, objects/bbox and objects/label",
+        ),
+        ("nosuchset", False, "has no nosuchset"),
         ("voc_like:valid", False, "there is no split 'valid'"),
     ],
 )
-def test_what_cannot_be_had_is_named(data_dir, place, masks, words):
-    with pytest.raises(UserError, match=words):
-        boxes.load(f"tfds:{place}", masks=masks, tfds_dir=data_dir)
+def test_error_names_the_problem(data_dir, dataset, masks, message):
+    with pytest.raises(UserError, match=message):
+        boxes.load(f"tfds:{dataset}", masks=masks, tfds_dir=data_dir)
