@@ -1,22 +1,33 @@
-"""Exports a backbone as a file of Detectron2's, for detection and segmentation as in the paper.
+"""Export a backbone as a Detectron2 checkpoint, for detection and segmentation as in the paper.
 
-    python export/detectron2.py --workdir=runs/mine --out=backbone.pkl
+    python export/detectron2_pickle.py --workdir=runs/mine --out=backbone.pkl
 
-Detectron2 reads it by `MODEL.WEIGHTS backbone.pkl`, where NumPy is 1.26 or newer. What else its
-config has to say is printed; docs/detectron2.md has the paper's experiments.
+Detectron2 loads it with `MODEL.WEIGHTS backbone.pkl`, if NumPy is 1.26 or newer. The command prints
+the other settings of Detectron2's config that the network needs. docs/detectron2.md has the paper's
+experiments.
 """
+
+from __future__ import annotations
 
 import pickle
 import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from moco_tf.cli import app, backbone_flags
+from moco_tf.cli import export as export_command
+from moco_tf.cli.flag_groups import define_export_flags
 from moco_tf.data.normalization import MEAN, STD
-from moco_tf.encoders import state_dict
+from moco_tf.errors import UserError
 
-UserError = app.UserError
-# Residual blocks of each stage, in the networks that Detectron2 builds.
+if TYPE_CHECKING:
+    import keras
+
+    from moco_tf.backbones.model_card import Format, Origin
+
+# Number of residual blocks in each stage of the networks that Detectron2 builds.
 DEPTHS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -26,21 +37,23 @@ DEPTHS = {
 }
 
 
-def to_detectron2(backbone):
-    """A backbone as Detectron2's checkpointer reads it.
+def to_detectron2(backbone: keras.Model) -> dict[str, Any]:
+    """Convert a backbone to what Detectron2's checkpointer reads.
 
     Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head.
 
     Returns:
-        A dict: `model`, of arrays under Detectron2's names; `__author__`; and
-        `matching_heuristics`, True: the names are matched by their ends, wherever in a detector
-        the backbone stands.
+        A dict with `model`, arrays under Detectron2's names; `__author__`; and
+        `matching_heuristics`, True: names are matched by their ends, wherever the backbone is in a
+        detector.
 
     Raises:
-        UserError: a network that Detectron2 does not have.
+        UserError: If Detectron2 has no such network.
     """
-    settings(backbone)
+    from moco_tf.encoders import state_dict
+
+    detectron2_settings(backbone)  # Raises an error if there is no such network.
     arrays = state_dict.read(backbone)
     return {
         "model": {_detectron2_name(key): array for key, array in arrays.items()},
@@ -49,73 +62,101 @@ def to_detectron2(backbone):
     }
 
 
-def settings(backbone):
-    """What Detectron2's config has to say, so that it builds the same network.
+def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
+    """Return the settings that make Detectron2 build the same network.
 
     Args:
-        backbone: as for `to_detectron2`.
+        backbone: As for `to_detectron2`.
 
     Returns:
-        A dict from keys such as "MODEL.RESNETS.DEPTH" to values.
+        Values by keys such as "MODEL.RESNETS.DEPTH".
 
     Raises:
-        UserError: a network that Detectron2 does not have.
+        UserError: If Detectron2 has no such network.
     """
+    from moco_tf.encoders import state_dict
+
     shapes = {entry.key: entry.shape for entry in state_dict.entries(backbone)}
     stem, first = shapes["conv1.weight"], shapes["layer1.0.conv1.weight"]
     blocks = {key.split(".")[0] + key.split(".")[1] for key in shapes if key.startswith("layer")}
     stages = sorted({block[:6] for block in blocks})
-    blocks = tuple(sum(block.startswith(stage) for block in blocks) for stage in stages)
-    bottleneck = "layer1.0.conv3.weight" in shapes
-    depth = [
+    blocks_per_stage = tuple(sum(block.startswith(stage) for block in blocks) for stage in stages)
+    is_bottleneck = "layer1.0.conv3.weight" in shapes
+    matching_depths = [
         depth
-        for depth, wanted in DEPTHS.items()
-        if wanted == blocks and (depth >= 50) == bottleneck
+        for depth, expected in DEPTHS.items()
+        if expected == blocks_per_stage and (depth >= 50) == is_bottleneck
     ]
-    if not depth:
+    if not matching_depths:
         raise UserError(
             f"Detectron2 has no {backbone.name}: export a ResNet of depth "
-            f"{', '.join(map(str, DEPTHS))}, wider ones and ResNeXt included"
+            f"{', '.join(map(str, DEPTHS))}; wider networks and ResNeXt are supported"
         )
     if stem[2:] != (7, 7):
         raise UserError(
-            f"Detectron2's networks begin with a convolution of 7x7, and {backbone.name} here with "
-            f"one of {stem[2]}x{stem[3]}: only stem=imagenet can be exported"
+            f"Detectron2's networks start with a 7x7 convolution, but {backbone.name} with a "
+            f"{stem[2]}x{stem[3]} one: only encoders with stem=imagenet can be exported"
         )
     if stem[1] != 3:
         raise UserError(
-            f"Detectron2 takes images of 3 channels, and {backbone.name} takes {stem[1]}"
+            f"Detectron2 takes images with 3 channels, but {backbone.name} takes {stem[1]}"
         )
-    if not bottleneck and first[0] != 64:
+    if not is_bottleneck and first[0] != 64:
         raise UserError(
-            f"Detectron2 has no wider {backbone.name}: of depths 18 and 34 it builds those alone "
-            "that begin with 64 channels"
+            f"Detectron2 has no wider {backbone.name}: its networks of depth 18 and 34 start with "
+            "64 channels"
         )
-    found = {
-        "MODEL.RESNETS.DEPTH": depth[0],
+    settings = {
+        "MODEL.RESNETS.DEPTH": matching_depths[0],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
         "MODEL.RESNETS.STEM_OUT_CHANNELS": stem[0],
     }
-    if bottleneck:
+    if is_bottleneck:
         second = shapes["layer1.0.conv2.weight"]
         groups = second[0] // second[1]
-        found |= {
+        settings |= {
             "MODEL.RESNETS.RES2_OUT_CHANNELS": shapes["layer1.0.conv3.weight"][0],
             "MODEL.RESNETS.NUM_GROUPS": groups,
             "MODEL.RESNETS.WIDTH_PER_GROUP": first[0] // groups,
         }
     else:
-        found["MODEL.RESNETS.RES2_OUT_CHANNELS"] = first[0]
-    return found | {
+        settings["MODEL.RESNETS.RES2_OUT_CHANNELS"] = first[0]
+    return settings | {
         "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in MEAN],
         "MODEL.PIXEL_STD": [round(255 * value, 3) for value in STD],
         "INPUT.FORMAT": "RGB",
     }
 
 
-def _detectron2_name(key):
-    """The name of layer1.0.bn2.weight is res2.0.conv2.norm.weight, and of bn1.bias
-    stem.conv1.norm.bias."""
+def export_detectron2(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+    """Write a backbone as a pickle for Detectron2, and its model card to `<path>.md`.
+
+    Args:
+        backbone: As for `to_detectron2`.
+        path: Path of the file, where nothing exists yet.
+        origin: Where the backbone comes from, for the model card; None if that is unknown.
+
+    Raises:
+        UserError: If Detectron2 has no such network, or the path exists or cannot be written.
+    """
+    from moco_tf.backbones import saving
+    from moco_tf.backbones.model_card import model_card
+
+    content = to_detectron2(backbone)
+
+    def fill(unfinished: str) -> None:
+        with open(unfinished, "wb") as file:
+            pickle.dump(content, file, protocol=4)
+
+    card = model_card(backbone, _format(detectron2_settings(backbone)), origin)
+    saving.write_file(path, fill, card)
+
+
+def _detectron2_name(key: str) -> str:
+    """Return Detectron2's name of an entry of the state dict.
+
+    It calls layer1.0.bn2.weight res2.0.conv2.norm.weight, and bn1.bias stem.conv1.norm.bias.
+    """
     if not key.startswith("layer"):
         key = f"stem.{key}"
     key = re.sub(r"^layer(\d)", lambda stage: f"res{int(stage[1]) + 1}", key)
@@ -123,55 +164,40 @@ def _detectron2_name(key):
     return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def export_detectron2(backbone, path, origin=None):
-    """Writes a backbone as a pickle of Detectron2's, and its model card to `<path>.md`.
-
-    Args:
-        backbone: as for `to_detectron2`.
-        path: str, where nothing is yet.
-        origin: a `moco_tf.model_card.Origin`, or None.
-
-    Raises:
-        UserError: a network that Detectron2 does not have; or a path that is taken, or cannot be
-            written.
-    """
-    from moco_tf.backbones import saving
-    from moco_tf.backbones.model_card import model_card
-
-    content = to_detectron2(backbone)
-
-    def fill(unfinished):
-        with open(unfinished, "wb") as file:
-            pickle.dump(content, file, protocol=4)
-
-    saving.write_file(path, fill, model_card(backbone, _format(settings(backbone)), origin))
-
-
-def _format(settings):
+def _format(settings: dict[str, Any]) -> Format:
     from moco_tf.backbones.model_card import Format
 
     lines = "\n".join(f"{key} {value}" for key, value in settings.items())
     return Format(
-        name="pickle of Detectron2",
-        takes="images in RGB of 0 to 255, which Detectron2 normalises by its PIXEL_MEAN and "
-        "PIXEL_STD",
-        gives="Detectron2's feature maps `stem`, `res2`, `res3`, ...; the last of {features} "
+        name="Detectron2 pickle",
+        takes="RGB images in [0, 255], which Detectron2 normalizes by its PIXEL_MEAN and PIXEL_STD",
+        gives="Detectron2's feature maps `stem`, `res2`, `res3`, ...; the last has {features} "
         "channels",
         loading=f"`MODEL.WEIGHTS PATH`, and in Detectron2's config:\n\n```\n{lines}\n```",
     )
 
 
-def main(_):
-    backbone, origin = backbone_flags.chosen()
-    out = flags.FLAGS.out
-    export_detectron2(backbone, out, origin)
-    print(f"wrote {out}; in Detectron2's config:")
-    for key, value in settings(backbone).items():
+def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    define_export_flags(values, "File to write, which must not exist.")
+
+
+def _export(values: flags.FlagValues) -> None:
+    from moco_tf.cli import backbone_flags
+
+    backbone, origin = backbone_flags.load_for_export(values)
+    export_detectron2(backbone, values.out, origin)
+    print(f"wrote {values.out}; set in Detectron2's config:")
+    for key, value in detectron2_settings(backbone).items():
         print(f"  {key} {value}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    from moco_tf.cli import app
+
+    command = export_command.command("detectron2", __doc__ or "", _define_flags, _export)
+    return app.run(command, argv)
+
+
 if __name__ == "__main__":
-    # Here, so that who imports the conversion does not get its flags.
-    backbone_flags.define()
-    flags.DEFINE_string("out", None, "The file to write, which must not exist.")
-    app.run(main)
+    sys.exit(main())

@@ -1,72 +1,82 @@
-"""Exports a backbone as a .keras file, which Keras alone loads.
+"""Export a backbone as a .keras file.
 
-    python export/keras.py --workdir=runs/mine --out=backbone.keras
+    python export/keras_v3.py --workdir=runs/mine --out=backbone.keras
+
+Loading it needs Keras alone:
 
     backbone = keras.saving.load_model("backbone.keras")
 
-It is made of Keras' own layers, so it loads in safe mode, and on the other backends of Keras too.
-Images go in as they are on disk, of 0 to 255 and any size; it fine-tunes as any model of Keras
-does. The residual network in it is `backbone.get_layer(NAME)`, such as resnet50, and has the stages
-as layers.
+The model consists of Keras' own layers, so it loads in safe mode, and on the other backends of
+Keras too. It takes images of any size as they are on disk, in [0, 255], and fine-tunes like any
+Keras model. The residual network in it is `backbone.get_layer(NAME)`, with a NAME such as resnet50,
+and its layers are those of the stages.
 """
 
-from absl import flags
+from __future__ import annotations
 
-from moco_tf.cli import app, backbone_flags
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-UserError = app.UserError
+from moco_tf.cli import export as export_command
+from moco_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+    from moco_tf.backbones.model_card import Origin
 
 
-def to_keras(backbone):
-    """A backbone that is made of Keras' own layers.
+def to_keras(backbone: keras.Model) -> keras.Model:
+    """Rebuild a backbone from Keras' own layers.
 
-    In training Keras' BatchNormalization normalises as ours of one group does; its moving variance
-    follows the biased variance of a batch, and ours the unbiased one.
+    In training, Keras' BatchNormalization normalizes in the same way as ours with one group. Its
+    moving variance follows the biased variance of a batch, and ours the unbiased one.
 
     Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head.
 
     Returns:
-        A `keras.Model` of the same numbers, in variables of its own: from images `[N, H, W, C]` of
-        0 to 255 to features `[N, D]`, float32.
+        A model with the same weights, in variables of its own: from images `[N, H, W, C]` in
+        [0, 255] to features `[N, D]`, float32.
     """
     import keras
 
     from moco_tf import encoders
     from moco_tf.encoders.normalization import BatchNormalization
 
-    def copy(layer):
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, BatchNormalization):
             del config["groups"]
             return keras.layers.BatchNormalization(**config)
         return type(layer).from_config(config)
 
-    whole = encoders.with_normalization(backbone)
-    found = keras.models.clone_model(whole, clone_function=copy, recursive=True)
-    found.set_weights(whole.get_weights())
-    return found
+    original = encoders.with_normalization(backbone)
+    model = keras.models.clone_model(original, clone_function=copy, recursive=True)
+    model.set_weights(original.get_weights())
+    return model
 
 
-def export_keras(backbone, path, origin=None):
-    """Writes a backbone as a .keras file, and its model card to `<path>.md`.
+def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+    """Write a backbone as a .keras file, and its model card to `<path>.md`.
 
     Args:
-        backbone: as for `to_keras`.
-        path: str, ending in .keras, where nothing is yet.
-        origin: a `moco_tf.model_card.Origin`, or None.
+        backbone: As for `to_keras`.
+        path: Path that ends in .keras, where nothing exists yet.
+        origin: Where the backbone comes from, for the model card; None if that is unknown.
 
     Raises:
-        UserError: another ending; or a path that is taken, or cannot be written.
+        UserError: If the path ends otherwise, exists, or cannot be written.
     """
     from moco_tf.backbones import saving
     from moco_tf.backbones.model_card import Format, model_card
 
     if not path.endswith(".keras"):
-        raise UserError(f"--out={path}: Keras loads what ends in .keras")
+        raise UserError(f"the path {path} does not end in .keras, as Keras requires")
     form = Format(
-        name="model of Keras, of its own layers alone",
-        takes="float32 `[N, H, W, {channels}]` of 0 to 255, any size; normalisation is inside",
+        name="Keras model, made of Keras' own layers",
+        takes="float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside",
         gives="features, float32 `[N, {features}]`",
         loading="```python\nbackbone = keras.saving.load_model(PATH)\n```",
     )
@@ -74,14 +84,11 @@ def export_keras(backbone, path, origin=None):
     saving.write_file(path, to_keras(backbone).save, card)
 
 
-def main(_):
-    backbone, origin = backbone_flags.chosen()
-    export_keras(backbone, flags.FLAGS.out, origin)
-    print(f"wrote {flags.FLAGS.out}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    out_help = "File to write, which must end in .keras and not exist."
+    return export_command.run("keras", __doc__ or "", out_help, export_keras, argv)
 
 
 if __name__ == "__main__":
-    # Here, so that who imports the conversion does not get its flags.
-    backbone_flags.define()
-    flags.DEFINE_string("out", None, "The file to write, ending in .keras, which must not exist.")
-    app.run(main)
+    sys.exit(main())

@@ -1,37 +1,44 @@
-"""Exports a backbone as an ONNX file, for inference by ONNX Runtime and others.
+"""Export a backbone as an ONNX file, for inference with ONNX Runtime and others.
 
-    python export/onnx.py --workdir=runs/mine --out=backbone.onnx
+    python export/onnx_file.py --workdir=runs/mine --out=backbone.onnx
 
     session = onnxruntime.InferenceSession("backbone.onnx")
     [features] = session.run(["features"], {"images": images})
 
-Images go in as they are on disk, float32 `[batch, height, width, channels]` of 0 to 255; batch,
-height and width are left open, and normalisation is inside.
+The model takes images as they are on disk, float32 `[batch, height, width, channels]` in [0, 255].
+Batch, height and width are dynamic, and normalization is inside.
 
-It needs two packages: pip install '.[onnx]'.
+It needs two more packages: pip install 'moco-tf[onnx]'.
 """
 
-from absl import flags
+from __future__ import annotations
 
-from moco_tf.cli import app, backbone_flags
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-UserError = app.UserError
+from moco_tf.cli import export as export_command
+from moco_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import keras
+
+    from moco_tf.backbones.model_card import Origin
 
 
-def export_onnx(backbone, path, origin=None):
-    """Writes a backbone as an ONNX file, and its model card to `<path>.md`.
+def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+    """Write a backbone as an ONNX file, and its model card to `<path>.md`.
 
-    Its input is `images`, float32 `[batch, height, width, C]` of 0 to 255, and its output
+    Its input is `images`, float32 `[batch, height, width, C]` in [0, 255], and its output
     `features`, float32 `[batch, D]`, in inference mode.
 
     Args:
-        backbone: a `keras.Model` of `moco_tf.encoders.build`, without a head.
-        path: str, where nothing is yet.
-        origin: a `moco_tf.model_card.Origin`, or None.
+        backbone: A model of `moco_tf.encoders.build` without a head.
+        path: Path of the file, where nothing exists yet.
+        origin: Where the backbone comes from, for the model card; None if that is unknown.
 
     Raises:
-        UserError: tf2onnx and onnx are not installed; or a path that is taken, or cannot be
-            written.
+        UserError: If tf2onnx or onnx is not installed, or the path exists or cannot be written.
     """
     from moco_tf.backbones import saving
     from moco_tf.backbones.model_card import Format, model_card
@@ -39,17 +46,17 @@ def export_onnx(backbone, path, origin=None):
     onnx = _import_onnx()
     saving.require_free(path)
 
-    def fill(unfinished):
-        _export_by_keras(backbone, unfinished)
+    def fill(unfinished: str) -> None:
+        _export_with_keras(backbone, unfinished)
         model = onnx.load(unfinished)
-        _name(model.graph)
+        _name_outputs_and_dimensions(model.graph)
         onnx.checker.check_model(model)
         onnx.save(model, unfinished)
 
     form = Format(
         name="ONNX",
-        takes="`images`, float32 `[batch, height, width, {channels}]` of 0 to 255, any size; "
-        "normalisation is inside",
+        takes="`images`, float32 `[batch, height, width, {channels}]` in [0, 255], any size; "
+        "normalization is inside",
         gives="`features`, float32 `[batch, {features}]`",
         loading="""\
 ```python
@@ -60,7 +67,7 @@ session = onnxruntime.InferenceSession(PATH)
     saving.write_file(path, fill, model_card(backbone, form, origin))
 
 
-def _export_by_keras(backbone, path):
+def _export_with_keras(backbone: keras.Model, path: str) -> None:
     import logging
     import warnings
 
@@ -69,19 +76,19 @@ def _export_by_keras(backbone, path):
 
     from moco_tf.data.normalization import scale_and_offset
 
-    # `with_normalization` holds its mean in a tensor, which tf2onnx makes an input of.
+    # `with_normalization` holds its mean in a tensor, which tf2onnx would turn into an input.
     normalize = keras.layers.Rescaling(*scale_and_offset(backbone.input_shape[-1]))
     images = keras.Input(backbone.input_shape[1:], name="images")
     model = keras.Model(images, backbone(normalize(images)))
     spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
-    # tf2onnx says at length what it optimises, and Keras looks for what NumPy no longer has.
+    # tf2onnx lists its optimizations, and Keras probes for names that NumPy no longer has.
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         model.export(path, format="onnx", verbose=False, input_signature=[spec])
 
 
-def _name(graph):
-    """Gives the output and the open dimensions the names that they are known by here."""
+def _name_outputs_and_dimensions(graph: Any) -> None:
+    """Rename the output of an ONNX graph and name its dynamic dimensions."""
     [images], [features] = graph.input, graph.output
     for node in graph.node:
         node.output[:] = ["features" if name == features.name else name for name in node.output]
@@ -91,23 +98,22 @@ def _name(graph):
             size.dim_param = name
 
 
-def _import_onnx():
+def _import_onnx() -> Any:
     try:
         import onnx
-        import tf2onnx  # noqa: F401, which Keras asks for when it exports
+        import tf2onnx  # noqa: F401, because Keras imports it for the export
     except ImportError as error:
-        raise UserError("tf2onnx and onnx are not installed: pip install '.[onnx]'") from error
+        raise UserError(
+            "tf2onnx and onnx are not installed: pip install 'moco-tf[onnx]'"
+        ) from error
     return onnx
 
 
-def main(_):
-    backbone, origin = backbone_flags.chosen()
-    export_onnx(backbone, flags.FLAGS.out, origin)
-    print(f"wrote {flags.FLAGS.out}")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    out_help = "File to write, which must not exist."
+    return export_command.run("onnx", __doc__ or "", out_help, export_onnx, argv)
 
 
 if __name__ == "__main__":
-    # Here, so that who imports the conversion does not get its flags.
-    backbone_flags.define()
-    flags.DEFINE_string("out", None, "The file to write, which must not exist.")
-    app.run(main)
+    sys.exit(main())

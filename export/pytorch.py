@@ -1,47 +1,63 @@
-"""To and from PyTorch: checkpoints of the reference implementation, and plain ResNets.
+r"""Convert to and from PyTorch: checkpoints of the reference implementation, and plain ResNets.
 
-    # a run to a checkpoint in facebookresearch/moco's format
+    # A run to a checkpoint in the format of facebookresearch/moco.
     python export/pytorch.py --workdir=runs/mine --out=checkpoint_0199.pth.tar
 
-    # such a checkpoint to a run, which train.py goes on with and evaluate.py evaluates
-    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --workdir=runs/imported \\
+    # Such a checkpoint to a run, which train.py resumes and evaluate.py evaluates.
+    python export/pytorch.py --checkpoint=checkpoint_0199.pth.tar --workdir=runs/imported \
         --config=configs/imagenet_v2.py --config.data.source=folder:PATH
 
-    # the backbone in a SavedModel, or in such a checkpoint, to a state dict of torchvision's names
+    # The backbone in a SavedModel or in such a checkpoint to a state dict with torchvision's names.
     python export/pytorch.py --saved_model=PATH --out=resnet50.pth
-    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --encoder=resnet50 \\
+    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --encoder=resnet50 \
         --out=resnet50.pth
 
-It needs PyTorch, of any build. No code that a checkpoint holds is ever executed. The other formats
-take PyTorch's files as well: export/saved_model.py --checkpoint=resnet50.pth --encoder=resnet50.
+It needs PyTorch. No code in a checkpoint is ever executed. The other formats take PyTorch
+checkpoints as well: export/saved_model.py --checkpoint=resnet50.pth --encoder=resnet50.
 """
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
-from moco_tf.backbones.pytorch_files import QUERY, import_torch, read, to_array, to_arrays
-from moco_tf.cli import app, backbone_flags
-from moco_tf.encoders import state_dict
+from moco_tf.cli import app
+from moco_tf.cli import export as export_command
+from moco_tf.cli.flag_groups import define_export_flags
+from moco_tf.errors import UserError
 
-UserError = app.UserError
-KEY = "module.encoder_k."
+if TYPE_CHECKING:
+    import keras
+    import ml_collections
+
+    from moco_tf.backbones.model_card import Format, Origin
+    from moco_tf.encoders.state_dict import Entry
+    from moco_tf.mechanisms.moco import MoCo
+    from moco_tf.optimizers import SGD
+
+QUERY, KEY = "module.encoder_q.", "module.encoder_k."
 QUEUE, POINTER = "module.queue", "module.queue_ptr"
 
 
-def to_checkpoint(model, architecture, steps_per_epoch):
-    """A model as a checkpoint of facebookresearch/moco, optimizer included.
+def to_checkpoint(model: MoCo, architecture: str, steps_per_epoch: int) -> dict[str, Any]:
+    """Convert a model to a checkpoint of facebookresearch/moco, including the optimizer.
 
     Args:
-        model: a compiled `moco_tf.MoCo`.
-        architecture: str, the name of its encoder.
-        steps_per_epoch: int, from which the reference's `epoch` follows.
+        model: A compiled `moco_tf.MoCo`.
+        architecture: Name of its encoder.
+        steps_per_epoch: Number of steps in an epoch, which determines the reference's `epoch`.
 
     Returns:
         The dict that `main_moco.py --resume` reads, with torch tensors: `epoch`, `arch`,
-        `state_dict` and `optimizer`. `main_lincls.py --pretrained` finds every key that it
-        expects.
+        `state_dict` and `optimizer`. It has every key that `main_lincls.py --pretrained` needs.
     """
     import torch
+
+    from moco_tf.encoders import state_dict
 
     step = int(model.step.numpy())
     arrays = {
@@ -52,8 +68,8 @@ def to_checkpoint(model, architecture, steps_per_epoch):
     }
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
 
-    # The reference's optimizer lists the parameters of both encoders, the key encoder's without
-    # gradient, and so without a buffer.
+    # The reference's optimizer lists the parameters of both encoders. Those of the key encoder have
+    # no gradient, and therefore no buffer.
     sgd, buffers = _sgd(model), _momentum_entries(model)
     parameters = [torch.nn.Parameter(tensors[buffer.key]) for buffer in buffers]
     frozen = [
@@ -77,57 +93,66 @@ def to_checkpoint(model, architecture, steps_per_epoch):
     }
 
 
-def from_checkpoint(model, checkpoint):
-    """Takes over a checkpoint of facebookresearch/moco.
+def from_checkpoint(model: MoCo, checkpoint: dict[str, Any]) -> None:
+    """Load a checkpoint of facebookresearch/moco into a model.
 
-    The model's step is the number of batches that BatchNormalization in the query encoder has
-    counted. Momentum buffers start at 0 where the checkpoint holds none.
+    The model's step becomes the number of batches that BatchNormalization in the query encoder has
+    counted. Momentum buffers start at 0 if the checkpoint has none.
 
     Args:
-        model: a compiled `moco_tf.MoCo`.
-        checkpoint: what `read` returns.
+        model: A compiled `moco_tf.MoCo`.
+        checkpoint: The result of `moco_tf.backbones.pytorch_files.read`.
 
     Raises:
-        UserError: a key is missing, surplus, of another shape or type. The model may have taken
-            over a part by then.
+        UserError: If a key is missing, superfluous, or has another shape or type. The model may
+            have been changed in part by then.
     """
+    from moco_tf.backbones.pytorch_files import to_arrays
+    from moco_tf.encoders import state_dict
+
     arrays = to_arrays(checkpoint)
-    parts = {QUERY: {}, KEY: {}, None: {}}
-    for key, array in arrays.items():
-        prefix = next((prefix for prefix in (QUERY, KEY) if key.startswith(prefix)), None)
-        parts[prefix][key] = array
-    for key in parts[None]:
+    query = {key: array for key, array in arrays.items() if key.startswith(QUERY)}
+    key_encoder = {key: array for key, array in arrays.items() if key.startswith(KEY)}
+    for key in arrays.keys() - query.keys() - key_encoder.keys():
         if key not in (QUEUE, POINTER):
             raise UserError(
-                f"the key {key!r} is none of a MoCo checkpoint's, which begin with 'module.'"
+                f"the key {key!r} does not belong to a MoCo checkpoint, whose keys start with "
+                "'module.'"
             )
 
     size, dim = model.queue.keys.shape
     queue = state_dict.require(arrays, QUEUE, (dim, size), np.floating)
     [pointer] = state_dict.require(arrays, POINTER, (1,), np.integer)
     if not 0 <= pointer < size:
-        raise UserError(f"the key '{POINTER}' holds {pointer}, outside a queue of {size} keys")
+        raise UserError(f"the key '{POINTER}' is {pointer}, outside a queue of {size} keys")
     counter = f"{QUERY}bn1.num_batches_tracked"
     step = int(state_dict.require(arrays, counter, (), np.integer))
     if not 0 <= step < 2**63:
-        raise UserError(f"the key '{counter}' holds {step}, which is no step")
+        raise UserError(f"the key '{counter}' is {step}, which is not a valid step")
     for key in arrays:
         if key.endswith("num_batches_tracked"):
             other = state_dict.require(arrays, key, (), np.integer)
             if other != step:
-                raise UserError(f"the key {key!r} holds {other}, and '{counter}' holds {step}")
+                raise UserError(f"the key {key!r} is {other}, but '{counter}' is {step}")
 
-    state_dict.write(model.query_encoder, parts[QUERY], QUERY)
-    state_dict.write(model.key_encoder, parts[KEY], KEY)
+    state_dict.write(model.query_encoder, query, QUERY)
+    state_dict.write(model.key_encoder, key_encoder, KEY)
     model.queue.keys.assign(queue.T)
     model.queue.pointer.assign(pointer)
     model.step.assign(step)
     _sgd(model).iterations.assign(step)
-    buffers, arrays = _momentum_entries(model), _momentum_arrays(checkpoint)
+    _write_momentum(model, _momentum_arrays(checkpoint))
+
+
+def _write_momentum(model: MoCo, arrays: dict[str, np.ndarray]) -> None:
+    """Set the momentum buffers of a model, to 0 if there are no arrays."""
+    from moco_tf.encoders import state_dict
+
+    buffers = _momentum_entries(model)
     names = [f"optimizer state {index}" for index in range(len(buffers))]
     for name in arrays:
         if name not in names:
-            raise UserError(f"the key {name!r} has no place in this model")
+            raise UserError(f"the key {name!r} has no counterpart in this model")
     for name, buffer in zip(names, buffers, strict=True):
         if arrays:
             buffer.write(state_dict.require(arrays, name, buffer.shape, np.floating))
@@ -135,28 +160,33 @@ def from_checkpoint(model, checkpoint):
             buffer.variable.assign(np.zeros(buffer.variable.shape, np.float32))
 
 
-def _momentum_arrays(checkpoint):
-    """The momentum buffers in a checkpoint; an empty dict where it holds none."""
+def _momentum_arrays(checkpoint: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the momentum buffers in a checkpoint; an empty dict if it has none."""
+    from moco_tf.backbones.pytorch_files import to_array
+
     optimizer = checkpoint.get("optimizer", {})
     state = optimizer.get("state", {}) if isinstance(optimizer, dict) else None
     if not isinstance(state, dict):
-        raise UserError("the key 'optimizer' holds no optimizer's state")
+        raise UserError("the key 'optimizer' does not hold the state of an optimizer")
     arrays = {}
     for index, values in state.items():
         name = f"optimizer state {index}"
         if not isinstance(values, dict) or "momentum_buffer" not in values:
-            raise UserError(f"the key {name!r} holds no momentum_buffer, so it is not SGD's")
+            raise UserError(f"the key {name!r} has no momentum_buffer, so it is not that of SGD")
         arrays[name] = to_array(name, values["momentum_buffer"])
     return arrays
 
 
-def _sgd(model):
-    """The model's `moco_tf.optimizers.SGD`, which float16's loss scaling is wrapped around."""
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+def _sgd(model: MoCo) -> SGD:
+    """Return the model's SGD, without the loss scaling that float16 adds around it."""
+    optimizer: Any = model.optimizer
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _momentum_entries(model):
-    """The query encoder's parameters in torch's order, with their momentum buffers instead."""
+def _momentum_entries(model: MoCo) -> list[Entry]:
+    """Return the momentum buffers of the query encoder's parameters, in torch's order."""
+    from moco_tf.encoders import state_dict
+
     parameters = model.query_encoder.trainable_variables
     buffers = {
         id(parameter): buffer
@@ -169,10 +199,10 @@ def _momentum_entries(model):
     ]
 
 
-def _export_run(workdir, out):
+def _export_run(workdir: str, out: str) -> None:
     from moco_tf import run_directory
-    from moco_tf.training.run import load_model
     from moco_tf.backbones.model_card import Origin
+    from moco_tf.training.run import load_model
 
     config = run_directory.read_config(workdir)
     model, steps_per_epoch = load_model(workdir)
@@ -184,102 +214,119 @@ def _export_run(workdir, out):
     )
     backbone = model.query_encoder.backbone
     _write(checkpoint, out, backbone, form, Origin("workdir", workdir))
-    print(f"wrote {out}, which stands at step {int(model.step.numpy())}")
+    print(f"wrote {out}, the run at step {int(model.step.numpy())}")
 
 
-def _export_backbone(backbone, origin, out):
+def _export_backbone(backbone: keras.Model, origin: Origin, out: str) -> None:
     import torch
+
+    from moco_tf.encoders import state_dict
 
     arrays = state_dict.read(backbone)
     content = {key: torch.from_numpy(array) for key, array in arrays.items()}
     form = _format(
-        "state dict of PyTorch, under torchvision's names, without the classifier `fc`",
-        "`network.load_state_dict(torch.load(PATH), strict=False)` for a network of the same shape "
-        "in torchvision or timm; it reports `fc` alone as missing.",
+        "PyTorch state dict with torchvision's names, without the classifier `fc`",
+        "`network.load_state_dict(torch.load(PATH), strict=False)` with a network of the same "
+        "shape from torchvision or timm, which reports only `fc` as missing.",
     )
     _write(content, out, backbone, form, origin)
-    print(f"wrote {out}, the backbone alone, under torchvision's names")
+    print(f"wrote {out}, the backbone with torchvision's names")
 
 
-def _format(name, loading):
+def _format(name: str, loading: str) -> Format:
     from moco_tf.backbones.model_card import Format
 
     return Format(
         name=name,
-        takes="float32 `[N, {channels}, H, W]`, normalised as below; any size",
+        takes="float32 `[N, {channels}, H, W]`, any size, normalized as below",
         gives="features, float32 `[N, {features}]`, before the layer `fc`",
         loading=f"For {loading}",
     )
 
 
-def _write(content, out, backbone, form, origin):
+def _write(
+    content: dict[str, Any], out: str, backbone: keras.Model, form: Format, origin: Origin
+) -> None:
     import torch
 
     from moco_tf.backbones import saving
     from moco_tf.backbones.model_card import model_card
 
-    def fill(unfinished):
+    def fill(unfinished: str) -> None:
         with open(unfinished, "wb") as file:
             torch.save(content, file)
 
     saving.write_file(out, fill, model_card(backbone, form, origin))
 
 
-def _import_run(path, config, workdir):
+def _import_run(path: str, config: ml_collections.ConfigDict, workdir: str) -> None:
+    from moco_tf.backbones.pytorch_files import read
     from moco_tf.training.run import start_from
 
     checkpoint = read(path)
 
-    def fill(model):
+    def initialize(model: MoCo) -> None:
         try:
             from_checkpoint(model, checkpoint)
         except UserError as error:
             raise UserError(
-                f"{path} does not fit config.encoder={config.encoder}, stem={config.stem}, "
-                f"head={config.head}, dim={config.dim}, queue_size={config.queue_size}, and images "
-                f"of {model.query_encoder.input_shape[-1]} channels: {error}"
+                f"{path} does not match config.encoder={config.encoder}, stem={config.stem}, "
+                f"head={config.head}, dim={config.dim}, queue_size={config.queue_size} and images "
+                f"with {model.query_encoder.input_shape[-1]} channels: {error}"
             ) from error
 
-    model, steps_per_epoch = start_from(fill, config, workdir)
+    model, steps_per_epoch = start_from(initialize, config, workdir)
     step, epoch = int(model.step.numpy()), checkpoint.get("epoch")
     if not _momentum_arrays(checkpoint):
-        print(f"note: {path} holds no momentum buffers; they start at 0")
+        print(f"note: {path} has no momentum buffers; they start at 0")
     if isinstance(epoch, int) and epoch != step // steps_per_epoch:
         print(
-            f"note: {path} stands at step {step}, after {epoch} epochs by its own account; with "
-            f"these images, {steps_per_epoch} steps an epoch, after {step / steps_per_epoch:.2f}"
+            f"note: {path} is at step {step} and says that this is after {epoch} epochs; with "
+            f"these images, {steps_per_epoch} steps per epoch, it is after "
+            f"{step / steps_per_epoch:.2f}"
         )
-    print(f"wrote {workdir}, which stands at step {step}")
+    print(f"wrote {workdir}, a run at step {step}")
 
 
-def main(_):
+def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    define_export_flags(values, "File to write, which must not exist.")
+    app.define_config_flag(
+        values, arguments, "Config of the run, --workdir, to create from --checkpoint."
+    )
+
+
+def _convert(values: flags.FlagValues) -> None:
     from moco_tf.backbones import saving
+    from moco_tf.backbones.pytorch_files import import_torch
+    from moco_tf.cli import backbone_flags
 
-    values = flags.FLAGS
     if values.checkpoint and values.workdir:
         if values.out is not None:
             raise UserError(
-                "--checkpoint goes to a run, --workdir, or to a state dict, --out: give one"
+                "--checkpoint is converted to a run, --workdir, or to a state dict, --out: give "
+                "one of the two"
             )
         if values.encoder is not None:
             raise UserError(
-                f"--encoder={values.encoder}: a run's is --config.encoder; leave it out"
+                f"--encoder={values.encoder} has no effect with --workdir: the encoder of a run is "
+                "--config.encoder"
             )
-        app.require("config")
+        app.require(values, "config")
         _import_run(values.checkpoint, values.config, values.workdir)
         return
-    import_torch()  # before anything is loaded for nothing
-    app.require("out")
-    if backbone_flags.require_one() == "workdir":
+    import_torch()  # Before anything is loaded in vain.
+    app.require(values, "out")
+    if backbone_flags.require_one(values) == "workdir":
         saving.require_free(values.out)
         _export_run(values.workdir, values.out)
     else:
-        _export_backbone(*backbone_flags.chosen(), values.out)
+        _export_backbone(*backbone_flags.load_for_export(values), values.out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    return app.run(export_command.command("pytorch", __doc__ or "", _define_flags, _convert), argv)
 
 
 if __name__ == "__main__":
-    # Here, so that who imports the conversion does not get its flags.
-    backbone_flags.define()
-    flags.DEFINE_string("out", None, "The file to write, which must not exist.")
-    app.define_config_flag("The config of the run, --workdir, to make of --checkpoint.")
-    app.run(main)
+    sys.exit(main())

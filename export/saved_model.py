@@ -1,44 +1,56 @@
-"""Exports a backbone as a SavedModel that fine-tunes in plain Keras, and that can be served.
+"""Export a backbone as a SavedModel that can be served, and fine-tuned in plain Keras.
 
     python export/saved_model.py --workdir=runs/photos --out=runs/photos/export/saved_model
 
-What reads it needs TensorFlow and Keras, and nothing of this project:
+Loading it needs TensorFlow and Keras, and nothing of this project:
 
     keras.layers.TFSMLayer(
         PATH, call_endpoint="serve", call_training_endpoint="train", trainable=True)
 
-To freeze it, leave `call_training_endpoint` out and say `trainable=False`: with a training endpoint
-the moving statistics of BatchNormalization would still move.
+To freeze it, leave out `call_training_endpoint` and pass `trainable=False`. With a training
+endpoint, the moving statistics of BatchNormalization would still change.
 
-A third endpoint, `serve_encoded`, takes the bytes of JPEG and PNG files, as TensorFlow Serving and
-saved_model_cli hand them over. Images of one batch may differ in size, so each is brought to the
-central view that evaluate.py looks at: the shorter side to 256/224 of --image_size, then the
-centre.
+A third endpoint, `serve_encoded`, takes the bytes of JPEG and PNG files, which is what TensorFlow
+Serving and saved_model_cli pass. The images of a batch may differ in size, so each is reduced to
+the central view that evaluate.py uses: the shorter side is resized to 256/224 of --image_size, and
+the center is cropped.
 """
+
+from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from moco_tf.cli import app, backbone_flags
+from moco_tf.cli import export as export_command
+from moco_tf.cli.flag_groups import define_export_flags
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    from moco_tf.backbones.model_card import Format, Origin
 
 SERVE, TRAIN, SERVE_ENCODED = "serve", "train", "serve_encoded"
 IMAGE_SIZE = 224
 
 
-def to_archive(backbone, image_size=IMAGE_SIZE):
-    """A backbone with the endpoints of its SavedModel.
+def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.export.ExportArchive:
+    """Return a backbone with the endpoints of its SavedModel.
 
-    Its endpoint `serve` runs the backbone in inference mode; `train` normalises by the batch and
-    moves the moving statistics. Both take images, float32 `[N, H, W, C]` of 0 to 255, of any size
-    and of the backbone's channels, and return features, float32 `[N, D]`. Where the backbone takes
-    RGB, `serve_encoded` takes the bytes of JPEG and PNG files, strings `[N]`, and returns what
-    `serve` does of their central views.
+    The endpoint `serve` runs the backbone in inference mode; `train` normalizes by the statistics
+    of the batch and updates the moving statistics. Both take images, float32 `[N, H, W, C]` in
+    [0, 255] with any size and the backbone's channels, and return features, float32 `[N, D]`. If
+    the backbone takes RGB images, `serve_encoded` takes the bytes of JPEG and PNG files, strings
+    `[N]`, and returns what `serve` returns for their central views.
 
     Args:
-        backbone: a `keras.Model` from such images to features.
-        image_size: int, side in pixels of the central view.
+        backbone: A model from such images to features.
+        image_size: Side of the central view in pixels.
 
     Returns:
         A `keras.export.ExportArchive`.
@@ -53,7 +65,7 @@ def to_archive(backbone, image_size=IMAGE_SIZE):
     archive.add_endpoint(SERVE, lambda images: backbone(images, training=False), [images])
     archive.add_endpoint(TRAIN, lambda images: backbone(images, training=True), [images])
     if channels == 3:
-        # Each holds a file, whole. TensorFlow Serving takes them as {"b64": "..."}.
+        # Each string is a whole file. TensorFlow Serving takes them as {"b64": "..."}.
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
         archive.add_endpoint(
             SERVE_ENCODED,
@@ -63,17 +75,19 @@ def to_archive(backbone, image_size=IMAGE_SIZE):
     return archive
 
 
-def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
-    """Writes a backbone as a SavedModel, with a model card in it.
+def export_saved_model(
+    backbone: keras.Model, path: str, origin: Origin | None = None, image_size: int = IMAGE_SIZE
+) -> None:
+    """Write a backbone as a SavedModel, with a model card in it.
 
     Args:
-        backbone: a `keras.Model` such as `moco_tf.load_backbone` returns.
-        path: str, a directory that does not exist.
-        origin: a `moco_tf.model_card.Origin`, or None.
-        image_size: as for `to_archive`.
+        backbone: A model such as `moco_tf.load_backbone` returns.
+        path: Path of the directory, which must not exist.
+        origin: Where the backbone comes from, for the model card; None if that is unknown.
+        image_size: As for `to_archive`.
 
     Raises:
-        UserError: it exists, or cannot be written.
+        UserError: If the path exists or cannot be written.
     """
     from moco_tf import encoders
     from moco_tf.backbones import loading, saving
@@ -83,9 +97,9 @@ def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
     saving.require_free(path)
     archive, network = to_archive(backbone, image_size), encoders.network_of(backbone)
 
-    def fill(directory):
+    def fill(directory: str) -> None:
         archive.write_out(directory, verbose=False)
-        # The loader leaves it alone, and load_network builds the network again by it.
+        # TensorFlow ignores this file; `load_network` builds the network from it.
         description = os.path.join(directory, loading.NETWORK_FILE)
         write_atomically(description, json.dumps(network._asdict()) + "\n")
 
@@ -93,27 +107,27 @@ def export_saved_model(backbone, path, origin=None, image_size=IMAGE_SIZE):
     saving.write_directory(path, fill, card)
 
 
-def central_views(image_bytes, image_size):
-    """What `evaluate.py` looks at of JPEG and PNG files, in TensorFlow's operations alone.
+def central_views(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decode JPEG and PNG files to the views that `evaluate.py` uses, with TensorFlow alone.
 
     Args:
-        image_bytes: strings `[N]`, each a file's bytes.
-        image_size: int, side of the views in pixels.
+        image_bytes: Strings `[N]`, the contents of the files.
+        image_size: Side of the views in pixels.
 
     Returns:
-        float32 `[N, image_size, image_size, 3]` of 0 to 255.
+        float32 `[N, image_size, image_size, 3]`, in [0, 255].
 
     Raises:
-        tf.errors.OpError: where the operation runs, if one is neither, or damaged, or promises more
-            pixels than its bytes can hold.
+        tf.errors.OpError: When the operation runs, if a file is neither JPEG nor PNG, is damaged,
+            or declares more pixels than its bytes can hold.
     """
     import tensorflow as tf
 
     from moco_tf.data import decoding
     from moco_tf.data.views import central_view
 
-    def view(contents):
-        # As `decoding.decode`, which reads further kinds of files, and in part in Python.
+    def view(contents: tf.Tensor) -> tf.Tensor:
+        # `decoding.decode` reads more formats, and needs Python for them.
         contents = tf.cond(
             tf.io.is_jpeg(contents),
             lambda: decoding.possible_jpeg(contents),
@@ -126,17 +140,19 @@ def central_views(image_bytes, image_size):
     return tf.cast(tf.map_fn(view, image_bytes, fn_output_signature=spec), tf.float32)
 
 
-def _format(channels, image_size):
+def _format(channels: int, image_size: int) -> Format:
     from moco_tf.backbones.model_card import Format
 
-    takes = "`images`, float32 `[N, H, W, {channels}]` of 0 to 255, any size; normalisation inside"
+    takes = (
+        "`images`, float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside"
+    )
     encoded = (
-        f", and `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, of which it sees the "
-        f"centre, {image_size}x{image_size} after the shorter side was resized to "
+        f". `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, and uses their central "
+        f"{image_size}x{image_size} pixels after resizing the shorter side to "
         f"{round(image_size * 256 / 224)}"
     )
     return Format(
-        name="SavedModel of TensorFlow",
+        name="TensorFlow SavedModel",
         takes=takes + encoded * (channels == 3),
         gives="features, float32 `[N, {features}]`",
         loading="""\
@@ -146,31 +162,43 @@ backbone = keras.layers.TFSMLayer(
 )
 ```
 
-To freeze it, leave `call_training_endpoint` out and say `trainable=False`.""",
+To freeze it, leave out `call_training_endpoint` and pass `trainable=False`.""",
     )
 
 
-def main(_):
-    from moco_tf import encoders, run_directory
-
-    backbone, origin = backbone_flags.chosen()
-    image_size = flags.FLAGS.image_size
-    if image_size is None:
-        of_run = origin.flag == "workdir"
-        image_size = run_directory.read_config(origin.path).image_size if of_run else IMAGE_SIZE
-    out = flags.FLAGS.out
-    export_saved_model(encoders.with_normalization(backbone), out, origin, image_size)
-    print(f"wrote {out}")
-
-
-if __name__ == "__main__":
-    # Here, so that who imports the conversion does not get its flags.
-    backbone_flags.define()
-    flags.DEFINE_string("out", None, "The directory to write, which must not exist.")
+def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    define_export_flags(values, "Directory to write, which must not exist.")
     flags.DEFINE_integer(
         "image_size",
         None,
-        f"Side of the views of encoded images in pixels; by default the run's, or {IMAGE_SIZE}.",
+        "Side in pixels of the views of encoded images. By default that of the run, or "
+        f"{IMAGE_SIZE}.",
         lower_bound=1,
+        flag_values=values,
     )
-    app.run(main)
+
+
+def _export(values: flags.FlagValues) -> None:
+    from moco_tf import encoders, run_directory
+    from moco_tf.cli import backbone_flags
+
+    backbone, origin = backbone_flags.load_for_export(values)
+    image_size = values.image_size
+    if image_size is None:
+        is_run = origin.source == "workdir"
+        image_size = run_directory.read_config(origin.path).image_size if is_run else IMAGE_SIZE
+    export_saved_model(encoders.with_normalization(backbone), values.out, origin, image_size)
+    print(f"wrote {values.out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    from moco_tf.cli import app
+
+    return app.run(
+        export_command.command("saved_model", __doc__ or "", _define_flags, _export), argv
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

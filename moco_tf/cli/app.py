@@ -68,6 +68,11 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever reads the output has stopped, such as `head`. What is left goes nowhere, so that
+        # Python does not fail when it closes the output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
@@ -228,12 +233,14 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
 
 def _help(command: Command, values: flags.FlagValues, as_script: bool) -> str:
     text = command.help if as_script else in_commands(command.help)
-    lines = [text.strip()]
+    groups: dict[str, list[flags.Flag]] = {}
     for group, members in values.flags_by_module_dict().items():
-        if group == "absl.flags":
-            continue
-        # A flag is in the group that its definition names, or else in that of its module.
-        lines += ["", f"{'Flags' if '.' in group else group}:"]
+        if group != "absl.flags":
+            # A flag without a group of its own is filed under the module that defines it.
+            groups.setdefault("Flags" if "." in group else group, []).extend(members)
+    lines = [text.strip()]
+    for group, members in groups.items():
+        lines += ["", f"{group}:"]
         for flag in members:
             default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str})"
             lines.append(f"  --{'[no]' if flag.boolean else ''}{flag.name}")

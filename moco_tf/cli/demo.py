@@ -1,115 +1,156 @@
-"""The demo: pre-trains on the embedded photographs, evaluates, exports, draws.
+"""The command moco-demo: pre-train on the embedded photographs, evaluate, export and plot."""
 
-    python demo.py --workdir=runs/demo
-    python demo.py --workdir=runs/demo --seeds=0,1,2    (the README's figures)
-
-For each seed it does what these commands do, in DIR/seed<N>:
-
-    python train.py --config=configs/photos.py --config.seed=N --workdir=DIR
-    python evaluate.py --protocol=knn --workdir=DIR
-    python evaluate.py --protocol=linear --cached --workdir=DIR      (and --random_init)
-    python export/saved_model.py --workdir=DIR --out=DIR/export/saved_model
-"""
+from __future__ import annotations
 
 import json
 import os
-import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from moco_tf.cli import app
+from moco_tf.errors import UserError
 
-CONFIG = app.define_config_flag("The experiment.", "configs/photos.py")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run directories go.")
-SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, separated by commas.")
+if TYPE_CHECKING:
+    import ml_collections
+
+HELP = """Pre-train on the embedded photographs, evaluate the features, export and plot them.
+
+    moco-demo --workdir=runs/demo
+    moco-demo --workdir=runs/demo --seeds=0,1,2
+
+For each seed it does what these commands do, with a run directory in --workdir:
+
+    python train.py --config=configs/photos.py --config.seed=0 --workdir=runs/demo/seed0
+    python evaluate.py --protocol=knn --workdir=runs/demo/seed0
+    python evaluate.py --protocol=linear --cached --workdir=runs/demo/seed0
+    python export/saved_model.py --workdir=runs/demo/seed0 --out=runs/demo/seed0/export/saved_model
+
+It also evaluates an untrained encoder and raw pixels, and prints all results in a table. The same
+command again continues where it was stopped.
+"""
+
+COLUMNS = {"knn": "knn", "linear": "linear_cached"}  # Protocols by their keys in results.json.
 
 
-def main(_):
+def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Define the flags of the command."""
+    app.define_config_flag(values, arguments, "Config of the runs.", "configs/photos.py")
+    flags.DEFINE_string(
+        "workdir", None, "Directory for the run directories and results.json.", flag_values=values
+    )
+    flags.DEFINE_list("seeds", ["0"], "Random seeds, separated by commas.", flag_values=values)
+
+
+def demo(values: flags.FlagValues) -> int:
+    """Run the demo as the flags say, and return the exit status."""
     from moco_tf.config import flatten
 
-    app.require("workdir")
-    results = []
-    for seed in SEEDS.value:
+    app.require(values, "workdir")
+    seeds = values.seeds
+    for seed in seeds:
         if not seed.isdigit():
-            raise app.UserError(f"--seeds={seed}: give whole numbers of 0 or more")
-        config = CONFIG.value.copy_and_resolve_references()
+            raise UserError(f"--seeds={','.join(seeds)}: give numbers such as 0,1,2")
+    results = []
+    for seed in seeds:
+        config = values.config.copy_and_resolve_references()
         config.seed = int(seed)
-        results.append(_run(config, os.path.join(WORKDIR.value, f"seed{seed}")))
+        top1, status = _run(config, os.path.join(values.workdir, f"seed{seed}"))
+        if status:
+            return status
+        results.append(top1)
     _print_table(results)
-    summary = {"config": flatten(CONFIG.value), "seeds": SEEDS.value, "results": results}
-    path = os.path.join(WORKDIR.value, "results.json")
-    with open(path, "w") as file:
+    path = os.path.join(values.workdir, "results.json")
+    with open(path, "w", encoding="utf-8") as file:
+        summary = {"config": flatten(values.config), "seeds": seeds, "results": results}
         json.dump(summary, file, indent=2)
         file.write("\n")
-    print(f"\nfigures         {path}")
-    _print_paths(os.path.join(WORKDIR.value, f"seed{SEEDS.value[-1]}"))
+    last = os.path.join(values.workdir, f"seed{seeds[-1]}")
+    print(f"\nresults         {path}")
+    print(f"SavedModel      {last}/export/saved_model")
+    print(f"neighbors       {last}/neighbours.png")
+    print(f"curves          {last}/curves.png")
+    return 0
 
 
-def _run(config, workdir):
-    """Trains, evaluates, exports; returns `{backbone: {column of the table: top-1}}`."""
+def _run(
+    config: ml_collections.ConfigDict, workdir: str
+) -> tuple[dict[str, dict[str, float]], int]:
+    """Train, evaluate and export.
+
+    Returns:
+        The top-1 accuracies by backbone and column of the table; and 0, or the exit status if a
+        signal stopped the training.
+    """
     import keras
 
-    from moco_tf import encoders, load_backbone
-    from moco_tf.backbones import model_card
+    from moco_tf import encoders
+    from moco_tf.backbones.loading import load_backbone
+    from moco_tf.backbones.model_card import Origin
     from moco_tf.data import sources
     from moco_tf.evaluation import protocols
     from moco_tf.export.saved_model import export_saved_model
-    from moco_tf.plots.run import plot_neighbours
-    from moco_tf.training import run
+    from moco_tf.plots.features import plot_neighbors
+    from moco_tf.training.run import train
 
-    outcome = run.train(config, workdir)
+    outcome = train(config, workdir)
     if outcome.stopped_by is not None:
-        print(f"stopped at step {outcome.step}; the same command goes on from there")
-        sys.exit(128 + outcome.stopped_by)
+        print(f"stopped at step {outcome.step}; run the same command again to resume")
+        return {}, 128 + outcome.stopped_by
 
     source = sources.from_config(config)
-    keras.utils.set_random_seed(config.seed)
-    shape = (config.image_size, config.image_size, source.channels)
-    pixels = keras.Sequential([keras.Input(shape), keras.layers.Flatten()])
-    random = encoders.build(config.encoder, stem=config.stem, channels=source.channels)
-    backbones = {
+    pixels = keras.Sequential(
+        [
+            keras.Input((config.image_size, config.image_size, source.channels)),
+            keras.layers.Flatten(),
+        ]
+    )
+    pretrained = load_backbone(workdir)
+    backbones: dict[str, Any] = {
         "raw pixels": pixels,
-        "random initialisation": encoders.with_normalization(random),
-        "pre-trained": load_backbone(workdir),
+        "random initialization": encoders.random_backbone(
+            config.encoder, config.stem, source.channels, config.seed
+        ),
+        "pre-trained": pretrained,
     }
-    table = {}
+    table: dict[str, dict[str, float]] = {}
     for name, backbone in backbones.items():
-        train, test = protocols.extract_both(backbone, source, config.image_size)
+        train_features, test_features = protocols.extract_both(backbone, source, config.image_size)
+        directory = workdir if backbone is pretrained else f"{workdir}/{name.replace(' ', '_')}"
         table[name] = {}
-        for column, protocol in (("knn", "knn"), ("linear", "linear_cached")):
-            result = protocols.evaluate(protocol, train, test, len(source.class_names))
+        for column, protocol in COLUMNS.items():
+            result = protocols.evaluate(protocol, train_features, test_features)
             table[name][column] = result["top1"]
-            directory = workdir if name == "pre-trained" else f"{workdir}/{name.replace(' ', '_')}"
-            what = {"backbone": name, "data": source.name, "image_size": config.image_size}
-            protocols.write_result(directory, {**result, **what})
-    plot_neighbours(f"{workdir}/neighbours.png", source, config.image_size, train, test)
+            description = {"backbone": name, "data": source.name, "image_size": config.image_size}
+            protocols.write_result(directory, {**result, **description})
+    plot_neighbors(
+        f"{workdir}/neighbours.png", source, config.image_size, train_features, test_features
+    )
     saved_model = f"{workdir}/export/saved_model"
     if not os.path.exists(saved_model):
-        origin = model_card.Origin("workdir", workdir)
-        export_saved_model(backbones["pre-trained"], saved_model, origin, config.image_size)
-    return table
+        export_saved_model(pretrained, saved_model, Origin("workdir", workdir), config.image_size)
+    return table, 0
 
 
-def _print_table(results):
+def _print_table(results: list[dict[str, dict[str, float]]]) -> None:
     import numpy as np
 
-    seeds = len(results)
-    print(f"\nTop-1 on held-out patches, {seeds} seed{'s' if seeds > 1 else ''}")
+    seeds = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+    print(f"\nTop-1 accuracy on held-out patches, {seeds}")
     print(f"{'':24}{'kNN':>16}{'linear probe':>16}")
     for name in results[0]:
         cells = []
-        for protocol in ("knn", "linear"):
-            values = 100 * np.array([result[name][protocol] for result in results])
-            spread = f" ± {values.std(ddof=1):.1f}" if seeds > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread} %")
+        for column in COLUMNS:
+            percents = 100 * np.array([result[name][column] for result in results])
+            deviation = f" ± {percents.std(ddof=1):.1f}" if len(results) > 1 else ""
+            cells.append(f"{percents.mean():.1f}{deviation} %")
         print(f"{name:24}{cells[0]:>16}{cells[1]:>16}")
 
 
-def _print_paths(workdir):
-    print(f"SavedModel      {workdir}/export/saved_model")
-    print(f"neighbours      {workdir}/neighbours.png")
-    print(f"curves          {workdir}/curves.png")
+COMMAND = app.Command("moco-demo", "moco-demo", HELP, define_flags, demo)
 
 
-if __name__ == "__main__":
-    app.run(main)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    return app.run(COMMAND, argv)

@@ -3,9 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
+    import tensorflow as tf
 
 SOURCE_NAMES = "photos, folder:PATH, idx:PATH, tfrecord:GLOB or tfds:NAME"
 
@@ -35,7 +39,7 @@ class Source:
 
     name: str
     size: int
-    read: Callable[[tf.Tensor], tf.Tensor]
+    read: "Callable[[tf.Tensor], tf.Tensor]"
     describe: Callable[[int], str]
     pretrain: np.ndarray
     train: np.ndarray

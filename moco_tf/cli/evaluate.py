@@ -1,0 +1,195 @@
+"""The command moco-evaluate, which is `python evaluate.py` in a checkout."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from moco_tf.cli import app
+from moco_tf.cli.flag_groups import (
+    define_backbone_flags,
+    define_settings_flags,
+    read_settings,
+    reject_settings,
+)
+from moco_tf.errors import UserError
+from moco_tf.evaluation.settings import Settings
+
+HELP = """Evaluate a backbone on labeled images, frozen or fine-tuned.
+
+    python evaluate.py --protocol=knn --workdir=runs/photos
+    python evaluate.py --protocol=linear --saved_model=PATH --data=folder:PATH --image_size=224
+    python evaluate.py --protocol=few-shot --random_init --config=configs/photos.py
+    python evaluate.py --protocol=finetune --checkpoint=moco_v2_200ep_pretrain.pth.tar \\
+        --encoder=resnet50 --data=folder:PATH --image_size=224
+    python evaluate.py --protocol=detection --compare --workdir=runs/mine --data=coco:PATH
+
+Protocols:
+
+    knn                  weighted nearest neighbors, with the features of the backbone or the head
+    linear               the paper's linear protocol: one layer, trained by SGD on random crops
+    linear --cached      the same layer as a logistic regression, in a fraction of the time
+    few-shot             logistic regression with a few labels per class
+    finetune             a new layer and a copy of the backbone, trained by SGD on random crops
+    finetune --compare   the same, with the new layer alone and with all layers, from this backbone,
+                         a random one and, with --workdir and --checkpoint, an imported one
+    detection            RetinaNet of KerasHub on the backbone, all layers trained; COCO's AP
+    segmentation         DeepLabV3+ of KerasHub on the backbone, all layers trained; mean IoU
+    ... --compare        either of them, from the initializations of finetune --compare
+    report               a page about a run: curves, comparisons, a map of the features, warnings
+
+Results are written to DIR/eval/PROTOCOL.json, where DIR is the run directory, the SavedModel or
+--output_dir. The result of --cached is linear_cached.json, that of --features=head knn_head.json,
+and that of --compare PROTOCOL_comparison.json. The report is DIR/report.html.
+"""
+
+TRANSFER = ("detection", "segmentation")
+PROTOCOLS = ("knn", "linear", "few-shot", "finetune", *TRANSFER, "report")
+# The protocols that each of these flags belongs to.
+MODES = {"cached": ("linear",), "features": ("knn",), "compare": ("finetune", *TRANSFER)}
+
+
+def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Define the flags of the command."""
+    flags.DEFINE_enum(
+        "protocol", None, PROTOCOLS, "The protocol, as listed above.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "cached", False, "Use precomputed features (--protocol=linear only).", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "features",
+        "backbone",
+        ["backbone", "head"],
+        "Features to use: of the backbone, or of the head of a --workdir (--protocol=knn only).",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "compare",
+        False,
+        "Compare with a random initialization (finetune, detection and segmentation only).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "data",
+        None,
+        "Data source with labels; for detection and segmentation coco:PATH or tfds:NAME. By "
+        "default that of the run.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "image_feature",
+        None,
+        "Feature of a record with the encoded image (tfrecord only).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "label_feature",
+        None,
+        "Feature of a record with the label (tfrecord only).",
+        flag_values=values,
+    )
+    flags.DEFINE_string("tfds_dir", None, "Directory of the tfds data sets.", flag_values=values)
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Side of the views in pixels. By default that of the run; 512 for detection and "
+        "segmentation.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Directory of the result, instead of the backbone's.",
+        flag_values=values,
+    )
+    define_backbone_flags(values)
+    flags.DEFINE_bool(
+        "random_init",
+        False,
+        "Evaluate the untrained encoder of --config.",
+        flag_values=values,
+        module_name="Backbone",
+    )
+    app.define_config_flag(values, arguments, "Config whose encoder --random_init builds.")
+    define_settings_flags(values)
+    app.define_strategy_flags(values)
+
+
+def evaluate(values: flags.FlagValues) -> None:
+    """Evaluate as the flags say."""
+    app.require(values, "protocol")
+    protocol, settings = _protocol_and_settings(values)
+    _require_backbone(values)
+    strategy = app.make_strategy(values)
+
+    from moco_tf import distribution
+    from moco_tf.cli import evaluate_features, evaluate_transfer
+
+    with distribution.scope(strategy):
+        if values.protocol in TRANSFER:
+            evaluate_transfer.run(values, protocol, settings)
+        elif values.protocol == "report":
+            evaluate_features.report(values)
+        else:
+            evaluate_features.run(values, protocol, settings)
+
+
+def _protocol_and_settings(values: flags.FlagValues) -> tuple[str, Settings | None]:
+    """Return the name that the result goes by, and the settings from the flags."""
+    for flag, protocols in MODES.items():
+        if values[flag].present and values.protocol not in protocols:
+            raise UserError(
+                f"--{flag} requires --protocol={' or '.join(protocols)}, not "
+                f"--protocol={values.protocol}"
+            )
+    label = f"--protocol={values.protocol}"
+    if values.protocol == "report":
+        if not values.workdir:
+            raise UserError("--protocol=report requires --workdir, the run that it is about")
+        reject_settings(values, [], label)
+        return "report", None
+    protocol = values.protocol
+    unused: tuple[str, ...] = ()
+    if values.features == "head":
+        if not values.workdir:
+            raise UserError("--features=head requires --workdir: only a run has a head")
+        protocol = "knn_head"
+    elif values.cached:
+        protocol, label = "linear_cached", f"{label} --cached"
+    elif values.compare:
+        protocol, label = f"{protocol}_comparison", f"{label} --compare"
+        unused = ("layers",) if values.protocol == "finetune" else ()
+    elif protocol == "finetune" and values.layers == "head":
+        label, unused = f"{label} --layers=head", ("batch_norm", "learning_rate")
+    return protocol, read_settings(values, protocol, unused, label)
+
+
+def _require_backbone(values: flags.FlagValues) -> None:
+    """Check the flags that select the backbone and the data."""
+    names = ("workdir", "saved_model", "checkpoint", "random_init")
+    given = [name for name in names if values[name].value]
+    if len(given) != 1 and not (values.compare and given == ["workdir", "checkpoint"]):
+        raise UserError(
+            "give exactly one of --workdir, --saved_model, --checkpoint and --random_init; with "
+            "--compare, --workdir and --checkpoint can be combined"
+        )
+    if values.random_init:
+        if values.compare:
+            raise UserError(
+                "--compare compares with a random initialization: give --workdir, --saved_model or "
+                "--checkpoint instead of --random_init"
+            )
+        app.require(values, "config")
+    if values.protocol in TRANSFER:
+        app.require(values, "data")
+    elif given[0] in ("saved_model", "checkpoint") and not (values.data and values.image_size):
+        raise UserError(f"--{given[0]} requires --data and --image_size as well")
+
+
+COMMAND = app.Command("moco-evaluate", "python evaluate.py", HELP, define_flags, evaluate)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    return app.run(COMMAND, argv)

@@ -1,0 +1,175 @@
+"""The protocols of moco-evaluate that classify images, and its report."""
+
+import os
+import time
+from typing import Any
+
+from absl import flags
+
+from moco_tf import distribution, encoders, run_directory
+from moco_tf.backbones import loading
+from moco_tf.cli import backbone_flags
+from moco_tf.config import check
+from moco_tf.data import sources
+from moco_tf.data.sources.source import Source
+from moco_tf.errors import UserError
+from moco_tf.evaluation import comparison, few_shot, protocols
+from moco_tf.evaluation.settings import (
+    FewShotSettings,
+    FinetuneSettings,
+    LinearSettings,
+    Settings,
+)
+from moco_tf.plots import features as feature_plots
+from moco_tf.report.report import write_report
+
+
+def report(values: flags.FlagValues) -> None:
+    """Write the report on a run."""
+    config = _read_config(values)
+    source, data, image_size = _open_source(values, config)
+    _, name, directory, channels = _load_backbone(values, config, source)
+    _require_channels(source, data, name, channels)
+    directory = values.output_dir or directory
+    if result := write_report(values.workdir, source, image_size, directory):
+        warnings = ", ".join(result["warnings"]) or "none"
+        print(f"report of {name} on {data}: warnings: {warnings}; wrote {directory}/report.html")
+
+
+def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> None:
+    """Evaluate a backbone by a protocol, write the result and print it.
+
+    Args:
+        values: The parsed flags.
+        protocol: The name that the result goes by.
+        settings: Settings of the protocol.
+    """
+    config = _read_config(values)
+    source, data, image_size = _open_source(values, config)
+    backbone, name, directory, channels = _load_backbone(values, config, source)
+    _require_channels(source, data, name, channels)
+    protocols.require_two_labelled_parts(source)
+    if isinstance(settings, FewShotSettings):
+        assert source.labels is not None
+        assert source.class_names is not None
+        few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
+    directory = values.output_dir or directory
+    description = {"backbone": name, "data": data, "image_size": image_size}
+
+    # Every process computes; the chief alone writes.
+    pictures = []
+    if isinstance(settings, LinearSettings):
+        result = protocols.evaluate_linear(backbone, source, image_size, settings)
+    elif isinstance(settings, FinetuneSettings) and values.compare:
+        backbones = _backbones_to_compare(values, config, source, backbone, settings.seed)
+        result = comparison.compare(backbones, source, image_size, directory, description, settings)
+        if distribution.is_chief():
+            path = os.path.join(directory, "eval", f"{protocol}.png")
+            pictures.append(feature_plots.plot_comparison(path, {**result, **description}))
+    elif isinstance(settings, FinetuneSettings):
+        result = protocols.evaluate_finetune(backbone, source, image_size, settings)
+    else:
+        start = time.perf_counter()
+        train, test = protocols.extract_both(backbone, source, image_size)
+        seconds = round(time.perf_counter() - start, 3)
+        if not distribution.is_chief():
+            return
+        result = protocols.evaluate(protocol, train, test, settings)
+        result["feature_seconds"] = seconds
+        if values.protocol == "knn":
+            path = os.path.join(directory, f"{protocol.replace('knn', 'neighbours')}.png")
+            pictures.append(path)
+    if not distribution.is_chief():
+        return
+    result |= description
+    written = [protocols.write_result(directory, result), *pictures]
+    if values.protocol == "knn":
+        # After the result, so that a picture that cannot be written does not cost it.
+        feature_plots.plot_neighbors(pictures[0], source, image_size, train, test)
+    print(
+        f"{protocol} of {name} on {data}: {protocols.summarize(result)}; "
+        f"wrote {' and '.join(written)}"
+    )
+
+
+def _read_config(values: flags.FlagValues) -> Any:
+    """Return the config of the backbone, or None for a SavedModel or a checkpoint."""
+    backbone_flags.require_encoder(values, needs_saved_model_network=values.compare)
+    if values.workdir:
+        return run_directory.read_config(values.workdir)
+    if values.random_init:
+        check(values.config)
+        return values.config
+    return None
+
+
+def _open_source(values: flags.FlagValues, config: Any) -> tuple[Source, str, int]:
+    """Return the data source, its name and the side of the views in pixels."""
+    data = values.data or config.data.source
+    options = sources.options(config) if config else {}
+    for name in ("image_feature", "label_feature", "tfds_dir"):
+        if values[name].value is not None:
+            options[name] = str(values[name].value)
+    return sources.load(data, **options), data, values.image_size or config.image_size
+
+
+def _load_backbone(
+    values: flags.FlagValues, config: Any, source: Source
+) -> tuple[Any, str, str, int]:
+    """Return the backbone, its name, the directory of its results and its input channels."""
+    if values.saved_model:
+        backbone, channels = loading.load_saved_model(values.saved_model)
+        return backbone, values.saved_model, values.saved_model, channels
+    if values.workdir:
+        load = loading.load_encoder if values.features == "head" else loading.load_backbone
+        backbone, name, directory = load(values.workdir), values.workdir, values.workdir
+    elif values.checkpoint:
+        backbone, name, directory = _load_checkpoint(values), values.checkpoint, "."
+    else:
+        backbone = encoders.random_backbone(
+            config.encoder, config.stem, source.channels, config.seed
+        )
+        name, directory = f"random {config.encoder}", "."
+    return backbone, name, directory, backbone.input_shape[-1]
+
+
+def _load_checkpoint(values: flags.FlagValues) -> Any:
+    return encoders.with_normalization(backbone_flags.load(values, "checkpoint"))
+
+
+def _require_channels(source: Source, data: str, name: str, channels: int) -> None:
+    if channels != source.channels:
+        raise UserError(
+            f"the images of '{data}' have {source.channels} channels, but {name} takes {channels}: "
+            f"choose images with {channels} channels by --data"
+        )
+
+
+def _backbones_to_compare(
+    values: flags.FlagValues,
+    config: Any,
+    source: Source,
+    backbone: Any,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the backbones of --compare by their names in the legend."""
+    if config:
+        encoder, stem = config.encoder, config.stem
+    elif values.encoder:
+        encoder, stem = values.encoder, values.stem
+    else:
+        encoder, stem, _ = loading.read_network(values.saved_model)
+    random = encoders.random_backbone(encoder, stem, source.channels, seed)
+    shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (backbone, random)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"--encoder={encoder} --stem={stem} is not the network in "
+            f"--saved_model={values.saved_model}: name the right one"
+        )
+    backbones = {f"random initialization, {encoder}": random}
+    if own := values.workdir or values.saved_model:
+        backbones[f"pre-trained, {os.path.basename(own.rstrip('/'))}"] = backbone
+    if values.checkpoint:
+        imported = _load_checkpoint(values) if values.workdir else backbone
+        backbones[f"imported, {os.path.basename(values.checkpoint)}"] = imported
+    return backbones

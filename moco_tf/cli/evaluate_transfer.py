@@ -1,0 +1,116 @@
+"""The protocols detection and segmentation of moco-evaluate."""
+
+import os
+from typing import Any
+
+import keras
+from absl import flags
+
+from moco_tf import distribution, encoders, run_directory
+from moco_tf.cli import backbone_flags
+from moco_tf.data import boxes
+from moco_tf.errors import UserError
+from moco_tf.evaluation import protocols
+from moco_tf.evaluation.settings import Settings, TransferSettings
+from moco_tf.evaluation.transfer import detection, segmentation, training, trials
+from moco_tf.export.keras_hub_preset import to_keras_hub
+from moco_tf.plots import boxes as box_plots
+
+TASKS = {"detection": detection.DETECTION, "segmentation": segmentation.SEGMENTATION}
+IMAGE_SIZE = 512
+
+
+def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> None:
+    """Fine-tune for the task, write the result and print it.
+
+    Args:
+        values: The parsed flags.
+        protocol: The name that the result goes by.
+        settings: Settings of the protocol.
+    """
+    assert isinstance(settings, TransferSettings)
+    _require_extra(values.protocol)
+    task = TASKS[values.protocol]
+    image_size = values.image_size or IMAGE_SIZE
+    training.require_valid_size(task, image_size)
+    backbone_flags.require_encoder(values)
+    config = run_directory.read_config(values.workdir) if values.workdir else values.config
+    initializations, name, directory = _initializations(values)
+    tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
+    images = boxes.load(values.data, task is segmentation.SEGMENTATION, tfds_dir)
+    directory = values.output_dir or directory
+    description = {"backbone": name, "data": images.name, "image_size": image_size}
+    if values.compare:
+        result = trials.compare(
+            task, initializations, images, image_size, directory, description, settings
+        )
+        if distribution.is_chief():
+            path = protocols.write_result(directory, result)
+            print(trials.table(task, result["rows"]))
+            print(f"{protocol} of {name} on {images.name}; wrote {path}")
+        return
+    [initialize] = initializations.values()
+    result, predictions = trials.run(task, initialize, images, image_size, settings)
+    if not distribution.is_chief():
+        return
+    path = protocols.write_result(directory, {"protocol": protocol, **description, **result})
+    picture = os.path.join(directory, "eval", f"{protocol}.png")
+    if task is detection.DETECTION:
+        box_plots.plot_detections(picture, images, image_size, predictions)
+    else:
+        box_plots.plot_segmentations(picture, images, predictions)
+    print(
+        f"{protocol} of {name} on {images.name}: {trials.summarize(task, result)} "
+        f"({result['num_train']} training and {result['num_test']} test images); "
+        f"wrote {path} and {picture}"
+    )
+
+
+def _require_extra(protocol: str) -> None:
+    try:
+        import keras_hub  # noqa: F401
+        import pycocotools  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--protocol={protocol} needs KerasHub and pycocotools: "
+            "pip install 'moco-tf[detection]'"
+        ) from error
+
+
+def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initialize], str, str]:
+    """Return the initializations by their names, the backbone's name and the result's directory."""
+    given = [name for name in backbone_flags.NAMES if values[name].value]
+    backbones = {name: backbone_flags.load(values, name) for name in given}
+    network = None
+    if values.random_init:
+        network = encoders.Network(values.config.encoder, values.config.stem, 3)
+    for flag, backbone in backbones.items():
+        backbone_network = encoders.network_of(backbone)
+        if backbone_network.channels != 3:
+            raise UserError(
+                f"--{flag}={values[flag].value} takes images with {backbone_network.channels} "
+                f"channels, but --protocol={values.protocol} has images with 3"
+            )
+        network = network or backbone_network
+    assert network is not None
+
+    def random(seed: int) -> Any:
+        return to_keras_hub(encoders.random_network(*network, seed))
+
+    def copies_of(backbone: keras.Model) -> trials.Initialize:
+        to_keras_hub(backbone)  # Reports a network that KerasHub lacks before any data is read.
+        return lambda _: to_keras_hub(backbone)
+
+    initializations: dict[str, trials.Initialize] = {}
+    if values.compare or values.random_init:
+        initializations[f"random initialization, {network.encoder}"] = random
+    for flag, backbone in backbones.items():
+        label = "imported" if flag == "checkpoint" else "pre-trained"
+        path: Any = values[flag].value
+        base_name = os.path.basename(path.rstrip("/"))
+        initializations[f"{label}, {base_name}"] = copies_of(backbone)
+    if not given:
+        return initializations, f"random {network.encoder}", "."
+    path = values[given[0]].value
+    assert path is not None
+    return initializations, path, "." if given[0] == "checkpoint" else path

@@ -1,0 +1,141 @@
+"""Flags that several commands have in common. This module loads without TensorFlow."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from moco_tf.errors import UserError
+from moco_tf.evaluation.settings import SETTINGS, Settings
+
+
+def define_backbone_flags(values: flags.FlagValues) -> None:
+    """Define --workdir, --saved_model, --checkpoint, --encoder and --stem."""
+    group: dict[str, Any] = dict(flag_values=values, module_name="Backbone")
+    flags.DEFINE_string("workdir", None, "Run directory, whose newest checkpoint is used.", **group)
+    flags.DEFINE_string(
+        "saved_model", None, "SavedModel written by export/saved_model.py.", **group
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "PyTorch checkpoint of facebookresearch/moco, torchvision or timm.",
+        **group,
+    )
+    flags.DEFINE_string(
+        "encoder",
+        None,
+        "Network in --checkpoint, such as resnet50, or in a --saved_model that does not name it.",
+        **group,
+    )
+    flags.DEFINE_string("stem", "imagenet", "Stem of --encoder: imagenet or small.", **group)
+
+
+def define_export_flags(values: flags.FlagValues, out_help: str) -> None:
+    """Define the backbone flags and --out."""
+    define_backbone_flags(values)
+    flags.DEFINE_string("out", None, out_help, flag_values=values)
+
+
+def define_settings_flags(values: flags.FlagValues) -> None:
+    """Define a flag for every setting of every protocol in `SETTINGS`.
+
+    A flag that is not given has the value None, so that each protocol has a default of its own.
+    """
+    fields: dict[str, dict[str, dataclasses.Field[Any]]] = {}
+    for protocol, settings in SETTINGS.items():
+        for field in dataclasses.fields(settings):
+            fields.setdefault(field.name, {})[protocol] = field
+    for name, by_protocol in fields.items():
+        help_text = " ".join(_help_texts(by_protocol))
+        field = next(iter(by_protocol.values()))
+        group: dict[str, Any] = dict(flag_values=values, module_name="Settings of the protocols")
+        if field.metadata["item"]:
+            flags.DEFINE_list(name, None, help_text, **group)
+        elif field.metadata["choices"]:
+            flags.DEFINE_enum(name, None, field.metadata["choices"], help_text, **group)
+        elif field.type is int:
+            flags.DEFINE_integer(name, None, help_text, **group)
+        else:
+            flags.DEFINE_float(name, None, help_text, **group)
+
+
+def read_settings(
+    values: flags.FlagValues, protocol: str, unused: tuple[str, ...] = (), label: str = ""
+) -> Settings:
+    """Return the settings of a protocol that the flags ask for.
+
+    Args:
+        values: The parsed flags, with those of `define_settings_flags`.
+        protocol: A key of `SETTINGS`.
+        unused: Names of settings that have no effect here.
+        label: The flags that chose the protocol, for error messages.
+
+    Raises:
+        UserError: If a flag of another protocol was given, or a value is out of range.
+    """
+    used = [f.name for f in dataclasses.fields(SETTINGS[protocol]) if f.name not in unused]
+    reject_settings(values, used, label)
+    given = {name: _value(values, protocol, name) for name in used if values[name].present}
+    try:
+        return SETTINGS[protocol](**given)
+    except UserError as error:
+        raise UserError(f"--{error}") from error
+
+
+def reject_settings(values: flags.FlagValues, allowed: list[str], label: str) -> None:
+    """Raise a `UserError` if a flag of a setting was given that is not allowed."""
+    names = {f.name for settings in SETTINGS.values() for f in dataclasses.fields(settings)}
+    for name in sorted(names - set(allowed)):
+        if values[name].present:
+            others = ", ".join(f"--{other}" for other in allowed) or "no such flags"
+            raise UserError(f"--{name} has no effect with {label}: remove it; it takes {others}")
+
+
+def _value(values: flags.FlagValues, protocol: str, name: str) -> Any:
+    field = next(f for f in dataclasses.fields(SETTINGS[protocol]) if f.name == name)
+    value: Any = values[name].value
+    item = field.metadata["item"]
+    if not item:
+        return value
+    try:
+        return tuple(item(number) for number in value)
+    except ValueError:
+        example = field.default if field.default is not None else (60, 80)
+        raise UserError(
+            f"--{name}={','.join(value)}: give numbers separated by commas, such as "
+            f"{_format(example)}"
+        ) from None
+
+
+def _help_texts(by_protocol: dict[str, dataclasses.Field[Any]]) -> list[str]:
+    """Return one sentence for each distinct help text, with the protocols and defaults."""
+    texts: dict[str, dict[str, list[str]]] = {}
+    for protocol, field in by_protocol.items():
+        shown = _label(protocol)
+        protocols = texts.setdefault(field.metadata["help"], {}).setdefault(
+            _format(field.default), []
+        )
+        if shown not in protocols:
+            protocols.append(shown)
+    return [
+        f"{text} ["
+        + "; ".join(
+            f"{', '.join(protocols)}: default {default}" if default else ", ".join(protocols)
+            for default, protocols in defaults.items()
+        )
+        + "]"
+        for text, defaults in texts.items()
+    ]
+
+
+def _label(protocol: str) -> str:
+    """Return a protocol of `SETTINGS` as it is chosen on the command line."""
+    protocol = protocol.removesuffix("_comparison").removesuffix("_head")
+    return "linear --cached" if protocol == "linear_cached" else protocol
+
+
+def _format(default: Any) -> str:
+    if default is None:
+        return ""
+    return ",".join(f"{item:g}" for item in default) if isinstance(default, tuple) else str(default)
