@@ -6,7 +6,8 @@
 Settings: ResNet-18 with one 3x3 convolution as its stem, linear head, K 4,096, m 0.99, temperature
 0.1, SGD with learning rate 0.06 and weight decay 5e-4, batches of 512 images in 8
 BatchNormalization groups, cosine schedule, and the augmentation of MoCo v2 without blur, with crops
-of at least 8 % of the area. --config.symmetric_loss=True adds the loss with the two views exchanged.
+of at least 8 % of the area. --config.symmetric_loss=True adds the loss with the two views
+exchanged.
 
 To expect, according to the notebook's own kNN monitor (200 neighbors, temperature 0.1, on the
 projections):
