@@ -1,4 +1,4 @@
-"""Folders of real photographs for the tests, cut from scikit-image's samples."""
+"""Small photographs for the tests, cut from scikit-image's samples."""
 
 import numpy as np
 import PIL.Image
@@ -6,19 +6,19 @@ import skimage.data
 
 
 def patch():
-    """A small colourful piece of the astronaut, uint8 `[32, 48, 3]`."""
+    """Return a small colorful piece of the astronaut, uint8 `[32, 48, 3]`."""
     return skimage.data.astronaut()[100:132, 200:248]
 
 
 def crops(count, side, seed=0):
-    """`count` crops of the astronaut, uint8 `[side, side, 3]`."""
+    """Return `count` crops of the astronaut, uint8 `[side, side, 3]` each."""
     photograph = skimage.data.astronaut()
     corners = np.random.default_rng(seed).integers(0, 512 - side, size=(count, 2))
     return [photograph[y : y + side, x : x + side] for y, x in corners]
 
 
 def write_folder(folder, classes=("left", "right"), each=40, side=40):
-    """Writes `each` JPEG files into a subfolder for each class."""
+    """Write `each` JPEG files to a subfolder for each class, and return the folder."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i, image in enumerate(crops(each, side, seed=number)):

@@ -1,4 +1,4 @@
-"""A data source of arrays, some of whose images cannot be read."""
+"""A data source of arrays, in which chosen images cannot be read."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,12 +7,14 @@ from moco_tf.data.sources.source import Source
 
 
 def source_of(images, labels, train, test=(), unreadable=()):
-    """A source of uint8 `[N, H, W, C]` and int `[N]`."""
-    images, broken = tf.constant(images), tf.constant(list(unreadable), tf.int64)
+    """Return a source of images, uint8 `[N, H, W, C]`, with labels, int `[N]`."""
+    images, unreadable = tf.constant(images), tf.constant(list(unreadable), tf.int64)
+    labels = np.asarray(labels, np.int32)
+    class_names = [f"class {number}" for number in range(max(labels) + 1)]
 
     def read(index):
-        readable = tf.reduce_all(broken != index)
-        with tf.control_dependencies([tf.debugging.Assert(readable, ["damaged"])]):
+        is_readable = tf.reduce_all(unreadable != index)
+        with tf.control_dependencies([tf.debugging.Assert(is_readable, ["damaged"])]):
             return tf.gather(images, index)
 
     return Source(
@@ -23,7 +25,6 @@ def source_of(images, labels, train, test=(), unreadable=()):
         pretrain=np.arange(len(images)),
         train=np.asarray(train, np.int64),
         test=np.asarray(test, np.int64),
-        labels=np.asarray(labels, np.int32),
-        class_names=[f"class {number}" for number in range(max(labels) + 1)],
+        load_labels=lambda: (labels, class_names),
         channels=images.shape[-1],
     )

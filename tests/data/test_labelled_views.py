@@ -1,6 +1,6 @@
-"""Views with labels: whole epochs in a random order, crops that tell what was cropped.
+"""Labeled views: whole epochs in a random order, and crops that tell what was cropped.
 
-Image i has the label i. Red says from which column a pixel comes, green from which row.
+Image i has the label i. Red tells the column that a pixel comes from, green the row.
 """
 
 import numpy as np
@@ -24,9 +24,11 @@ def images():
     return np.stack([image] * COUNT)
 
 
-def batches(images, epochs=2, seed=0, scale=(0.08, 1.0), batch=BATCH, unreadable=(), context=None):
+def batches(
+    images, epochs=2, seed=0, scale=(0.08, 1.0), batch_size=BATCH, unreadable=(), context=None
+):
     source = source_of(images, range(COUNT), TRAIN, unreadable=unreadable)
-    data = labelled_views(source, source.train, SIZE, scale, batch, seed, epochs, context)
+    data = labelled_views(source, source.train, SIZE, scale, batch_size, seed, epochs, context)
     return list(data.as_numpy_iterator())
 
 
@@ -36,66 +38,75 @@ def whole(images):
     return np.array(labels), np.array(views)
 
 
-def test_an_epoch_has_every_image_once_its_last_batch_included(whole):
+def test_epoch_holds_every_image_once(whole):
     labels, views = whole
-    assert labels.shape == (6, BATCH) and labels.dtype == np.int32
-    assert views.shape == (6, BATCH, SIZE, SIZE, 3) and views.dtype == np.uint8
+    assert labels.shape == (6, BATCH)
+    assert labels.dtype == np.int32
+    assert views.shape == (6, BATCH, SIZE, SIZE, 3)
+    assert views.dtype == np.uint8
     orders = labels.reshape(2, -1)
     for order in orders:
-        assert sorted(order[:17]) == TRAIN and set(order[17:]) == {-1}
+        assert sorted(order[:17]) == TRAIN
+        assert set(order[17:]) == {-1}
     assert (orders[0] != orders[1]).any()
     assert not views[labels < 0].any()
     assert (views[labels >= 0][..., 2] == 255).all()
 
 
-def test_an_epoch_is_a_function_of_the_seed_and_of_its_number(whole, images):
-    for found, *expected in zip(batches(images, epochs=1), *whole, strict=False):
-        np.testing.assert_array_equal(found[0], expected[0])
-        np.testing.assert_array_equal(found[1], expected[1])
+def test_epoch_is_a_function_of_the_seed_and_its_number(whole, images):
+    for batch, *expected in zip(batches(images, epochs=1), *whole, strict=False):
+        np.testing.assert_array_equal(batch[0], expected[0])
+        np.testing.assert_array_equal(batch[1], expected[1])
     labels, views = zip(*batches(images, seed=1), strict=True)
     assert (np.array(labels) != whole[0]).any()
-    one, other = whole[1][whole[0] == 5], np.array(views)[np.array(labels) == 5]
-    assert len(np.unique(np.concatenate([one, other]), axis=0)) == 4
+    views_of_seed_0 = whole[1][whole[0] == 5]
+    views_of_seed_1 = np.array(views)[np.array(labels) == 5]
+    assert len(np.unique(np.concatenate([views_of_seed_0, views_of_seed_1]), axis=0)) == 4
 
 
-def test_what_cannot_be_read_is_a_gap_and_changes_no_other_view(whole, images):
+def test_unreadable_image_is_a_blank_and_changes_no_other_view(whole, images):
     labels, views = (np.array(x) for x in zip(*batches(images, unreadable=[5, 6]), strict=True))
-    gone = np.isin(whole[0], [5, 6])
-    assert gone.sum() == 4 and (labels[gone] == -1).all() and not views[gone].any()
-    np.testing.assert_array_equal(labels[~gone], whole[0][~gone])
-    np.testing.assert_array_equal(views[~gone], whole[1][~gone])
+    is_blank = np.isin(whole[0], [5, 6])
+    assert is_blank.sum() == 4
+    assert (labels[is_blank] == -1).all()
+    assert not views[is_blank].any()
+    np.testing.assert_array_equal(labels[~is_blank], whole[0][~is_blank])
+    np.testing.assert_array_equal(views[~is_blank], whole[1][~is_blank])
 
 
-@pytest.mark.parametrize("workers, replicas", [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (1, 2), (2, 2)])
 def test_workers_and_replicas_share_each_batch(whole, images, workers, replicas):
     contexts = [tf.distribute.InputContext(workers, i, workers * replicas) for i in range(workers)]
     parts = [batches(images, context=context) for context in contexts]
     for step, expected in enumerate(zip(*whole, strict=True)):
-        own = [part[step * replicas : (step + 1) * replicas] for part in parts]
+        shares = [
+            batch for part in parts for batch in part[step * replicas : (step + 1) * replicas]
+        ]
         for column in (0, 1):
-            found = [batch[column] for part in own for batch in part]
-            assert {len(x) for x in found} == {BATCH // (workers * replicas)}
-            np.testing.assert_array_equal(np.concatenate(found), expected[column])
+            columns = [batch[column] for batch in shares]
+            assert {len(values) for values in columns} == {BATCH // (workers * replicas)}
+            np.testing.assert_array_equal(np.concatenate(columns), expected[column])
 
 
 def extent(views, channel, axis):
-    """How many pixels of the image a view shows along an axis, from the slope in its middle."""
+    """Return how many pixels of the image a view shows along an axis, from its middle slope."""
     profile = views[..., channel].mean(axis=3 - axis) / 3
     quarter = SIZE // 4
     return (profile[:, -quarter - 1] - profile[:, quarter]) / (SIZE - 2 * quarter - 1) * SIZE
 
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.3, 0.4)])
-def test_crops_have_their_share_of_the_image_and_half_of_them_are_flipped(images, scale):
-    found = batches(images, epochs=25, scale=scale, batch=17)
-    views = np.concatenate([views for _, views in found]).astype(float)
+def test_crops_have_the_scale_asked_for_and_half_of_them_are_flipped(images, scale):
+    run = batches(images, epochs=25, scale=scale, batch_size=17)
+    views = np.concatenate([views for _, views in run]).astype(float)
     width, height = extent(views, 0, 2), extent(views, 1, 1)
     shares = np.abs(width) * height / SIDE**2
     low, high = scale
-    assert 0.9 * low < shares.min() and shares.max() < 1.05 * high
-    assert shares.min() < low + 0.1 * (high - low) and shares.max() > high - 0.1 * (high - low)
+    assert 0.9 * low < shares.min() < low + 0.1 * (high - low)
+    assert high - 0.1 * (high - low) < shares.max() < 1.05 * high
     assert 0.4 < (width < 0).mean() < 0.6
-    if high < 9 / 16:  # where any shape fits, the share is uniform; errors of measurement are small
+    if high < 9 / 16:  # Every shape fits, so the share is uniform; measurement errors are small.
         assert scipy.stats.kstest((shares - low) / (high - low), "uniform").pvalue > 0.001
     ratios = np.abs(width) / height
-    assert 0.7 < ratios.min() < 0.8 and 1.25 < ratios.max() < 1.42
+    assert 0.7 < ratios.min() < 0.8
+    assert 1.25 < ratios.max() < 1.42
