@@ -1,0 +1,65 @@
+"""The functions for notebooks against the modules behind them."""
+
+import numpy as np
+import pytest
+
+import moco_tf
+from moco_tf import UserError, encoders
+from moco_tf.evaluation import knn, logistic
+from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
+from tests.images import write_folder
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("images") / "photos", each=20, side=20)
+    return moco_tf.load_source(f"folder:{folder}")
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return encoders.random_backbone("resnet8", stem="small")
+
+
+@pytest.fixture(scope="module")
+def features(source, backbone):
+    return [moco_tf.extract_features(backbone, source, part, SIZE) for part in ("train", "test")]
+
+
+@pytest.mark.parametrize("part", ["test", "pretrain", "all"])
+def test_features_are_those_of_the_part(source, backbone, part):
+    indices = np.arange(source.size) if part == "all" else getattr(source, part)
+    expected = extract(backbone, source, indices, SIZE)
+    features = moco_tf.extract_features(backbone, source, part, SIZE)
+    np.testing.assert_array_equal(features.indices, indices)
+    np.testing.assert_array_equal(features.labels, source.labels[indices])
+    np.testing.assert_array_equal(features.features, expected.features)
+    assert features.num_classes == 2
+
+
+def test_knn_equals_the_protocol(features):
+    assert moco_tf.knn(*features) == knn.classify(*features)
+    expected = knn.classify(*features, KNNSettings(3, 0.5))
+    assert moco_tf.knn(*features, k=3, temperature=0.5) == expected
+
+
+def test_linear_probe_equals_the_protocol(features):
+    assert moco_tf.linear_probe(*features) == logistic.probe(*features)
+    expected = logistic.probe(*features, ProbeSettings(10.0, 5))
+    assert moco_tf.linear_probe(*features, l2=10.0, iterations=5) == expected
+
+
+def test_unknown_part_is_refused(source, backbone):
+    message = "part='val': choose one of train, test, pretrain, all"
+    with pytest.raises(ValueError, match=message):
+        moco_tf.extract_features(backbone, source, "val")
+
+
+def test_settings_out_of_range_are_refused(features):
+    with pytest.raises(UserError, match="^k=0: must be 1 or greater"):
+        moco_tf.knn(*features, k=0)
+    with pytest.raises(UserError, match="^l2=0: must be greater than 0"):
+        moco_tf.linear_probe(*features, l2=0)
