@@ -32,7 +32,7 @@ def require_two_labelled_parts(source: Source) -> None:
     Raises:
         UserError: If it has no labels, or one of the two parts is empty.
     """
-    if source.labels is None:
+    if not source.has_labels:
         raise UserError(
             f"data source '{source.name}' has no labels, which an evaluation needs: put the images "
             "of each class into a subfolder, or name the feature of the records that holds the "

@@ -38,7 +38,7 @@ class KNNMonitor(GlobalStep):
         self.projector = projector
         self.train = evenly_spaced(source.train, TRAIN)
         self.test = evenly_spaced(source.test, TEST)
-        self.classifies = source.labels is not None and len(self.train) > 0
+        self.classifies = source.has_labels and len(self.train) > 0
         self.every = config.knn_every * steps_per_epoch if len(self.test) else 0
 
     def on_train_begin(self, logs=None):
