@@ -1,70 +1,93 @@
-"""The report's curves: what page.js draws, of the lines of metrics.jsonl."""
+"""The curves of a report, computed from metrics.jsonl for page.js to draw."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from moco_tf.config import chance_formula, chance_loss, num_negatives
+from moco_tf.report.findings import TRAINED, Evidence
 
-MOST_POINTS = 500  # of a curve
+MAX_POINTS = 500  # Of a curve.
 
 
-def charts(evidence):
-    """The charts of a run, those that have a point.
+def charts(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return the charts of a run that have at least one point.
 
     Args:
-        evidence: a `moco_tf.report.findings.Evidence`.
+        evidence: What was measured.
 
     Returns:
-        A list of dicts with `title`; `series`, dicts of `name`, `steps` and `values` (None where
-        not finite); `lines`, dicts of `name` and `value`, which hold at all steps; `percent` and
-        `from_zero`, bool, of the axis.
+        Dicts with `title`; `series`, dicts with `name`, `steps` and `values` (None where a value
+        is not finite); `lines`, dicts with `name` and `value` of horizontal reference lines;
+        `percent`, whether the values are shown in percent; and `from_zero`, whether the axis
+        starts at 0.
     """
-    e = evidence
-
-    def series(name, key):
-        points = [(line["step"], line[key]) for line in e.metrics if key in line]
-        steps, values = _thinned(points)
-        return {"name": name, "steps": steps, "values": values}
-
-    def chart(title, keys, lines=(), percent=False, from_zero=True):
-        drawn = [series(name, key) for name, key in keys.items()]
-        return {
-            "title": title,
-            "series": [one for one in drawn if one["steps"]],
-            "lines": [{"name": name, "value": value} for name, value in lines],
-            "percent": percent,
-            "from_zero": from_zero,
-        }
-
-    baselines = []
-    if e.accuracies is not None:
-        names = [name for name in e.accuracies if name != "trained"]
-        baselines = [(name, e.accuracies[name]["knn"]) for name in names]
-    keys = num_negatives(e.config) + 1
-    found = [
-        chart(
+    baselines = [
+        (name, accuracies["knn"])
+        for name, accuracies in (evidence.accuracies or {}).items()
+        if name != TRAINED
+    ]
+    all_charts = [
+        _chart(
+            evidence,
             "InfoNCE loss",
             {"loss": "loss"},
-            [(f"chance, {chance_formula(e.config)} =", chance_loss(e.config))],
+            [(f"chance, {chance_formula(evidence.config)} =", chance_loss(evidence.config))],
             from_zero=False,
         ),
-        chart(
-            f"Contrastive accuracy, {keys:,}-way",
+        _chart(
+            evidence,
+            f"Contrastive accuracy, {num_negatives(evidence.config) + 1:,}-way",
             {"top-1": "contrastive_top1", "top-5": "contrastive_top5"},
             percent=True,
         ),
-        chart("kNN top-1 on held-out images", {"kNN": "knn_top1"}, baselines, percent=True),
-        chart("Learning rate", {"rate": "learning_rate"}),
+        _chart(
+            evidence,
+            "kNN top-1 on held-out images",
+            {"kNN": "knn_top1"},
+            baselines,
+            percent=True,
+        ),
+        _chart(evidence, "Learning rate", {"rate": "learning_rate"}),
     ]
-    return [one for one in found if one["series"]]
+    return [chart for chart in all_charts if chart["series"]]
 
 
-def _thinned(points):
-    """Steps and values, of many points the means of as many neighbours; None where not finite."""
-    together = math.ceil(len(points) / MOST_POINTS) or 1
+def lines_per_point(evidence: Evidence) -> int:
+    """Return the number of lines of metrics.jsonl that are averaged for a point of a curve."""
+    return _group_size(sum("loss" in line for line in evidence.metrics))
+
+
+def _chart(
+    evidence: Evidence,
+    title: str,
+    keys: dict[str, str],
+    lines: Sequence[tuple[str, float]] = (),
+    percent: bool = False,
+    from_zero: bool = True,
+) -> dict[str, Any]:
+    series = [_series(evidence, name, key) for name, key in keys.items()]
+    return {
+        "title": title,
+        "series": [curve for curve in series if curve["steps"]],
+        "lines": [{"name": name, "value": value} for name, value in lines],
+        "percent": percent,
+        "from_zero": from_zero,
+    }
+
+
+def _series(evidence: Evidence, name: str, key: str) -> dict[str, Any]:
+    """Return a curve; if it has too many points, groups of them are averaged."""
+    points = [(line["step"], line[key]) for line in evidence.metrics if key in line]
+    size = _group_size(len(points))
     steps, values = [], []
-    for start in range(0, len(points), together):
-        group = points[start : start + together]
+    for start in range(0, len(points), size):
+        group = points[start : start + size]
         mean = sum(value for _, value in group) / len(group)
         steps.append(group[-1][0])
         values.append(float(f"{mean:.6g}") if math.isfinite(mean) else None)
-    return steps, values
+    return {"name": name, "steps": steps, "values": values}
+
+
+def _group_size(num_points: int) -> int:
+    return math.ceil(num_points / MAX_POINTS) or 1

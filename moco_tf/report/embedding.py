@@ -1,4 +1,4 @@
-"""Features as a map, as neighbourhoods, and in two numbers."""
+"""Geometry of features: a map in the plane, nearest neighbors, and measures of collapse."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -6,67 +6,81 @@ from sklearn.manifold import TSNE
 
 from moco_tf.evaluation import knn
 
-# Images below which t-SNE, whose neighbourhoods are of some thirty, gives way to PCA.
-FEW = 100
-BLOCK = 500  # features compared with all others at a time
+# With fewer images PCA replaces t-SNE, whose neighborhoods have about 30 images.
+MIN_IMAGES_FOR_TSNE = 100
+BLOCK = 500  # Number of features that are compared with all others at a time.
 
 
-def flat_map(features):
-    """Places in the plane for features, alike where their cosine is high.
+def map_to_plane(features: np.ndarray) -> np.ndarray:
+    """Map features to the plane so that features with a high cosine similarity are close.
 
-    By t-SNE, of 100 features or more, which begins with their first two principal components; of
-    fewer these components themselves. The same features always come to lie at the same places.
+    100 features or more are mapped by t-SNE, which starts from their first two principal
+    components; fewer are mapped to these components. The result is deterministic.
 
     Args:
         features: float32 `[N, D]`.
 
     Returns:
-        float `[N, 2]`, in 0 to 1, both axes to the same scale.
+        Positions, float `[N, 2]`, in [0, 1], with the same scale on both axes.
+
+    Example:
+        >>> map_to_plane(np.array([[1.0, 0.0], [0.0, 1.0]])).shape
+        (2, 2)
     """
-    unit = unit_rows(features)
+    unit = normalize_rows(features)
     if np.ptp(unit, axis=0).max() < 1e-6:
         return np.full([len(unit), 2], 0.5)
-    if len(unit) >= FEW:
-        places = TSNE(2, init="pca", perplexity=30, random_state=0).fit_transform(unit)
+    if len(unit) >= MIN_IMAGES_FOR_TSNE:
+        positions = TSNE(2, init="pca", perplexity=30, random_state=0).fit_transform(unit)
     else:
-        places = PCA(min(2, *unit.shape), random_state=0).fit_transform(unit)
-        places = np.pad(places, [(0, 0), (0, 2 - places.shape[1])])
-    low, high = places.min(axis=0), places.max(axis=0)
-    return 0.5 + (places - (low + high) / 2) / (high - low).max()
+        positions = PCA(min(2, *unit.shape), random_state=0).fit_transform(unit)
+        positions = np.pad(positions, [(0, 0), (0, 2 - positions.shape[1])])
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    return 0.5 + (positions - (low + high) / 2) / (high - low).max()
 
 
-def neighbours(bank, bank_indices, features, indices, count):
-    """The nearest features of a bank by cosine, an image itself left out.
+def neighbors(
+    bank: np.ndarray,
+    bank_indices: np.ndarray,
+    queries: np.ndarray,
+    query_indices: np.ndarray,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest features of each query by cosine similarity, without the query itself.
 
     Args:
         bank: float32 `[M, D]`.
-        bank_indices: int64 `[M]`, the images that they are of.
-        features: float32 `[N, D]`.
-        indices: int64 `[N]`, the images that these are of.
-        count: int, neighbours of each; at most those that there are.
+        bank_indices: int64 `[M]`, the images that these features belong to.
+        queries: float32 `[N, D]`.
+        query_indices: int64 `[N]`, the images that the queries belong to.
+        count: Number of neighbors of each query; clipped to the number of other images.
 
     Returns:
-        rows: int64 `[N, count]` of the bank, the nearest first.
-        cosines: float32 `[N, count]`.
+        The rows of the bank, int64 `[N, count]`, nearest first, and their cosine similarities,
+        float32 `[N, count]`.
     """
-    rows, cosines = knn.nearest(bank, features, count + 1)
-    itself = bank_indices[rows] == indices[:, np.newaxis]
-    # Of an image that is not in the bank, the farthest goes.
-    itself[:, -1] |= ~itself.any(axis=1)
-    shape = len(features), rows.shape[1] - 1
-    return rows[~itself].reshape(shape), cosines[~itself].reshape(shape)
+    rows, cosines = knn.nearest(bank, queries, count + 1)
+    excluded = bank_indices[rows] == query_indices[:, np.newaxis]
+    # If the query is not in the bank, its farthest neighbor is excluded instead.
+    excluded[:, -1] |= ~excluded.any(axis=1)
+    shape = len(queries), rows.shape[1] - 1
+    return rows[~excluded].reshape(shape), cosines[~excluded].reshape(shape)
 
 
-def cosines_of_pairs(features):
-    """The cosines between the features of all pairs of different images.
+def pairwise_cosines(features: np.ndarray) -> np.ndarray:
+    """Return the cosine similarities of all pairs of different images.
 
     Args:
         features: float32 `[N, D]`, N > 1.
 
     Returns:
         float32 `[N * (N - 1) / 2]`.
+
+    Example:
+        >>> pairwise_cosines(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])).tolist()
+        [0.0, 1.0, 0.0]
     """
-    unit = unit_rows(features)
+    unit = normalize_rows(features)
     blocks = []
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK] @ unit.T
@@ -74,23 +88,25 @@ def cosines_of_pairs(features):
     return np.concatenate(blocks)
 
 
-def effective_rank(features):
-    """In how many directions features vary: the exponential of the entropy of the singular values
-    of the centred unit features (Roy and Vetterli, EUSIPCO 2007).
+def effective_rank(features: np.ndarray) -> float:
+    """Return the number of directions in which features vary.
+
+    It is the exponential of the entropy of the singular values of the centered unit features (Roy
+    and Vetterli, EUSIPCO 2007).
 
     Args:
         features: float32 `[N, D]`.
 
     Returns:
-        float, from 1 (along one line, or not at all) to the smaller of N - 1 and D.
+        From 1 (they vary along one line, or not at all) to the smaller of N - 1 and D.
     """
-    unit = unit_rows(features).astype(np.float64)
+    unit = normalize_rows(features).astype(np.float64)
     values = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)
     shares = values / max(values.sum(), 1e-6)
     shares = shares[shares > 1e-12]
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def unit_rows(x):
-    """Each row of `x`, `[N, D]`, divided by its norm; a row of zeros stays."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+def normalize_rows(features: np.ndarray) -> np.ndarray:
+    """Divide each row by its L2 norm; a row of zeros is left as it is."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -1,47 +1,54 @@
-"""What a practitioner would say on seeing a run: each finding with its numbers, and the remedy."""
+"""The checks of a report: what may be wrong with a run, with the numbers and a remedy."""
 
 import dataclasses
 import math
+from typing import Any
 
 import ml_collections
 import numpy as np
 
-from moco_tf.config import chance_loss, num_negatives
+from moco_tf.config import chance_formula, chance_loss, num_negatives
 
-# The loss counts as chance from this share of ln(K+1) on.
+# Names of the backbones that are compared.
+TRAINED, RANDOM, PIXELS = "trained", "random initialization", "raw pixels"
+PROTOCOLS = {"knn": "kNN", "linear_cached": "linear probe"}
+
+# From this share of the chance level on, the loss counts as chance.
 CHANCE = 0.97
-# A contrastive accuracy from here on is "near 100 %", and a kNN accuracy that is no more than this
-# above that of random initialisation is "near" it.
+# A contrastive accuracy from LEAK_TOP1 on is suspicious if the kNN accuracy is no more than
+# LEAK_GAIN above that of random initialization.
 LEAK_TOP1, LEAK_GAIN = 0.9, 0.05
-# Features have collapsed where 95 % of the pairs of images have a cosine above the one (on `photos`
-# 0.94 to 0.99 in untrained encoders, 0.39 after four epochs), or where they vary in fewer
-# directions than the other (38 to 155 there, and 31).
+# Features have collapsed if 95 % of the pairs of images have a cosine similarity above the first
+# number (on `photos` 0.94 to 0.99 for untrained encoders, 0.39 after four epochs), or if their
+# effective rank is below the second one (on `photos` 38 to 155, and 31).
 COLLAPSED_COSINE, COLLAPSED_RANK = 0.995, 2.0
-# Well below the smallest data set whose figures are in the README.
+# Well below the smallest data set for which the README has results.
 FEW_IMAGES = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What is known of a run.
+    """What was measured of a run.
 
     Attributes:
-        config: the run's config.
-        metrics: the lines of metrics.jsonl up to `step`, dicts.
-        step, total_steps, steps_per_epoch: int; `step` is the checkpoint's.
-        num_images: int, that it trains on.
-        finite: bool, whether all features of the test images are finite numbers.
-        low_cosine: float, the 5th percentile of the cosines between features of different images;
-            None where they are not finite, or fewer than two.
-        effective_rank: float, of `moco_tf.report.embedding.effective_rank`, or None as well.
-        accuracies: `{backbone: {protocol: top-1}}` of "trained", "random initialisation" and "raw
-            pixels", "knn" and "linear_cached", shares in 0 to 1; None without labels.
-        most_frequent: float, the share of the most frequent class; None without labels.
-        num_test: int, test images.
+        config: Config of the run.
+        metrics: Lines of metrics.jsonl up to `step`.
+        step: Step of the checkpoint.
+        total_steps: Number of steps of the whole run.
+        steps_per_epoch: Number of steps of an epoch.
+        num_images: Number of images that the run trains on.
+        finite: Whether all features of the test images are finite numbers.
+        low_cosine: The 5th percentile of the cosine similarities between features of different
+            images; None if features are not finite, or there are fewer than two.
+        effective_rank: The result of `moco_tf.report.embedding.effective_rank`, or None as well.
+        accuracies: Top-1 accuracy in [0, 1] for each backbone (`TRAINED`, `RANDOM` and `PIXELS`)
+            and protocol (the keys of `PROTOCOLS`); None without labels.
+        most_frequent: Share of the most frequent class; None without labels.
+        num_test: Number of test images.
     """
 
     config: ml_collections.ConfigDict
-    metrics: list
+    metrics: list[dict[str, Any]]
     step: int
     total_steps: int
     steps_per_epoch: int
@@ -49,218 +56,250 @@ class Evidence:
     finite: bool
     low_cosine: float | None
     effective_rank: float | None
-    accuracies: dict | None
+    accuracies: dict[str, dict[str, float]] | None
     most_frequent: float | None
     num_test: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of a check.
 
     Attributes:
-        kind: str, its name to programs.
-        warns: bool, whether there is something wrong.
-        title: str, a few words.
-        numbers: str, what was seen.
-        remedy: str, what to do where it warns.
+        name: Name of the check, for programs.
+        is_warning: Whether something may be wrong.
+        title: The result in a few words.
+        observation: The numbers behind it.
+        remedy: What to do about a warning.
     """
 
-    kind: str
-    warns: bool
+    name: str
+    is_warning: bool
     title: str
-    numbers: str
+    observation: str
     remedy: str
 
 
-def look(evidence):
-    """All that can be looked at with this evidence.
+def check(evidence: Evidence) -> list[Finding]:
+    """Apply all checks for which there is enough evidence.
 
     Args:
-        evidence: an `Evidence`.
+        evidence: What was measured.
 
     Returns:
-        A list of `Finding`, those that warn first.
+        The findings, warnings first.
     """
-    found = [check(evidence) for check in CHECKS]
-    return sorted((f for f in found if f is not None), key=lambda finding: not finding.warns)
-
-
-def finite_numbers(e):
-    losses = [line["loss"] for line in e.metrics if "loss" in line]
-    lost = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-    warns = lost is not None or not e.finite
-    features = "are finite" if e.finite else "are not all finite"
-    where = (
-        "" if lost is None else f", and the loss is not from line {lost + 1} of {len(losses)} on"
+    findings = [function(evidence) for function in CHECKS]
+    return sorted(
+        (finding for finding in findings if finding is not None),
+        key=lambda finding: not finding.is_warning,
     )
+
+
+def check_finite(evidence: Evidence) -> Finding:
+    """Check that the loss and the features are finite numbers."""
+    losses = [line["loss"] for line in evidence.metrics if "loss" in line]
+    first = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    is_warning = first is not None or not evidence.finite
+    observation = (
+        "The features of the test images are finite"
+        if evidence.finite
+        else "The features of the test images are not finite"
+    )
+    if first is not None:
+        observation += f", and the loss is not finite from line {first + 1} of {len(losses)} on"
     return Finding(
         "not_finite",
-        warns,
-        "Numbers are no longer finite" if warns else "Loss and features are finite",
-        f"The features of the test images {features}{where}.",
-        f"Training diverged. Lower --config.learning_rate (here {e.config.learning_rate:g} for 256 "
-        f"images), and see whether --config.precision=float32 helps (here {e.config.precision}).",
+        is_warning,
+        "The loss or the features are not finite" if is_warning else "Loss and features are finite",
+        f"{observation}.",
+        f"Training diverged. Lower config.learning_rate (now {_learning_rate(evidence.config)}), "
+        "and check whether config.precision='float32' helps (now "
+        f"'{evidence.config.precision}').",
     )
 
 
-def finished(e):
-    warns = e.step < e.total_steps
+def check_finished(evidence: Evidence) -> Finding:
+    """Check that the run is finished."""
+    is_warning = evidence.step < evidence.total_steps
+    epoch = evidence.step / evidence.steps_per_epoch
+    epochs = evidence.total_steps / evidence.steps_per_epoch
     return Finding(
         "not_finished",
-        warns,
-        "The run is not finished" if warns else "The run is finished",
-        f"The newest checkpoint is of step {e.step:,} of {e.total_steps:,}, epoch "
-        f"{e.step / e.steps_per_epoch:.4g} of {e.total_steps / e.steps_per_epoch:.4g}.",
-        "The same train.py command again goes on from there; then make the report again.",
+        is_warning,
+        "The run is not finished" if is_warning else "The run is finished",
+        f"The newest checkpoint is at step {evidence.step:,} of {evidence.total_steps:,}, epoch "
+        f"{epoch:.4g} of {epochs:.4g}.",
+        "Start the training again with the same config and run directory to resume it, then "
+        "create the report again.",
     )
 
 
-def loss_at_chance(e):
-    loss = at_the_end(e, "loss")
+def check_loss(evidence: Evidence) -> Finding | None:
+    """Check that the loss is below its chance level."""
+    loss = last_epoch_mean(evidence, "loss")
     if loss is None or not math.isfinite(loss):
         return None
-    chance, config = chance_loss(e.config), e.config
-    warns = loss >= CHANCE * chance
-    formula = "ln(N)" if config.mechanism == "end_to_end" else "ln(K+1)"
-    causes = [f"a learning rate that is too high or too low (here {config.learning_rate:g})"]
+    config, chance = evidence.config, chance_loss(evidence.config)
+    is_warning = loss >= CHANCE * chance
+    causes = [f"a learning rate that is too high or too low (now {_learning_rate(config)})"]
     if config.mechanism == "moco":
         causes.insert(
-            0, f"a key encoder that changes too fast (--config.momentum={config.momentum:g})"
+            0, f"a key encoder that changes too fast (config.momentum={config.momentum:g})"
         )
     return Finding(
         "loss_at_chance",
-        warns,
-        "The loss is at chance level" if warns else "The loss is below chance level",
-        f"Over the last epoch it is {loss:.2f} in the mean; pure chance among "
-        f"{num_negatives(config) + 1:,} keys is {formula} = {chance:.2f}.",
-        f"The keys tell the queries nothing. Usual causes: {'; '.join(causes)}; views that show "
-        "nothing in common, which train.py --preview=FILE.png draws.",
+        is_warning,
+        "The loss is at chance level" if is_warning else "The loss is below chance level",
+        f"The mean loss of the last epoch is {loss:.2f}; chance level for "
+        f"{num_negatives(config) + 1:,} keys is {chance_formula(config)} = {chance:.2f}.",
+        "The model cannot tell the positive key from the negatives. Common causes: "
+        f"{'; '.join(causes)}; views that have nothing in common (plot a preview of the run to "
+        "see them).",
     )
 
 
-def leaking_normalization(e):
-    top1 = at_the_end(e, "contrastive_top1")
-    if top1 is None or e.config.mechanism == "memory_bank":  # which has no key encoder
+def check_batch_normalization(evidence: Evidence) -> Finding | None:
+    """Check that BatchNormalization does not leak which key is the positive one."""
+    config, top1 = evidence.config, last_epoch_mean(evidence, "contrastive_top1")
+    if top1 is None or config.mechanism == "memory_bank":  # It has no key encoder.
         return None
-    seen = f"The contrastive accuracy over the last epoch is {percent(top1)}"
-    shuffled = f"shuffle_bn={e.config.shuffle_bn}, bn_groups={e.config.bn_groups}"
-    if e.accuracies is not None:
-        trained, random = (e.accuracies[n]["knn"] for n in ("trained", "random initialisation"))
-        poor = trained < max(random, e.most_frequent) + LEAK_GAIN
-        seen += (
-            f"; kNN is {percent(trained)}, with random initialisation {percent(random)}, and "
-            f"{percent(e.most_frequent)} of the images are of the most frequent class. Here "
-            f"{shuffled}."
+    settings = f"config.shuffle_bn={config.shuffle_bn} and config.bn_groups={config.bn_groups}"
+    observation = f"The contrastive accuracy of the last epoch is {percent(top1)} with {settings}. "
+    if evidence.accuracies is not None and evidence.most_frequent is not None:
+        trained, random = (evidence.accuracies[name]["knn"] for name in (TRAINED, RANDOM))
+        is_poor = trained < max(random, evidence.most_frequent) + LEAK_GAIN
+        observation += (
+            f"The kNN accuracy is {percent(trained)}, compared with {percent(random)} for random "
+            f"initialization and {percent(evidence.most_frequent)} for always predicting the most "
+            "frequent class."
         )
     else:
-        poor = not e.config.shuffle_bn
-        seen += (
-            f", with {shuffled}. Without labels nothing tells here whether the features are poor."
-        )
-    warns = top1 >= LEAK_TOP1 and poor
+        is_poor = not config.shuffle_bn
+        observation += "Without labels, the report cannot tell whether the features are poor."
+    is_warning = top1 >= LEAK_TOP1 and is_poor
     return Finding(
         "leaking_normalization",
-        warns,
-        "BatchNormalization leaks the answer"
-        if warns
-        else "BatchNormalization does not seem to leak",
-        seen,
-        "Query and key find each other by the statistics of their batch, and learn nothing else. "
-        "Train with --config.shuffle_bn=True and --config.bn_groups=8 (the paper's eight GPUs).",
+        is_warning,
+        "BatchNormalization leaks the positive key"
+        if is_warning
+        else "No sign that BatchNormalization leaks the positive key",
+        observation,
+        "The encoders recognize the positive key by the statistics of its batch and learn nothing "
+        "else. Train with config.shuffle_bn=True and config.bn_groups=8 (the paper's eight GPUs).",
     )
 
 
-def collapsed_features(e):
-    if e.low_cosine is None:
+def check_collapse(evidence: Evidence) -> Finding | None:
+    """Check that different images have different features."""
+    if evidence.low_cosine is None or evidence.effective_rank is None:
         return None
-    warns = e.low_cosine >= COLLAPSED_COSINE or e.effective_rank < COLLAPSED_RANK
-    config = e.config
+    config = evidence.config
+    is_warning = evidence.low_cosine >= COLLAPSED_COSINE or evidence.effective_rank < COLLAPSED_RANK
     return Finding(
         "collapsed_features",
-        warns,
-        "The features have collapsed" if warns else "The features have not collapsed",
-        f"95 % of the pairs of test images have a cosine above {e.low_cosine:.3f}; the effective "
-        f"rank of the features is {e.effective_rank:.1f}.",
-        "Different images are all but the same to the backbone. Usual causes: too few steps so "
-        f"far, a learning rate that is too high (here {config.learning_rate:g} for 256 images) or "
-        f"a weight decay that is (here {config.weight_decay:g}).",
+        is_warning,
+        "The features have collapsed" if is_warning else "The features have not collapsed",
+        "95 % of the pairs of test images have a cosine similarity above "
+        f"{evidence.low_cosine:.3f}; the effective rank of the features is "
+        f"{evidence.effective_rank:.1f}.",
+        "The features of different images are almost the same. Common causes: too few training "
+        f"steps so far, a learning rate that is too high (now {_learning_rate(config)}), or a "
+        f"weight decay that is too high (now {config.weight_decay:g}).",
     )
 
 
-def queue_of_data_set(e):
-    if e.config.mechanism != "moco":
+def check_queue(evidence: Evidence) -> Finding | None:
+    """Check that the queue is not larger than the data set."""
+    if evidence.config.mechanism != "moco":
         return None
-    size, images = e.config.queue_size, e.num_images
-    warns = size > images
+    size, num_images = evidence.config.queue_size, evidence.num_images
+    is_warning = size > num_images
     return Finding(
         "queue_larger_than_data",
-        warns,
-        "The queue is larger than the data set" if warns else "The queue fits the data set",
-        f"It has {size:,} keys, and there are {images:,} images: {size / images:.2g} keys an "
-        "image, where the paper's ImageNet has 0.051.",
-        "Queries meet their own images among the negatives. Set --config.queue_size well below "
-        f"{images:,}.",
+        is_warning,
+        "The queue is larger than the data set"
+        if is_warning
+        else "The queue is not larger than the data set",
+        f"The queue has {size:,} keys for {num_images:,} images: {size / num_images:.2g} keys per "
+        "image, compared with 0.051 for the paper's ImageNet.",
+        "Queries find keys of their own images among the negatives. Set config.queue_size to much "
+        f"less than {num_images:,}.",
     )
 
 
-def few_images(e):
-    warns = e.num_images < FEW_IMAGES
+def check_num_images(evidence: Evidence) -> Finding:
+    """Check that the data set is not very small."""
+    is_warning = evidence.num_images < FEW_IMAGES
     return Finding(
         "few_images",
-        warns,
-        "There are few images" if warns else "There are images enough",
-        f"The run trains on {e.num_images:,}; the paper's smaller set has 1,280,000, and this "
-        "project's demo 8,116.",
-        "Add images; they need no labels. Or begin with a backbone that was trained on more "
-        "(export/pytorch.py takes over published checkpoints).",
+        is_warning,
+        "The data set is small" if is_warning else "The data set is large enough",
+        f"The run trains on {evidence.num_images:,} images. The smaller data set of the paper has "
+        "1,280,000 images, and that of this project's demo 8,116.",
+        "Add images; they need no labels. Or start from a backbone that was trained on more "
+        "images, such as a published checkpoint (see moco_tf.export.pytorch).",
     )
 
 
-def worse_than_baselines(e):
-    if e.accuracies is None:
+def check_baselines(evidence: Evidence) -> Finding | None:
+    """Check that the features are at least as good as random initialization and raw pixels."""
+    if evidence.accuracies is None:
         return None
-    words = {"knn": "kNN", "linear_cached": "linear probe"}
-    trained = e.accuracies["trained"]
-    baselines = [name for name in e.accuracies if name != "trained"]
-    numbers = [
-        f"{words[protocol]} {percent(trained[protocol])}, "
-        + ", ".join(f"{name} {percent(e.accuracies[name][protocol])}" for name in baselines)
-        for protocol in words
+    accuracies = evidence.accuracies
+    baselines = [name for name in accuracies if name != TRAINED]
+    parts = [
+        f"{protocol_name} {percent(accuracies[TRAINED][protocol])}, "
+        + ", ".join(f"{name} {percent(accuracies[name][protocol])}" for name in baselines)
+        for protocol, protocol_name in PROTOCOLS.items()
     ]
-    warns = any(trained[p] < e.accuracies[name][p] for name in baselines for p in words)
+    is_warning = any(
+        accuracies[TRAINED][protocol] < accuracies[name][protocol]
+        for name in baselines
+        for protocol in PROTOCOLS
+    )
     return Finding(
         "worse_than_baselines",
-        warns,
-        "The features are worse than untrained ones or raw pixels"
-        if warns
-        else "The features are no worse than untrained ones and raw pixels",
-        f"{'; '.join(numbers)}. (On {e.num_test:,} test images.)",
-        "Training did not pay, so far, for these labels. Train longer, see the curves for whether "
-        "anything is learned, and ask whether the augmentation keeps what the labels are about: "
-        "colour, say, is what --config.augmentation changes most.",
+        is_warning,
+        "The features are worse than a baseline"
+        if is_warning
+        else "The features are at least as good as the baselines",
+        f"{'; '.join(parts)} (on {evidence.num_test:,} test images).",
+        "So far, training has not helped with these labels. Train longer, check in the curves "
+        "whether the model is still learning, and check whether the augmentation preserves what "
+        "the labels depend on: color, for example, is what config.augmentation changes most.",
     )
 
 
 CHECKS = (
-    finite_numbers,
-    finished,
-    loss_at_chance,
-    leaking_normalization,
-    collapsed_features,
-    worse_than_baselines,
-    queue_of_data_set,
-    few_images,
+    check_finite,
+    check_finished,
+    check_loss,
+    check_batch_normalization,
+    check_collapse,
+    check_baselines,
+    check_queue,
+    check_num_images,
 )
 
 
-def percent(share):
-    """A share of 0 to 1 in words."""
+def percent(share: float) -> str:
+    """Format a share in [0, 1] as a percentage.
+
+    Example:
+        >>> percent(0.6254)
+        '62.5 %'
+    """
     return f"{100 * share:.1f} %"
 
 
-def at_the_end(evidence, key):
-    """The mean of a number of metrics.jsonl over the last epoch, or None where there is none."""
-    since = evidence.step - evidence.steps_per_epoch
-    values = [line[key] for line in evidence.metrics if key in line and line["step"] > since]
+def last_epoch_mean(evidence: Evidence, key: str) -> float | None:
+    """Return the mean of a metric over the last epoch, or None if it was not logged there."""
+    start = evidence.step - evidence.steps_per_epoch
+    values = [line[key] for line in evidence.metrics if key in line and line["step"] > start]
     return float(np.mean(values)) if values else None
+
+
+def _learning_rate(config: ml_collections.ConfigDict) -> str:
+    unit = " per 256 images" if config.scale_learning_rate else ""
+    return f"{config.learning_rate:g}{unit}"

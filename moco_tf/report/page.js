@@ -4,35 +4,35 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
 function svg(name, attributes, parent) {
-  const made = document.createElementNS(SVG, name);
-  for (const key in attributes) made.setAttribute(key, attributes[key]);
-  parent.append(made);
-  return made;
+  const element = document.createElementNS(SVG, name);
+  for (const key in attributes) element.setAttribute(key, attributes[key]);
+  parent.append(element);
+  return element;
 }
 
 function html(name, attributes, parent, text) {
-  const made = document.createElement(name);
-  for (const key in attributes) made.setAttribute(key, attributes[key]);
-  if (text !== undefined) made.textContent = text;
-  parent.append(made);
-  return made;
+  const element = document.createElement(name);
+  for (const key in attributes) element.setAttribute(key, attributes[key]);
+  if (text !== undefined) element.textContent = text;
+  parent.append(element);
+  return element;
 }
 
 // --- curves ---
 
-function words(value, chart) {
+function formatValue(value, chart) {
   if (chart.percent) return (100 * value).toFixed(1) + " %";
   return value === 0 ? "0" : Number(value.toPrecision(4)).toString();
 }
 
-// Round numbers from `low` to `high`, about `count` of them.
+// About `count` round numbers between `low` and `high`.
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step || 0);
-  return found;
+  const values = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) values.push(i * step || 0);
+  return values;
 }
 
 function drawChart(chart, parent) {
@@ -48,8 +48,8 @@ function drawChart(chart, parent) {
   if (chart.from_zero) low = Math.min(0, low);
   if (high === low) high = low + (Math.abs(low) || 1);
   const last = Math.max(steps[steps.length - 1], 1);
-  const height = 260, left = 52, right = 12, top = 10, bottom = 30;
-  let width, pointed = null;
+  const height = 260, left = 52, right = 24, top = 10, bottom = 30;
+  let width, selected = null;  // The selected step.
 
   const x = (step) => left + ((width - left - right) * step) / last;
   const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low);
@@ -71,7 +71,7 @@ function drawChart(chart, parent) {
       svg("line", { class: "reference", x1: left, x2: width - right, y1: y(line.value), y2: y(line.value) }, picture);
       const above = y(line.value) > top + 16;
       const label = svg("text", { x: width - right - 2, y: y(line.value) + (above ? -4 : 13), "text-anchor": "end" }, picture);
-      label.textContent = `${line.name} ${words(line.value, chart)}`;
+      label.textContent = `${line.name} ${formatValue(line.value, chart)}`;
     }
     chart.series.forEach((series, i) => {
       let path = "", pen = "M";
@@ -86,64 +86,68 @@ function drawChart(chart, parent) {
         if (series.values[j] !== null) svg("circle", { class: `dot-${i}`, cx: x(step), cy: y(series.values[j]), r: 3 }, picture);
       });
     });
-    if (pointed !== null) mark();
+    if (selected !== null) drawMarks();
   }
 
-  function mark() {
-    picture.querySelectorAll(".mark").forEach((old) => old.remove());
-    svg("line", { class: "pointer mark", x1: x(pointed), x2: x(pointed), y1: top, y2: height - bottom }, picture);
+  function drawMarks() {
+    removeMarks();
+    svg("line", { class: "pointer mark", x1: x(selected), x2: x(selected), y1: top, y2: height - bottom }, picture);
     chart.series.forEach((series, i) => {
-      const value = series.values[series.steps.indexOf(pointed)];
-      if (typeof value === "number") svg("circle", { class: `dot-${i} mark`, cx: x(pointed), cy: y(value), r: 4 }, picture);
+      const value = series.values[series.steps.indexOf(selected)];
+      if (typeof value === "number") svg("circle", { class: `dot-${i} mark`, cx: x(selected), cy: y(value), r: 4 }, picture);
     });
   }
 
-  function say(step) {
+  function removeMarks() {
+    picture.querySelectorAll(".mark").forEach((mark) => mark.remove());
+  }
+
+  function showValues(step) {
     readout.replaceChildren(`step ${step.toLocaleString("en")}`);
     chart.series.forEach((series, i) => {
-      const at = series.steps.indexOf(step);
-      if (at < 0) return;
+      const index = series.steps.indexOf(step);
+      if (index < 0) return;
       readout.append(" \u00b7 ");
       html("span", { class: `key-${i}` }, readout, `${series.name} `);
-      html("b", {}, readout, series.values[at] === null ? "not finite" : words(series.values[at], chart));
+      html("b", {}, readout, series.values[index] === null ? "not finite" : formatValue(series.values[index], chart));
     });
   }
 
-  function point(step) {
-    pointed = step;
-    mark();
-    say(step);
+  function select(step) {
+    selected = step;
+    drawMarks();
+    showValues(step);
   }
 
-  function leave() {
-    pointed = null;
-    picture.querySelectorAll(".mark").forEach((old) => old.remove());
-    say(steps[steps.length - 1]);
+  function deselect() {
+    selected = null;
+    removeMarks();
+    showValues(steps[steps.length - 1]);
   }
 
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
-    const wanted = ((((event.clientX - box.left) / box.width) * width - left) / (width - left - right)) * last;
-    point(steps.reduce((best, step) => (Math.abs(step - wanted) < Math.abs(best - wanted) ? step : best)));
+    const pointer = ((((event.clientX - box.left) / box.width) * width - left) / (width - left - right)) * last;
+    select(steps.reduce((best, step) => (Math.abs(step - pointer) < Math.abs(best - pointer) ? step : best)));
   });
-  picture.addEventListener("pointerleave", leave);
-  picture.addEventListener("blur", leave);
+  picture.addEventListener("pointerleave", deselect);
+  picture.addEventListener("blur", deselect);
   picture.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!by) return;
+    const offset = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!offset) return;
     event.preventDefault();
-    const at = pointed === null ? steps.length : steps.indexOf(pointed);
-    point(steps[Math.min(Math.max(at + by, 0), steps.length - 1)]);
+    const index = selected === null ? steps.length : steps.indexOf(selected);
+    select(steps[Math.min(Math.max(index + offset, 0), steps.length - 1)]);
   });
   draw();
-  leave();
+  deselect();
   new ResizeObserver(draw).observe(figure);
 }
 
 // --- map ---
 
-// A colour of its own for each class: around the wheel, and neighbours on it of other lightness.
-function colour(label) {
+// The color of a class: hues are spread over the color wheel, and similar hues differ in lightness.
+function classColor(label) {
   const count = DATA.map.classes.length;
   return `--hue: ${Math.round((360 * label) / count)}; --strength: ${[75, 60, 85][label % 3]}%; --lift: ${[0, -12, 12][label % 3]}%`;
 }
@@ -156,7 +160,7 @@ function tile(index, size, parent) {
     `background-position: ${-(index % columns) * size}px ${-Math.floor(index / columns) * size}px`,
     `background-size: ${columns * side * scale}px auto`,
   ];
-  return html("span", { class: scale >= 2 ? "tile fine" : "tile", style: style.join("; "), "data-image": index }, parent);
+  return html("span", { class: scale >= 2 ? "tile pixelated" : "tile", style: style.join("; "), "data-image": index }, parent);
 }
 
 function className(index) {
@@ -164,31 +168,31 @@ function className(index) {
 }
 
 function drawMap() {
-  const { places, labels, classes, names, near, cosines, side } = DATA.map;
+  const { positions, labels, classes, names, neighbors, cosines, side } = DATA.map;
   const plane = document.getElementById("plane");
   const tooltip = document.getElementById("tooltip");
   const panel = document.getElementById("chosen");
-  const margin = 25, size = 1000, large = side * Math.max(1, Math.round(128 / side));
-  const picture = svg("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": "map of the features" }, plane);
+  const margin = 25, size = 1000, largeTile = side * Math.max(1, Math.round(128 / side));
+  const picture = svg("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": "Map of the features" }, plane);
   const lines = svg("g", {}, picture);
-  const at = places.map(([x, y]) => [margin + (size - 2 * margin) * x, margin + (size - 2 * margin) * (1 - y)]);
-  const circles = at.map(([cx, cy], i) => {
-    const circle = svg("circle", { cx, cy, r: at.length > 500 ? 6 : 9 }, picture);
-    if (labels) circle.setAttribute("style", colour(labels[i]));
+  const centers = positions.map(([x, y]) => [margin + (size - 2 * margin) * x, margin + (size - 2 * margin) * (1 - y)]);
+  const circles = centers.map(([cx, cy], i) => {
+    const circle = svg("circle", { cx, cy, r: centers.length > 500 ? 6 : 9 }, picture);
+    if (labels) circle.setAttribute("style", classColor(labels[i]));
     return circle;
   });
 
-  // The image whose point is nearest to the pointer, or null where none is near.
-  function under(event) {
+  // The index of the image whose point is nearest to the pointer, or null if none is near.
+  function imageAt(event) {
     const box = picture.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * size;
     const y = ((event.clientY - box.top) / box.height) * size;
-    let best = null, least = (20 * size) / box.width;
-    at.forEach(([px, py], i) => {
+    let nearest = null, leastDistance = (20 * size) / box.width;
+    centers.forEach(([px, py], i) => {
       const distance = Math.hypot(px - x, py - y);
-      if (distance < least) [best, least] = [i, distance];
+      if (distance < leastDistance) [nearest, leastDistance] = [i, distance];
     });
-    return best;
+    return nearest;
   }
 
   function describe(index, parent) {
@@ -196,37 +200,39 @@ function drawMap() {
     html("div", { class: "small-name" }, parent, names[index]);
   }
 
-  function show(event) {
-    const index = under(event);
+  function showTooltip(event) {
+    const index = imageAt(event);
     tooltip.hidden = index === null;
     if (index === null) return;
     tooltip.replaceChildren();
-    tile(index, large, tooltip);
+    tile(index, largeTile, tooltip);
     describe(index, tooltip);
     const box = plane.getBoundingClientRect();
     const x = event.clientX - box.left, y = event.clientY - box.top;
-    const place = (at, room, own) => (at + 16 + own > room ? Math.max(0, at - 16 - own) : at + 16);
-    tooltip.style.left = `${place(x, box.width, tooltip.offsetWidth)}px`;
-    tooltip.style.top = `${place(y, box.height, tooltip.offsetHeight)}px`;
+    // Right of or below the pointer if there is space, and on the other side otherwise.
+    const offset = (pointer, space, length) =>
+      pointer + 16 + length > space ? Math.max(0, pointer - 16 - length) : pointer + 16;
+    tooltip.style.left = `${offset(x, box.width, tooltip.offsetWidth)}px`;
+    tooltip.style.top = `${offset(y, box.height, tooltip.offsetHeight)}px`;
   }
 
   function choose(index) {
     circles.forEach((circle, i) => {
       circle.classList.toggle("chosen", i === index);
-      circle.classList.toggle("near", near[index].includes(i));
+      circle.classList.toggle("neighbor", neighbors[index].includes(i));
     });
     lines.replaceChildren();
-    for (const other of near[index]) {
-      svg("line", { x1: at[index][0], y1: at[index][1], x2: at[other][0], y2: at[other][1] }, lines);
+    for (const other of neighbors[index]) {
+      svg("line", { x1: centers[index][0], y1: centers[index][1], x2: centers[other][0], y2: centers[other][1] }, lines);
     }
     panel.replaceChildren();
-    tile(index, large, panel);
-    describe(index, html("div", { class: "words" }, panel));
-    html("p", { class: "note" }, panel, "Nearest images of the map, by the cosine of their features:");
-    const around = html("div", { class: "around" }, panel);
-    near[index].forEach((other, i) => {
+    tile(index, largeTile, panel);
+    describe(index, html("div", { class: "description" }, panel));
+    html("p", { class: "note" }, panel, "Nearest images on the map by cosine similarity:");
+    const tiles = html("div", { class: "tiles" }, panel);
+    neighbors[index].forEach((other, i) => {
       const differs = labels && labels[other] !== labels[index];
-      const button = html("button", { type: "button", class: differs ? "other" : "", title: names[other] }, around);
+      const button = html("button", { type: "button", class: differs ? "other" : "", title: names[other] }, tiles);
       tile(other, 64, button);
       const name = labels ? ` ${differs ? "\u2260 " : ""}${className(other)}` : "";
       html("span", {}, button, `${cosines[index][i].toFixed(2)}${name}`);
@@ -234,10 +240,10 @@ function drawMap() {
     });
   }
 
-  picture.addEventListener("pointermove", show);
+  picture.addEventListener("pointermove", showTooltip);
   picture.addEventListener("pointerleave", () => (tooltip.hidden = true));
   picture.addEventListener("click", (event) => {
-    const index = under(event);
+    const index = imageAt(event);
     if (index !== null) choose(index);
   });
 
@@ -245,12 +251,12 @@ function drawMap() {
   const legend = document.getElementById("legend");
   let pressed = null;
   const fade = (label) => circles.forEach((c, i) => c.classList.toggle("faded", label !== null && labels[i] !== label));
-  const there = classes.map((_, label) => labels.filter((l) => l === label).length);
-  const largest = [...classes.keys()].filter((l) => there[l]).sort((a, b) => there[b] - there[a]);
-  for (const label of largest.slice(0, DATA.map.most_in_legend).sort((a, b) => a - b)) {
+  const counts = classes.map((_, label) => labels.filter((l) => l === label).length);
+  const largest = [...classes.keys()].filter((l) => counts[l]).sort((a, b) => counts[b] - counts[a]);
+  for (const label of largest.slice(0, DATA.map.max_legend_classes).sort((a, b) => a - b)) {
     const button = html("button", { type: "button", "aria-pressed": "false" }, legend);
-    html("i", { style: colour(label) }, button);
-    button.append(`${classes[label]} ${there[label]}`);
+    html("i", { style: classColor(label) }, button);
+    button.append(`${classes[label]} ${counts[label]}`);
     button.addEventListener("pointerenter", () => fade(label));
     button.addEventListener("pointerleave", () => fade(pressed));
     button.addEventListener("click", () => {
@@ -259,8 +265,8 @@ function drawMap() {
       fade(pressed);
     });
   }
-  if (largest.length > DATA.map.most_in_legend) {
-    html("span", { class: "note" }, legend, `and ${largest.length - DATA.map.most_in_legend} other classes`);
+  if (largest.length > DATA.map.max_legend_classes) {
+    html("span", { class: "note" }, legend, `and ${largest.length - DATA.map.max_legend_classes} other classes`);
   }
 }
 

@@ -67,7 +67,8 @@ def test_card_lists_the_settings_that_differ_from_the_paper(card, workdir):
     text = card["Training"]
     config = run_directory.read_config(str(workdir))
     assert f"`{workdir}` at the checkpoint `step-" in text
-    assert f"{run_directory.read_num_images(str(workdir)):,} of photos, views of 32 px" in text
+    num_images = run_directory.read_num_images(str(workdir))
+    assert f"{num_images:,} of {config.data.source}, views of {config.image_size} px" in text
     rows = {row.split(" | ")[0]: row for row in text.splitlines() if row.startswith("| `")}
     assert rows["| `encoder`"] == '| `encoder` | "resnet8" | "resnet50" |'
     assert rows["| `queue_size`"] == f"| `queue_size` | {config.queue_size} | 65536 |"

@@ -1,4 +1,4 @@
-"""A real browser without a window, which opens a page and tells what a script finds on it."""
+"""A headless browser that opens a page and returns what a script reads from it."""
 
 import html
 import json
@@ -11,55 +11,60 @@ import pytest
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PATH = next(filter(None, map(shutil.which, NAMES)), None)
 
-needed = pytest.mark.skipif(
+_skip_without_browser = pytest.mark.skipif(
     PATH is None, reason="no browser: apt-get install chromium-headless-shell"
 )
+
+
+def needs_browser(function):
+    """Mark a test that needs a browser; it is skipped without one."""
+    return pytest.mark.browser(_skip_without_browser(function))
+
 
 INSERT = """
 <script>
 (async () => {
-  const found = {};
+  const result = {};
   try {
     %s
   } catch (error) {
-    found.error = String(error);
+    result.error = String(error);
   }
-  const place = document.createElement("pre");
-  place.id = "found";
-  place.textContent = JSON.stringify(found);
-  document.body.append(place);
+  const element = document.createElement("pre");
+  element.id = "result";
+  element.textContent = JSON.stringify(result);
+  document.body.append(element);
 })();
 </script>
 </body>
 """
 
 
-def look(page, script, folder, *flags):
-    """Opens a page in a window of 1200 x 900 pixels and runs a script after the page's own.
+def run_script(page, script, folder):
+    """Open a page in a window of 1200 x 900 pixels and run a script after the page's own.
 
     Args:
-        page: str, the HTML.
-        script: JavaScript, which may await, and sets properties of the object `found`.
-        folder: `pathlib.Path`, a directory to work in.
-        flags: of the browser.
+        page: The HTML, str.
+        script: JavaScript, which may await, and sets properties of the object `result`.
+        folder: A directory to work in, `pathlib.Path`.
 
     Returns:
-        `found`, and the lines that the browser wrote to its console: errors, and what a policy of
-        the page refused.
+        `result`, and the lines that the browser wrote to its console, which are errors and
+        violations of the page's content security policy.
     """
     before, after = page.split("</body>")
     path = folder / "page.html"
     path.write_text(before + INSERT % script + after)
     browser = [PATH, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     window = ["--window-size=1200,900", f"--user-data-dir={folder / 'profile'}"]
-    done = subprocess.run(
-        [*browser, *window, "--virtual-time-budget=5000", "--dump-dom", *flags, path.as_uri()],
+    process = subprocess.run(
+        [*browser, *window, "--virtual-time-budget=5000", "--dump-dom", path.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert match, done.stderr
-    found = json.loads(html.unescape(match[1]))
-    assert "error" not in found, found["error"]
-    return found, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    match = re.search(r'<pre id="result">(.*?)</pre>', process.stdout, re.DOTALL)
+    assert match, process.stderr
+    result = json.loads(html.unescape(match[1]))
+    assert "error" not in result, result["error"]
+    return result, [line for line in process.stderr.splitlines() if "CONSOLE" in line]

@@ -1,4 +1,4 @@
-"""Maps, neighbours and measures of features, against scikit-learn and closed forms."""
+"""Maps, neighbors and measures of features, compared with scikit-learn and closed forms."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from moco_tf.report import embedding
 
 
 def clusters(count, dim=16, classes=4, seed=0):
-    """Features of any length around as many directions."""
+    """Return features of different lengths around one direction for each class, and labels."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     features = np.eye(classes, dim)[labels] + 0.05 * generator.normal(size=(count, dim))
@@ -21,36 +21,39 @@ def clusters(count, dim=16, classes=4, seed=0):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The tests are two at a time already."""
+    """Limit the threads, because several tests run at the same time already."""
     with threadpool_limits(1):
         yield
 
 
-@pytest.mark.parametrize("count", [40, 160])  # principal components, and t-SNE
-def test_a_map_keeps_classes_together(count):
+@pytest.mark.parametrize("count", [40, 160])  # By principal components, and by t-SNE.
+def test_map_separates_clusters_and_is_deterministic(count):
     features, labels = clusters(count)
-    places = embedding.flat_map(features)
-    found = KMeans(4, n_init=10, random_state=0).fit_predict(places)
-    assert adjusted_rand_score(labels, found) == 1.0
-    assert places.shape == (count, 2)
-    extent = np.ptp(places, axis=0)
-    assert extent.max() == pytest.approx(1) and places.min() >= 0 and places.max() <= 1
-    np.testing.assert_array_equal(embedding.flat_map(features), places)
+    positions = embedding.map_to_plane(features)
+    assigned = KMeans(4, n_init=10, random_state=0).fit_predict(positions)
+    assert adjusted_rand_score(labels, assigned) == 1.0
+    assert positions.shape == (count, 2)
+    assert np.ptp(positions, axis=0).max() == pytest.approx(1)
+    assert positions.min() >= 0
+    assert positions.max() <= 1
+    np.testing.assert_array_equal(embedding.map_to_plane(features), positions)
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (2, 5), (3, 1), (150, 5)])
-def test_there_is_a_map_of_few_features_and_of_equal_ones(shape):
+def test_map_of_few_features_and_of_equal_features_is_finite(shape):
     for features in (np.ones(shape), np.random.default_rng(0).normal(size=shape)):
-        places = embedding.flat_map(features.astype(np.float32))
-        assert places.shape == (shape[0], 2) and np.isfinite(places).all()
-        assert places.min() >= 0 and places.max() <= 1
+        positions = embedding.map_to_plane(features.astype(np.float32))
+        assert positions.shape == (shape[0], 2)
+        assert np.isfinite(positions).all()
+        assert positions.min() >= 0
+        assert positions.max() <= 1
 
 
-def test_neighbours_are_the_nearest_others():
+def test_neighbors_are_the_nearest_other_images():
     bank, _ = clusters(60)
-    for indices in (np.arange(20), np.arange(100, 120)):  # in the bank, and not
+    for indices in (np.arange(20), np.arange(100, 120)):  # In the bank, and not.
         features = bank[:20]
-        rows, cosines = embedding.neighbours(bank, np.arange(60), features, indices, 5)
+        rows, cosines = embedding.neighbors(bank, np.arange(60), features, indices, 5)
         expected = cosine_similarity(features, bank)
         expected[indices[:, np.newaxis] == np.arange(60)] = -2
         order = np.argsort(-expected, axis=1)[:, :5]
@@ -58,24 +61,24 @@ def test_neighbours_are_the_nearest_others():
         np.testing.assert_allclose(cosines, np.take_along_axis(expected, order, 1), atol=1e-5)
 
 
-def test_there_are_no_more_neighbours_than_others():
+def test_number_of_neighbors_is_clipped_to_the_other_images():
     bank, _ = clusters(4)
-    rows, cosines = embedding.neighbours(bank, np.arange(4), bank, np.arange(4), 8)
+    rows, cosines = embedding.neighbors(bank, np.arange(4), bank, np.arange(4), 8)
     assert rows.shape == cosines.shape == (4, 3)
     assert [sorted({*row, i}) for i, row in enumerate(rows.tolist())] == [[0, 1, 2, 3]] * 4
 
 
-def test_cosines_are_of_each_pair_once(monkeypatch):
+def test_pairwise_cosines_have_each_pair_once(monkeypatch):
     monkeypatch.setattr(embedding, "BLOCK", 7)
     features, _ = clusters(30)
     expected = cosine_similarity(features)[np.triu_indices(30, k=1)]
     np.testing.assert_allclose(
-        np.sort(embedding.cosines_of_pairs(features)), np.sort(expected), atol=1e-5
+        np.sort(embedding.pairwise_cosines(features)), np.sort(expected), atol=1e-5
     )
 
 
 def test_effective_rank_is_the_number_of_directions():
-    # Unit vectors that vary alike along `count` axes, and along the last one not at all.
+    # Vectors that vary equally along `count` axes, and are constant along the last one.
     for count in (1, 3, 6):
         axes = 0.1 * np.eye(count, 8)
         features = np.concatenate([axes, -axes]) + np.eye(1, 8, 7)

@@ -1,4 +1,4 @@
-"""The report's page as a person sees it, in a real browser."""
+"""The page of a report as a reader sees it, in a browser."""
 
 import math
 import re
@@ -7,47 +7,49 @@ import numpy as np
 import pytest
 
 from moco_tf.report import page
+from moco_tf.report.curves import charts
+from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
 from tests.report import browser
-from tests.report.made import CLASSES, contents, evidence, metrics
+from tests.report.examples import CLASSES, RUN_NAME, contents, evidence, metrics
 
-SECTIONS = ("warnings", "training", "curves", "accuracy", "map", "neighbours")
+SECTIONS = ["warnings", "training", "curves", "evaluation", "map", "neighbors"]
 
-LOOK = """
+READ = """
 const $$ = (selector) => [...document.querySelectorAll(selector)];
-const centre = (element) => {
+const center = (element) => {
   const box = element.getBoundingClientRect();
   return { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, bubbles: true };
 };
 const picture = document.querySelector("#plane svg");
 const points = $$("#plane circle");
-found.sections = $$("main section h2").map((h) => h.parentElement.id);
-found.warnings = $$(".finding").map((card) => card.dataset.kind);
-found.looked = $$(".looked li").map((item) => item.dataset.kind);
-found.points = points.length;
-found.hues = new Set(points.map((point) => getComputedStyle(point).fill)).size;
-found.legend = $$("#legend button").map((button) => button.textContent);
-found.charts = $$(".chart h3").map((h) => h.textContent);
-found.readouts = $$(".readout").map((line) => line.textContent);
-found.rows = $$(".row").map((row) => row.querySelectorAll("img").length);
-found.loaded = $$("img").every((image) => image.complete && image.naturalWidth > 0);
-found.different = $$(".row figure.different").length;
-found.table = $$("#accuracy tr").map((row) => [...row.cells].map((cell) => cell.innerText));
-found.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-found.title = document.title;
-found.heading = document.querySelector("h1").textContent;
+result.sections = $$("main section h2").map((h) => h.parentElement.id);
+result.warnings = $$(".finding").map((card) => card.dataset.finding);
+result.passed = $$(".passed li").map((item) => item.dataset.finding);
+result.points = points.length;
+result.colors = new Set(points.map((point) => getComputedStyle(point).fill)).size;
+result.legend = $$("#legend button").map((button) => button.textContent);
+result.charts = $$(".chart h3").map((h) => h.textContent);
+result.readouts = $$(".readout").map((line) => line.textContent);
+result.rows = $$(".row").map((row) => row.querySelectorAll("img").length);
+result.loaded = $$("img").every((image) => image.complete && image.naturalWidth > 0);
+result.different = $$(".row figure.different").length;
+result.table = $$("#evaluation tr").map((row) => [...row.cells].map((cell) => cell.innerText));
+result.wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+result.title = document.title;
+result.heading = document.querySelector("h1").textContent;
 """
 
-TOUCH = (
-    LOOK
+INTERACT = (
+    READ
     + """
-// The colour in the middle of what a tile shows of the sheet.
+// The color in the center of the part of the sheet that a tile shows.
 const sheet = new Image();
 await new Promise((loaded) => {
   sheet.onload = loaded;
-  picture.dispatchEvent(new PointerEvent("pointermove", centre(points[0])));
+  picture.dispatchEvent(new PointerEvent("pointermove", center(points[0])));
   sheet.src = getComputedStyle(document.querySelector(".tile")).backgroundImage.slice(5, -2);
 });
-const shown = (tile) => {
+const centerColor = (tile) => {
   const style = getComputedStyle(tile);
   const [x, y] = style.backgroundPosition.split(" ").map(parseFloat);
   const scale = sheet.naturalWidth / parseFloat(style.backgroundSize);
@@ -57,36 +59,36 @@ const shown = (tile) => {
   return [...canvas.getImageData(0, 0, 1, 1).data.slice(0, 3)];
 };
 picture.scrollIntoView();
-picture.dispatchEvent(new PointerEvent("pointermove", centre(points[17])));
+picture.dispatchEvent(new PointerEvent("pointermove", center(points[17])));
 const tooltip = document.getElementById("tooltip");
-found.tooltip = { text: tooltip.innerText, size: tooltip.getBoundingClientRect().width };
-found.tooltip.colour = shown(tooltip.querySelector(".tile"));
-picture.dispatchEvent(new MouseEvent("click", centre(points[17])));
-found.near = $$("#chosen .around button").map((button) => button.innerText);
-found.near_colours = [];
-for (const tile of $$("#chosen .around .tile")) found.near_colours.push(shown(tile));
-found.lines = $$("#plane line").length;
-$$("#chosen .around button")[2].click();
-found.next = document.querySelector("#chosen .words").innerText;
+result.tooltip = { text: tooltip.innerText, size: tooltip.getBoundingClientRect().width };
+result.tooltip.color = centerColor(tooltip.querySelector(".tile"));
+picture.dispatchEvent(new MouseEvent("click", center(points[17])));
+result.neighbors = $$("#chosen .tiles button").map((button) => button.innerText);
+result.neighbor_colors = [];
+for (const tile of $$("#chosen .tiles .tile")) result.neighbor_colors.push(centerColor(tile));
+result.lines = $$("#plane line").length;
+$$("#chosen .tiles button")[2].click();
+result.next = document.querySelector("#chosen .description").innerText;
 picture.dispatchEvent(new PointerEvent("pointerleave"));
-found.hidden = tooltip.getBoundingClientRect().width === 0;
+result.hidden = tooltip.getBoundingClientRect().width === 0;
 document.querySelector("#legend button").click();
-found.faded = $$("#plane circle.faded").length;
+result.faded = $$("#plane circle.faded").length;
 
 const chart = document.querySelector(".chart svg");
 const box = chart.getBoundingClientRect();
 const at = (share) => ({ clientX: box.left + box.width * share, clientY: box.top + 50 });
 chart.dispatchEvent(new PointerEvent("pointermove", at(0)));
-found.first = document.querySelector(".readout").textContent;
+result.first = document.querySelector(".readout").textContent;
 chart.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
-found.second = document.querySelector(".readout").textContent;
+result.second = document.querySelector(".readout").textContent;
 """
 )
 
 
-def test_the_page_refers_to_nothing_outside_it():
+def test_page_refers_to_nothing_outside_itself():
     html = page.render(contents())
-    assert html.count("data:image/jpeg;base64,") == 37  # the sheet, 4 queries, 32 neighbours
+    assert html.count("data:image/jpeg;base64,") == 37  # The sheet, 4 queries, 32 neighbors.
     for reference in re.findall(
         r"""(?:src|href)\s*=\s*["']?([^"'\s>]*)|url\(["']?([^"')]*)""", html
     ):
@@ -94,111 +96,153 @@ def test_the_page_refers_to_nothing_outside_it():
     assert "default-src 'none'" in html
 
 
-def test_names_cannot_become_part_of_the_page():
+def test_hostile_names_are_escaped():
     html = page.render(contents())
     assert html.count("<script") == html.count("</script") == 2
-    assert "<b>left" not in html and "<made>" not in html and "<0>" not in html
+    for markup in ("<b>left", "<made>", "<0>", '"image"'):
+        assert markup not in html
+    assert "{{ 7 * 7 }}" in html
+    assert "49" not in re.findall(r"<figcaption>(.*?)</figcaption>", html)
 
 
-@browser.needed
-def test_the_browser_tells_of_errors(tmp_path):
+@browser.needs_browser
+def test_browser_reports_errors_and_policy_violations(tmp_path):
     html = page.render(contents()).replace("drawMap();", "drawMap(); nothing.at = all;")
     html = html.replace("</header>", '</header><img src="https://example.com/image.png">')
-    _, console = browser.look(html, "found.done = true;", tmp_path)
+    _, console = browser.run_script(html, "result.done = true;", tmp_path)
     assert any("nothing is not defined" in line for line in console)
     assert any("Content Security Policy" in line for line in console)
 
 
-@browser.needed
-def test_a_healthy_run_as_it_is_seen(tmp_path):
-    of = contents()
-    found, console = browser.look(page.render(of), TOUCH, tmp_path)
+@pytest.fixture(scope="module")
+def healthy():
+    return contents()
+
+
+@pytest.fixture(scope="module")
+def healthy_page(healthy, tmp_path_factory):
+    """What the browser reads from the page of a healthy run, and from its reactions to events."""
+    folder = tmp_path_factory.mktemp("healthy")
+    result, console = browser.run_script(page.render(healthy), INTERACT, folder)
     assert not console
-    assert tuple(found["sections"]) == SECTIONS
-    assert not found["warnings"] and len(found["looked"]) == 8
-    assert found["points"] == 45 and found["hues"] == 3
-    assert found["legend"] == [f"{name} 15" for name in CLASSES]
-    assert found["rows"] == [9] * 4 and found["loaded"] and not found["wide"]
-    labels = np.reshape(of.neighbours.found.labels, [4, 8])
-    expected = labels != of.neighbours.queries.labels[:, np.newaxis]
-    assert found["different"] == expected.sum()
-    assert found["heading"] == "runs/<made>" and found["title"] == "runs/<made>: report"
+    return result
 
-    assert [row[0] for row in found["table"][1:]] == [
-        "none: always the most frequent class",
-        "raw pixels",
-        "random initialisation",
-        "trained",
-    ]
-    assert found["table"][4][1].startswith("60.0 %") and found["table"][4][2].startswith("70.0 %")
 
-    tiles = of.map.images.tiles[:, 0, 0].astype(int)
-    assert CLASSES[2] in found["tooltip"]["text"] and '"image" <17>' in found["tooltip"]["text"]
-    assert found["tooltip"]["size"] > 100
-    assert np.abs(tiles[17] - found["tooltip"]["colour"]).max() < 6  # JPEG
-    near = of.map.near[17]
-    assert np.abs(tiles[near] - found["near_colours"]).max() < 6
-    assert [float(text.split()[0]) for text in found["near"]] == pytest.approx(
-        of.map.cosines[17], abs=0.006
+@browser.needs_browser
+def test_page_of_a_healthy_run_has_all_sections_and_no_warnings(healthy_page):
+    assert healthy_page["sections"] == SECTIONS
+    assert healthy_page["heading"] == RUN_NAME
+    assert healthy_page["title"] == f"{RUN_NAME}: report"
+    assert not healthy_page["warnings"]
+    assert len(healthy_page["passed"]) == 8
+    assert healthy_page["loaded"]
+    assert not healthy_page["wide"]
+
+
+@browser.needs_browser
+def test_table_compares_the_backbones(healthy_page):
+    _, most_frequent, *rows = healthy_page["table"]
+    assert "most frequent class" in most_frequent[0]
+    assert [row[0] for row in rows] == [PIXELS, RANDOM, TRAINED]
+    assert rows[-1][1].startswith("60.0 %")
+    assert rows[-1][2].startswith("70.0 %")
+
+
+@browser.needs_browser
+def test_rows_of_neighbors_mark_other_classes(healthy, healthy_page):
+    assert healthy_page["rows"] == [9] * 4
+    labels = np.reshape(healthy.neighbors.images.labels, [4, 8])
+    is_different = labels != healthy.neighbors.queries.labels[:, np.newaxis]
+    assert healthy_page["different"] == is_different.sum()
+
+
+@browser.needs_browser
+def test_map_is_colored_by_class_and_the_legend_filters_it(healthy_page):
+    assert healthy_page["points"] == 45
+    assert healthy_page["colors"] == 3
+    assert healthy_page["legend"] == [f"{name} 15" for name in CLASSES]
+    assert healthy_page["faded"] == 30
+
+
+@browser.needs_browser
+def test_tooltip_shows_the_image_of_a_point(healthy, healthy_page):
+    tooltip = healthy_page["tooltip"]
+    assert CLASSES[2] in tooltip["text"]
+    assert '"image" <17>' in tooltip["text"]
+    assert tooltip["size"] > 100
+    color = healthy.feature_map.images.tiles[17, 0, 0].astype(int)
+    assert np.abs(color - tooltip["color"]).max() < 6  # JPEG
+    assert healthy_page["hidden"]
+
+
+@browser.needs_browser
+def test_click_on_a_point_shows_its_neighbors(healthy, healthy_page):
+    neighbors = healthy.feature_map.neighbors[17]
+    colors = healthy.feature_map.images.tiles[neighbors, 0, 0].astype(int)
+    assert np.abs(colors - healthy_page["neighbor_colors"]).max() < 6  # JPEG
+    assert [float(text.split()[0]) for text in healthy_page["neighbors"]] == pytest.approx(
+        healthy.feature_map.cosines[17], abs=0.006
     )
-    assert found["lines"] == 8 and f"<{near[2]}>" in found["next"]
-    assert found["hidden"] and found["faded"] == 30
+    assert healthy_page["lines"] == 8
+    assert f"<{neighbors[2]}>" in healthy_page["next"]
 
-    assert [title.split(",")[0] for title in found["charts"]] == [
+
+@browser.needs_browser
+def test_charts_show_the_values_at_the_pointer_and_by_arrow_keys(healthy, healthy_page):
+    assert [title.split(",")[0] for title in healthy_page["charts"]] == [
         "InfoNCE loss",
         "Contrastive accuracy",
         "kNN top-1 on held-out images",
         "Learning rate",
     ]
-    lines = [line for line in of.evidence.metrics if "loss" in line]
-    for readout, step in (("readouts", -1), ("first", 0), ("second", 1)):
-        text = found[readout][0] if readout == "readouts" else found[readout]
-        number, loss = re.fullmatch(r"step ([\d,]+) · loss ([\d.]+)", text).groups()
-        assert int(number.replace(",", "")) == lines[step]["step"]
-        assert float(loss) == pytest.approx(lines[step]["loss"], rel=1e-3)
+    lines = [line for line in healthy.evidence.metrics if "loss" in line]
+    for text, line in (
+        (healthy_page["readouts"][0], lines[-1]),
+        (healthy_page["first"], lines[0]),
+        (healthy_page["second"], lines[1]),
+    ):
+        step, loss = re.fullmatch(r"step ([\d,]+) · loss ([\d.]+)", text).groups()
+        assert int(step.replace(",", "")) == line["step"]
+        assert float(loss) == pytest.approx(line["loss"], rel=1e-3)
 
 
-@browser.needed
-def test_without_labels_there_is_no_comparison_and_no_colour(tmp_path):
-    of = evidence(accuracies=None, most_frequent=None, metrics=metrics(math.nan, 0.4))
-    found, console = browser.look(page.render(contents(of, labelled=False)), LOOK, tmp_path)
+@browser.needs_browser
+def test_page_without_labels_has_no_comparison_and_no_class_colors(tmp_path):
+    diverged = evidence(accuracies=None, most_frequent=None, metrics=metrics(math.nan, 0.4))
+    html = page.render(contents(diverged, labelled=False))
+    result, console = browser.run_script(html, READ, tmp_path)
     assert not console
-    assert tuple(found["sections"]) == SECTIONS
-    assert found["warnings"] == ["not_finite"]
-    assert found["points"] == 45 and found["hues"] == 1 and not found["legend"]
-    assert not found["table"] and not found["different"]
-    assert "not finite" in found["readouts"][0]
+    assert result["sections"] == SECTIONS
+    assert result["warnings"] == ["not_finite"]
+    assert result["points"] == 45
+    assert result["colors"] == 1
+    assert not result["legend"]
+    assert not result["table"]
+    assert not result["different"]
+    assert "not finite" in result["readouts"][0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({}, "queue of 4,096 keys, m = 0.999"),
-        ({"config_mechanism": "memory_bank"}, "memory bank of 25,600, 4,096 of them drawn"),
-        (
-            {"config_mechanism": "end_to_end", "config_queue_size": 0},
-            "the batch, 256 keys",
-        ),
-    ],
-)
-def test_settings_stand_beside_the_papers_where_they_differ(settings, words):
-    html = page.render(contents(evidence(config_seed=5, config_temperature=0.2, **settings)))
-    assert words in html
-    [differing] = re.findall(r'<div id="differing">(.*?)</div></div>', html)
+def test_settings_that_differ_are_shown_beside_those_of_the_paper():
+    html = page.render(contents(evidence(config_seed=5, config_temperature=0.2)))
+    [differing] = re.findall(r'<div id="differing">(.*?)</div>', html, re.DOTALL)
     rows = re.findall(r"<code>(.*?)</code></td><td>(.*?)</td><td>(.*?)</td>", differing)
-    assert ("temperature", "0.2", "0.07") in rows
-    keys = {"queue_size", "temperature"} | {key.removeprefix("config_") for key in settings}
-    assert {key for key, *_ in rows} == keys  # and no seed, of which the paper says nothing
+    # The paper does not state a seed.
+    assert rows == [("queue_size", "4096", "65536"), ("temperature", "0.2", "0.07")]
 
 
-def test_many_lines_are_drawn_as_their_means():
-    of = evidence(metrics=metrics(5.0, 0.4, steps=7000, every=2))
-    html = page.render(contents(of))
-    assert "the mean of 7 lines" in html
-    [chart] = [one for one in page.charts(of) if one["title"] == "InfoNCE loss"]
+def test_curves_with_many_lines_are_averaged():
+    run_evidence = evidence(metrics=metrics(5.0, 0.4, steps=7000, every=2))
+    assert "mean of 7 lines" in page.render(contents(run_evidence))
+    [chart] = [chart for chart in charts(run_evidence) if chart["title"] == "InfoNCE loss"]
     [series] = chart["series"]
-    losses = [line["loss"] for line in of.metrics if "loss" in line]
+    losses = [line["loss"] for line in run_evidence.metrics if "loss" in line]
     assert series["steps"] == list(range(14, 7001, 14))
     np.testing.assert_allclose(
         series["values"], np.reshape(losses, [-1, 7]).mean(axis=1), rtol=1e-5
     )
+
+
+def test_page_without_metrics_says_so():
+    html = page.render(contents(evidence(metrics=[])))
+    assert "metrics.jsonl has no lines" in html
+    assert 'id="charts"' not in html

@@ -1,0 +1,245 @@
+"""Evaluate a run and write its report: a self-contained HTML page, and JSON for programs."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from moco_tf import distribution, encoders, run_directory
+from moco_tf.backbones.loading import load_backbone
+from moco_tf.config import total_steps
+from moco_tf.data import sources
+from moco_tf.data.sources.source import Source, evenly_spaced
+from moco_tf.errors import UserError
+from moco_tf.evaluation import protocols
+from moco_tf.evaluation.features import Features, extract
+from moco_tf.files import error_reason, write_atomically
+from moco_tf.plots.thumbnails import thumbnails
+from moco_tf.report import embedding, page
+from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
+from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM, TRAINED, Evidence, check
+from moco_tf.training import knn_monitor
+
+PIXELS_SIDE = 32  # Of raw pixels; larger images would have too many values for the probe.
+# The number of test images whose neighbors are shown, and the number of neighbors of each.
+ROWS, COLUMNS = 8, 8
+
+Results = dict[str, dict[str, dict[str, Any]]]
+
+
+def write_report(
+    workdir: str,
+    source: Source | None = None,
+    image_size: int | None = None,
+    output_dir: str | None = None,
+) -> dict[str, Any] | None:
+    """Write report.html, a page about a run that needs no other files and no network.
+
+    The page states how the run was trained, plots its curves, compares its backbone with the same
+    encoder without training and with raw pixels, shows a map of the features of test images and
+    their nearest neighbors, and warns of likely mistakes. It uses the images that the kNN monitor
+    uses: at most 10,000 training images and 2,000 test images. Without labels there is no
+    comparison. If no test images are held out, the images of pre-training are used instead, and
+    there is no comparison either. The findings are also written to eval/report.json.
+
+    Call this in every process of the current `tf.distribute` strategy; only the chief writes.
+
+    Args:
+        workdir: Path of the run directory.
+        source: The source of the images; by default that of the run.
+        image_size: Side of the central views in pixels; by default that of the run.
+        output_dir: Directory for report.html and eval/report.json; by default `workdir`.
+
+    Returns:
+        In the chief, the content of report.json, and None in other processes. `protocol` is
+        "report"; `backbones` has for each backbone the results of
+        `moco_tf.evaluation.protocols.evaluate` for "knn" and "linear_cached", or is None;
+        `warnings` has the names of the `moco_tf.report.findings` that are warnings, and
+        `looked_at` the names of all; `step` is the step of the checkpoint; further entries are
+        `num_train`, `num_test`, `data` and `image_size`.
+
+    Raises:
+        UserError: If there is no run, it has no checkpoint yet, the source cannot be read, or the
+            report cannot be written.
+    """
+    config = run_directory.read_config(workdir)
+    if source is None:
+        source = sources.from_config(config)
+    image_size = image_size or config.image_size
+    bank_indices, test_indices, held_out = _split(source)
+    backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: load_backbone(workdir)}
+    can_compare = held_out and _has_classes(source, bank_indices)
+    if can_compare:
+        backbones |= _baselines(config, source, image_size)
+    features = {
+        name: (
+            extract(backbone, source, bank_indices, image_size, f"{name}, training images"),
+            extract(backbone, source, test_indices, image_size, f"{name}, test images"),
+        )
+        for name, backbone in backbones.items()
+    }
+    if not distribution.is_chief():
+        return None
+
+    bank, test = features[TRAINED]
+    finite = bool(np.isfinite(bank.features).all() and np.isfinite(test.features).all())
+    can_compare = can_compare and finite
+    total = 3 + (len(PROTOCOLS) * len(features) if can_compare else 0)
+    # With None, tqdm shows no bar where there is no terminal.
+    with tqdm(total=total, desc="report", unit="part", disable=None) as bar:
+        results = _compare(features, bar) if can_compare else None
+        evidence = _gather_evidence(workdir, config, test, finite, results)
+        findings = check(evidence)
+        bar.update()
+        contents = Contents(
+            name=os.path.basename(os.path.normpath(workdir)),
+            data=source.name,
+            channels=source.channels,
+            held_out=held_out,
+            evidence=evidence,
+            findings=findings,
+            results=results,
+            class_names=source.class_names,
+            feature_map=_feature_map(source, test, image_size) if finite else None,
+            neighbors=_neighbors(source, bank, test, image_size) if finite else None,
+        )
+        bar.update()
+        result = {
+            "protocol": "report",
+            "backbones": results,
+            "warnings": [finding.name for finding in findings if finding.is_warning],
+            "looked_at": [finding.name for finding in findings],
+            "step": evidence.step,
+            "num_train": len(bank.indices),
+            "num_test": len(test.indices),
+            "data": source.name,
+            "image_size": image_size,
+        }
+        directory = output_dir or workdir
+        protocols.write_result(directory, result)
+        _write(os.path.join(directory, "report.html"), page.render(contents))
+        bar.update()
+    return result
+
+
+def _split(source: Source) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the indices of the bank and the test images, and whether these are held out."""
+    held_out = len(source.train) > 0 and len(source.test) > 0
+    bank, test = (source.train, source.test) if held_out else (source.pretrain, source.pretrain)
+    return (
+        evenly_spaced(bank, knn_monitor.TRAIN),
+        evenly_spaced(test, knn_monitor.TEST),
+        held_out,
+    )
+
+
+def _has_classes(source: Source, indices: np.ndarray) -> bool:
+    return source.labels is not None and len(np.unique(source.labels[indices])) > 1
+
+
+def _baselines(
+    config: ml_collections.ConfigDict, source: Source, image_size: int
+) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
+    """Return the backbones that the trained one is compared with."""
+    random = encoders.random_backbone(config.encoder, config.stem, source.channels, config.seed)
+    side = min(image_size, PIXELS_SIDE)
+
+    def pixels(images: tf.Tensor) -> tf.Tensor:
+        if side < image_size:
+            images = tf.image.resize(images, [side, side], antialias=True)
+        return tf.reshape(images, [images.shape[0], -1])
+
+    return {RANDOM: random, PIXELS: pixels}
+
+
+def _compare(features: dict[str, tuple[Features, Features]], bar: tqdm) -> Results:
+    """Return the results of all protocols for each backbone."""
+    results: Results = {}
+    for name, (train, test) in features.items():
+        results[name] = {}
+        for protocol in PROTOCOLS:
+            results[name][protocol] = protocols.evaluate(protocol, train, test)
+            bar.update()
+    return results
+
+
+def _gather_evidence(
+    workdir: str,
+    config: ml_collections.ConfigDict,
+    test: Features,
+    finite: bool,
+    results: Results | None,
+) -> Evidence:
+    num_images = run_directory.read_num_images(workdir)
+    steps_per_epoch = num_images // config.batch_size
+    step = int(run_directory.require_checkpoint(workdir).rsplit("-", 1)[1])
+    accuracies = most_frequent = None
+    if results is not None and test.labels is not None:
+        accuracies = {
+            name: {protocol: result["top1"] for protocol, result in backbone_results.items()}
+            for name, backbone_results in results.items()
+        }
+        most_frequent = float(np.bincount(test.labels).max() / len(test.labels))
+    has_pairs = finite and len(test.features) > 1
+    return Evidence(
+        config=config,
+        metrics=[line for line in run_directory.read_metrics(workdir) if line["step"] <= step],
+        step=step,
+        total_steps=total_steps(config, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        num_images=num_images,
+        finite=finite,
+        low_cosine=_low_cosine(test.features) if has_pairs else None,
+        effective_rank=embedding.effective_rank(test.features) if has_pairs else None,
+        accuracies=accuracies,
+        most_frequent=most_frequent,
+        num_test=len(test.indices),
+    )
+
+
+def _low_cosine(features: np.ndarray) -> float:
+    return float(np.percentile(embedding.pairwise_cosines(features), 5))
+
+
+def _feature_map(source: Source, test: Features, image_size: int) -> FeatureMap:
+    neighbors, cosines = embedding.neighbors(
+        test.features, test.indices, test.features, test.indices, COLUMNS
+    )
+    images = _images(source, test.indices, image_size, largest=64)
+    return FeatureMap(images, embedding.map_to_plane(test.features), neighbors, cosines)
+
+
+def _neighbors(source: Source, bank: Features, test: Features, image_size: int) -> Neighbors:
+    # Test images are sorted by class, so evenly spaced ones show different classes.
+    queries = evenly_spaced(np.arange(len(test.features)), ROWS)
+    query_indices = test.indices[queries]
+    rows, cosines = embedding.neighbors(
+        bank.features, bank.indices, test.features[queries], query_indices, COLUMNS
+    )
+    return Neighbors(
+        _images(source, query_indices, image_size, largest=128),
+        _images(source, bank.indices[rows].ravel(), image_size, largest=128),
+        cosines,
+    )
+
+
+def _images(source: Source, indices: np.ndarray, image_size: int, largest: int) -> Images:
+    return Images(
+        thumbnails(source, indices, image_size, largest),
+        [source.describe(int(index)) for index in indices],
+        None if source.labels is None else source.labels[indices],
+    )
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        write_atomically(path, text)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"the report {path} cannot be written ({error_reason(error)}): set output_dir to a "
+            "directory that can be written"
+        ) from error
