@@ -1,4 +1,4 @@
-"""Runs the scripts as a person would, in processes of their own."""
+"""Run commands as a person would, in processes of their own."""
 
 import os
 import pathlib
@@ -28,11 +28,11 @@ TINY = (
 
 
 def start(*arguments):
-    """Starts `python *arguments` in the checkout; its output can be read from `stdout`."""
+    """Start `python *arguments` in the checkout; its output can be read from `stdout`."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        # As in a person's shell, where nothing has been said about TensorFlow's log.
+        # As in a person's shell, where nothing sets TensorFlow's log level.
         env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -41,8 +41,7 @@ def start(*arguments):
 
 
 def run(*arguments, status=0):
-    """Runs `python *arguments` to its end, which must be of that exit status, and returns what it
-    printed."""
+    """Run `python *arguments` to its end with the expected status, and return what it printed."""
     process = start(*arguments)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == status, output
@@ -50,22 +49,23 @@ def run(*arguments, status=0):
 
 
 def run_mistake(*arguments):
-    """Runs something that must end in one line and exit status 2, and returns the line."""
+    """Run a command that must fail with one line and exit status 2, and return the line."""
     output = run(*arguments, status=2)
     lines = output.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), output
+    assert len(lines) == 1, output
+    assert lines[0].startswith("error: "), output
     return lines[0]
 
 
 def state(workdir):
-    """Every value of the newest checkpoint but the count of saves."""
+    """Return every value of the newest checkpoint except the number of saves."""
     reader = tf.train.load_checkpoint(run_directory.latest_checkpoint(str(workdir)))
     names = [n for n in reader.get_variable_to_shape_map() if "save_counter" not in n]
     return {name: reader.get_tensor(name) for name in names}
 
 
 def wait_for(condition, process):
-    """Waits until the condition holds, which must be while the process runs."""
+    """Wait until the condition holds while the process runs."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -74,5 +74,5 @@ def wait_for(condition, process):
 
 
 def logged_steps(workdir):
-    """The last step in metrics.jsonl, 0 before there is one."""
+    """Return the last step in metrics.jsonl, or 0 if it is empty."""
     return max([line["step"] for line in run_directory.read_metrics(str(workdir))], default=0)

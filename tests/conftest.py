@@ -1,39 +1,106 @@
-"""TensorFlow as the tests need it: quiet, and with two devices, so that replicas can be several."""
+"""Fixtures that all tests share, and TensorFlow set up as the tests need it."""
 
+import contextlib
+import fcntl
 import gc
 import os
+import pathlib
+import shutil
 
-import pytest
-
-# The tests are two at a time already; here and in the processes that they start, TensorFlow's own
-# threads would only wait for each other.
+# Before TensorFlow is imported. Two tests run at a time, so TensorFlow's own threads would only
+# compete with each other, here and in the processes that tests start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
+import pytest
+import tensorflow as tf
 
-import tensorflow as tf  # isort: skip
+from tests import in_process
+from tests.command import TINY
+from tests.images import write_folder
 
+# Two logical devices, so that there can be two replicas.
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-# Few tests of minutes each: begun last, they would keep one core busy and leave the other idle.
-LONG = ("test_multiworker", "test_equivalence", "test_configs", "test_precision", "test_scripts")
-
-
-def pytest_collection_modifyitems(items):
-    """Long files first."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
-
-
 @pytest.fixture(scope="session")
 def two_replicas():
-    """One strategy for all tests: two of them in a process would count their collectives alike."""
+    """Return the one strategy of the session.
+
+    Two strategies in one process would count their collectives alike and abort each other.
+    """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory):
+    """Return a directory that all pytest workers of the session share."""
+    base = tmp_path_factory.getbasetemp()
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    directory = (base.parent if is_worker else base) / "shared"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def image_folder(shared_directory):
+    """Return a folder of 100 photographs in two classes. Read only."""
+    with _only_one_worker(shared_directory / "images") as folder:
+        if not folder.exists():
+            write_folder(folder, each=50)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(shared_directory, image_folder):
+    """Return the directory of a finished run of 12 steps on `image_folder`. Read only.
+
+    It is trained once in a session. A test that writes into it takes a copy.
+    """
+    with _only_one_worker(shared_directory / "run") as workdir:
+        if not workdir.exists():
+            unfinished = workdir.with_suffix(".unfinished")
+            in_process.run("train.py", *TRAINED_RUN, source_flag(image_folder), workdir=unfinished)
+            shutil.move(unfinished, workdir)
+    return workdir
+
+
+# The flags of `trained_run`, but for the data source.
+TRAINED_RUN = (*TINY, "--config.epochs=2", "--config.knn_every=1")
+
+
+def source_flag(folder: pathlib.Path) -> str:
+    return f"--config.data.source=folder:{folder}"
+
+
+@contextlib.contextmanager
+def _only_one_worker(path):
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+
+
 @pytest.fixture(scope="module", autouse=True)
-def memory_given_back():
-    """Keras' models lie in cycles of references, and some files build gigabytes of them."""
+def release_memory():
+    """Free Keras' models, which lie in cycles of references; some files build gigabytes of them."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def doctest_names(request):
+    """Provide the names that the examples in docstrings use without defining them."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        return
+    import numpy as np
+
+    import moco_tf
+
+    namespace = request.getfixturevalue("doctest_namespace")
+    namespace.update(moco_tf=moco_tf, np=np, tf=tf)
+    if "workdir" in request.node.dtest.docstring:
+        name = request.node.dtest.name
+        run = name.endswith(".train")  # which trains into an empty directory
+        workdir = request.getfixturevalue("tmp_path" if run else "trained_run")
+        namespace["workdir"] = str(workdir)

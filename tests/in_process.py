@@ -1,49 +1,60 @@
-"""Runs the scripts as tests/command.py does, but in this process: without the seconds in which
-Python starts and TensorFlow is imported.
+"""Run commands as tests/command.py does, but in this process.
 
-What only a process of its own can show is not to be seen here: that nothing but the script's own
-words reaches the terminal, that its imports suffice, and what it does on a signal.
+That saves the seconds in which Python starts and imports TensorFlow. What only a process of its own
+shows is not tested this way: that nothing else is printed to the terminal, that the command imports
+all that it needs, and how it reacts to signals.
 """
 
 import contextlib
 import io
-import runpy
-import sys
+import pathlib
 import warnings
-from unittest import mock
 
-from absl import app, flags
+import moco_tf.cli.demo
+import moco_tf.cli.evaluate
+import moco_tf.cli.export
+import moco_tf.cli.train
+from moco_tf.cli.export import FORMATS
 
-from tests.command import ROOT
+MAIN = {
+    "train.py": moco_tf.cli.train.main,
+    "evaluate.py": moco_tf.cli.evaluate.main,
+    "demo": moco_tf.cli.demo.main,
+}
 
-app.define_help_flags()  # absl's own, which the first script would define and take away with it
 
+def run(script, *arguments, workdir=None, status=0):
+    """Run `python script *arguments`, and return what it printed.
 
-def run(script, *arguments, status=0):
-    """Runs `python script *arguments` to its end, which must be of that exit status, and returns
-    what it printed."""
-    path, output = str(ROOT / script), io.StringIO()
-    known = set(flags.FLAGS)
+    Args:
+        script: "train.py", "evaluate.py", "demo" or "export/MODULE.py".
+        *arguments: The arguments, converted to strings.
+        workdir: Value of a further argument --workdir.
+        status: The exit status that is expected.
+    """
+    arguments = [str(argument) for argument in arguments]
+    if workdir is not None:
+        arguments.append(f"--workdir={workdir}")
+    main = MAIN.get(script, moco_tf.cli.export.main)
+    if script.startswith("export/"):
+        module = pathlib.Path(script).stem
+        arguments.insert(0, next(name for name in FORMATS if FORMATS[name] == module))
+    output = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", [path, *map(str, arguments)]),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
-        warnings.catch_warnings(action="ignore", category=DeprecationWarning),  # Python's default
+        # As Python does by default outside of pytest.
+        warnings.catch_warnings(action="ignore", category=DeprecationWarning),
     ):
-        try:
-            runpy.run_path(path, run_name="__main__")
-        except SystemExit as end:
-            found = end.code or 0
-        finally:
-            for name in set(flags.FLAGS) - known:  # the next script defines its own
-                delattr(flags.FLAGS, name)
-    assert found == status, output.getvalue()
+        exit_status = main(arguments)
+    assert exit_status == status, output.getvalue()
     return output.getvalue()
 
 
-def run_mistake(script, *arguments):
-    """Runs something that must end in one line and exit status 2, and returns the line."""
-    output = run(script, *arguments, status=2)
+def run_mistake(script, *arguments, **kwargs):
+    """Run a command that must fail with one line and exit status 2, and return the line."""
+    output = run(script, *arguments, status=2, **kwargs)
     lines = output.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), output
+    assert len(lines) == 1, output
+    assert lines[0].startswith("error: "), output
     return lines[0]

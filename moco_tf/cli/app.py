@@ -52,13 +52,14 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 2 for a mistake, 128 plus its number for a signal.
     """
-    program, arguments = sys.argv[0], list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_script = argv is None and sys.argv[0].endswith(".py")
     values = flags.FlagValues()
     try:
         is_help = any(argument in ("--help", "-h") for argument in arguments)
         _define_flags(command, values, [] if is_help else arguments)
         if is_help:
-            print(_help(command, values, as_script=program.endswith(".py")))
+            print(_help(command, values, as_script))
             return 0
         _parse(values, arguments)
         _start_tensorflow()

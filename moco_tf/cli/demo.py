@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -154,3 +155,7 @@ COMMAND = app.Command("moco-demo", "moco-demo", HELP, define_flags, demo)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     return app.run(COMMAND, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -62,9 +62,7 @@ class KNNMonitor(GlobalStep):
         if not self.classifies:
             return
         train = self.features(self.train)
-        accuracy = knn.classify(
-            train.features, train.labels, test.features, test.labels, len(self.source.class_names)
-        )
+        accuracy = knn.classify(train, test)
         self.log.write(step, {"knn_top1": accuracy["top1"]})
         if distribution.is_chief():
             line = f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images"

@@ -1,4 +1,4 @@
-"""The scripts as the README gives them, on a small folder: train, evaluate, export, demo."""
+"""The scripts as the documentation calls them: train, resume, evaluate and export for real."""
 
 import json
 
@@ -8,22 +8,9 @@ import PIL.Image
 import pytest
 
 from tests import in_process
-from tests.command import TINY, run
-from tests.images import crops, write_folder
-
-SHORT = (*TINY, "--config.epochs=2", "--config.knn_every=1")  # 12 steps on 100 images
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("images") / "photos", each=50)
-
-
-@pytest.fixture(scope="module")
-def workdir(folder, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    run("train.py", *SHORT, f"--config.data.source=folder:{folder}", f"--workdir={workdir}")
-    return workdir
+from tests.command import TINY, run, state
+from tests.conftest import TRAINED_RUN, source_flag
+from tests.images import crops
 
 
 def is_picture(path):
@@ -31,85 +18,67 @@ def is_picture(path):
         return image.format == "PNG" and min(image.size) > 300
 
 
-@pytest.mark.parametrize("protocol, run", [("knn", run), ("linear", in_process.run)])
-def test_evaluation_writes_its_result_and_prints_one_line(workdir, protocol, run):
-    short = ("--epochs=2", "--milestones=1") if protocol == "linear" else ()
-    output = run("evaluate.py", f"--protocol={protocol}", f"--workdir={workdir}", *short)
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+
+
+def test_run_is_trained_resumed_evaluated_and_exported(image_folder, trained_run, tmp_path):
+    """The short version of everything, in processes as a person would start them."""
+    workdir, out = tmp_path / "run", tmp_path / "saved_model"
+    half = run("train.py", *TRAINED_RUN, source_flag(image_folder), f"--workdir={workdir}")
+    assert "chance-level loss ln(K+1) = 4.62" in half
+    again = run("train.py", *TRAINED_RUN, source_flag(image_folder), f"--workdir={workdir}")
+    assert "already finished at step 12" in again
+    # A process of its own computes what the session's run computed in this process.
+    assert losses(workdir) == losses(trained_run)
+    for name, value in state(trained_run).items():
+        np.testing.assert_array_equal(state(workdir)[name], value)
+
+    output = run("evaluate.py", "--protocol=knn", f"--workdir={workdir}")
     assert len(output.strip().splitlines()) == 1
-    result = json.loads((workdir / "eval" / f"{protocol}.json").read_text())
+    result = json.loads((workdir / "eval" / "knn.json").read_text())
     assert {"top1", "top5", "num_train", "num_test", "seconds"} <= result.keys()
-    assert result["num_train"] + result["num_test"] == 100
-    assert 0 <= result["top1"] <= result["top5"] == 1  # two classes
+    assert (result["k"], result["temperature"]) == (200, 0.07)
     assert f"top-1 {result['top1']:.4f}" in output
-    if protocol == "knn":
-        assert (result["k"], result["temperature"]) == (200, 0.07)
-        assert is_picture(workdir / "neighbours.png")
+    assert is_picture(workdir / "neighbours.png")
+    assert is_picture(workdir / "curves.png")
 
-
-def test_an_exported_model_evaluates_to_the_same(workdir, folder, tmp_path):
-    out = tmp_path / "saved_model"
     run("export/saved_model.py", f"--workdir={workdir}", f"--out={out}")
-    evaluation = ("evaluate.py", "--protocol=knn")
-    in_process.run(*evaluation, f"--workdir={workdir}", f"--output_dir={tmp_path}")
-    in_process.run(
-        *evaluation,
-        f"--saved_model={out}",
-        f"--data=folder:{folder}",
-        "--image_size=32",
-    )
-    ours = json.loads((tmp_path / "eval" / "knn.json").read_text())
-    theirs = json.loads((out / "eval" / "knn.json").read_text())
-    assert (ours["top1"], ours["num_test"]) == (theirs["top1"], theirs["num_test"])
-    keras.layers.TFSMLayer(str(out), call_endpoint="serve")  # the results beside it do no harm
+    data = (f"--data=folder:{image_folder}", "--image_size=32")
+    in_process.run("evaluate.py", "--protocol=knn", f"--saved_model={out}", *data)
+    exported = json.loads((out / "eval" / "knn.json").read_text())
+    assert (exported["top1"], exported["num_test"]) == (result["top1"], result["num_test"])
+    keras.layers.TFSMLayer(str(out), call_endpoint="serve")  # The results beside it do no harm.
 
 
-def test_random_initialisation_is_evaluated_from_a_config(folder, tmp_path):
-    source = f"--config.data.source=folder:{folder}"
-    evaluation = ("evaluate.py", "--protocol=knn", "--random_init", *SHORT, source, "--k=5")
-    in_process.run(*evaluation, f"--output_dir={tmp_path}")
-    result = json.loads((tmp_path / "eval" / "knn.json").read_text())
-    assert result["k"] == 5 and "random resnet8" in result["backbone"]
-
-
-def test_a_flat_folder_trains_without_labels(tmp_path):
+def test_flat_folder_trains_without_labels(tmp_path):
     (tmp_path / "flat").mkdir()
     for i, image in enumerate(crops(20, 40)):
         PIL.Image.fromarray(image).save(tmp_path / "flat" / f"{i}.png")
-    output = in_process.run(
-        "train.py",
-        *SHORT,
-        f"--config.data.source=folder:{tmp_path / 'flat'}",
-        f"--workdir={tmp_path / 'run'}",
-    )
+    flags = (*TRAINED_RUN, source_flag(tmp_path / "flat"))
+    output = in_process.run("train.py", *flags, workdir=tmp_path / "run")
     assert "kNN" not in output
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
-def test_two_devices_train_as_one_does(workdir, folder, tmp_path):
-    run(
-        "train.py",
-        *SHORT,
-        f"--config.data.source=folder:{folder}",
-        "--strategy=mirrored",
-        "--virtual_devices=2",
-        f"--workdir={tmp_path}",
-    )
-    losses = [
-        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
-        for d in (workdir, tmp_path)
-    ]
-    one, two = ([line["loss"] for line in lines if "loss" in line] for lines in losses)
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_devices_train_as_one_does(image_folder, trained_run, tmp_path):
+    flags = (*TRAINED_RUN, source_flag(image_folder), "--strategy=mirrored", "--virtual_devices=2")
+    run("train.py", *flags, f"--workdir={tmp_path}")
+    one, two = losses(trained_run), losses(tmp_path)
     assert len(one) == 12
-    np.testing.assert_allclose(one[:5], two[:5], rtol=1e-3)  # float32 drifts apart from there
+    np.testing.assert_allclose(one[:5], two[:5], rtol=1e-3)  # Later, float32 drifts apart.
 
 
-def test_demo_prints_its_table_and_paths(folder, tmp_path):
-    output = run(
-        "demo.py", *SHORT, f"--config.data.source=folder:{folder}", f"--workdir={tmp_path}"
-    )
+@pytest.mark.slow
+def test_demo_prints_its_table_and_paths(image_folder, tmp_path):
+    flags = (*TINY, "--config.epochs=1", "--config.knn_every=0", source_flag(image_folder))
+    output = run("-m", "moco_tf.cli.demo", *flags, f"--workdir={tmp_path}")
     results = json.loads((tmp_path / "results.json").read_text())["results"]
-    for name in ("raw pixels", "random initialisation", "pre-trained"):
+    for name in ("raw pixels", "random initialization", "pre-trained"):
         assert f"{100 * results[0][name]['knn']:.1f} %" in output
         assert f"{100 * results[0][name]['linear']:.1f} %" in output
     run_directory = tmp_path / "seed0"
@@ -118,6 +87,3 @@ def test_demo_prints_its_table_and_paths(folder, tmp_path):
     assert (run_directory / "export" / "saved_model" / "saved_model.pb").exists()
     for name in ("saved_model", "neighbours.png", "curves.png"):
         assert name in output
-    result = json.loads((run_directory / "eval" / "knn.json").read_text())
-    assert result["top1"] == results[0]["pre-trained"]["knn"]
-    assert (result["k"], result["temperature"], result["image_size"]) == (200, 0.07, 32)
