@@ -1,16 +1,17 @@
-"""Times `train.py` on JPEG files beside its two halves, the input pipeline and the training step.
+"""Compare the speed of train.py on JPEG files with its input pipeline and its training step.
 
-    python benchmarks/fit.py                               (some seven minutes)
+    python benchmarks/fit.py                               (about seven minutes)
 
-MoCo v2's augmentation and head around ResNet-18 at 224, batches of 16, on this machine's CPU. The
-three run one after the other, several times; the medians are compared. The table goes to
-benchmarks/fit.json as well.
+The run is ResNet-18 at 224 pixels with the augmentation and the head of MoCo v2, in batches of 16,
+on the CPU. The three run one after the other, several times, and their medians are compared. The
+results are also written to benchmarks/fit.json.
 
-    pipeline        batches of two views alone, as `train.py` draws them
-    step            the whole step alone, on one batch, again and again
+    pipeline        only the batches of two views, as train.py reads them
+    step            only the whole step, on the same batch again and again
     train.py        the script, from the second line of its metrics.jsonl on
 """
 
+import argparse
 import json
 import pathlib
 import statistics
@@ -19,93 +20,101 @@ import sys
 import tempfile
 
 import turns
-from absl import app, flags
-from jpeg_files import write_images
 
 HERE = pathlib.Path(__file__).parent
 
 IMAGES = 1024
 BATCH = 16
-STEPS = 10  # in a turn, and between two lines of metrics.jsonl
-
-ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns of each half, and runs.", lower_bound=1)
-BE = flags.DEFINE_string("be", None, "Be this one; for the script itself.")
-DATA = flags.DEFINE_string("data", None, "The folder of the images; for the script itself.")
+STEPS = 10  # In a turn, and between two lines of metrics.jsonl.
 
 
-def main(_):
-    if BE.value:
-        turns.serve({"pipeline": pipeline, "step": step}[BE.value]())
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements of each")
+    # In a child: the contestant, and the folder of the images.
+    parser.add_argument("--contestant", choices=("pipeline", "step"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        make_turn = {"pipeline": make_pipeline_turn, "step": make_step_turn}[options.contestant]
+        turns.serve(make_turn(options.folder))
         return
     with tempfile.TemporaryDirectory() as folder:
+        from jpeg_files import write_images
+
         write_images(folder, IMAGES)
+
+        def command(name):
+            return [__file__, f"--contestant={name}", f"--folder={folder}"]
+
         rates = {"pipeline": [], "step": [], "train.py": []}
-        for _ in range(ROUNDS.value):
+        for _ in range(options.rounds):
             for name in ("pipeline", "step"):
-                command = [__file__, f"--be={name}", f"--data={folder}"]
-                median, _ = turns.compare([name], lambda _, command=command: command, rounds=3)
+                median, _ = turns.compare([name], command, rounds=3)
                 rates[name].append(STEPS * BATCH / median[name])
             rates["train.py"].append(train(folder))
     median = {name: statistics.median(values) for name, values in rates.items()}
     slower = min(median["pipeline"], median["step"])
-    print(f"medians of {ROUNDS.value} rounds, images/s:")
+    print(f"medians of {options.rounds} rounds, images/s:")
     for name, rate in median.items():
         print(f"{name:10}{rate:8.1f}")
-    print(f"train.py reaches {median['train.py'] / slower:.3f} of the slower of the two halves")
+    print(f"train.py reaches {median['train.py'] / slower:.3f} of the slower of the other two")
     (HERE / "fit.json").write_text(json.dumps({"images_per_second": rates}, indent=2) + "\n")
 
 
-def config():
-    sys.path.insert(0, str(HERE.parent))
+def make_config(folder):
     from moco_tf.configs.imagenet_v2 import get_config
 
     config = get_config()
     config.encoder = "resnet18"
     config.batch_size = BATCH
-    config.data.source = f"folder:{DATA.value}"
+    config.data.source = f"folder:{folder}"
     return config
 
 
-def pipeline():
-    from moco_tf.training.run import _open_data
+def make_pipeline_turn(folder):
+    """Return a function that reads the batches of one turn."""
+    from moco_tf.training.build import build_data
 
-    _, batches = _open_data(config())
+    _, batches = build_data(make_config(folder))
     iterator = iter(batches.between(0, 1000 * batches.steps_per_epoch))
 
-    def turn():
+    def take_turn():
         for _ in range(STEPS):
             next(iterator)
 
-    return turn
+    return take_turn
 
 
-def step():
+def make_step_turn(folder):
+    """Return a function that trains for the steps of one turn."""
     import tensorflow as tf
 
-    from moco_tf.training.build import build_model
-    from moco_tf.training.run import _open_data
+    from moco_tf.training.build import build_data, build_model
 
-    _, batches = _open_data(config())
-    model = build_model(config(), batches.steps_per_epoch)
+    config = make_config(folder)
+    _, batches = build_data(config)
+    model = build_model(config, batches.steps_per_epoch)
     model.make_train_function()
     [batch] = batches.between(0, 1)
     iterator = iter(tf.data.Dataset.from_tensors(batch).repeat())
 
-    def turn():
+    def take_turn():
         for _ in range(STEPS):
             logs = model.train_function(iterator)
         float(logs["loss"])
 
-    return turn
+    return take_turn
 
 
 def train(folder):
-    """Images a second of a run of four lines, without the first."""
+    """Return the images per second of a run with four lines of metrics, without the first."""
     with tempfile.TemporaryDirectory() as workdir:
         subprocess.run(
             [
-                sys.executable,
-                "train.py",
+                *(sys.executable, str(HERE.parent / "train.py")),
                 "--config=configs/imagenet_v2.py",
                 "--config.encoder=resnet18",
                 f"--config.batch_size={BATCH}",
@@ -114,7 +123,6 @@ def train(folder):
                 f"--config.log_every={STEPS}",
                 f"--workdir={workdir}",
             ],
-            cwd=HERE.parent,
             check=True,
             capture_output=True,
         )
@@ -124,4 +132,4 @@ def train(folder):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,25 +1,24 @@
-"""Times the way from JPEG files to two augmented views, beside torchvision's.
+"""Compare the input pipeline, from JPEG files to two augmented views, with torchvision's.
 
-    python benchmarks/input_pipeline.py                    (some five minutes)
+    python benchmarks/input_pipeline.py                    (about five minutes)
 
-Images of 500 x 375 pixels, two views of 224 x 224 by MoCo v2's augmentation, all on this machine's
-CPU. The contestants take turns, an epoch each, and the medians are compared. The table goes to
-benchmarks/input_pipeline.json as well.
+Images of 500 x 375 pixels become two views of 224 x 224 with the augmentation of MoCo v2, all on
+the CPU. The contestants take turns of one epoch each, and their medians are compared. The results
+are also written to benchmarks/input_pipeline.json. `make pytorch` installs torchvision.
 
-    ours, host          reading, decoding, two crops, flips: what feeds an accelerator
-    ours, whole         and colours, blur and normalisation, which an accelerator would do
-    torchvision         all of it, with Pillow, in a DataLoader with a worker for each core
+    ours, host          reading, decoding, two crops and flips: the part that feeds an accelerator
+    ours, whole         the same with colors, blur and normalization, which an accelerator would do
+    torchvision         everything, with Pillow, in a DataLoader with one worker per core
 """
 
+import argparse
 import json
 import os
 import pathlib
-import sys
+import random
 import tempfile
 
 import turns
-from absl import app, flags
-from jpeg_files import write_images
 
 HERE = pathlib.Path(__file__).parent
 
@@ -27,50 +26,59 @@ CONTESTANTS = ("ours, host", "ours, whole", "torchvision")
 SIZE = 224
 BATCH = 64
 
-IMAGES = flags.DEFINE_integer("images", 4096, "In an epoch.", lower_bound=BATCH)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Epochs of each contestant.", lower_bound=1)
-CONTESTANT = flags.DEFINE_string("contestant", None, "Be this one; for the script itself.")
-FOLDER = flags.DEFINE_string("folder", None, "Of the images; for the script itself.")
 
-
-def main(_):
-    if CONTESTANT.value:
-        epochs = {
-            "ours, host": lambda: our_epoch(augmented=False),
-            "ours, whole": lambda: our_epoch(augmented=True),
-            "torchvision": torchvision_epoch,
-        }
-        turns.serve(epochs[CONTESTANT.value]())
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=4096, help="number of images in an epoch")
+    parser.add_argument("--rounds", type=int, default=5, help="number of epochs per contestant")
+    # In a child: the contestant, and the folder of the images.
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.images < BATCH:
+        parser.error(f"--images={options.images}: give at least {BATCH}")
+    if options.contestant:
+        turns.serve(make_epoch(options.contestant, options.folder))
         return
     with tempfile.TemporaryDirectory() as folder:
-        size = write_images(folder, IMAGES.value)
+        from jpeg_files import write_images
+
+        size = write_images(folder, options.images)
 
         def command(name):
             return [__file__, f"--contestant={name}", f"--folder={folder}"]
 
-        median, last = turns.compare(CONTESTANTS, command, ROUNDS.value)
-    rate = {name: IMAGES.value / seconds for name, seconds in median.items()}
+        median, last = turns.compare(CONTESTANTS, command, options.rounds)
+    rates = {name: options.images / seconds for name, seconds in median.items()}
     cores = len(os.sched_getaffinity(0))
     print(
-        f"{IMAGES.value} JPEG files of {size / 1024:.0f} KiB, {cores} cores, medians of "
-        f"{ROUNDS.value} epochs in turns"
+        f"{options.images} JPEG files of {size / 1024:.0f} KiB, {cores} cores, medians of "
+        f"{options.rounds} epochs in turns"
     )
     print(f"{'':16}{'images/s':>10}{'of torchvision':>16}{'GiB':>7}")
     for name in CONTESTANTS:
-        ratio = rate[name] / rate["torchvision"]
-        print(f"{name:16}{rate[name]:10.0f}{ratio:16.2f}{last[name]['peak'] / 2**30:7.2f}")
+        ratio = rates[name] / rates["torchvision"]
+        print(f"{name:16}{rates[name]:10.0f}{ratio:16.2f}{last[name]['peak'] / 2**30:7.2f}")
     result = {
-        "images": IMAGES.value,
+        "images": options.images,
         "bytes_per_image": size,
         "cores": cores,
-        "rounds": ROUNDS.value,
-        "images_per_second": rate,
+        "rounds": options.rounds,
+        "images_per_second": rates,
     }
     (HERE / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def our_epoch(augmented):
-    sys.path.insert(0, str(HERE.parent))
+def make_epoch(contestant, folder):
+    """Return a function that runs one epoch of a contestant."""
+    if contestant == "torchvision":
+        return make_torchvision_epoch(folder)
+    return make_our_epoch(folder, is_augmented=contestant == "ours, whole")
+
+
+def make_our_epoch(folder, is_augmented):
     import tensorflow as tf
 
     from moco_tf.data import sources
@@ -79,32 +87,26 @@ def our_epoch(augmented):
     from moco_tf.data.recipes import RECIPES
 
     recipe = RECIPES["v2"]
-    batches = TwoViews(
-        sources.load(f"folder:{FOLDER.value}"), SIZE, recipe.crop_scale, BATCH, seed=0
-    )
+    batches = TwoViews(sources.load(f"folder:{folder}"), SIZE, recipe.crop_scale, BATCH, seed=0)
     augment = Augment(recipe)
 
     @tf.function
-    def photometric(images, seed):
+    def augment_batch(images, seed):
         return augment(images, tf.range(BATCH), BATCH, seed)
 
-    def epoch():
+    def run_epoch():
         for views in batches.between(0, batches.steps_per_epoch):
-            if augmented:
-                for place, images in enumerate(views):
-                    photometric(images, tf.constant([0, place], tf.int64))[0, 0, 0, 0].numpy()
+            if is_augmented:
+                for index, images in enumerate(views):
+                    augment_batch(images, tf.constant([0, index], tf.int64))[0, 0, 0, 0].numpy()
 
-    return epoch
+    return run_epoch
 
 
-def torchvision_epoch():
-    """The reference implementation's transforms and loader, as its main_moco.py has them."""
-    import random
-
-    sys.path.insert(0, str(HERE.parent))
+def make_torchvision_epoch(folder):
+    """Use the transforms and the loader of the reference implementation's main_moco.py."""
     from PIL import Image, ImageFilter
-
-    from tests.pytorch import torch, torchvision
+    from pytorch import torch, torchvision
 
     transforms = torchvision.transforms
 
@@ -122,7 +124,7 @@ def torchvision_epoch():
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    files = sorted(pathlib.Path(FOLDER.value).iterdir())
+    files = sorted(pathlib.Path(folder).iterdir())
 
     class TwoCrops(torch.utils.data.Dataset):
         def __len__(self):
@@ -142,12 +144,12 @@ def torchvision_epoch():
         persistent_workers=True,
     )
 
-    def epoch():
+    def run_epoch():
         for _ in loader:
             pass
 
-    return epoch
+    return run_epoch
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,21 +1,22 @@
-"""Times a training step of MoCo beside the same in plain PyTorch, beside its floor, and alone.
+"""Compare a training step of MoCo with the same step in plain PyTorch and with its lower bound.
 
     python benchmarks/train_step.py                        (both sizes; a quarter of an hour)
     python benchmarks/train_step.py --size=small --rounds=20
 
-The contestants take turns, a step each, and the medians are compared. The table goes to
-benchmarks/train_step.json as well.
+The contestants take turns of one step each, and their medians are compared. The results are also
+written to benchmarks/train_step.json. `make pytorch` installs PyTorch.
 
     ours            MoCo, through the function that `fit` calls
-    plain PyTorch   the reference implementation's arithmetic on one device
-    floor           the two encoders' forward passes and the query encoder's backward alone
-    small queue     ours with the queue of a sixteenth
-    eight groups    ours with eight groups of BatchNormalization instead of one
-    matrix product  3072 x 3072 in float32, what the machine can do at the most
+    plain PyTorch   the arithmetic of the reference implementation on one device
+    floor           only the forward passes of the two encoders and the query encoder's backward
+    small queue     ours, with a queue of a sixteenth of the size
+    eight groups    ours, with eight BatchNormalization groups instead of one
+    matrix product  3072 x 3072 in float32, the upper limit of the machine
 
-Memory is the most that a process has had, beside what it had after its imports.
+Memory is the peak of each process, shown beside its peak after the imports.
 """
 
+import argparse
 import importlib.util
 import json
 import math
@@ -24,7 +25,6 @@ import pathlib
 import sys
 
 import turns
-from absl import app, flags
 
 HERE = pathlib.Path(__file__).parent
 
@@ -33,28 +33,33 @@ SIZES = {
     "small": dict(encoder="resnet18", stem="small", image_size=32, batch=64, queue=4096),
 }
 CONTESTANTS = ("ours", "plain PyTorch", "floor", "small queue", "eight groups", "matrix product")
-SIDE = 3072  # of the matrices
-
-SIZE = flags.DEFINE_enum("size", None, list(SIZES), "large: ResNet-50; small: ResNet-18; or both.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Steps of each contestant.", lower_bound=1)
-CONTESTANT = flags.DEFINE_string("contestant", None, "Be this one; for the script itself.")
+SIDE = 3072  # Of the matrices.
 
 
-def main(_):
-    if CONTESTANT.value:
-        serve(CONTESTANT.value, **SIZES[SIZE.value])
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", choices=SIZES, help="large: ResNet-50; small: ResNet-18; by default both"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="number of steps per contestant")
+    parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)  # In a child.
+    options = parser.parse_args()
+    if options.contestant:
+        serve(options.contestant, **SIZES[options.size])
         return
     if importlib.util.find_spec("torch") is None:
         sys.exit("error: PyTorch is not installed: make pytorch installs it")
     path = HERE / "train_step.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    for size in [SIZE.value] if SIZE.value else SIZES:
-        results[size] = compare(size, ROUNDS.value)
+    for size in [options.size] if options.size else SIZES:
+        results[size] = compare(size, options.rounds)
         path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def compare(size, rounds):
-    """Runs all contestants in turns; prints and returns what came out."""
+    """Run all contestants in turns; print and return the results."""
 
     def command(name):
         return [__file__, f"--size={size}", f"--contestant={name}"]
@@ -69,11 +74,11 @@ def compare(size, rounds):
         f"{'GiB':>7}{'imports':>9}"
     )
     for name in CONTESTANTS[:-1]:
-        share = flops / median[name] / rate
+        fraction = flops / median[name] / rate
         peak, imports = (last[name][key] / 2**30 for key in ("peak", "imports"))
         print(
             f"{name:16}{1e3 * median[name]:10.0f}{settings['batch'] / median[name]:10.1f}"
-            f"{median[name] / median['ours']:9.3f}{share:20.2f}{peak:7.2f}{imports:9.2f}"
+            f"{median[name] / median['ours']:9.3f}{fraction:20.2f}{peak:7.2f}{imports:9.2f}"
         )
     print(f"matrix product: {rate / 1e9:.0f} GFLOP/s")
     return {
@@ -88,27 +93,27 @@ def compare(size, rounds):
 
 
 def serve(name, encoder, stem, image_size, batch, queue):
+    """Be a contestant."""
     if name == "plain PyTorch":
-        sys.path.insert(0, str(HERE.parent))
-        import tests.pytorch  # noqa: F401
+        import pytorch  # noqa: F401
     else:
         import moco_tf.mechanisms.moco  # noqa: F401
-    facts = {"imports": turns.peak()}
+    facts = {"imports": turns.peak_memory()}
     if name == "plain PyTorch":
-        step = pytorch_step(encoder, stem, image_size, batch, queue)
+        step = make_pytorch_step(encoder, stem, image_size, batch, queue)
     elif name == "matrix product":
-        step = matrix_step()
+        step = make_matrix_step()
     elif name == "floor":
-        step = floor_step(encoder, stem, image_size, batch)
+        step = make_floor_step(encoder, stem, image_size, batch)
     else:
         queue //= 16 if name == "small queue" else 1
         groups = 8 if name == "eight groups" else 1
-        step, facts["flops"] = our_step(encoder, stem, image_size, batch, queue, groups)
+        step, facts["flops"] = make_our_step(encoder, stem, image_size, batch, queue, groups)
     turns.serve(step, **facts)
 
 
-def our_step(encoder, stem, image_size, batch, queue, groups):
-    """A step of ours, and the arithmetic in it."""
+def make_our_step(encoder, stem, image_size, batch, queue, groups):
+    """Return a function that runs a step, and the floating point operations in it."""
     import tensorflow as tf
 
     from moco_tf import MoCo, encoders
@@ -130,15 +135,16 @@ def our_step(encoder, stem, image_size, batch, queue, groups):
 
 
 def forward_flops(backbone, image_size):
-    """Of one image through the convolutions, which hold all but a thousandth of the arithmetic.
+    """Return the floating point operations of the convolutions for one image.
 
-    A step has four times that for each image: the keys' forward pass, the queries', and the
-    queries' backward, which costs two.
+    The rest of the network is less than a thousandth of the arithmetic. A step takes four times
+    that per image: the forward pass of the keys, that of the queries, and the backward pass of the
+    queries, which costs as much as two.
     """
     import keras
 
     convolutions = [layer for layer in backbone.layers if isinstance(layer, keras.layers.Conv2D)]
-    # Shapes alone: images would count as memory of the step.
+    # Only shapes, because images would count as memory of the step.
     outputs = keras.Model(backbone.input, [layer.output for layer in convolutions])(
         keras.KerasTensor([1, image_size, image_size, 3])
     )
@@ -148,8 +154,8 @@ def forward_flops(backbone, image_size):
     )
 
 
-def floor_step(encoder, stem, image_size, batch):
-    """The keys' forward pass, the queries', and its backward pass; nothing is updated."""
+def make_floor_step(encoder, stem, image_size, batch):
+    """Return a function that runs only the forward and backward passes, and updates nothing."""
     import tensorflow as tf
 
     from moco_tf import encoders
@@ -165,15 +171,15 @@ def floor_step(encoder, stem, image_size, batch):
             tape.watch(theta)
             loss = tf.reduce_sum(f_q(x_q, training=True) * k)
         gradients = tape.gradient(loss, theta)
-        # Something of each, so that none is left out.
+        # One number of each gradient, so that none is optimized away.
         return tf.add_n([tf.reshape(gradient, [-1])[0] for gradient in gradients])
 
     return lambda: float(run())
 
 
-def pytorch_step(encoder, stem, image_size, batch, queue):
-    """The paper's pseudo-code as its authors wrote it, for one GPU."""
-    from tests.pytorch import torch, torchvision
+def make_pytorch_step(encoder, stem, image_size, batch, queue):
+    """Return a function that runs the paper's pseudo-code as its authors wrote it."""
+    from pytorch import torch, torchvision
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
 
@@ -214,7 +220,7 @@ def pytorch_step(encoder, stem, image_size, batch, queue):
     return step
 
 
-def matrix_step():
+def make_matrix_step():
     import tensorflow as tf
 
     a, b = tf.random.normal([2, SIDE, SIDE])
@@ -222,4 +228,4 @@ def matrix_step():
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -1,6 +1,6 @@
-"""Contestants of a benchmark: each a process of its own, which take turns.
+"""Contestants of a benchmark, each in a process of its own, that take turns.
 
-So each has its own peak memory, and whatever else the machine does meets all of them.
+Each process has its own peak memory, and other load on the machine affects all of them.
 """
 
 import json
@@ -9,18 +9,24 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
-def compare(names, command, rounds):
-    """Starts all contestants and lets them take turns.
+def compare(
+    names: Sequence[str], command: Callable[[str], list[str]], rounds: int
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Start all contestants and let them take turns.
 
     Args:
-        names: list of str.
-        command: a name to the arguments of Python that start the contestant, which calls `serve`.
-        rounds: int, turns of each, after one that is not counted.
+        names: Names of the contestants.
+        command: Function from a name to the arguments of Python that start the contestant, which
+            calls `serve`.
+        rounds: Number of turns of each contestant, after one that is not counted.
 
     Returns:
-        By name: the median of their seconds, and what each said last.
+        median: Median of the seconds per turn, by name.
+        last: The last report of each contestant, by name.
     """
     contestants = {}
     for name in names:
@@ -31,19 +37,21 @@ def compare(names, command, rounds):
             stderr=subprocess.PIPE,
             text=True,
         )
-        _turn(contestants[name])  # starts and compiles, alone
-    said = {name: [] for name in names}
+        _take_turn(contestants[name])  # It starts and compiles while the others wait.
+    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, process in contestants.items():
-            said[name].append(_turn(process))
+            reports[name].append(_take_turn(process))
     for process in contestants.values():
         process.communicate()
-    median = {name: statistics.median(turn["seconds"] for turn in said[name]) for name in names}
-    return median, {name: said[name][-1] for name in names}
+    median = {
+        name: statistics.median(report["seconds"] for report in reports[name]) for name in names
+    }
+    return median, {name: reports[name][-1] for name in names}
 
 
-def _turn(process):
-    """Lets a contestant take a turn, and returns what it says of it."""
+def _take_turn(process: subprocess.Popen) -> dict[str, Any]:
+    """Let a contestant take a turn, and return its report."""
     process.stdin.write("go\n")
     process.stdin.flush()
     line = process.stdout.readline()
@@ -52,16 +60,21 @@ def _turn(process):
     return json.loads(line)
 
 
-def serve(turn, **facts):
-    """Takes a turn for each line of the standard input, and says how long it took, how many bytes
-    the process had at its peak, and the `facts`."""
+def serve(take_turn: Callable[[], Any], **facts: Any) -> None:
+    """Take a turn for each line of the standard input, and report on it.
+
+    Args:
+        take_turn: Function that does the work of one turn.
+        **facts: Facts to add to each report, which has the seconds of the turn and the peak memory
+            in bytes.
+    """
     for _ in sys.stdin:
         start = time.perf_counter()
-        turn()
+        take_turn()
         seconds = time.perf_counter() - start
-        print(json.dumps(dict(seconds=seconds, peak=peak(), **facts)), flush=True)
+        print(json.dumps(dict(seconds=seconds, peak=peak_memory(), **facts)), flush=True)
 
 
-def peak():
-    """The most bytes of memory that this process has had until now."""
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
