@@ -119,5 +119,5 @@ def test_nothing_is_written_over(run, tmp_path):
     out = tmp_path / "backbone.pkl"
     out.write_bytes(b"mine")
     line = in_process.run_mistake(SCRIPT, f"--workdir={run}", f"--out={out}")
-    assert f"--out={out} exists" in line
+    assert f"the path {out} exists" in line
     assert out.read_bytes() == b"mine"

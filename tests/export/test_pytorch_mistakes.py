@@ -246,9 +246,9 @@ def test_what_is_there_already_is_left_alone(checkpoint, tmp_path):
     import_here(path, workdir)
     before = contents(tmp_path)
     assert len(before) > 4
-    assert f"--workdir={workdir} holds something already" in refusal(import_here, path, workdir)
+    assert f"the run directory {workdir} is not empty" in refusal(import_here, path, workdir)
     line = in_process.run_mistake(SCRIPT, f"--workdir={workdir}", f"--out={path}")
-    assert f"--out={path} exists" in line
+    assert f"the path {path} exists" in line
     assert contents(tmp_path) == before
 
 
@@ -259,7 +259,7 @@ def test_what_is_left_of_a_run_is_left_alone_too(checkpoint, tmp_path):
     (workdir / "config.json").unlink()
     before = contents(workdir)
     line = refusal(import_here, saved(checkpoint, tmp_path), workdir)
-    assert f"--workdir={workdir} holds something already" in line
+    assert f"the run directory {workdir} is not empty" in line
     assert contents(workdir) == before
 
 
