@@ -170,8 +170,9 @@ def _format(settings: dict[str, Any]) -> Format:
     lines = "\n".join(f"{key} {value}" for key, value in settings.items())
     return Format(
         name="Detectron2 pickle",
-        takes="RGB images in [0, 255], which Detectron2 normalizes by its PIXEL_MEAN and PIXEL_STD",
-        gives="Detectron2's feature maps `stem`, `res2`, `res3`, ...; the last has {features} "
+        inputs="RGB images in [0, 255], which Detectron2 normalizes by its PIXEL_MEAN and "
+        "PIXEL_STD",
+        outputs="Detectron2's feature maps `stem`, `res2`, `res3`, ...; the last has {features} "
         "channels",
         loading=f"`MODEL.WEIGHTS PATH`, and in Detectron2's config:\n\n```\n{lines}\n```",
     )

@@ -153,9 +153,9 @@ def _format() -> Format:
 
     return Format(
         name="KerasHub preset, `ResNetBackbone`",
-        takes="float32 `[N, H, W, {channels}]`, any size, normalized by the preset's image "
+        inputs="float32 `[N, H, W, {channels}]`, any size, normalized by the preset's image "
         "converter from images in [0, 255]",
-        gives="the feature map, float32 `[N, h, w, {features}]`, whose mean over h and w is the "
+        outputs="the feature map, float32 `[N, h, w, {features}]`, whose mean over h and w is the "
         "features",
         loading="""\
 ```python

@@ -76,8 +76,8 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
         raise UserError(f"the path {path} does not end in .keras, as Keras requires")
     form = Format(
         name="Keras model, made of Keras' own layers",
-        takes="float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside",
-        gives="features, float32 `[N, {features}]`",
+        inputs="float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside",
+        outputs="features, float32 `[N, {features}]`",
         loading="```python\nbackbone = keras.saving.load_model(PATH)\n```",
     )
     card = model_card(backbone, form, origin)

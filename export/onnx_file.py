@@ -55,9 +55,9 @@ def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) 
 
     form = Format(
         name="ONNX",
-        takes="`images`, float32 `[batch, height, width, {channels}]` in [0, 255], any size; "
+        inputs="`images`, float32 `[batch, height, width, {channels}]` in [0, 255], any size; "
         "normalization is inside",
-        gives="`features`, float32 `[batch, {features}]`",
+        outputs="`features`, float32 `[batch, {features}]`",
         loading="""\
 ```python
 session = onnxruntime.InferenceSession(PATH)

@@ -238,8 +238,8 @@ def _format(name: str, loading: str) -> Format:
 
     return Format(
         name=name,
-        takes="float32 `[N, {channels}, H, W]`, any size, normalized as below",
-        gives="features, float32 `[N, {features}]`, before the layer `fc`",
+        inputs="float32 `[N, {channels}, H, W]`, any size, normalized as below",
+        outputs="features, float32 `[N, {features}]`, before the layer `fc`",
         loading=f"For {loading}",
     )
 

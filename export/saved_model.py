@@ -143,7 +143,7 @@ def central_views(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
 def _format(channels: int, image_size: int) -> Format:
     from moco_tf.backbones.model_card import Format
 
-    takes = (
+    inputs = (
         "`images`, float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside"
     )
     encoded = (
@@ -153,8 +153,8 @@ def _format(channels: int, image_size: int) -> Format:
     )
     return Format(
         name="TensorFlow SavedModel",
-        takes=takes + encoded * (channels == 3),
-        gives="features, float32 `[N, {features}]`",
+        inputs=inputs + encoded * (channels == 3),
+        outputs="features, float32 `[N, {features}]`",
         loading="""\
 ```python
 backbone = keras.layers.TFSMLayer(

@@ -38,18 +38,18 @@ class Origin(NamedTuple):
 class Format(NamedTuple):
     """What a model card states about an export format.
 
-    `{channels}` and `{features}` in `takes` and `gives` are replaced by numbers.
+    `{channels}` and `{features}` in `inputs` and `outputs` are replaced by numbers.
 
     Attributes:
         name: Name of the format.
-        takes: The inputs: type, shape and range, and whether normalization is included.
-        gives: The outputs: type and shape.
+        inputs: The inputs: type, shape and range, and whether normalization is included.
+        outputs: The outputs: type and shape.
         loading: The code that loads the export, in Markdown.
     """
 
     name: str
-    takes: str
-    gives: str
+    inputs: str
+    outputs: str
     loading: str
 
 
@@ -79,8 +79,8 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     facts = {
         "network": f"{network.encoder}, `{network.stem}` stem, {parameters:,} parameters",
         "format": export_format.name,
-        "input": export_format.takes.format(**numbers),
-        "output": export_format.gives.format(**numbers),
+        "input": export_format.inputs.format(**numbers),
+        "output": export_format.outputs.format(**numbers),
         "normalization": (
             f"for values in 0 to 1, per channel: mean {mean}; standard deviation {std}"
         ),

@@ -75,7 +75,7 @@ def images(count, seed=0):
     return Images(tiles, names, np.arange(count) % len(CLASSES))
 
 
-def contents(run_evidence=None, count=45, labelled=True):
+def contents(run_evidence=None, count=45, labeled=True):
     """Return the contents of a page, with the features of three well separated classes."""
     run_evidence = run_evidence or evidence()
     map_images = images(count)
@@ -93,7 +93,7 @@ def contents(run_evidence=None, count=45, labelled=True):
             }
             for name, accuracies in run_evidence.accuracies.items()
         }
-    if not labelled:
+    if not labeled:
         map_images, queries, neighbors = (
             dataclasses.replace(part, labels=None) for part in (map_images, queries, neighbors)
         )
@@ -105,7 +105,7 @@ def contents(run_evidence=None, count=45, labelled=True):
         evidence=run_evidence,
         findings=check(run_evidence),
         results=results,
-        class_names=CLASSES if labelled else None,
+        class_names=CLASSES if labeled else None,
         feature_map=FeatureMap(map_images, embedding.map_to_plane(features), nearest, cosines),
         neighbors=Neighbors(queries, neighbors, np.full([4, 8], 0.75)),
     )

@@ -209,7 +209,7 @@ def test_charts_show_the_values_at_the_pointer_and_by_arrow_keys(healthy, health
 @browser.needs_browser
 def test_page_without_labels_has_no_comparison_and_no_class_colors(tmp_path):
     diverged = evidence(accuracies=None, most_frequent=None, metrics=metrics(math.nan, 0.4))
-    html = page.render(contents(diverged, labelled=False))
+    html = page.render(contents(diverged, labeled=False))
     result, console = browser.run_script(html, READ, tmp_path)
     assert not console
     assert result["sections"] == SECTIONS
