@@ -1,5 +1,8 @@
-"""The photometric operations against torchvision's: of float tensors exactly, of images in 8 bits
-by a measurement of how far the reference implementation's views are from ours."""
+"""Photometric operations against torchvision's.
+
+Float tensors are compared exactly. For 8-bit images, the distance between the views of the
+reference implementation and ours was measured, and may not grow.
+"""
 
 import dataclasses
 import itertools
@@ -12,24 +15,25 @@ import tensorflow as tf
 from PIL import Image, ImageFilter
 
 from moco_tf.data import augment
-from moco_tf.data.augment import Augment, gaussian_blur, jitter_colours, shift_hue, to_grey
+from moco_tf.data.augment import Augment, gaussian_blur, jitter_colors, shift_hue, to_grayscale
 from moco_tf.data.recipes import RECIPES
 from tests.images import patch
 from tests.pytorch import torch, torchvision
 
 functional = torchvision.transforms.functional
 
-# torchvision's weights of grey where images are tensors. Elsewhere they are Pillow's, and ours.
-TORCHVISIONS_GREY = (0.2989, 0.587, 0.114)
+# torchvision's grayscale weights for tensors. For images it has Pillow's weights, as we do.
+TORCHVISION_LUMA = (0.2989, 0.587, 0.114)
 ORDERS = list(itertools.permutations(range(4)))
 
 
-def each(values):
+def per_image(values):
+    """Return one value for each image, float64 `[N, 1, 1, 1]`."""
     return tf.reshape(tf.constant(values, tf.float64), [-1, 1, 1, 1])
 
 
 def pixels():
-    """A piece of a photograph and all the corners of the cube of colours: `[1, 3, 34, 48]`."""
+    """Return a crop of a photograph and all corners of the color cube, `[1, 3, 34, 48]`."""
     corners = list(itertools.product([0.0, 1.0], repeat=3)) * 6
     mixed = list(itertools.product([0.0, 0.5, 1.0, 0.25], repeat=3))[:48]
     x = np.concatenate([patch() / 255.0, [corners], [mixed]])
@@ -37,86 +41,84 @@ def pixels():
 
 
 def jitter(x, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, orders=(ORDERS[0],)):
-    """`jitter_colours` of one image, once for each order."""
+    """Return one image after `jitter_colors` in each of the orders."""
     count = len(orders)
-    return jitter_colours(
+    return jitter_colors(
         tf.repeat(tf.constant(x), count, 0),
-        *(each([value] * count) for value in (brightness, contrast, saturation, hue)),
+        *(per_image([value] * count) for value in (brightness, contrast, saturation, hue)),
         tf.reshape(tf.constant(orders), [-1, 4, 1, 1]),
     ).numpy()
 
 
-# Operations on float tensors.
+# Float tensors.
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.6, 0.85, 1.0, 1.15, 1.4, 2.0])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_with_its_weights_of_grey_the_blends_are_torchvisions(monkeypatch, name, factor):
-    monkeypatch.setattr(augment, "GREY", TORCHVISIONS_GREY)
-    found = jitter(pixels(), **{name: factor})
+def test_blends_equal_torchvisions_with_its_grayscale_weights(monkeypatch, name, factor):
+    monkeypatch.setattr(augment, "LUMA", TORCHVISION_LUMA)
+    result = jitter(pixels(), **{name: factor})
     expected = getattr(functional, f"adjust_{name}")(torch.tensor(pixels()), factor)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.4, 2.0])
 @pytest.mark.parametrize("name", ["contrast", "saturation"])
-def test_with_pillows_weights_the_blends_differ_by_a_ten_thousandth_of_red(name, factor):
-    found = jitter(pixels(), **{name: factor})
+def test_blends_with_pillows_weights_differ_by_a_ten_thousandth_of_red(name, factor):
+    result = jitter(pixels(), **{name: factor})
     expected = getattr(functional, f"adjust_{name}")(torch.tensor(pixels()), factor).numpy()
-    difference = np.abs(found - expected).max()
+    difference = np.abs(result - expected).max()
     assert 0 < difference <= 1.0001e-4 * abs(1 - factor)
 
 
-def test_grey_is_torchvisions_and_a_ten_thousandth_of_red():
-    # Its weights sum up to 0.9999, so that its grey of white is not white; Pillow's is.
+def test_grayscale_is_torchvisions_plus_a_ten_thousandth_of_red():
+    # torchvision's weights sum to 0.9999, so it does not convert white to white as Pillow does.
     expected = functional.rgb_to_grayscale(torch.tensor(pixels())).numpy() + 1e-4 * pixels()[:, :1]
-    np.testing.assert_allclose(to_grey(tf.constant(pixels())), expected, atol=1e-12)
+    np.testing.assert_allclose(to_grayscale(tf.constant(pixels())), expected, atol=1e-12)
 
 
-def test_hue_is_torchvisions_over_the_whole_wheel():
+def test_hue_equals_torchvisions_over_the_whole_wheel():
     shifts = np.linspace(-0.5, 0.5, 41)
-    found = shift_hue(tf.repeat(tf.constant(pixels()), len(shifts), 0), each(shifts)).numpy()
-    for shift, image in zip(shifts, found, strict=True):
+    x = tf.repeat(tf.constant(pixels()), len(shifts), 0)
+    for shift, image in zip(shifts, shift_hue(x, per_image(shifts)).numpy(), strict=True):
         [expected] = functional.adjust_hue(torch.tensor(pixels()), shift).numpy()
-        # torchvision turns hue in float32, whatever it is given.
+        # torchvision shifts hue in float32, whatever its input is.
         np.testing.assert_allclose(image, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.35, 0.5, 1.0, 1.37, 2.0])
-def test_blur_is_torchvisions_where_the_kernel_stays_inside(sigma):
-    radius = 6  # of MoCo v2's
-    found = gaussian_blur(tf.constant(pixels()), each([sigma]), radius).numpy()
+def test_blur_equals_torchvisions_where_the_kernel_is_inside(sigma):
+    radius = 6  # MoCo v2's
+    result = gaussian_blur(tf.constant(pixels()), per_image([sigma]), radius).numpy()
     expected = functional.gaussian_blur(torch.tensor(pixels()), [2 * radius + 1] * 2, [sigma] * 2)
     inside = (..., slice(radius, -radius), slice(radius, -radius))
-    np.testing.assert_allclose(found[inside], expected.numpy()[inside], atol=1e-12)
+    np.testing.assert_allclose(result[inside], expected.numpy()[inside], atol=1e-12)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.37, 2.0])
-@pytest.mark.parametrize("height, width", [(20, 23), (4, 5)])
-def test_blur_is_torchvisions_of_an_image_that_goes_on_as_its_outermost_pixels(
-    height, width, sigma
-):
-    # By itself torchvision goes on with the mirror image.
+@pytest.mark.parametrize(("height", "width"), [(20, 23), (4, 5)])
+def test_blur_equals_torchvisions_of_an_edge_padded_image(height, width, sigma):
+    # torchvision itself pads with the mirror image.
     radius = 6
     x = np.random.default_rng(0).uniform(size=(1, 3, height, width))
-    found = gaussian_blur(tf.constant(x), each([sigma]), radius)
-    wider = np.pad(x, [(0, 0), (0, 0), (radius, radius), (radius, radius)], mode="edge")
-    expected = functional.gaussian_blur(torch.tensor(wider), [2 * radius + 1] * 2, [sigma] * 2)
+    result = gaussian_blur(tf.constant(x), per_image([sigma]), radius)
+    padded = np.pad(x, [(0, 0), (0, 0), (radius, radius), (radius, radius)], mode="edge")
+    expected = functional.gaussian_blur(torch.tensor(padded), [2 * radius + 1] * 2, [sigma] * 2)
     np.testing.assert_allclose(
-        found, expected[..., radius:-radius, radius:-radius].numpy(), atol=1e-12
+        result, expected[..., radius:-radius, radius:-radius].numpy(), atol=1e-12
     )
 
 
-# More brightness, since what is never cut off at white comes out the same in several orders.
+# More brightness, because images that are not clipped at white are equal in several orders.
 @pytest.mark.parametrize("settings", [(1.375, 1.25, 0.625, -0.375), (1.375, 0.625, 1.375, 0.3125)])
-def test_jitter_in_each_of_the_24_orders_is_torchvisions(monkeypatch, settings):
-    monkeypatch.setattr(augment, "GREY", TORCHVISIONS_GREY)
+def test_jitter_in_each_of_the_24_orders_equals_torchvisions(monkeypatch, settings):
+    monkeypatch.setattr(augment, "LUMA", TORCHVISION_LUMA)
     names = ("brightness", "contrast", "saturation", "hue")
-    # Ranges of a single value, so that nothing but the order is left to chance.
+    # Ranges of a single value, so that only the order is random.
     reference = torchvision.transforms.ColorJitter(
-        **{n: (v, v) for n, v in zip(names, settings, strict=True)}
+        **{name: (value, value) for name, value in zip(names, settings, strict=True)}
     )
-    found = dict(zip(ORDERS, jitter(pixels(), *settings, orders=ORDERS), strict=True))
+    results = dict(zip(ORDERS, jitter(pixels(), *settings, orders=ORDERS), strict=True))
     expected = {}
     for seed in itertools.count():
         torch.manual_seed(seed)
@@ -127,21 +129,21 @@ def test_jitter_in_each_of_the_24_orders_is_torchvisions(monkeypatch, settings):
         if len(expected) == len(ORDERS):
             break
     for order in ORDERS:
-        np.testing.assert_allclose(found[order], expected[order], atol=5e-6)
-    for a, b in itertools.combinations(expected.values(), 2):  # so that the test tells them apart
+        np.testing.assert_allclose(results[order], expected[order], atol=5e-6)
+    for a, b in itertools.combinations(expected.values(), 2):  # The test can tell them apart.
         assert np.abs(a - b).max() > 1e-4
 
 
-# Images in 8 bits, as the reference implementation has them.
+# 8-bit images, as in the reference implementation.
 
-DRAWS = 240
+COUNT = 240
 OFF = dict(jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0)
 V1, V2 = RECIPES["v1"], RECIPES["v2"]
 
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Random crops of six photographs, 224x224, as torchvision cuts them: images of Pillow's."""
+    """Random crops of six photographs by torchvision, Pillow images of 224x224."""
     originals = [
         skimage.data.astronaut(),
         skimage.data.chelsea(),
@@ -151,26 +153,26 @@ def photographs():
     ]
     torch.manual_seed(0)
     crop = torchvision.transforms.RandomResizedCrop(224, scale=(0.2, 1.0))
-    return [crop(Image.fromarray(originals[i % len(originals)])) for i in range(DRAWS)]
+    return [crop(Image.fromarray(originals[i % len(originals)])) for i in range(COUNT)]
 
 
-def references_view(recipe, image, draws):
-    """The photometric half of main_moco.py's augmentation, with its random numbers handed in."""
-    jitter, brightness, contrast, saturation, hue, grey, blur, sigma, *order = draws.tolist()
+def reference_view(recipe, image, draws):
+    """Apply the photometric half of main_moco.py's augmentation with given random numbers."""
+    jitter, brightness, contrast, saturation, hue, gray, blur, sigma, *order = draws.tolist()
     operations = [
         (functional.adjust_brightness, 1 + recipe.brightness * (2 * brightness - 1)),
         (functional.adjust_contrast, 1 + recipe.contrast * (2 * contrast - 1)),
         (functional.adjust_saturation, 1 + recipe.saturation * (2 * saturation - 1)),
         (functional.adjust_hue, recipe.hue * (2 * hue - 1)),
     ]
-    is_grey = grey < recipe.grey_probability
-    if recipe.grey_first and is_grey:
+    is_gray = gray < recipe.grey_probability
+    if recipe.grey_first and is_gray:
         image = functional.rgb_to_grayscale(image, 3)
     if jitter < recipe.jitter_probability:
         for i in np.argsort(order):
             operation, amount = operations[i]
             image = operation(image, amount)
-    if not recipe.grey_first and is_grey:
+    if not recipe.grey_first and is_gray:
         image = functional.rgb_to_grayscale(image, 3)
     if blur < recipe.blur_probability:
         low, high = recipe.blur_sigma
@@ -178,13 +180,13 @@ def references_view(recipe, image, draws):
     return np.asarray(image).astype(float)
 
 
-# Measured, in grey levels from 0 to 255: the mean, the 99th percentile and the maximum of the
+# Measured, in gray levels from 0 to 255: the mean, the 99th percentile and the maximum of the
 # absolute difference over all pixels of all views, and by how much ours are lighter on average.
-# Pillow cuts the fraction off after every blend, so that three of them make an image darker by 1.4;
-# it keeps hue and saturation in 8 bits too; and it blurs with three box filters in turn, each of
-# which goes on beyond the edge from what the one before has left there.
+# Pillow truncates after every blend, so three blends make an image darker by 1.4. It also keeps hue
+# and saturation in 8 bits, and it blurs with three box filters in turn, each of which extends the
+# edge that the one before has left.
 @pytest.mark.parametrize(
-    "recipe, mean, percentile, maximum, lighter",
+    ("recipe", "mean", "percentile", "maximum", "lighter"),
     [
         (dataclasses.replace(V1, **{**OFF, "jitter_probability": 1.0}), 1.44, 6.28, 17.5, 1.25),
         (dataclasses.replace(V2, **{**OFF, "jitter_probability": 1.0}), 1.47, 6.22, 18.8, 1.43),
@@ -193,29 +195,29 @@ def references_view(recipe, image, draws):
         (V1, 1.35, 6.09, 17.5, 1.17),
         (V2, 1.20, 5.94, 30.6, 1.10),
     ],
-    ids=["jitter of v1", "jitter of v2", "grey", "blur", "all of v1", "all of v2"],
+    ids=["jitter of v1", "jitter of v2", "grayscale", "blur", "all of v1", "all of v2"],
 )
-def test_the_references_views_in_8_bits_differ_by_no_more_than_was_measured(
+def test_8_bit_views_of_the_reference_differ_by_no_more_than_was_measured(
     photographs, recipe, mean, percentile, maximum, lighter
 ):
-    draws = np.random.default_rng(0).uniform(size=(DRAWS, Augment.DRAWS)).astype(np.float32)
+    draws = np.random.default_rng(0).uniform(size=(COUNT, Augment.DRAWS)).astype(np.float32)
     augmentation = Augment(recipe)
     differences = []
-    for start in range(0, DRAWS, 40):
+    for start in range(0, COUNT, 40):
         part = slice(start, start + 40)
-        # Below the layer's own draws, so that both get the same numbers.
-        found = augmentation._augment(
+        # Below `__call__`, which would make random numbers of its own.
+        views = augmentation._augment(
             tf.constant(np.stack([np.asarray(image) for image in photographs[part]])),
             tf.constant(draws[part]),
         ).numpy()
         expected = np.stack(
             [
-                references_view(recipe, *pair)
+                reference_view(recipe, *pair)
                 for pair in zip(photographs[part], draws[part], strict=True)
             ]
         )
-        found = 255.0 * (found * augment.STD + augment.MEAN)
-        differences.append((found - expected).astype(np.float32))
+        views = 255.0 * (views * augmentation.std + augmentation.mean)
+        differences.append((views - expected).astype(np.float32))
     difference = np.concatenate(differences)
     assert abs(difference.mean(dtype=float) - lighter) <= 0.1
     difference = np.abs(difference)

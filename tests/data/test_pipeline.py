@@ -71,7 +71,7 @@ def test_query_and_key_are_different_views_of_one_image(whole_run):
     assert (query != key).any(axis=(-1, -2, -3)).all()
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("step", [1, 3, 8])
 def test_run_resumes_at_any_step_with_the_same_batches(whole_run, folder, step):
     np.testing.assert_array_equal(batches(two_views(folder), step), whole_run[step:])
 
@@ -93,7 +93,7 @@ def test_resumed_run_reads_no_skipped_image(folder, whole_run):
     assert sorted(indices_read) == sorted(image_numbers(whole_run[7:, 0]).ravel())
 
 
-@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("threads", [1, 8])
 def test_number_of_threads_changes_nothing(whole_run, folder, threads):
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
@@ -102,7 +102,7 @@ def test_number_of_threads_changes_nothing(whole_run, folder, threads):
         np.testing.assert_array_equal(np.stack(batch), expected)
 
 
-@pytest.mark.parametrize("end", [1, 3, 4, 8])
+@pytest.mark.parametrize("end", [3, 4])
 def test_run_can_end_within_an_epoch(whole_run, folder, end):
     part = list(two_views(folder).between(1, end).as_numpy_iterator())
     assert len(part) == end - 1
@@ -239,8 +239,8 @@ def test_workers_share_each_batch_without_overlap_or_loss(folder, workers, repli
             np.testing.assert_array_equal(np.concatenate(shares), views[view])
 
 
-@pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (2, 1), (2, 2)])
-@pytest.mark.parametrize("batch_size", [2, 256])
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize("batch_size", [2, 16])
 def test_central_views_come_in_full_batches_with_blanks_for_unreadable_images(
     copy, batch_size, workers, replicas
 ):

@@ -1,4 +1,4 @@
-"""Crops against torchvision's algorithm written out in Python, resizing against Pillow."""
+"""Crops against torchvision's algorithm written in Python, resizing against Pillow."""
 
 import math
 
@@ -30,12 +30,12 @@ def photo(height, width):
 
 
 def crop_windows(shape, crop_scale, draws):
-    """`crop_window` for each row of `draws`: int `[N, 4]`."""
+    """Return the `crop_window` of each row of `draws`, int `[N, 4]`."""
     return np.array([crop_window(shape, crop_scale, row) for row in draws])
 
 
 def get_params(shape, crop_scale, draws):
-    """torchvision's RandomResizedCrop.get_params, with its draws handed in."""
+    """Compute torchvision's RandomResizedCrop.get_params from given random numbers."""
     height, width = shape
     ratio = (3 / 4, 4 / 3)
     area_draws, ratio_draws, top_draws, left_draws = draws.reshape(4, ATTEMPTS).tolist()
@@ -67,39 +67,41 @@ def get_params(shape, crop_scale, draws):
 
 @pytest.mark.parametrize("shape", SHAPES + ELONGATED)
 @pytest.mark.parametrize("crop_scale", [(0.2, 1.0), (0.08, 0.5)])
-def test_windows_are_torchvisions(shape, crop_scale):
+def test_windows_equal_torchvisions(shape, crop_scale):
     generator = np.random.default_rng(sum(shape))
     draws = generator.uniform(size=(300, 4 * ATTEMPTS))
-    found = crop_windows(shape, crop_scale, draws)
+    windows = crop_windows(shape, crop_scale, draws)
     expected = np.array([get_params(shape, crop_scale, row) for row in draws])
-    np.testing.assert_array_equal(found, expected)
-    top, left, height, width = found.T
-    assert (top >= 0).all() and (left >= 0).all() and (height > 0).all() and (width > 0).all()
-    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
+    np.testing.assert_array_equal(windows, expected)
+    top, left, height, width = windows.T
+    assert min(top.min(), left.min()) >= 0
+    assert min(height.min(), width.min()) > 0
+    assert (top + height).max() <= shape[0]
+    assert (left + width).max() <= shape[1]
 
 
 @pytest.mark.parametrize("shape", [(100, 900), (900, 100), (31, 33), (33, 31), (64, 64), (1, 50)])
-def test_where_nothing_fits_the_window_is_torchvisions_central_one(shape):
+def test_window_is_torchvisions_central_one_if_no_area_fits(shape):
     # An area share above 1 never fits.
     crop_scale = (5.0, 6.0)
     draws = np.full((1, 4 * ATTEMPTS), 0.5)
-    [found] = crop_windows(shape, crop_scale, draws)
-    assert tuple(found) == get_params(shape, crop_scale, draws[0])
+    [window] = crop_windows(shape, crop_scale, draws)
+    assert tuple(window) == get_params(shape, crop_scale, draws[0])
 
 
-def test_a_drawn_window_is_the_first_that_fits():
+def test_window_is_the_first_that_fits():
     draws = np.full((4, ATTEMPTS), 0.5)
-    draws[0] = 0.99  # an area that no aspect ratio but 1 fits into a square image
+    draws[0] = 0.99  # an area that fits into a square image with aspect ratio 1 only
     draws[1] = 0.0
     draws[0, 6:], draws[1, 6:] = 0.25, 0.5
     draws[2, 6], draws[3, 6] = 0.125, 0.75
-    [found] = crop_windows((100, 100), (0.2, 1.0), draws.reshape(1, -1))
+    [window] = crop_windows((100, 100), (0.2, 1.0), draws.reshape(1, -1))
     side = round(math.sqrt(10000 * 0.4))
-    assert found.tolist() == [int(0.125 * (101 - side)), int(0.75 * (101 - side)), side, side]
+    assert window.tolist() == [int(0.125 * (101 - side)), int(0.75 * (101 - side)), side, side]
 
 
 def test_area_and_log_aspect_ratio_are_uniform_and_independent():
-    # Up to three quarters of a square every window fits, so none is drawn again.
+    # Every window of up to three quarters of a square fits, so none is drawn again.
     side, crop_scale = 20000, (0.2, 0.75)
     draws = np.random.default_rng(0).uniform(size=(2000, 4 * ATTEMPTS))
     top, left, height, width = crop_windows((side, side), crop_scale, draws).astype(float).T
@@ -120,7 +122,7 @@ def test_area_and_log_aspect_ratio_are_uniform_and_independent():
 
 
 @pytest.mark.parametrize(
-    "before, after",
+    ("before", "after"),
     [
         ((200, 300), (37, 32)),  # shrunk
         ((37, 41), (100, 90)),  # enlarged
@@ -129,33 +131,35 @@ def test_area_and_log_aspect_ratio_are_uniform_and_independent():
         ((300, 3), (32, 32)),
     ],
 )
-def test_resizing_is_pillows_bilinear(before, after):
+def test_resizing_equals_pillows_bilinear(before, after):
     image = photo(*before)
     expected = Image.fromarray(image).resize(after[::-1], Image.Resampling.BILINEAR)
-    found = resize(tf.constant(image), *after)
-    assert found.dtype == tf.uint8
+    resized = resize(tf.constant(image), *after)
+    assert resized.dtype == tf.uint8
     # Pillow rounds twice, between its two passes and at the end.
-    assert np.abs(found.numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1
+    assert np.abs(resized.numpy().astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("size", [100, 110, 200])
-def test_enlarging_is_pillows_bilinear(size):
+def test_enlarging_equals_pillows_bilinear(size):
     image = photo(100, 90)
     expected = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
     assert np.abs(resample(image, size).astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
-# Up to four pixels a pixel, and beyond, where blocks of them are averaged first.
-@pytest.mark.parametrize("side, size", [(300, 224), (400, 224), (400, 128), (400, 90), (390, 32)])
+# Below and above four pixels per pixel, where blocks of pixels are averaged first.
+@pytest.mark.parametrize(
+    ("side", "size"), [(300, 224), (400, 224), (400, 128), (400, 90), (390, 32)]
+)
 def test_shrinking_is_close_to_pillows_bilinear(side, size):
     photograph = skimage.data.astronaut()
     for top, left, height in [(0, 0, side), (60, 100, side - side // 8), (100, 112, side)]:
         image = photograph[top : top + height, left : left + side]
         expected = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
-        found = resample(image, size)
-        assert found.dtype == np.uint8
-        difference = np.abs(found.astype(int) - np.asarray(expected).astype(int))
-        # In grey levels. Without smoothing the means are 1.0, 1.9, 4.4, 6.3 and 14.
+        shrunk = resample(image, size)
+        assert shrunk.dtype == np.uint8
+        difference = np.abs(shrunk.astype(int) - np.asarray(expected).astype(int))
+        # In gray levels. Without smoothing the means are 1.0, 1.9, 4.4, 6.3 and 14.
         assert difference.mean() < 1.2
         assert np.percentile(difference, 99) <= 7
 
@@ -166,27 +170,27 @@ def test_channels_do_not_mix(channels, side):
     image = np.random.default_rng(0).integers(0, 256, (side, side + 20, channels), np.uint8)
     draws = np.random.default_rng(1).uniform(size=DRAWS)
     draws[-1] = 0.0
-    found = random_view(image, 16, (0.2, 1.0), draws)
-    assert found.shape == (16, 16, channels)
+    view = random_view(image, 16, (0.2, 1.0), draws)
+    assert view.shape == (16, 16, channels)
     for channel in range(channels):
-        alone = random_view(image[..., channel : channel + 1], 16, (0.2, 1.0), draws)
-        np.testing.assert_array_equal(found[..., channel], alone[..., 0])
+        expected = random_view(image[..., channel : channel + 1], 16, (0.2, 1.0), draws)
+        np.testing.assert_array_equal(view[..., channel], expected[..., 0])
 
 
-def test_the_last_draw_decides_the_flip_and_nothing_else():
+def test_last_draw_decides_the_flip_alone():
     image = photo(60, 80)
     draws = np.random.default_rng(0).uniform(size=DRAWS)
-    found = {}
-    for last in (0.0, 0.49, 0.5, 0.99):
-        draws[-1] = last
-        found[last] = random_view(image, 16, (0.2, 1.0), draws)
-    np.testing.assert_array_equal(found[0.0], found[0.49])
-    np.testing.assert_array_equal(found[0.5], found[0.99])
-    np.testing.assert_array_equal(found[0.0], found[0.5][:, ::-1])
-    assert (found[0.0] != found[0.5]).any()
+    views = {}
+    for last_draw in (0.0, 0.49, 0.5, 0.99):
+        draws[-1] = last_draw
+        views[last_draw] = random_view(image, 16, (0.2, 1.0), draws)
+    np.testing.assert_array_equal(views[0.0], views[0.49])
+    np.testing.assert_array_equal(views[0.5], views[0.99])
+    np.testing.assert_array_equal(views[0.0], views[0.5][:, ::-1])
+    assert (views[0.0] != views[0.5]).any()
 
 
-def test_a_view_is_the_window_resampled():
+def test_view_is_the_resampled_window():
     image = photo(90, 120)
     draws = np.random.default_rng(4).uniform(size=DRAWS)
     draws[-1] = 0.7
@@ -195,8 +199,8 @@ def test_a_view_is_the_window_resampled():
     np.testing.assert_array_equal(random_view(image, 24, (0.2, 1.0), draws), expected)
 
 
-def pairs(image, size, crop_scale, count, seed=0):
-    """The two views in each of `count` epochs."""
+def view_pairs(image, size, crop_scale, count, seed=0):
+    """Return the two views of an image in each of `count` epochs."""
     return np.array(
         [
             [random_view(image, size, crop_scale, draws) for draws in view_draws(seed, epoch, 7)]
@@ -205,47 +209,48 @@ def pairs(image, size, crop_scale, count, seed=0):
     )
 
 
-def test_each_of_the_two_views_is_flipped_half_the_time_on_its_own():
+def test_two_views_are_flipped_independently_half_of_the_time():
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, np.newaxis], (32, 32, 3))
     count = 2000
-    found = pairs(ramp, 4, (0.2, 1.0), count).astype(int)
-    flipped = found[:, :, 0, 0, 0] > found[:, :, 0, -1, 0]
+    pairs = view_pairs(ramp, 4, (0.2, 1.0), count).astype(int)
+    flipped = pairs[:, :, 0, 0, 0] > pairs[:, :, 0, -1, 0]
     four_sigma = 4 * math.sqrt(0.25 / count)
     assert np.abs(flipped.mean(axis=0) - 0.5).max() < four_sigma
     assert abs((flipped[:, 0] == flipped[:, 1]).mean() - 0.5) < four_sigma
 
 
-def test_the_two_views_are_crops_of_their_own_and_repeat_with_the_seed():
+def test_views_are_all_different_and_repeat_with_the_seed():
     image = photo(60, 80)
-    found = pairs(image, 8, (0.2, 1.0), 20)
-    assert len(np.unique(found.reshape(40, -1), axis=0)) == 40
-    np.testing.assert_array_equal(found, pairs(image, 8, (0.2, 1.0), 20))
-    other = pairs(image, 8, (0.2, 1.0), 20, seed=1)
-    assert (found != other).any(axis=(-1, -2, -3)).all()
+    pairs = view_pairs(image, 8, (0.2, 1.0), 20)
+    assert len(np.unique(pairs.reshape(40, -1), axis=0)) == 40
+    np.testing.assert_array_equal(pairs, view_pairs(image, 8, (0.2, 1.0), 20))
+    other = view_pairs(image, 8, (0.2, 1.0), 20, seed=1)
+    assert (pairs != other).any(axis=(-1, -2, -3)).all()
 
 
-def test_the_draws_of_images_epochs_and_seeds_are_uniform_and_independent():
-    """Neighbours in any of the three."""
+def test_draws_of_images_epochs_and_seeds_are_uniform_and_independent():
+    # Also those of neighboring images, epochs and seeds.
     draws = np.array(
         [
             [[view_draws(seed, epoch, index) for index in range(8)] for epoch in range(8)]
             for seed in range(8)
         ]
     )
-    assert draws.min() >= 0 and draws.max() < 1
+    assert draws.min() >= 0
+    assert draws.max() < 1
     assert scipy.stats.kstest(draws.ravel(), "uniform").pvalue > 0.01
     for axis in range(4):  # seed, epoch, index, view
         first, second = np.take(draws, 0, axis).ravel(), np.take(draws, 1, axis).ravel()
         assert abs(np.corrcoef(first, second)[0, 1]) < 4 / math.sqrt(len(first))
 
 
-def test_an_image_of_the_right_size_is_its_own_central_view():
+def test_central_view_of_an_image_of_that_size_is_the_image():
     image = photo(32, 32)
     np.testing.assert_array_equal(central_view(tf.constant(image), 32), image)
 
 
 @pytest.mark.parametrize(
-    "shape, size",
+    ("shape", "size"),
     [
         ((300, 300), 224),
         ((300, 400), 224),
@@ -253,14 +258,14 @@ def test_an_image_of_the_right_size_is_its_own_central_view():
         ((480, 100), 224),  # enlarged
         ((333, 500), 224),  # 160 columns too many
         ((300, 403), 224),  # 119 columns too many
-        ((991, 1111), 224),  # the longer side is cut from 286.999
+        ((991, 1111), 224),  # the longer side is truncated from 286.999
         ((48, 64), 32),  # five rows too many
         ((40, 61), 32),
         ((32, 33), 32),
         ((20, 20), 32),
     ],
 )
-def test_central_view_is_torchvisions_resize_and_centre_crop(shape, size):
+def test_central_view_equals_torchvisions_resize_and_center_crop(shape, size):
     image = photo(*shape)
     short = round(size * 256 / 224)
     # torchvision: Resize(short) truncates the longer side, CenterCrop(size) rounds its offsets.
@@ -268,5 +273,5 @@ def test_central_view_is_torchvisions_resize_and_centre_crop(shape, size):
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     top, left = int(round((height - size) / 2.0)), int(round((width - size) / 2.0))
     expected = np.asarray(resized)[top : top + size, left : left + size].astype(int)
-    found = central_view(tf.constant(image), size).numpy().astype(int)
-    assert np.abs(found - expected).max() <= 1
+    view = central_view(tf.constant(image), size).numpy().astype(int)
+    assert np.abs(view - expected).max() <= 1
