@@ -1,15 +1,16 @@
-"""Detectron2's training, with the layers that the paper adds to its detectors.
+"""Train with Detectron2, and with the layers that the paper adds to its detectors.
 
     python detectron2_train.py --num-gpus 8 --config-file CONFIG KEY VALUE ...
     python detectron2_train.py --num-gpus 8 --config-file CONFIG --eval-only KEY VALUE ...
 
-It needs Detectron2 and nothing of moco-tf. docs/detectron2.md has the commands of the paper's
-experiments. Two names for configs are added:
+This script needs Detectron2, but not moco-tf. docs/detectron2.md has the commands of the paper's
+experiments. The script adds two names that configs can use:
 
-    MODEL.ROI_HEADS.NAME Res5ROIHeadsWithNorm     R50-C4: BatchNormalization behind conv5
-    MODEL.BACKBONE.NAME build_dilated_c5_backbone R50-dilated-C5: behind conv5, whose dilation is 2,
-                                                  a 3x3 convolution with BatchNormalization to 512
-                                                  channels
+    MODEL.ROI_HEADS.NAME Res5ROIHeadsWithNorm
+        For R50-C4: BatchNormalization after conv5.
+    MODEL.BACKBONE.NAME build_dilated_c5_backbone
+        For R50-dilated-C5: after conv5, which has dilation 2, a 3x3 convolution with 512 output
+        channels and BatchNormalization.
 """
 
 import os
@@ -34,6 +35,8 @@ DILATED_C5_CHANNELS = 512
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsWithNorm(Res5ROIHeads):
+    """The head of R50-C4, with BatchNormalization after conv5."""
+
     @classmethod
     def _build_res5_block(cls, cfg):
         res5, channels = super()._build_res5_block(cfg)
@@ -42,6 +45,8 @@ class Res5ROIHeadsWithNorm(Res5ROIHeads):
 
 
 class DilatedC5(Backbone):
+    """A dilated ResNet followed by a 3x3 convolution with 512 channels."""
+
     def __init__(self, resnet, norm):
         super().__init__()
         self.resnet = resnet
@@ -73,12 +78,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, name, output_folder=None):
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-        kind = MetadataCatalog.get(name).evaluator_type
-        if kind == "pascal_voc":
+        evaluator_type = MetadataCatalog.get(name).evaluator_type
+        if evaluator_type == "pascal_voc":
             return PascalVOCDetectionEvaluator(name)
-        if kind == "cityscapes_instance":
+        if evaluator_type == "cityscapes_instance":
             return CityscapesInstanceEvaluator(name)
-        if kind == "lvis":
+        if evaluator_type == "lvis":
             return LVISEvaluator(name, output_dir=folder)
         return COCOEvaluator(name, output_dir=folder)
 

@@ -1,104 +1,136 @@
-"""Writes scenes whose objects are known exactly, as a folder in COCO's format.
+"""Create scenes with known objects, as a folder in COCO format.
 
     python docs/garments.py --out=scenes
 
-A scene is a piece of a photograph, one of those that scikit-image and scikit-learn ship, with
-garments of Fashion-MNIST on it, cut out by their masks, in different sizes, some behind others. The
-photographs of the scenes for training and for testing are different, as are the garments. All is
-grey, as Fashion-MNIST is, so that no colour gives a garment away.
+A scene is a piece of a photograph of scikit-image or scikit-learn, with garments of Fashion-MNIST
+pasted onto it in different sizes, some of them partly hidden by others. Training and test scenes
+have different photographs and different garments. Everything is gray, as Fashion-MNIST is, so that
+color does not give a garment away.
 
 The images go to `scenes/train` and `scenes/val`, their boxes and masks to
 `scenes/annotations/instances_train.json` and `instances_val.json`.
 """
 
 import argparse
+import gzip
 import json
 import pathlib
-import sys
 
 import cv2
 import numpy as np
 import scipy.ndimage
+import skimage.data
 from pycocotools import mask
+from sklearn.datasets import load_sample_image
 
-from moco_tf.data.sources import idx, photos
-
-CATEGORIES = {1: "T-shirt", 2: "trouser", 8: "sneaker", 9: "bag"}  # Fashion-MNIST's labels plus one
+CATEGORIES = {1: "T-shirt", 2: "trouser", 8: "sneaker", 9: "bag"}  # Fashion-MNIST's labels + 1.
 TEST_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 TRAIN_PHOTOGRAPHS = ("brick", "camera", "china", "coins", "flower", "grass", "gravel", "moon")
 HEIGHT, WIDTH = 96, 128
-LARGEST = (
-    2.5  # pixels of a scene to a pixel of Fashion-MNIST, whose pictures have 28 by 28; at least 1
-)
-MOST = 3  # garments in a scene, at least 1
-HIDDEN = 0.4  # share of a garment that others may cover
+MAX_SCALE = 2.5  # Largest size of a garment, relative to the 28 x 28 pixels of Fashion-MNIST.
+MAX_GARMENTS = 3  # In a scene.
+MAX_HIDDEN = 0.4  # Fraction of a garment that another one may hide.
+
+
+def read_photograph(name):
+    """Return a photograph in grayscale, uint8 `[H, W]`."""
+    if name in ("china", "flower"):
+        image = load_sample_image(f"{name}.jpg")
+    else:
+        image = getattr(skimage.data, name)()
+    if image.ndim == 3:
+        image = np.round(image[..., :3] @ [0.299, 0.587, 0.114]).astype(np.uint8)
+    return image
+
+
+def read_fashion_mnist(folder, part):
+    """Return images, uint8 `[N, 28, 28]`, and labels, uint8 `[N]`, of the part train or t10k."""
+    images, labels = (
+        gzip.decompress(pathlib.Path(folder, f"{part}-{name}-ubyte.gz").read_bytes())
+        for name in ("images-idx3", "labels-idx1")
+    )
+    return (
+        np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28),
+        np.frombuffer(labels, np.uint8, offset=8),
+    )
 
 
 def cut_out(picture, scale):
-    """A garment without what is around it, uint8 `[H, W]`, and its mask, bool `[H, W]`."""
+    """Return a garment without its background, uint8 `[H, W]`, and its mask, bool `[H, W]`."""
     size = round(28 * scale)
     larger = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
     parts, _ = scipy.ndimage.label(larger > 16)
     largest = np.argmax(np.bincount(parts.ravel())[1:]) + 1
     inside = scipy.ndimage.binary_fill_holes(parts == largest)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    tight = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return larger[tight], inside[tight]
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return larger[box], inside[box]
 
 
-def scene(generator, photographs, garments):
-    """A scene, uint8 `[96, 128, 3]`, the categories of its garments, and what can be seen of each,
-    bool `[96, 128]`."""
+def make_scene(generator, photographs, garments):
+    """Create a scene.
+
+    Args:
+        generator: A NumPy random generator.
+        photographs: Photographs in grayscale, uint8 `[H, W]` each.
+        garments: `{category: images}`, uint8 `[N, 28, 28]` each.
+
+    Returns:
+        image: uint8 `[96, 128, 3]`.
+        categories: Category of each garment.
+        masks: Visible part of each garment, bool `[96, 128]` each.
+    """
     photograph = photographs[generator.integers(len(photographs))]
     top, left = (
-        generator.integers(side - wanted + 1)
-        for side, wanted in zip(photograph.shape, (HEIGHT, WIDTH), strict=True)
+        generator.integers(side - length + 1)
+        for side, length in zip(photograph.shape, (HEIGHT, WIDTH), strict=True)
     )
     image = photograph[top : top + HEIGHT, left : left + WIDTH].copy()
     categories, masks = [], []
-    for _ in range(generator.integers(1, MOST + 1)):
+    for _ in range(generator.integers(1, MAX_GARMENTS + 1)):
         category = int(generator.choice(list(CATEGORIES)))
         pictures = garments[category]
-        scale = generator.uniform(1, LARGEST)
+        scale = generator.uniform(1, MAX_SCALE)
         garment, inside = cut_out(pictures[generator.integers(len(pictures))], scale)
         height, width = inside.shape
         top, left = generator.integers(HEIGHT - height + 1), generator.integers(WIDTH - width + 1)
-        own = np.zeros([HEIGHT, WIDTH], bool)
-        own[top : top + height, left : left + width] = inside
-        if any((m & own).sum() > HIDDEN * m.sum() for m in masks):
+        visible = np.zeros([HEIGHT, WIDTH], bool)
+        visible[top : top + height, left : left + width] = inside
+        if any((other & visible).sum() > MAX_HIDDEN * other.sum() for other in masks):
             continue
-        image[own] = garment[inside]
-        masks = [m & ~own for m in masks] + [own]
+        image[visible] = garment[inside]
+        masks = [other & ~visible for other in masks] + [visible]
         categories.append(category)
     return np.repeat(image[..., np.newaxis], 3, axis=-1), categories, masks
 
 
 def write(folder, train, val, seed=0, fashion_mnist="/usr/share/datasets/fashion-mnist"):
-    """Writes the folder.
+    """Write the folder.
 
     Args:
-        folder: where.
-        train, val: ints, scenes for training and for testing.
-        seed: int; a scene is a function of it, of its part and of its number.
-        fashion_mnist: the folder of Fashion-MNIST's files.
+        folder: Folder to create.
+        train: Number of training scenes.
+        val: Number of test scenes.
+        seed: Random seed; a scene is a function of the seed, its part and its number.
+        fashion_mnist: Folder with the files of Fashion-MNIST.
     """
     folder = pathlib.Path(folder)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
-    parts = (("train", train, TRAIN_PHOTOGRAPHS), ("val", val, TEST_PHOTOGRAPHS))
-    for number, (part, count, names) in enumerate(parts):
-        pictures = idx.load_parts(fashion_mnist)[number]
-        garments = {id_: pictures.images[pictures.labels == id_ - 1] for id_ in CATEGORIES}
-        photographs = [photos.read_gray(name) for name in names]
+    parts = (("train", train, "train", TRAIN_PHOTOGRAPHS), ("val", val, "t10k", TEST_PHOTOGRAPHS))
+    for number, (part, count, fashion_mnist_part, names) in enumerate(parts):
+        pictures, labels = read_fashion_mnist(fashion_mnist, fashion_mnist_part)
+        garments = {category: pictures[labels == category - 1] for category in CATEGORIES}
+        photographs = [read_photograph(name) for name in names]
         images, annotations = [], []
         (folder / part).mkdir(exist_ok=True)
         for index in range(count):
             generator = np.random.default_rng([seed, number, index])
-            image, categories, masks = scene(generator, photographs, garments)
+            image, categories, masks = make_scene(generator, photographs, garments)
             name = f"{index:06}.png"
             cv2.imwrite(str(folder / part / name), image)
             images.append({"id": index, "file_name": name, "height": HEIGHT, "width": WIDTH})
-            for category, own in zip(categories, masks, strict=True):
-                run_lengths = mask.encode(np.asfortranarray(own, np.uint8))
+            for category, visible in zip(categories, masks, strict=True):
+                run_lengths = mask.encode(np.asfortranarray(visible, np.uint8))
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -123,20 +155,27 @@ def write(folder, train, val, seed=0, fashion_mnist="/usr/share/datasets/fashion
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", required=True, help="the folder to write")
-    parser.add_argument("--train", type=int, default=400, help="scenes for training")
-    parser.add_argument("--val", type=int, default=100, help="scenes for testing")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", required=True, help="folder to create")
+    parser.add_argument("--train", type=int, default=400, help="number of training scenes")
+    parser.add_argument("--val", type=int, default=100, help="number of test scenes")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument(
         "--fashion_mnist",
         default="/usr/share/datasets/fashion-mnist",
-        help="the folder of Fashion-MNIST's files, on Debian of the package dataset-fashion-mnist",
+        help="folder with the .gz files of Fashion-MNIST, as in Debian's dataset-fashion-mnist",
     )
     options = parser.parse_args()
+    if not pathlib.Path(options.fashion_mnist).is_dir():
+        parser.error(
+            f"there is no folder {options.fashion_mnist}: install dataset-fashion-mnist, or set "
+            "--fashion_mnist"
+        )
     write(options.out, options.train, options.val, options.seed, options.fashion_mnist)
-    print(f"wrote {options.out}: {options.train} scenes for training, {options.val} for testing")
+    print(f"wrote {options.out}: {options.train} training and {options.val} test scenes")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
