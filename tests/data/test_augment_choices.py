@@ -189,7 +189,8 @@ def test_each_of_two_operations_comes_first_equally_often():
 # The whole layer.
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# These two recipes have all operations, in both orders.
+@pytest.mark.parametrize("name", ["v1", "v2"])
 def test_compiled_and_eager_views_are_equal(name):
     images = np.stack(crops(64, 8))
     compiled = views(RECIPES[name], images, compiled=True)
@@ -210,10 +211,9 @@ def test_views_depend_on_row_and_seed_alone(name):
     assert (np.abs(first - other).max(axis=(1, 2, 3)) > 1e-3).all()
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_view_of_a_row_does_not_depend_on_the_other_rows(name):
+def test_view_of_a_row_does_not_depend_on_the_other_rows():
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), np.uint8)
-    augment = Augment(RECIPES[name])
+    augment = Augment(RECIPES["v2"])
     together = augment(tf.constant(images), tf.range(12), 12, [0, 5]).numpy()
     chosen = [7, 0, 11]
     apart = augment(tf.constant(images[chosen]), tf.constant(chosen), 12, [0, 5]).numpy()

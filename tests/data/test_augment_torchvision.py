@@ -136,7 +136,7 @@ def test_jitter_in_each_of_the_24_orders_equals_torchvisions(monkeypatch, settin
 
 # 8-bit images, as in the reference implementation.
 
-COUNT = 240
+COUNT = 120
 OFF = dict(jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0)
 V1, V2 = RECIPES["v1"], RECIPES["v2"]
 
