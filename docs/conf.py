@@ -1,17 +1,13 @@
-"""Sphinx' settings for `make docs`: a page for each module, of its docstrings."""
+"""Sphinx configuration for `make docs`: the modules' pages are made from their docstrings."""
 
 import inspect
-import os
+import pathlib
 import re
-import sys
 import textwrap
 
 from sphinx.util.inspect import signature, stringify_signature
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-from moco_tf import __version__  # noqa: E402
+from moco_tf import __version__
 
 project = "moco-tf"
 author = "The moco-tf authors"
@@ -21,45 +17,45 @@ html_theme_options = {"description": "Momentum Contrast for TensorFlow and Keras
 html_copy_source = False
 
 extensions = ["sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# The modules of export/ and configs/ are listed in export.rst and configs.rst, because the names
+# that apidoc gives to modules are those of their folders.
 apidoc_modules = [
     {
-        "path": os.path.join(ROOT, "moco_tf"),
+        "path": str(pathlib.Path(__file__).parent.parent / "moco_tf"),
         "destination": "api",
         "separate_modules": True,
         "module_first": True,
         "automodule_options": {"members"},
     },
-    {
-        "path": os.path.join(ROOT, "export"),
-        "destination": "api/export",
-        "separate_modules": True,
-        "implicit_namespaces": True,
-        "automodule_options": {"members"},
-    },
 ]
-exclude_patterns = ["api/modules.rst", "api/export/modules.rst"]  # no more than a link to one page
-# What Keras says of a method that we override is in Markdown.
+exclude_patterns = ["api/modules.rst"]  # It only links to one page.
+# Keras documents the methods that we override in Markdown.
 autodoc_inherit_docstrings = False
+# Names in `__all__` are documented where they are defined.
+autodoc_default_options = {"ignore-module-all": True}
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
-# In our docstrings single backticks are code, and what is set in is mostly for a shell.
+# In the docstrings, single backticks are code, and most indented paragraphs are shell commands.
 default_role = "code"
 highlight_language = "none"
-# Other projects' pages are not linked: that takes a network.
-nitpick_ignore_regex = [("py:.*", r"(?!moco_tf\.|export\.)\w+\..*")]
+# Links to other projects would need network access.
+nitpick_ignore_regex = [("py:.*", r"(?!moco_tf\.).*")]
 
 
 def setup(app):
-    # Before napoleon, which is at 500.
-    app.connect("autodoc-process-docstring", _verbatim, priority=300)
-    app.connect("autodoc-process-docstring", _returns, priority=400)
-    app.connect("autodoc-process-signature", _signature)
-    app.connect("autodoc-skip-member", _skip)
+    """Register the handlers below."""
+    # Before napoleon, which has priority 500.
+    app.connect("autodoc-process-docstring", _mark_literal_blocks, priority=300)
+    app.connect("autodoc-process-docstring", _format_returns, priority=400)
+    app.connect("autodoc-process-signature", _restore_signature)
+    app.connect("autodoc-skip-member", _skip_fields)
 
 
-def _verbatim(app, what, name, obj, options, lines):
-    """A paragraph that is set in is a command or a formula, not a quotation. (What belongs to
-    "Args:" and its like begins without an empty line.)"""
+def _mark_literal_blocks(app, what, name, obj, options, lines):
+    """Turn indented paragraphs, which are commands or formulas, into literal blocks.
+
+    Sections such as "Args:" do not begin with an empty line, so they are not affected.
+    """
     for i, line in list(enumerate(lines))[::-1]:
         if line.startswith(" ") and i > 1 and not lines[i - 1]:
             before = next((text for text in lines[i - 1 :: -1] if text), "")
@@ -67,9 +63,12 @@ def _verbatim(app, what, name, obj, options, lines):
                 lines[i:i] = ["::", ""]
 
 
-def _returns(app, what, name, obj, options, lines):
-    """Napoleon takes what stands before a colon for a type. We give none; where several values are
-    returned, each has a name and lines of its own."""
+def _format_returns(app, what, name, obj, options, lines):
+    """Format the section "Returns:", in which napoleon takes the text before a colon for a type.
+
+    The docstrings contain no types. A section that describes several values has one `name: text`
+    for each.
+    """
     if "Returns:" not in lines:
         return
     start = lines.index("Returns:")
@@ -85,13 +84,13 @@ def _returns(app, what, name, obj, options, lines):
     lines[start:end] = [*f":returns: {field}".splitlines(), ""]
 
 
-def _signature(app, what, name, obj, options, found, return_annotation):
-    """Keras' classes have a `__new__` of any arguments; what they take is in `__init__`."""
-    if what == "class" and found == "(*args, **kwargs)" and inspect.isfunction(obj.__init__):
-        found = stringify_signature(signature(obj.__init__, bound_method=True))
-    return found, return_annotation
+def _restore_signature(app, what, name, obj, options, arguments, return_annotation):
+    """Show the signature of `__init__` for Keras classes, whose `__new__` takes any arguments."""
+    if what == "class" and arguments == "(*args, **kwargs)" and inspect.isfunction(obj.__init__):
+        arguments = stringify_signature(signature(obj.__init__, bound_method=True))
+    return arguments, return_annotation
 
 
-def _skip(app, what, name, obj, skip, options):
-    """A field of a NamedTuple: its class' docstring says what it is."""
+def _skip_fields(app, what, name, obj, skip, options):
+    """Skip the fields of a NamedTuple, which its class docstring describes."""
     return True if type(obj).__name__ == "_tuplegetter" else None
