@@ -2,19 +2,28 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test pytorch docs package tpu-check clean
+.PHONY: demo study test test-all check pytorch docs package tpu-check clean
 
 demo: .venv/installed
-	$(BIN)/python demo.py --workdir=runs/demo
+	$(BIN)/moco-demo --workdir=runs/demo
 
-# Two hours; it goes on where it was stopped.
+# Takes about two hours, and continues where it was stopped.
 study: .venv/installed
-	$(BIN)/python study.py
+	$(BIN)/python -m studies
 
+# The fast tests, in at most five minutes on two cores.
 test: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+# All checks and all tests, in at most 20 minutes on two cores.
+test-all: check
+	$(BIN)/python -m pytest
+
+# Style and types.
+check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/mypy
 
 define new_environment
 @$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
@@ -31,17 +40,17 @@ endef
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# With it, `make test` compares with PyTorch as well; without it, those tests are skipped.
+# Adds PyTorch. Without it, the tests that compare with PyTorch are skipped.
 pytorch: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
 
-# The modules' pages, from their docstrings: build/docs/index.html.
+# The API reference, from the docstrings: build/docs/index.html.
 docs: .venv/installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/docs
 
-# dist/ gets the source and the wheel, which is installed into an environment of its own, and trains,
-# evaluates and exports from an empty folder there.
+# Builds the source distribution and the wheel in dist/, installs the wheel into a new environment,
+# and trains, evaluates and exports from an empty directory there.
 package: .venv/installed-dev
 	rm -rf dist build/package
 	$(BIN)/python -m build
@@ -54,17 +63,16 @@ package: .venv/installed-dev
 		../environment/bin/moco-evaluate --protocol=knn --workdir=run && \
 		../environment/bin/moco-export saved_model --workdir=run --out=backbone
 
-# Whether the training step can be lowered for a TPU; see tests/tpu_check.py. It takes no TPU.
+# Whether the training step can be lowered for a TPU; see tests/tpu_check.py. It needs no TPU.
 tpu-check: .venv-tpu/installed
 	.venv-tpu/bin/python -m tests.tpu_check
 
-# TensorFlow's build for TPUs takes the place of the one that moco-tf would install, and this libtpu
-# alone goes with it.
+# TensorFlow's build for TPUs replaces the one that moco-tf would install, and needs this libtpu.
 .venv-tpu/installed: Makefile
 	$(new_environment)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check tensorflow-tpu==2.20.0 \
-		libtpu==0.0.19.1 keras==3.15.1 absl-py matplotlib ml-collections \
-		opencv-python-headless scikit-learn tqdm
+		libtpu==0.0.19.1 keras==3.15.1 absl-py google-crc32c jinja2 matplotlib ml-collections \
+		opencv-python-headless pillow scikit-learn tqdm
 	touch $@
 
 clean:

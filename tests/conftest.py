@@ -86,21 +86,3 @@ def release_memory():
     """Free Keras' models, which lie in cycles of references; some files build gigabytes of them."""
     yield
     gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def doctest_names(request):
-    """Provide the names that the examples in docstrings use without defining them."""
-    if not isinstance(request.node, pytest.DoctestItem):
-        return
-    import numpy as np
-
-    import moco_tf
-
-    namespace = request.getfixturevalue("doctest_namespace")
-    namespace.update(moco_tf=moco_tf, np=np, tf=tf)
-    if "workdir" in request.node.dtest.docstring:
-        name = request.node.dtest.name
-        run = name.endswith(".train")  # which trains into an empty directory
-        workdir = request.getfixturevalue("tmp_path" if run else "trained_run")
-        namespace["workdir"] = str(workdir)

@@ -302,7 +302,8 @@ def _stop_on_signals(checkpoints: Checkpoints) -> Iterator[None]:
         checkpoints.stop_signal = number
         signal.signal(number, previous[number])
 
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {int(number): signal.getsignal(number) for number in signals}
     for number in previous:
         signal.signal(number, stop)
     try:

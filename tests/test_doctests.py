@@ -1,0 +1,57 @@
+"""The examples in docstrings run and print what they show."""
+
+import doctest
+import importlib
+import pkgutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import moco_tf
+import moco_tf.configs
+import moco_tf.export
+
+
+def modules():
+    for package in (moco_tf, moco_tf.configs, moco_tf.export):
+        yield package
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            yield importlib.import_module(module.name)
+
+
+def examples():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = {}
+    for module in modules():
+        for test in finder.find(module, module.__name__):
+            if test.examples:
+                found[test.name] = test
+    return found
+
+
+EXAMPLES = examples()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_prints_what_it_shows(name, tmp_path, request):
+    test = EXAMPLES[name]
+    test.globs.update(moco_tf=moco_tf, keras=keras, np=np, tf=tf)
+    if "workdir" in test.docstring:
+        # A finished run, but for the example that trains one.
+        trains = "moco_tf.train(" in test.docstring
+        test.globs["workdir"] = str(tmp_path if trains else request.getfixturevalue("trained_run"))
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    output = []
+    runner.run(test, out=output.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(output)
+
+
+def test_every_public_function_and_class_has_an_example():
+    missing = []
+    for name in moco_tf.__all__:
+        value = getattr(moco_tf, name)
+        if callable(value) and ">>>" not in value.__doc__:
+            missing.append(name)
+    assert missing == ["UserError"]
