@@ -113,8 +113,8 @@ def from_checkpoint(model: MoCo, checkpoint: dict[str, Any]) -> None:
     arrays = to_arrays(checkpoint)
     query = {key: array for key, array in arrays.items() if key.startswith(QUERY)}
     key_encoder = {key: array for key, array in arrays.items() if key.startswith(KEY)}
-    for key in arrays.keys() - query.keys() - key_encoder.keys():
-        if key not in (QUEUE, POINTER):
+    for key in arrays:
+        if key not in (QUEUE, POINTER) and not key.startswith((QUERY, KEY)):
             raise UserError(
                 f"the key {key!r} does not belong to a MoCo checkpoint, whose keys start with "
                 "'module.'"

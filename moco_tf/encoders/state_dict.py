@@ -130,7 +130,7 @@ def write(encoder: keras.Model, arrays: Mapping[str, np.ndarray], prefix: str = 
 
 
 def require(
-    arrays: Mapping[str, np.ndarray], key: str, shape: tuple[int, ...], dtype: type[np.generic]
+    arrays: Mapping[str, np.ndarray], key: str, shape: tuple[int, ...], dtype: type[Any]
 ) -> np.ndarray:
     """Return the array of a key after checking its shape and its type.
 

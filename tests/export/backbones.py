@@ -1,4 +1,4 @@
-"""What the tests of export/ share: runs to export, and processes that load the exports."""
+"""Helpers for the tests of all formats: runs to export, and processes that load an export."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.images import crops
 
 
 def randomize(backbone):
-    """Takes every BatchNormalization away from the identity, so that none can be left out."""
+    """Make no BatchNormalization an identity, so that a converter cannot leave one out."""
     for number, weight in enumerate(backbone.weights):
         if "bn" in weight.path:
             low, high = (-0.3, 0.3) if weight.path.endswith(("beta", "moving_mean")) else (0.5, 1.5)
@@ -22,7 +22,10 @@ def randomize(backbone):
 
 
 def make_run(workdir, encoder, stem):
-    """A run of no step, on photographs of the astronaut."""
+    """Create a run at step 0 whose backbone is randomized.
+
+    Where any encoder will do, the fixture `trained_run` is cheaper.
+    """
     config = default_config()
     settings = {"encoder": encoder, "stem": stem, "image_size": 32, "batch_size": 16}
     settings |= {"bn_groups": 2, "queue_size": 64, "dim": 8, "data.source": "photos"}
@@ -32,21 +35,22 @@ def make_run(workdir, encoder, stem):
 
 
 def photographs(count, height, width):
-    """float32 `[count, height, width, 3]` of 0 to 255."""
+    """Return images with values between 0 and 255, float32 `[count, height, width, 3]`."""
     images = np.stack(crops(count, max(height, width)))[:, :height, :width]
     return images.astype(np.float32)
 
 
 def consume(folder, code):
-    """Runs Python code in `folder`, in a process that cannot import this project."""
+    """Run Python code in `folder`, in a process where this project cannot be imported."""
     hidden = "import sys; sys.modules['moco_tf'] = None\n"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", hidden + code], cwd=folder, env=environment, check=True)
 
 
-def assert_close(found, expected, tolerance=1e-5):
-    """Two arrays that differ by no more than `tolerance` of the largest value, and 1e-4 each."""
-    found, expected = map(keras.ops.convert_to_numpy, (found, expected))
-    assert found.shape == expected.shape and expected.std() > 1e-3
+def assert_close(actual, expected, tolerance=1e-5):
+    """Compare two arrays that differ by at most 1e-4 of a value plus `tolerance` of the largest."""
+    actual, expected = map(keras.ops.convert_to_numpy, (actual, expected))
+    assert actual.shape == expected.shape
+    assert expected.std() > 1e-3
     largest = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=tolerance * largest)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=tolerance * largest)

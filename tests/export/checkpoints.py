@@ -1,4 +1,6 @@
-"""What the tests of export/pytorch.py share: checkpoints, and models on both sides to make them."""
+"""Helpers for the tests of PyTorch files: checkpoints, and the models on both sides."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -8,44 +10,52 @@ from moco_tf.data.normalization import MEAN, STD
 from moco_tf.errors import UserError
 from moco_tf.training.build import build_model
 from tests.command import TINY
-from tests.images import crops
 from tests.pytorch import torch, torchvision
+from tests.reference import ResNet8, build_head
 
-# An epoch of 40 images. The queue has come round then, and stands at 16.
+# An epoch of 40 images. The queue has come round once by its end, and its pointer is at 16.
 DIM, KEYS, BATCH, STEPS, RATE = 12, 24, 8, 5, 0.03
 SCRIPT = "export/pytorch.py"
 
 
 def saved(checkpoint, folder, **kwargs):
+    """Save a checkpoint to a file in `folder`, and return its path."""
     torch.save(checkpoint, folder / "checkpoint.pth.tar", **kwargs)
     return str(folder / "checkpoint.pth.tar")
 
 
 def momentum(checkpoint):
+    """Return the momentum buffers in a checkpoint, by their indices."""
     state = checkpoint["optimizer"]["state"]
     return {index: values["momentum_buffer"] for index, values in state.items()}
 
 
-def assert_same_checkpoint(found, expected):
-    assert list(found) == list(expected) == ["epoch", "arch", "state_dict", "optimizer"]
-    assert (found["epoch"], found["arch"]) == (expected["epoch"], expected["arch"])
-    assert_identical(found["state_dict"], expected["state_dict"])
-    assert_identical(momentum(found), momentum(expected))
-    [found], [expected] = (ckpt["optimizer"]["param_groups"] for ckpt in (found, expected))
-    # Ours is the config's, as float32.
-    assert found == expected | {"lr": pytest.approx(expected["lr"], rel=1e-6)}
+def assert_same_checkpoint(actual, expected):
+    assert list(actual) == ["epoch", "arch", "state_dict", "optimizer"]
+    assert list(expected) == list(actual)
+    assert actual["epoch"] == expected["epoch"]
+    assert actual["arch"] == expected["arch"]
+    assert_identical(actual["state_dict"], expected["state_dict"])
+    assert_identical(momentum(actual), momentum(expected))
+    [group] = actual["optimizer"]["param_groups"]
+    [expected_group] = expected["optimizer"]["param_groups"]
+    # Our learning rate is that of the config, rounded to float32.
+    assert group == expected_group | {"lr": pytest.approx(expected_group["lr"], rel=1e-6)}
 
 
-def assert_identical(found, expected):
-    """Two state dicts or optimizer states: keys in one order, types, shapes and bits."""
-    assert list(found) == list(expected) and len(expected) > 0
+def assert_identical(actual, expected):
+    """Compare two state dicts or optimizer states: order of keys, dtypes, shapes and bits."""
+    assert len(expected) > 0
+    assert list(actual) == list(expected)
     for key, tensor in expected.items():
-        assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape), key
-        # As bytes: -0 is not 0 here, and a NaN is itself.
-        assert found[key].numpy().tobytes() == tensor.numpy().tobytes(), key
+        assert actual[key].dtype == tensor.dtype, key
+        assert actual[key].shape == tensor.shape, key
+        # Compared as bytes, -0 differs from 0, and a NaN equals itself.
+        assert actual[key].numpy().tobytes() == tensor.numpy().tobytes(), key
 
 
-def settings(photos):
+def run_flags(photos):
+    """Return the flags of a small run on a folder of images."""
     return (
         *TINY,
         f"--config.data.source=folder:{photos}",
@@ -57,19 +67,21 @@ def settings(photos):
     )
 
 
-def small_config():
+def small_config(source="photos"):
     config = default_config()
-    small = dict(encoder="resnet8", stem="small", dim=DIM, queue_size=KEYS, image_size=32)
-    config.update({**small, "batch_size": BATCH, "bn_groups": 2, "data": {"source": "photos"}})
+    config.update({"encoder": "resnet8", "stem": "small", "dim": DIM, "queue_size": KEYS})
+    config.update({"image_size": 32, "batch_size": BATCH, "bn_groups": 2})
+    config.data.source = source
     return config
 
 
 def small_model():
-    return set_numbers(build_model(small_config(), steps_per_epoch=5))
+    """Return a small model at step 7."""
+    return set_values(build_model(small_config(), steps_per_epoch=5))
 
 
-def set_numbers(moco):
-    """Lets a small model stand at step 7, all of its numbers away from their start."""
+def set_values(moco):
+    """Set a small model to step 7, and all of its weights to values that they never start with."""
     numbers = np.random.default_rng(0)
     for variable in moco.variables + moco.optimizer.momentum_buffers:
         if variable.dtype == "float32":
@@ -80,69 +92,66 @@ def set_numbers(moco):
     return moco
 
 
-# Models of torch's.
-
-
 class Reference(torch.nn.Module):
-    """What the reference trains, under its names: two torchvision ResNet-18 and a queue."""
+    """The model that facebookresearch/moco trains, under its names.
 
-    def __init__(self, head):
+    Args:
+        encoder: "resnet18", which is torchvision's, or "resnet8".
+        head: "linear" or "mlp".
+    """
+
+    def __init__(self, encoder, head):
         super().__init__()
-        self.encoder_q, self.encoder_k = (
-            torchvision.models.resnet18(num_classes=DIM) for _ in range(2)
-        )
-        for encoder in (self.encoder_q, self.encoder_k):
-            if head == "mlp":
-                hidden = torch.nn.Linear(512, 512)
-                encoder.fc = torch.nn.Sequential(hidden, torch.nn.ReLU(), encoder.fc)
-            randomize(encoder)
+        self.encoder_q, self.encoder_k = (build_torch(encoder, head, DIM) for _ in range(2))
         for parameter in self.encoder_k.parameters():
             parameter.requires_grad = False
         self.register_buffer("queue", torch.nn.functional.normalize(torch.randn(DIM, KEYS), dim=0))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
 
-def reference(head):
-    """A reference model as DistributedDataParallel holds it, with `module.` before every key, and
-    its optimizer."""
-    model = torch.nn.ModuleDict({"module": Reference(head)})
+def build_torch(encoder, head, num_outputs):
+    """Build a randomized network of PyTorch that ends in a head."""
+    if encoder == "resnet8":
+        return randomize(ResNet8(head, num_outputs))
+    network = getattr(torchvision.models, encoder)()
+    network.fc = build_head(head, network.fc.in_features, num_outputs)
+    return randomize(network)
+
+
+def reference(encoder, head):
+    """Return a `Reference` with DistributedDataParallel's prefix `module.`, and its optimizer."""
+    model = torch.nn.ModuleDict({"module": Reference(encoder, head)})
     return model, torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=1e-4)
 
 
 def randomize(network):
-    """Takes every BatchNormalization away from the identity, so that none can be left out."""
+    """Make no BatchNormalization an identity, so that a converter cannot leave one out."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):
                 tensor.data.uniform_(0.5, 1.5)
             for tensor in (module.bias, module.running_mean):
                 tensor.data.normal_(0, 0.3)
-
-
-def photographs():
-    """A few images of 0 to 255."""
-    return np.stack(crops(4, 64)).astype(np.float32)
+    return network
 
 
 def normalized(images):
-    """Images of 0 to 255 as torch's networks take them."""
+    """Convert images with values between 0 and 255 to the input of PyTorch's networks."""
     images = (images / 255 - np.array(MEAN)) / np.array(STD)
     return torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32))
 
 
-def without_classifier(network, images):
-    """The features of a torchvision network that images of 0 to 255 have, float32 `[N, D]`."""
-    body = torch.nn.Sequential(*list(network.eval().children())[:-1], torch.nn.Flatten())
+def torch_features(network, images):
+    """Return the features, `[N, D]`, that a network computes before its layer `fc`.
+
+    Args:
+        network: A network of PyTorch with a layer `fc`, the last one.
+        images: Images with values between 0 and 255, `[N, H, W, 3]`.
+    """
+    body = copy.deepcopy(network).eval()
+    body.fc = torch.nn.Identity()
     with torch.no_grad():
         return body(normalized(images)).numpy()
-
-
-def assert_close(found, expected):
-    assert found.shape == expected.shape and expected.std() > 1e-3
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-
-
-# Mistakes.
 
 
 class Calls:
@@ -156,7 +165,7 @@ class Calls:
 
 
 def refusal(function, *arguments):
-    """The line that a call ends in."""
+    """Return the message of the `UserError` that a call raises."""
     with pytest.raises(UserError) as error:
         function(*arguments)
     return str(error.value)

@@ -9,13 +9,11 @@ import pytest
 
 from moco_tf import encoders, load_backbone
 from moco_tf.errors import UserError
-from moco_tf.export.keras_hub_preset import to_image_converter, to_keras_hub
+from moco_tf.export.keras_hub_preset import export_keras_hub, to_image_converter, to_keras_hub
 from tests import in_process
-from tests.command import run
 from tests.export.backbones import assert_close, consume, make_run, photographs, randomize
 
 pytest.importorskip("keras_hub", reason="KerasHub is not installed: pip install '.[keras-hub]'")
-SCRIPT = "export/keras_hub.py"
 
 CONSUMER = """
 import json
@@ -28,94 +26,99 @@ np.save("features.npy", np.mean(backbone(converter(images), training=False), axi
 classifier = keras_hub.models.ImageClassifier.from_preset("preset", num_classes=2)
 np.save("logits.npy", classifier.predict(images, verbose=0))
 np.save("kernel.npy", classifier.output_dense.kernel)
-json.dump([type(thing).__name__ for thing in (backbone, converter, classifier)],
-          open("out.json", "w"))
+names = [type(value).__name__ for value in (backbone, converter, classifier)]
+json.dump(names, open("names.json", "w"))
 """
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "run", "resnet8w4", "imagenet")
-
-
-def test_keras_hub_loads_the_preset(workdir, tmp_path):
+@pytest.mark.slow
+def test_process_with_keras_hub_uses_the_preset(tmp_path):
+    workdir = make_run(tmp_path / "run", "resnet8w4", "imagenet")
     out, images = tmp_path / "preset", photographs(3, 64, 80)
-    assert run(SCRIPT, f"--workdir={workdir}", f"--out={out}") == f"wrote {out}\n"
+    printed = in_process.run("export/keras_hub_preset.py", f"--out={out}", workdir=workdir)
+    assert printed == f"wrote {out}\n"
     assert "# resnet8w4" in (out / "README.md").read_text()
     np.save(tmp_path / "images.npy", images)
     consume(tmp_path, CONSUMER)
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found == ["ResNetBackbone", "ResNetImageConverter", "ResNetImageClassifier"]
-    expected = load_backbone(str(workdir))(images, training=False).numpy()
-    assert_close(np.load(tmp_path / "features.npy"), expected)
-    # The classifier normalises by itself; its new layer begins without a bias.
-    logits = expected @ np.load(tmp_path / "kernel.npy")
+    names = json.loads((tmp_path / "names.json").read_text())
+    assert names == ["ResNetBackbone", "ResNetImageConverter", "ResNetImageClassifier"]
+    features = load_backbone(str(workdir))(images, training=False).numpy()
+    assert_close(np.load(tmp_path / "features.npy"), features)
+    # The classifier normalizes the images itself, and its new layer starts without a bias.
+    logits = features @ np.load(tmp_path / "kernel.npy")
     assert_close(np.load(tmp_path / "logits.npy"), logits)
 
 
-def test_without_keras_hub_it_is_one_line(workdir, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "keras_hub", None)  # as Python itself marks what is not there
-    line = in_process.run_mistake(SCRIPT, f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
-    assert "KerasHub is not installed: pip install '.[keras-hub]'" in line
-    assert not list(tmp_path.iterdir())
-
-
-def randomized(*args, **kwargs):
-    """A backbone that has no statistic, scale or shift of its initial value."""
-    keras.utils.set_random_seed(0)
-    return randomize(encoders.build(*args, **kwargs))
+def test_missing_keras_hub_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # Python's own mark of a missing module.
+    backbone = encoders.random_network("resnet8", stem="small")
+    with pytest.raises(UserError, match="KerasHub is not installed: pip install .*keras-hub"):
+        export_keras_hub(backbone, str(tmp_path / "preset"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def stages(backbone):
-    """The output of every stage."""
-    last = {}
+    """Return the output of each stage."""
+    outputs = {}
     for layer in backbone.layers:
         if layer.name.startswith("stage") and "_block" in layer.name:
-            last[layer.name.partition("_")[0]] = layer.output
-    return list(last.values())
+            outputs[layer.name.partition("_")[0]] = layer.output
+    return list(outputs.values())
 
 
 @pytest.mark.parametrize(
     ("name", "channels", "shape"),
-    [("resnet18", 3, (97, 75)), ("resnet50", 3, (64, 96)), ("resnet8w4", 5, (64, 64))],
+    [
+        ("resnet8w4", 5, (64, 64)),
+        ("resnet18", 3, (97, 75)),
+        ("resnet50", 3, (64, 96)),
+    ],
 )
 def test_every_stage_is_the_same(name, channels, shape):
-    backbone = randomized(name, channels=channels)
-    found = to_keras_hub(backbone)
+    backbone = randomize(encoders.random_network(name, channels=channels))
+    converted = to_keras_hub(backbone)
     images = np.random.default_rng(0).normal(size=(2, *shape, channels)).astype(np.float32)
     outputs = keras.Model(backbone.input, [*stages(backbone), backbone.output])
     *expected, features = outputs(images, training=False)
-    pyramid = keras.Model(found.input, found.pyramid_outputs)(images, training=False)
+    pyramid = keras.Model(converted.input, converted.pyramid_outputs)(images, training=False)
     assert list(pyramid) == [f"P{stage + 2}" for stage in range(len(expected))]
-    for stage, map_ in zip(pyramid.values(), expected, strict=True):
-        assert_close(stage, map_)
-    assert_close(np.mean(found(images, training=False), axis=(1, 2)), features)
+    for stage, expected_stage in zip(pyramid.values(), expected, strict=True):
+        assert_close(stage, expected_stage)
+    assert_close(np.mean(converted(images, training=False), axis=(1, 2)), features)
 
 
-def test_in_training_it_is_the_same_too():
-    backbone, images = randomized("resnet18"), photographs(4, 64, 64) / 255
-    found = to_keras_hub(backbone)
-    features = np.mean(found(images, training=True), axis=(1, 2))
-    assert_close(features, backbone(images, training=True))
-    assert_close(found.get_layer("conv1_bn").moving_mean, backbone.get_layer("stem_bn").moving_mean)
+@pytest.fixture(scope="module")
+def backbone():
+    return randomize(encoders.random_network("resnet8w4"))
 
 
-def test_the_converter_is_our_normalisation():
-    images, backbone = photographs(2, 48, 48), randomized("resnet18")
+def test_image_converter_normalizes_as_the_backbone_expects(backbone):
+    images = photographs(2, 48, 48)
     expected = encoders.with_normalization(backbone)(images, training=False)
     normalized = to_image_converter(3)(images.astype(np.uint8))
     assert_close(np.mean(to_keras_hub(backbone)(normalized, training=False), axis=(1, 2)), expected)
 
 
+def test_training_mode_is_the_same(backbone):
+    converted, images = to_keras_hub(backbone), photographs(4, 64, 64) / 255
+    features = np.mean(converted(images, training=True), axis=(1, 2))
+    assert_close(features, backbone(images, training=True))
+    statistics = [
+        converted.get_layer("conv1_bn").moving_mean,
+        backbone.get_layer("stem_bn").moving_mean,
+    ]
+    assert_close(*statistics)
+
+
 @pytest.mark.parametrize(
-    ("network", "words"),
+    ("network", "message"),
     [
-        (dict(name="resnet18", stem="small"), "resnet18 with stem=small"),
-        (dict(name="resnet50w2"), "64 channels in the first stage, and resnet50w2 has 128"),
-        (dict(name="resnet8"), "and resnet8 has 16"),
-        (dict(name="resnext50_32x8d"), "no ResNeXt, and resnext50_32x8d is one"),
+        ({"name": "resnet18", "stem": "small"}, "resnet18 with stem=small"),
+        ({"name": "resnet8w8"}, "64 channels in the first stage, but resnet8w8 has 128"),
+        ({"name": "resnet8"}, "resnet8 has 16"),
+        ({"name": "resnext50_32x8d"}, "no ResNeXt such as resnext50_32x8d"),
     ],
 )
-def test_a_network_that_keras_hub_does_not_have(network, words):
-    with pytest.raises(UserError, match=words):
+def test_network_that_keras_hub_lacks_is_refused(network, message):
+    with pytest.raises(UserError, match=message):
         to_keras_hub(encoders.build(**network))

@@ -9,10 +9,9 @@ from moco_tf import encoders, load_backbone
 from moco_tf.errors import UserError
 from moco_tf.export.keras_v3 import export_keras, to_keras
 from tests import in_process
-from tests.command import run
-from tests.export.backbones import assert_close, consume, make_run, photographs, randomize
+from tests.export.backbones import assert_close, consume, photographs, randomize
 
-SCRIPT = "export/keras.py"
+SCRIPT = "export/keras_v3.py"
 
 CONSUMER = """
 import json
@@ -20,81 +19,79 @@ import keras, numpy as np
 
 backbone = keras.saving.load_model("backbone.keras", safe_mode=True)
 for name in ("small", "large"):
-    np.save(f"{name}_features.npy", backbone.predict(np.load(f"{name}.npy"), verbose=0))
+    images = np.load(f"{name}.npy")
+    np.save(f"{name}_features.npy", backbone(images, training=False))
 layers = [*backbone.layers, *backbone.get_layer("resnet8").layers]
 before = [weight.numpy() for weight in backbone.weights]
 model = keras.Sequential([backbone, keras.layers.Dense(2)])
 model.compile(
     keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 )
-history = model.fit(np.load("large.npy"), np.array([0, 1, 0, 1, 0]), epochs=8, verbose=0).history
-moved = [bool((a != b.numpy()).any()) for a, b in zip(before, backbone.weights, strict=True)]
+history = model.fit(images, np.array([0, 1, 0, 1, 0]), epochs=8, verbose=0).history
+changed = [bool((a != b.numpy()).any()) for a, b in zip(before, backbone.weights, strict=True)]
 json.dump({
     "modules": sorted({type(layer).__module__.partition(".")[0] for layer in layers}),
     "losses": history["loss"],
-    "moved": dict(zip([weight.path for weight in backbone.weights], moved, strict=True)),
-}, open("out.json", "w"))
+    "changed": dict(zip([weight.path for weight in backbone.weights], changed, strict=True)),
+}, open("results.json", "w"))
 """
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "run", "resnet8", "small")
+@pytest.mark.slow
+def test_process_with_keras_alone_uses_the_export(trained_run, tmp_path):
+    out = tmp_path / "backbone.keras"
+    assert in_process.run(SCRIPT, f"--out={out}", workdir=trained_run) == f"wrote {out}\n"
+    images = {"small": photographs(1, 32, 32), "large": photographs(5, 57, 91)}
+    for name, array in images.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    consume(tmp_path, CONSUMER)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["modules"] == ["keras"]
+
+    backbone = load_backbone(str(trained_run))
+    for name, array in images.items():
+        features = np.load(tmp_path / f"{name}_features.npy")
+        assert_close(features, backbone(array, training=False))
+
+    assert sum("moving" in path for path in results["changed"]) == 18
+    assert sum("kernel" in path for path in results["changed"]) == 9
+    assert all(results["changed"].values())
+    assert results["losses"][-1] < results["losses"][0]
 
 
-@pytest.fixture(scope="module")
-def consumed(workdir, tmp_path_factory):
-    """The folder of a process that has loaded the export, and what it found."""
-    folder = tmp_path_factory.mktemp("consumer")
-    out = folder / "backbone.keras"
-    assert run(SCRIPT, f"--workdir={workdir}", f"--out={out}") == f"wrote {out}\n"
-    np.save(folder / "small.npy", photographs(1, 32, 32))
-    np.save(folder / "large.npy", photographs(5, 57, 91))
-    consume(folder, CONSUMER)
-    return folder, json.loads((folder / "out.json").read_text())
-
-
-@pytest.mark.parametrize("name", ["small", "large"])
-def test_features_are_the_same_with_keras_alone(workdir, consumed, name):
-    folder, found = consumed
-    assert found["modules"] == ["keras"]
-    expected = load_backbone(str(workdir))(np.load(folder / f"{name}.npy"), training=False)
-    assert_close(np.load(folder / f"{name}_features.npy"), expected)
-
-
-def test_it_fine_tunes(consumed):
-    _, found = consumed
-    assert sum("moving" in path for path in found["moved"]) == 18
-    assert sum("kernel" in path for path in found["moved"]) == 9
-    assert all(found["moved"].values())
-    assert found["losses"][-1] < found["losses"][0]
-
-
-def test_the_card_stands_beside_it(consumed):
-    card = (consumed[0] / "backbone.keras.md").read_text()
-    assert "# resnet8" in card and "`[N, 64]`" in card and "normalisation is inside" in card
-
-
-def test_in_training_it_is_the_same_too():
-    backbone = randomize(encoders.build("resnet8", stem="small"))
-    found, images = to_keras(backbone), photographs(4, 32, 32)
+def test_copy_computes_the_same_in_both_modes():
+    backbone = randomize(encoders.random_network("resnet8", stem="small"))
+    copy, images = to_keras(backbone), photographs(4, 32, 32)
     expected = encoders.with_normalization(backbone)
-    assert_close(found(images, training=True), expected(images, training=True))
-    norm = found.get_layer("resnet8").get_layer("stem_bn")
+    assert_close(copy(images, training=False), expected(images, training=False))
+    assert_close(copy(images, training=True), expected(images, training=True))
+    norm = copy.get_layer("resnet8").get_layer("stem_bn")
     assert_close(norm.moving_mean, backbone.get_layer("stem_bn").moving_mean)
     for name in ("momentum", "epsilon"):
         assert getattr(norm, name) == getattr(backbone.get_layer("stem_bn"), name)
 
 
-def test_another_ending_is_refused(workdir, tmp_path):
-    line = in_process.run_mistake(SCRIPT, f"--workdir={workdir}", f"--out={tmp_path / 'out.h5'}")
-    assert "out.h5: Keras loads what ends in .keras" in line
-    assert not list(tmp_path.iterdir())
+def test_export_has_a_model_card(tmp_path):
+    backbone = encoders.random_network("resnet8", stem="small")
+    export_keras(backbone, str(tmp_path / "backbone.keras"))
+    assert {path.name for path in tmp_path.iterdir()} == {"backbone.keras", "backbone.keras.md"}
+    card = (tmp_path / "backbone.keras.md").read_text()
+    assert "# resnet8" in card
+    assert "`[N, 64]`" in card
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_other_extension_is_refused(trained_run, tmp_path):
+    out = tmp_path / "backbone.h5"
+    message = in_process.run_mistake(SCRIPT, f"--out={out}", workdir=trained_run)
+    assert str(out) in message
+    assert ".keras" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_card_is_left_alone(tmp_path):
     (tmp_path / "out.keras.md").write_text("mine")
-    with pytest.raises(UserError, match="out.keras.md exists, where its model card would be"):
-        export_keras(encoders.build("resnet8", stem="small"), str(tmp_path / "out.keras"))
+    backbone = encoders.random_network("resnet8", stem="small")
+    with pytest.raises(UserError, match=r"out\.keras\.md exists"):
+        export_keras(backbone, str(tmp_path / "out.keras"))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.keras.md"]
     assert (tmp_path / "out.keras.md").read_text() == "mine"
-    assert len(list(tmp_path.iterdir())) == 1

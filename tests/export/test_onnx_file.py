@@ -1,16 +1,16 @@
-"""The ONNX file, run by ONNX Runtime in a process that has neither TensorFlow nor this project."""
+"""The ONNX file, run by ONNX Runtime in a process with neither TensorFlow nor this project."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from moco_tf import load_backbone
+from moco_tf import encoders, load_backbone
+from moco_tf.errors import UserError
+from moco_tf.export.onnx_file import export_onnx
 from tests import in_process
-from tests.command import run
-from tests.export.backbones import assert_close, consume, make_run, photographs
+from tests.export.backbones import assert_close, consume, photographs
 
-SCRIPT = "export/onnx.py"
 SHAPES = ((1, 32, 32), (3, 57, 91))
 
 CONSUMER = """
@@ -22,34 +22,31 @@ session = onnxruntime.InferenceSession("backbone.onnx", providers=["CPUExecution
 assert (images.name, images.shape) == ("images", ["batch", "height", "width", 3]), images
 assert (features.name, features.shape) == ("features", ["batch", 64]), features
 for name in ("1", "3"):
-    [found] = session.run(["features"], {"images": np.load(f"{name}.npy")})
-    np.save(f"{name}_features.npy", found)
+    [values] = session.run(["features"], {"images": np.load(f"{name}.npy")})
+    np.save(f"{name}_features.npy", values)
 """
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "run", "resnet8", "small")
-
-
-def test_features_are_the_same_at_any_size_and_batch(workdir, tmp_path):
+def test_onnx_runtime_computes_the_features_at_any_size(trained_run, tmp_path):
     for package in ("onnx", "tf2onnx", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed")
     out = tmp_path / "backbone.onnx"
-    assert run(SCRIPT, f"--workdir={workdir}", f"--out={out}") == f"wrote {out}\n"
+    printed = in_process.run("export/onnx_file.py", f"--out={out}", workdir=trained_run)
+    assert printed == f"wrote {out}\n"
     assert "# resnet8" in (tmp_path / "backbone.onnx.md").read_text()
     for shape in SHAPES:
         np.save(tmp_path / f"{shape[0]}.npy", photographs(*shape))
     consume(tmp_path, CONSUMER)
-    backbone = load_backbone(str(workdir))
+    backbone = load_backbone(str(trained_run))
     for shape in SHAPES:
-        expected = backbone(photographs(*shape), training=False)
-        assert_close(np.load(tmp_path / f"{shape[0]}_features.npy"), expected)
+        features = np.load(tmp_path / f"{shape[0]}_features.npy")
+        assert_close(features, backbone(photographs(*shape), training=False))
 
 
 @pytest.mark.parametrize("package", ["onnx", "tf2onnx"])
-def test_without_its_packages_it_is_one_line(workdir, tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)  # as Python itself marks what is not there
-    line = in_process.run_mistake(SCRIPT, f"--workdir={workdir}", f"--out={tmp_path / 'out'}")
-    assert "tf2onnx and onnx are not installed: pip install '.[onnx]'" in line
-    assert not list(tmp_path.iterdir())
+def test_missing_package_is_named(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)  # Python's own mark of a missing module.
+    backbone = encoders.random_network("resnet8", stem="small")
+    with pytest.raises(UserError, match=r"tf2onnx and onnx are not installed: pip install .*onnx"):
+        export_onnx(backbone, str(tmp_path / "backbone.onnx"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Networks of torchvision's, timm's and the reference's: as backbones, as a SavedModel, back."""
+"""Networks of torchvision, timm and the reference: as backbones, as a SavedModel, and back."""
 
 import keras
 import pytest
@@ -6,67 +6,95 @@ import pytest
 from moco_tf import encoders
 from moco_tf.backbones import pytorch_files
 from tests import in_process
-from tests.command import run
+from tests.export.backbones import assert_close, photographs
 from tests.export.checkpoints import (
     SCRIPT,
-    assert_close,
     assert_identical,
-    photographs,
+    build_torch,
     randomize,
     reference,
     saved,
-    without_classifier,
+    torch_features,
 )
-from tests.images import write_folder
 from tests.pytorch import torch, torchvision
 
+pytestmark = pytest.mark.torch
 
-@pytest.fixture(params=["resnet18", "resnet50", "resnext50_32x8d", "timm", "reference"])
-def network(request):
-    """The name of an encoder, a network of torch's, and a checkpoint that holds it."""
-    torch.manual_seed(0)
-    name = request.param
-    if name == "reference":
-        moco, _ = reference("mlp")
-        return "resnet18", moco["module"].encoder_q, {"state_dict": moco.state_dict()}
-    if name == "timm":
-        reason = "timm is not installed: make pytorch installs it"
-        name, found = "resnet18", pytest.importorskip("timm", reason=reason).models.resnet18()
-    elif name == "resnext50_32x8d":  # torchvision's own of 50 layers has 32 groups of 4
+
+def torchvision_network(name):
+    if name == "resnext50_32x8d":  # torchvision's own network of this depth has 32 groups of 4.
         bottleneck = torchvision.models.resnet.Bottleneck
-        found = torchvision.models.ResNet(bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)
-    else:
-        found = getattr(torchvision.models, name)()
-    randomize(found)
-    return name, found, found.state_dict()
+        return torchvision.models.ResNet(bottleneck, [3, 4, 6, 3], groups=32, width_per_group=8)
+    return getattr(torchvision.models, name)()
 
 
-def test_a_backbone_has_the_features_of_torchs_network(network, tmp_path):
-    name, theirs, checkpoint = network
-    backbone, content = encoders.build(name), pytorch_files.read(saved(checkpoint, tmp_path))
+def assert_same_features(name, network, checkpoint, tmp_path, stem="imagenet"):
+    """Compare a backbone that takes its weights from a checkpoint with a network of PyTorch."""
+    backbone = encoders.build(name, stem=stem)
+    content = pytorch_files.read(saved(checkpoint, tmp_path))
     pytorch_files.backbone_from_checkpoint(backbone, content)
-    found = encoders.with_normalization(backbone)(photographs(), training=False).numpy()
-    assert_close(found, without_classifier(theirs, photographs()))
+    images = photographs(4, 64, 64)
+    features = encoders.with_normalization(backbone)(images, training=False)
+    assert_close(features, torch_features(network, images))
 
 
-def test_a_plain_network_becomes_a_saved_model_and_comes_back(tmp_path):
-    photos = write_folder(tmp_path / "photos", each=20, side=32)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x8d"])
+def test_backbone_has_the_features_of_torchvision(name, tmp_path):
     torch.manual_seed(0)
-    theirs, out = torchvision.models.resnet18(), tmp_path / "saved_model"
-    randomize(theirs)
-    checkpoint = f"--checkpoint={saved(theirs.state_dict(), tmp_path)}"
-    arguments = (checkpoint, "--encoder=resnet18")
-    assert f"wrote {out}" in run("export/saved_model.py", *arguments, f"--out={out}")
-    layer = keras.layers.TFSMLayer(str(out), call_endpoint="serve")
-    assert_close(layer(photographs()).numpy(), without_classifier(theirs, photographs()))
-    data = (f"--saved_model={out}", f"--data=folder:{photos}", "--image_size=32")
-    assert "knn of" in in_process.run("evaluate.py", "--protocol=knn", *data)
+    network = randomize(torchvision_network(name))
+    assert_same_features(name, network, network.state_dict(), tmp_path)
 
-    expected = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
-    for backbone in ((f"--saved_model={out}",), arguments):
-        back = tmp_path / f"{len(backbone)}.pth"
-        in_process.run(SCRIPT, *backbone, f"--out={back}")
-        content = torch.load(back, weights_only=True)
+
+def test_backbone_has_the_features_of_timm(tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is not installed: make pytorch installs it")
+    torch.manual_seed(0)
+    network = randomize(timm.models.resnet18())
+    assert_same_features("resnet18", network, network.state_dict(), tmp_path)
+
+
+def test_backbone_has_the_features_of_the_reference(tmp_path):
+    torch.manual_seed(0)
+    model, _ = reference("resnet8", "mlp")
+    checkpoint = {"state_dict": model.state_dict()}
+    assert_same_features("resnet8", model["module"].encoder_q, checkpoint, tmp_path, stem="small")
+
+
+@pytest.mark.slow
+def test_torchvision_network_becomes_a_saved_model_and_returns(tmp_path):
+    torch.manual_seed(0)
+    network, out = build_torch("resnet18", "linear", 1000), tmp_path / "saved_model"
+    from_checkpoint = (
+        f"--checkpoint={saved(network.state_dict(), tmp_path)}",
+        "--encoder=resnet18",
+    )
+    printed = in_process.run("export/saved_model.py", *from_checkpoint, f"--out={out}")
+    assert printed == f"wrote {out}\n"
+    layer = keras.layers.TFSMLayer(str(out), call_endpoint="serve")
+    images = photographs(4, 64, 64)
+    assert_close(layer(images), torch_features(network, images))
+
+    expected = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
+    for number, backbone in enumerate([from_checkpoint, (f"--saved_model={out}",)]):
+        path = tmp_path / f"{number}.pth"
+        in_process.run(SCRIPT, *backbone, f"--out={path}")
+        content = torch.load(path, weights_only=True)
         assert_identical(content, expected)
         missing = torchvision.models.resnet18().load_state_dict(content, strict=False)
         assert missing == (["fc.weight", "fc.bias"], [])
+
+
+def test_network_of_one_channel_becomes_a_saved_model(tmp_path):
+    torch.manual_seed(0)
+    network, out = build_torch("resnet8", "linear", 9), tmp_path / "saved_model"
+    network.conv1 = torch.nn.Conv2d(1, 16, 3, 1, 1, bias=False)
+    checkpoint = f"--checkpoint={saved(network.state_dict(), tmp_path)}"
+    flags = (checkpoint, "--encoder=resnet8", "--stem=small", f"--out={out}")
+    in_process.run("export/saved_model.py", *flags)
+    layer = keras.layers.TFSMLayer(str(out), call_endpoint="serve")
+    images = photographs(2, 48, 64)[..., :1]
+    mean, std = (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
+    normalized = torch.from_numpy(((images / 255 - mean) / std).transpose(0, 3, 1, 2).copy())
+    network.fc = torch.nn.Identity()
+    with torch.no_grad():
+        expected = network.eval()(normalized.float()).numpy()
+    assert_close(layer(images), expected)
