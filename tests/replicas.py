@@ -1,25 +1,26 @@
-"""Trains the same small model on some number of replicas, in a process of its own.
+"""Trains the same small model on any number of replicas.
+
+The tests call `train` in their own process, or start another process with more logical devices:
 
     python -m tests.replicas --replicas=4 --out=DIR [--resume=DIR] [--settings NAME ...]
     TF_CONFIG=... python -m tests.replicas --multiworker --out=DIR [--resume=DIR] [...]
 
-For each of `SETTINGS` it takes 20 steps in float64 and writes `DIR/<setting>.npz`: the
-loss of each step, and everything that the model holds at the end. After half of them it writes a
-checkpoint; with `--resume` it goes on from another process' instead of taking that half. With
-`--multiworker` it is one worker of several, of two replicas, and needs a DIR of its own.
+For each of `SETTINGS` it takes 20 steps in float64 and writes `DIR/<setting>.npz`: the loss of each
+step, and all variables at the end. After half of the steps it writes a checkpoint. With `--resume`
+it continues from the checkpoint of another process instead of taking that half. With
+`--multiworker` it is one of several workers with two replicas each, and needs its own `--out`.
 """
 
 import argparse
-import itertools
 import os
 
-from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras  # isort: skip
+import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import MoCo, distribution, encoders
+from moco_tf import MoCo, distribution
 from moco_tf.data.augment import Augment
 from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.normalization import BatchNormalization
@@ -27,18 +28,20 @@ from moco_tf.optimizers import SGD
 from moco_tf.schedules import Cosine
 
 STEPS, BATCH, DIM = 20, 16, 16
-QUEUE_SIZE = 21  # no multiple of the batch
+QUEUE_SIZE = 21  # not a multiple of the batch
+# `groups` counts the groups of BatchNormalization in the global batch.
 SETTINGS = {
-    f"groups={groups}, shuffle_bn={shuffle_bn}": dict(groups=groups, shuffle_bn=shuffle_bn)
-    for groups, shuffle_bn in itertools.product((4, 8), (True, False))
+    "shuffled": dict(groups=4),
+    "not shuffled": dict(groups=8, shuffle_bn=False),
+    "symmetric": dict(groups=8, symmetric_loss=True),
+    # uint8 images, which are gathered as integers of several bytes and augmented on the device.
+    "augmented": dict(groups=8, augmented=True),
 }
-SETTINGS["symmetric"] = dict(groups=4, symmetric_loss=True)
-# With MoCo v2's photometric half as well, which takes a while to compile for each replica.
-SETTINGS["whole"] = dict(groups=8, whole=True)
+RESUMED = "shuffled"
 
 
 def small_encoder(groups):
-    """Two normalised layers and a head: as many replicas of it are traced in a second."""
+    """Two normalized layers and a head, which take a second to trace."""
     images = keras.Input((None, None, 3))
     x = images
     for stride in (1, 2):
@@ -48,25 +51,20 @@ def small_encoder(groups):
     return keras.Model(images, keras.layers.Dense(DIM)(x))
 
 
-def build(groups, whole=False, **settings):
+def build(groups, augmented=False, **settings):
     keras.utils.set_random_seed(0)
     groups //= distribution.num_replicas()
-    augmentation = Augment(RECIPES["v2"])
+    augmentation = Augment(RECIPES["v1"])
 
     def augment(*args):
         return tf.cast(augmentation(*args), tf.float64)
 
-    def build_encoder():
-        if not whole:
-            return small_encoder(groups)
-        return encoders.build("resnet8", "mlp", DIM, stem="small", bn_groups=groups)
-
     model = MoCo(
-        build_encoder,
+        lambda: small_encoder(groups),
         QUEUE_SIZE,
         momentum=0.9,
         temperature=0.2,
-        augment=augment if whole else None,
+        augment=augment if augmented else None,
         seed=1,
         **settings,
     )
@@ -74,19 +72,19 @@ def build(groups, whole=False, **settings):
     return model
 
 
-def batches(start, whole=False, context=None):
-    """The global batches, or the part of each that the worker of a `context` gives its replicas."""
+def batches(start, augmented=False, context=None):
+    """The global batches, or the part of each batch for the worker of a `context`."""
     context = context or tf.distribute.InputContext()
     views = np.random.default_rng(0).integers(0, 256, (STEPS, 2, BATCH, 12, 12, 3), np.uint8)
-    views = views if whole else views / 255.0
+    views = views if augmented else views / 255.0
     views = np.split(views, context.num_input_pipelines, axis=2)[context.input_pipeline_id]
     data = tf.data.Dataset.from_tensor_slices((views[start:, 0], views[start:, 1]))
     size = context.get_per_replica_batch_size(BATCH)
     return data.unbatch().batch(size, drop_remainder=True)
 
 
-class Watch(keras.callbacks.Callback):
-    """Keeps the losses, saves halfway, and looks whether all replicas hold the same."""
+class Recorder(keras.callbacks.Callback):
+    """Records the losses, saves halfway, and checks that all replicas have the same variables."""
 
     def __init__(self, checkpoint, path):
         super().__init__()
@@ -100,34 +98,38 @@ class Watch(keras.callbacks.Callback):
             self.checkpoint.write(self.path)
         weights = self.model.queue.variables + self.model.trainable_variables
         for weight in weights + self.model.optimizer.variables:
-            first, *others = [value.numpy() for value in replicas_of(weight)]
+            first, *others = [value.numpy() for value in values_on_replicas(weight)]
             for other in others:
                 np.testing.assert_array_equal(other, first, err_msg=weight.path)
 
 
-def replicas_of(weight):
+def values_on_replicas(weight):
     return tf.distribute.get_strategy().experimental_local_results(weight.value)
 
 
-def train(settings, name, out, resume, strategy):
-    keras.backend.clear_session()  # names of weights count from the start again
+def train(name, strategy, out, resume=None):
+    """Train one of `SETTINGS` in float64 and write `out/<name>.npz`."""
+    keras.backend.clear_session()  # Numbers in names of variables start from the beginning again.
+    settings = SETTINGS[name]
     with strategy.scope():
         model = build(**settings)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
     if resume:
         checkpoint.read(os.path.join(resume, name)).assert_consumed()
-    watch = Watch(checkpoint, os.path.join(out, name))
+    os.makedirs(out, exist_ok=True)
+    recorder = Recorder(checkpoint, os.path.join(out, name))
     with strategy.scope():
         start, steps = int(model.step.numpy()), None
-        data = batches(start, settings.get("whole"))
+        augmented = settings.get("augmented", False)
+        data = batches(start, augmented)
         if distribution.several_workers():
             steps = STEPS - start
             data = strategy.distribute_datasets_from_function(
-                lambda context: batches(start, settings.get("whole"), context)
+                lambda context: batches(start, augmented, context)
             )
-        model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False, callbacks=[watch])
-    held = {w.path: w.numpy() for w in model.variables + model.optimizer.variables}
-    np.savez(os.path.join(out, f"{name}.npz"), losses=watch.losses, **held)
+        model.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False, callbacks=[recorder])
+    variables = {w.path: w.numpy() for w in model.variables + model.optimizer.variables}
+    np.savez(os.path.join(out, f"{name}.npz"), losses=recorder.losses, **variables)
 
 
 def main():
@@ -137,11 +139,11 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--resume")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--then_resume", nargs=2, metavar=("RESUME", "OUT"))
     arguments = parser.parse_args()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     if arguments.multiworker:
-        # Not above: it brings the flags of train.py, and the tests import this module.
         from tests import worker
 
         worker.take_two_devices()
@@ -149,9 +151,11 @@ def main():
     else:
         distribution.split_cpu(arguments.replicas)
         strategy = distribution.make_strategy("mirrored" if arguments.replicas > 1 else "default")
-    os.makedirs(arguments.out, exist_ok=True)
     for name in arguments.settings:
-        train(SETTINGS[name], name, arguments.out, arguments.resume, strategy)
+        train(name, strategy, arguments.out, arguments.resume)
+    if arguments.then_resume:
+        resume, out = arguments.then_resume
+        train(RESUMED, strategy, out, resume)
 
 
 if __name__ == "__main__":

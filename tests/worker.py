@@ -1,18 +1,23 @@
-"""Runs train.py as one worker of several, on two logical devices of the CPU.
+"""Runs moco-train as one of several workers, on two logical devices of the CPU.
 
-    TF_CONFIG=... python -m tests.worker --strategy=multiworker [flags of train.py]
+    TF_CONFIG=... python -m tests.worker --strategy=multiworker [flags of moco-train]
 
-TensorFlow's strategy takes all GPUs of a worker, but of its CPU one device only; everything else is
-as a person would start it.
+TensorFlow's strategy takes all GPUs of a worker but only one device of its CPU. Apart from that,
+everything is as in `python train.py`.
 """
 
-from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
+import os
+import sys
 
-from tensorflow.python.distribute import collective_all_reduce_strategy  # isort: skip
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import train
+import tensorflow as tf
+from tensorflow.python.distribute import collective_all_reduce_strategy
+
 from moco_tf import distribution
+from moco_tf.cli import train
 
+tf.get_logger().setLevel("ERROR")
 DEVICES = 2
 
 
@@ -21,7 +26,7 @@ def logical_devices(self, cluster_resolver, worker_device):
 
 
 def take_two_devices():
-    """Must come before TensorFlow's first operation."""
+    """Split the CPU; call it before TensorFlow's first operation."""
     distribution.split_cpu(DEVICES)
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     extended._initialize_local_devices = logical_devices
@@ -29,4 +34,4 @@ def take_two_devices():
 
 if __name__ == "__main__":
     take_two_devices()
-    app.run(train.main)
+    sys.exit(train.main())

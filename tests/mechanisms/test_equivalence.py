@@ -1,78 +1,115 @@
-"""Replicas against one device: the same numbers, whatever their number, stopped or not."""
+"""Replicas compute what one device computes, for any number of them and after a resumption."""
 
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from tests import replicas
 from tests.command import ROOT
-from tests.replicas import QUEUE_SIZE, SETTINGS, STEPS
+from tests.replicas import QUEUE_SIZE, RESUMED, SETTINGS, STEPS
 
-RESUMED = "groups=4, shuffle_bn=True"
+pytestmark = pytest.mark.slow
+
+# Four replicas of the augmentation would take half a minute to compile.
+NOT_AUGMENTED = [name for name in SETTINGS if name != "augmented"]
 
 
-def train(replicas, out, *arguments):
-    """Strategies cannot follow each other in a process, so each number has a process of its own."""
-    command = [sys.executable, "-m", "tests.replicas", f"--replicas={replicas}", f"--out={out}"]
+def train(count, out, *arguments):
+    """Train on `count` replicas in a separate process: `tests.replicas` lists the arguments."""
+    command = [sys.executable, "-m", "tests.replicas", f"--replicas={count}", f"--out={out}"]
     result = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return out
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The directory of each number of replicas."""
-    folder = tmp_path_factory.mktemp("runs")
-    small = [setting for setting in SETTINGS if setting != "whole"]
-    return {
-        1: train(1, folder / "1"),
-        2: train(2, folder / "2"),
-        # Four replicas of the whole would take half a minute to compile.
-        4: train(4, folder / "4", "--settings", *small),
-    }
+def float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx("float32")
 
 
-def assert_equal(found, expected):
-    found, expected = np.load(found), np.load(expected)
-    assert found.files == expected.files
+@pytest.fixture(scope="module")
+def one_device(float64, tmp_path_factory):
+    """The directory of the runs on one device."""
+    out = tmp_path_factory.mktemp("one_device")
+    for name in SETTINGS:
+        replicas.train(name, tf.distribute.get_strategy(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def four_replicas(one_device, tmp_path_factory):
+    """The directory of the runs on four replicas, and of a run on one device that goes on there.
+
+    Two strategies of different size cannot follow each other in a process, so the four replicas
+    have a process of their own.
+    """
+    folder = tmp_path_factory.mktemp("four_replicas")
+    resumed = folder / "resumed"
+    train(4, folder, "--settings", *NOT_AUGMENTED, "--then_resume", str(one_device), str(resumed))
+    return folder, resumed
+
+
+def assert_equal(path, expected_path):
+    """Compare losses and variables with a tolerance of 1e-8 of the largest value of each."""
+    actual, expected = np.load(path), np.load(expected_path)
+    assert actual.files == expected.files
     for name in expected.files:
-        wanted = expected[name]
+        values = expected[name]
         if name == "losses":
-            wanted = wanted[-len(found[name]) :]
-        # To 1e-8 of the largest, but for zeros.
-        tolerance = 1e-8 * np.abs(wanted).max()
-        assert np.abs(found[name] - wanted).max() <= tolerance, name
+            values = values[-len(actual[name]) :]  # A resumed run has those of the second half.
+        assert np.abs(actual[name] - values).max() <= 1e-8 * np.abs(values).max(), name
 
 
-@pytest.mark.parametrize(
-    "replicas, setting", [(r, s) for r in (2, 4) for s in SETTINGS if (r, s) != (4, "whole")]
-)
-def test_replicas_compute_what_one_device_computes(runs, replicas, setting):
-    """In float64: losses of 20 steps, weights, momentum buffers, moving statistics, queue."""
-    assert_equal(runs[replicas] / f"{setting}.npz", runs[1] / f"{setting}.npz")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_replicas_compute_what_one_device_computes(one_device, two_replicas, tmp_path, name):
+    """Losses of 20 steps, weights, momentum buffers, moving statistics and queue in float64."""
+    replicas.train(name, two_replicas, tmp_path)
+    assert_equal(tmp_path / f"{name}.npz", one_device / f"{name}.npz")
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_it_was_training(runs, setting):
-    found = np.load(runs[1] / f"{setting}.npz")
-    assert len(found["losses"]) == STEPS
-    assert np.abs(np.diff(found["losses"])).min() > 0
-    rows = STEPS * 16 * (2 if setting == "symmetric" else 1)
-    assert found["queue/pointer"] == rows % QUEUE_SIZE
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", NOT_AUGMENTED)
+def test_four_replicas_compute_what_one_device_computes(one_device, four_replicas, name):
+    assert_equal(four_replicas[0] / f"{name}.npz", one_device / f"{name}.npz")
 
 
-def test_shuffling_makes_a_difference(runs):
-    shuffled, plain = (
-        np.load(runs[1] / f"groups=4, shuffle_bn={shuffle_bn}.npz")["losses"]
-        for shuffle_bn in (True, False)
-    )
+@pytest.mark.distributed
+def test_run_of_one_device_continues_on_four_replicas(one_device, four_replicas):
+    path = four_replicas[1] / f"{RESUMED}.npz"
+    assert len(np.load(path)["losses"]) == STEPS // 2
+    assert_equal(path, one_device / f"{RESUMED}.npz")
+
+
+@pytest.mark.distributed
+def test_run_of_four_replicas_continues_on_two(
+    float64, one_device, four_replicas, two_replicas, tmp_path
+):
+    replicas.train(RESUMED, two_replicas, tmp_path, resume=four_replicas[0])
+    path = tmp_path / f"{RESUMED}.npz"
+    assert len(np.load(path)["losses"]) == STEPS // 2
+    assert_equal(path, one_device / f"{RESUMED}.npz")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_changes_in_each_step(one_device, name):
+    result = np.load(one_device / f"{name}.npz")
+    assert len(result["losses"]) == STEPS
+    assert np.abs(np.diff(result["losses"])).min() > 0
+    rows = STEPS * 16 * (2 if name == "symmetric" else 1)
+    assert result["queue/pointer"] == rows % QUEUE_SIZE
+
+
+def test_shuffling_makes_a_difference(one_device, tmp_path, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "plain", {**SETTINGS["shuffled"], "shuffle_bn": False})
+    replicas.train("plain", tf.distribute.get_strategy(), tmp_path)
+    shuffled = np.load(one_device / "shuffled.npz")["losses"]
+    plain = np.load(tmp_path / "plain.npz")["losses"]
     assert np.abs(shuffled - plain).max() > 1e-3
-
-
-@pytest.mark.parametrize("before, after", [(4, 2), (1, 4)])
-def test_a_run_goes_on_on_another_number_of_replicas(runs, tmp_path, before, after):
-    train(after, tmp_path, f"--resume={runs[before]}", "--settings", RESUMED)
-    found = np.load(tmp_path / f"{RESUMED}.npz")
-    assert len(found["losses"]) == STEPS // 2
-    assert_equal(tmp_path / f"{RESUMED}.npz", runs[1] / f"{RESUMED}.npz")
