@@ -1,4 +1,4 @@
-"""The schedules against their closed forms, at every step of a small run."""
+"""The schedules against their closed forms in every step of a small run."""
 
 import math
 
@@ -31,42 +31,42 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize("schedule, expected", SCHEDULES)
-def test_every_step_has_the_rate_of_the_closed_form(schedule, expected):
-    found = [float(schedule(step)) for step in STEPS]
-    # Where the cosine is near -1, float32 leaves an error of its own size times the rate.
-    np.testing.assert_allclose(found, [expected(step) for step in STEPS], rtol=1e-6, atol=1e-8)
+@pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
+def test_rate_equals_the_closed_form_in_every_step(schedule, expected):
+    rates = [float(schedule(step)) for step in STEPS]
+    # Where the cosine is near -1, float32 has an absolute error.
+    np.testing.assert_allclose(rates, [expected(step) for step in STEPS], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("schedule, expected", SCHEDULES)
-def test_the_rate_changes_with_the_first_step_of_an_epoch_and_not_before(schedule, expected):
+@pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
+def test_rate_changes_at_the_first_step_of_an_epoch(schedule, expected):
     changes = [step for step in STEPS[1:] if float(schedule(step)) != float(schedule(step - 1))]
     epochs = MILESTONES if isinstance(schedule, Step) else range(1, EPOCHS)
     assert changes == [epoch * STEPS_PER_EPOCH for epoch in epochs]
 
 
-def test_step_uses_the_given_factor_at_each_of_any_number_of_milestones():
+def test_step_applies_its_factor_at_each_milestone():
     schedule = Step(1.0, 2, milestones=(1, 2, 4), factor=0.5)
     assert [float(schedule(step)) for step in range(10)] == [
         *(1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125, 0.125)
     ]
 
 
-def test_the_default_milestones_are_the_papers():
+def test_default_milestones_are_those_of_the_paper():
     schedule = Step(0.03, 1)
-    found = [float(schedule(epoch)) for epoch in (119, 120, 159, 160, 199)]
-    np.testing.assert_allclose(found, [0.03, 0.003, 0.003, 0.0003, 0.0003], rtol=1e-6)
+    rates = [float(schedule(epoch)) for epoch in (119, 120, 159, 160, 199)]
+    np.testing.assert_allclose(rates, [0.03, 0.003, 0.003, 0.0003, 0.0003], rtol=1e-6)
 
 
-@pytest.mark.parametrize("schedule, expected", SCHEDULES)
-def test_a_counter_inside_a_graph_gives_the_same_rate(schedule, expected):
-    inside = tf.function(schedule, input_signature=[tf.TensorSpec([], tf.int64)])
+@pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
+def test_schedule_gives_the_same_rate_in_a_graph(schedule, expected):
+    graph = tf.function(schedule, input_signature=[tf.TensorSpec([], tf.int64)])
     for step in (0, 83, 84, 111, 112, 139):
-        assert float(inside(tf.constant(step, tf.int64))) == pytest.approx(expected(step), rel=1e-5)
+        assert float(graph(tf.constant(step, tf.int64))) == pytest.approx(expected(step), rel=1e-5)
 
 
-@pytest.mark.parametrize("schedule, expected", SCHEDULES)
-def test_its_config_makes_it_again(schedule, expected):
+@pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
+def test_config_round_trip(schedule, expected):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert type(again) is type(schedule)
     assert [float(again(step)) for step in STEPS] == [float(schedule(step)) for step in STEPS]

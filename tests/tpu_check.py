@@ -1,14 +1,14 @@
-"""Whether TensorFlow can lower the whole training step to XLA's HLO for a TPU; it takes no TPU.
+"""Checks without a TPU whether TensorFlow can lower the training step to XLA's HLO for a TPU.
 
     make tpu-check, or python -m tests.tpu_check [--platform=TPU]
 
-For each of `VARIANTS` it builds the model as training does and lowers one replica's `train_step`,
-from two batches of bytes to everything that the step changes. It prints what the HLO holds, or the
-operation that TPUs lack, and then ends with exit status 1.
+For each of `VARIANTS` it builds the model as training does and lowers the `train_step` of one
+replica, from two batches of uint8 images to everything that the step changes. It prints the number
+of the main operations in the HLO, or the operation that TPUs lack and then exits with status 1.
 
-TensorFlow's TPU build and the libtpu that goes with it must be installed; `--platform=CPU` needs
-neither, and shows what XLA lacks everywhere. The HLO is neither compiled further nor run: whether
-it fits into a TPU's memory, how fast it is and what it computes are other questions.
+It requires TensorFlow's TPU build and the matching libtpu. `--platform=CPU` requires neither, and
+shows what XLA lacks on every platform. The HLO is neither compiled further nor executed, so the
+check says nothing about the memory, the speed or the results on a TPU.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import time
 from unittest import mock
 
 if __name__ == "__main__":
-    # For libtpu, before TensorFlow is imported: four chips. Left to itself it would look for a
-    # metadata server that knows them.
+    # Four chips, for libtpu, which would otherwise ask a metadata server. Set before TensorFlow is
+    # imported.
     os.environ.update(
         TPU_SKIP_MDS_QUERY="1",
         TPU_ACCELERATOR_TYPE="v5litepod-4",
@@ -32,17 +32,18 @@ if __name__ == "__main__":
         TPU_CHIPS_PER_HOST_BOUNDS="2,2,1",
     )
 
-from moco_tf.cli import app  # noqa: F401, first: it quiets TensorFlow's start
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras  # isort: skip
+import keras
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.distribute import tpu_strategy
 
-import moco_tf.mechanisms.moco
+from moco_tf.keras_internals import variable_index
+from moco_tf.mechanisms import moco
 from moco_tf.training.build import build_model
 
-REPLICAS, BATCH = 4, 32  # images of one replica
+REPLICAS, BATCH = 4, 32  # BATCH is the number of images of one replica.
 VARIANTS = [
     ("imagenet_v2", "float32"),
     ("imagenet_v2", "mixed_bfloat16"),
@@ -51,7 +52,7 @@ VARIANTS = [
 ]
 
 
-def _sum_of_replicas(platform, value):
+def _sum_over_replicas(platform, value):
     group = [[*range(REPLICAS)]]
     if platform == "TPU":
         return tf.raw_ops.CrossReplicaSum(input=value, group_assignment=group)
@@ -59,7 +60,7 @@ def _sum_of_replicas(platform, value):
 
 
 class _Extended(tf.compat.v1.distribute.StrategyExtended):
-    """What the replica context of a `TPUStrategy` asks of its strategy."""
+    """The part of a strategy that the replica context of a `TPUStrategy` uses."""
 
     _num_replicas_in_sync = REPLICAS
 
@@ -71,21 +72,21 @@ class _Extended(tf.compat.v1.distribute.StrategyExtended):
         return replica_id
 
     def _reduce_to(self, reduce_op, value, destinations, options):
-        # As a TPUStrategy does, which takes the group of replicas from the TPUs that are there.
+        # As in TPUStrategy, which takes the group of replicas from the TPUs of the system.
         if reduce_op == tf.distribute.ReduceOp.MEAN:
             value = tf.math.scalar_mul(1.0 / REPLICAS, value)
-        return _sum_of_replicas(self.platform, value)
+        return _sum_over_replicas(self.platform, value)
 
 
 class StandIn(tf.distribute.TPUStrategy):
-    """A `TPUStrategy` of `REPLICAS` replicas without TPUs, to trace what one of them does."""
+    """A `TPUStrategy` of `REPLICAS` replicas without TPUs, to trace one of them."""
 
     def __init__(self, platform):
-        # Past TPUStrategy's own, which initialises TPUs.
+        # Skips the constructor of TPUStrategy, which initializes TPUs.
         tf.distribute.Strategy.__init__(self, _Extended(self, platform))
 
     def replica(self, replica_id):
-        """The context of one replica, with TensorFlow's own `all_gather` for TPUs.
+        """Return the context of one replica, with TensorFlow's own `all_gather` for TPUs.
 
         Args:
             replica_id: int32 scalar tensor.
@@ -94,19 +95,19 @@ class StandIn(tf.distribute.TPUStrategy):
 
 
 def lower(config, platform):
-    """Lowers one replica's step of the model that a config describes.
+    """Lower one replica's step of the model that a config describes.
 
     Args:
-        config: a config of `moco_tf.config.default_config`'s keys, for `REPLICAS` devices.
+        config: Config with the keys of `moco_tf.config.default_config`, for `REPLICAS` devices.
         platform: "TPU" or "CPU".
 
     Returns:
-        str, the HLO.
+        The HLO as text.
 
     Raises:
-        ValueError: an operation has no kernel there.
+        ValueError: If an operation has no kernel on the platform.
     """
-    # The model is built under the default strategy, since the stand-in cannot make variables.
+    # The model is built under the default strategy, since the stand-in cannot create variables.
     config.bn_groups //= REPLICAS
     model = build_model(config, steps_per_epoch=5004)
     _make_pure(model.optimizer)
@@ -120,31 +121,31 @@ def lower(config, platform):
         with (
             strategy.replica(replica_id),
             keras.StatelessScope(state_mapping) as scope,
-            mock.patch.object(moco_tf.model, "move_towards", _move_towards),
+            mock.patch.object(moco, "move_towards", _move_towards),
         ):
             logs = model.train_step((x_q, x_k))
             # As in `make_train_function`.
             logs = tf.distribute.get_replica_context().all_reduce("MEAN", logs)
-        # What is not returned is not lowered.
+        # Only what is returned is lowered.
         changed = [scope.get_current_value(variable) for variable in state]
         for variable, old, new in zip(state, values, changed, strict=True):
-            assert new is not old, f"the step leaves {variable.path} as it is"
+            assert new is not old, f"the step does not change {variable.path}"
         return logs, changed
 
     n = config.batch_size // REPLICAS
     views = tf.TensorSpec([n, config.image_size, config.image_size, 3], tf.uint8)
-    held = [tf.TensorSpec(variable.shape, variable.dtype) for variable in state]
-    specs = [tf.TensorSpec([], tf.int32), views, views, *held]
+    state_specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in state]
+    specs = [tf.TensorSpec([], tf.int32), views, views, *state_specs]
     return step.experimental_get_compiler_ir(*specs)(stage="hlo", platform_name=platform)
 
 
 def _make_pure(optimizer):
-    """Lets an optimizer's `apply` run in a `keras.StatelessScope`.
+    """Make the `apply` of an optimizer run in a `keras.StatelessScope`.
 
-    Keras' for TensorFlow takes the variables of TensorFlow out of its own and has the strategy
-    update them, which no scope sees. This is what that comes to on a replica of a TPU: the sum of
-    the gradients, and SGD's arithmetic in place of the operation that updates in place,
-    ResourceApplyMomentum, for which XLA has a kernel.
+    Keras' implementation for TensorFlow updates TensorFlow's variables through the strategy, which
+    a scope does not see. The replacement does the same on a replica of a TPU: the sum of the
+    gradients, and the arithmetic of SGD instead of the in-place operation ResourceApplyMomentum,
+    for which XLA has a kernel.
     """
     keys = {
         id(variable): optimizer._var_key(variable) for variable in optimizer._trainable_variables
@@ -153,7 +154,7 @@ def _make_pure(optimizer):
     def update(gradients, variables, learning_rate):
         gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
         for gradient, variable in zip(gradients, variables, strict=True):
-            buffer = optimizer.momentum_buffers[optimizer._get_variable_index(variable)]
+            buffer = optimizer.momentum_buffers[variable_index(optimizer, variable)]
             decay = optimizer.coupled_weight_decay * variable.value
             buffer.assign(optimizer.momentum * buffer.value + gradient + decay)
             variable.assign_sub(learning_rate * buffer.value)
@@ -162,20 +163,21 @@ def _make_pure(optimizer):
     optimizer._var_key = lambda variable: keys[id(variable)]
 
 
-def _move_towards(target, variable, share):
-    # Of ResourceApplyGradientDescent, for which XLA has a kernel too, the arithmetic.
-    variable.assign_sub(share * (variable.value - target.value))
+def _move_towards(target, variable, fraction):
+    # The arithmetic of ResourceApplyGradientDescent, for which XLA has a kernel too.
+    variable.assign_sub(fraction * (variable.value - target.value))
 
 
 def describe(hlo):
-    """What an HLO holds, in words."""
-    counts = {
+    """Return the number of the main operations in an HLO as text."""
+    patterns = {
         "convolutions": "convolution",
         "batch-norms": "batch-norm-(?:training|grad)",
         "all-reduces": "all-reduce",
     }
-    found = {what: len(re.findall(rf" {name}\(", hlo)) for what, name in counts.items()}
-    return ", ".join(f"{number} {what}" for what, number in found.items())
+    return ", ".join(
+        f"{len(re.findall(rf' {pattern}[(]', hlo))} {name}" for name, pattern in patterns.items()
+    )
 
 
 def main(arguments=None):
@@ -188,15 +190,15 @@ def main(arguments=None):
         config.batch_size, config.precision = REPLICAS * BATCH, precision
         start = time.perf_counter()
         try:
-            found = describe(lower(config, platform))
+            outcome = describe(lower(config, platform))
         except ValueError as error:
             if "Failed getting HLO" not in str(error):
                 raise
             status = 1
             missing = re.findall(r"(\w+) \(No registered", str(error))
-            found = f"{platform} lacks {', '.join(missing) or 'something'}: {error}"
+            outcome = f"{platform} lacks {', '.join(missing) or 'an operation'}: {error}"
         seconds = time.perf_counter() - start
-        print(f"{name}, {precision}: {found}, {seconds:.0f} s", flush=True)
+        print(f"{name}, {precision}: {outcome}, {seconds:.0f} s", flush=True)
         keras.backend.clear_session()
     return status
 

@@ -1,4 +1,4 @@
-"""The loss against its closed form in NumPy, and the accuracy on logits written by hand."""
+"""The loss against its closed form in NumPy, and the accuracy on hand-written logits."""
 
 import math
 
@@ -34,8 +34,8 @@ def reference(queries, keys, negatives, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
-def test_loss_and_logits_are_those_of_equation_1(temperature, dtype, tolerance):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_loss_and_logits_equal_equation_1(temperature, dtype, tolerance):
     arrays = example()
     loss, logits = info_nce(*(tf.constant(x, dtype) for x in arrays), temperature)
     expected_loss, expected_logits = reference(*arrays, temperature)
@@ -44,7 +44,7 @@ def test_loss_and_logits_are_those_of_equation_1(temperature, dtype, tolerance):
     np.testing.assert_allclose(logits, expected_logits, rtol=tolerance, atol=tolerance)
 
 
-def test_loss_is_chance_level_where_every_key_is_alike():
+def test_loss_is_chance_level_if_all_keys_are_equal():
     queries, _, _ = example()
     one_key = unit_rows(np.random.default_rng(1), 1)
     loss, _ = info_nce(
@@ -56,13 +56,13 @@ def test_loss_is_chance_level_where_every_key_is_alike():
     np.testing.assert_allclose(loss, math.log(K + 1), rtol=1e-12)
 
 
-def test_gradient_agrees_with_finite_differences():
+def test_gradient_equals_finite_differences():
     queries, keys, negatives = example()
     variable = tf.constant(queries)
     with tf.GradientTape() as tape:
         tape.watch(variable)
         loss, _ = info_nce(variable, tf.constant(keys), tf.constant(negatives), 0.07)
-    found = tape.gradient(loss, variable).numpy()
+    gradient = tape.gradient(loss, variable).numpy()
 
     step = 1e-6
     for row in range(N):
@@ -72,10 +72,10 @@ def test_gradient_agrees_with_finite_differences():
             above, _ = reference(queries + shift, keys, negatives, 0.07)
             below, _ = reference(queries - shift, keys, negatives, 0.07)
             slope = (above.sum() - below.sum()) / (2 * step)
-            assert found[row, column] == pytest.approx(slope, rel=1e-6, abs=1e-7)
+            assert gradient[row, column] == pytest.approx(slope, rel=1e-6, abs=1e-7)
 
 
-def test_a_step_down_the_gradient_brings_query_and_key_together():
+def test_step_down_the_gradient_moves_query_towards_its_key():
     queries, keys, negatives = example()
     variable = tf.constant(queries)
     with tf.GradientTape() as tape:
@@ -86,33 +86,35 @@ def test_a_step_down_the_gradient_brings_query_and_key_together():
     assert ((moved * keys).sum(axis=1) > (queries * keys).sum(axis=1)).all()
 
 
-@pytest.mark.parametrize("k, expected", [(1, [1, 0, 0, 0]), (2, [1, 1, 0, 0]), (3, [1, 1, 1, 0])])
-def test_accuracy_counts_the_negatives_ahead_of_the_positive(k, expected):
+@pytest.mark.parametrize(
+    ("k", "expected"), [(1, [1, 0, 0, 0]), (2, [1, 1, 0, 0]), (3, [1, 1, 1, 0])]
+)
+def test_accuracy_counts_negatives_ahead_of_the_positive(k, expected):
     logits = [
-        [9.0, 1.0, 2.0, 3.0],  # the best
-        [2.0, 1.0, 0.0, 3.0],  # the second
-        [1.0, 0.0, 2.0, 3.0],  # the third
-        [0.0, 1.0, 2.0, 3.0],  # the last
+        [9.0, 1.0, 2.0, 3.0],  # first
+        [2.0, 1.0, 0.0, 3.0],  # second
+        [1.0, 0.0, 2.0, 3.0],  # third
+        [0.0, 1.0, 2.0, 3.0],  # last
     ]
-    found = contrastive_accuracy(tf.constant(logits), k)
-    assert found.dtype == tf.float32
-    assert found.numpy().tolist() == expected
+    accuracy = contrastive_accuracy(tf.constant(logits), k)
+    assert accuracy.dtype == tf.float32
+    assert accuracy.numpy().tolist() == expected
 
 
-def test_a_negative_as_good_as_the_positive_counts_against_it():
+def test_negative_as_similar_as_the_positive_counts_as_ahead():
     tied_once = tf.constant([[1.0, 1.0, 0.0]])
     assert contrastive_accuracy(tied_once, 1).numpy().tolist() == [0.0]
     assert contrastive_accuracy(tied_once, 2).numpy().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_collapsed_features_score_nothing(k):
+def test_collapsed_features_score_zero(k):
     assert contrastive_accuracy(tf.fill([3, 1 + K], 14.3), k).numpy().tolist() == [0.0] * 3
 
 
-def test_features_collapsed_to_one_point_score_nothing_despite_rounding():
-    # The positive and the negatives are summed in different orders, so that equal similarities
-    # differ in their last bits, to either side.
+def test_collapsed_features_score_zero_despite_rounding():
+    # The positive and the negatives are summed in different orders, so equal similarities differ
+    # in their last bits, in both directions.
     points = np.random.default_rng(0).normal(size=(8, 1, 128))
     hits = []
     for point in l2_normalize(tf.constant(points.reshape(8, 128), tf.float32))[:, tf.newaxis]:
@@ -122,18 +124,18 @@ def test_features_collapsed_to_one_point_score_nothing_despite_rounding():
     assert hits == [0.0] * 8
 
 
-def test_rows_get_unit_length_and_keep_their_direction():
+def test_l2_normalize_keeps_the_direction_of_rows():
     x = np.random.default_rng(2).normal(size=(6, C)) * 10.0 ** np.arange(-3, 3)[:, np.newaxis]
     expected = x / np.sqrt((x * x).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(l2_normalize(tf.constant(x)), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_row_of_zeros_stays_zero_and_so_does_nothing_else(dtype):
-    found = l2_normalize(tf.constant([[0.0, 0.0], [3.0, 4.0]], dtype)).numpy()
-    np.testing.assert_allclose(found, [[0.0, 0.0], [0.6, 0.8]], rtol=1e-6)
+def test_l2_normalize_keeps_a_row_of_zeros(dtype):
+    rows = l2_normalize(tf.constant([[0.0, 0.0], [3.0, 4.0]], dtype)).numpy()
+    np.testing.assert_allclose(rows, [[0.0, 0.0], [0.6, 0.8]], rtol=1e-6)
 
 
-def test_a_row_shorter_than_the_floor_is_divided_by_the_floor():
-    found = l2_normalize(tf.constant([[3e-14, 4e-14]], tf.float64))
-    np.testing.assert_allclose(found, [[0.03, 0.04]], rtol=1e-9)
+def test_l2_normalize_divides_a_very_short_row_by_1e_12():
+    rows = l2_normalize(tf.constant([[3e-14, 4e-14]], tf.float64))
+    np.testing.assert_allclose(rows, [[0.03, 0.04]], rtol=1e-9)
