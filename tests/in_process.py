@@ -14,7 +14,7 @@ import moco_tf.cli.demo
 import moco_tf.cli.evaluate
 import moco_tf.cli.export
 import moco_tf.cli.train
-from moco_tf.cli.export import FORMATS
+from moco_tf.cli.formats import FORMATS
 
 MAIN = {
     "train.py": moco_tf.cli.train.main,

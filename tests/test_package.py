@@ -67,7 +67,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory):
-    """Return a folder with the wheel alone, an empty folder, and a function that runs commands there."""
+    """Return the wheel's folder, an empty folder, and a function that runs a command in it."""
     folder = tmp_path_factory.mktemp("installed")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", folder)

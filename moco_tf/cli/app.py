@@ -20,6 +20,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+from moco_tf.cli.formats import in_commands
 from moco_tf.errors import UserError
 
 
@@ -247,20 +248,6 @@ def _help(command: Command, values: flags.FlagValues, as_script: bool) -> str:
             lines.append(f"  --{'[no]' if flag.boolean else ''}{flag.name}")
             lines.append(flags.text_wrap(f"{flag.help}{default}", 80, "      "))
     return "\n".join(lines)
-
-
-def in_commands(text: str) -> str:
-    """Return a help text with the console commands in place of the scripts of a checkout.
-
-    Example:
-        >>> in_commands("python train.py; python export/saved_model.py")
-        'moco-train; moco-export saved_model'
-    """
-    from moco_tf.cli.export import FORMATS
-
-    for name, module in FORMATS.items():
-        text = text.replace(f"python export/{module}.py", f"moco-export {name}")
-    return re.sub(r"python (train|evaluate)\.py", r"moco-\1", text)
 
 
 def _report(error: UserError, values: flags.FlagValues, arguments: list[str]) -> int:

@@ -11,22 +11,12 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.cli.flag_groups import define_export_flags
+from moco_tf.cli.formats import FORMATS
 
 if TYPE_CHECKING:
     import keras
 
     from moco_tf.backbones.model_card import Origin
-
-# The module of `moco_tf.export` behind each format. Modules are not named after packages that they
-# import, because a script finds the modules beside it first.
-FORMATS = {
-    "saved_model": "saved_model",
-    "keras": "keras_v3",
-    "keras_hub": "keras_hub_preset",
-    "onnx": "onnx_file",
-    "pytorch": "pytorch",
-    "detectron2": "detectron2_pickle",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

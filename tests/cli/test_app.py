@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from moco_tf.cli import app
-from moco_tf.cli.export import FORMATS
+from moco_tf.cli.formats import FORMATS, in_commands
 from tests import in_process
 from tests.command import ROOT
 
@@ -129,7 +128,7 @@ def test_help_of_a_script_loads_nothing_slow(script):
 def test_scripts_are_called_by_their_commands():
     text = "python train.py; python export/onnx_file.py; python -m studies; python evaluate.py"
     commands = "moco-train; moco-export onnx; python -m studies; moco-evaluate"
-    assert app.in_commands(text) == commands
+    assert in_commands(text) == commands
 
 
 def test_import_has_no_side_effects():
