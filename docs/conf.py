@@ -35,6 +35,7 @@ autodoc_inherit_docstrings = False
 autodoc_default_options = {"ignore-module-all": True}
 autodoc_member_order = "bysource"
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Call arguments", "params_style")]  # As Keras documents `call`.
 # In the docstrings, single backticks are code, and most indented paragraphs are shell commands.
 default_role = "code"
 highlight_language = "none"
