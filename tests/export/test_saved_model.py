@@ -62,7 +62,6 @@ results["losses"] = model.history.history["loss"]
 endpoint = ("--dir", "backbone", "--tag_set", "serve", "--signature_def", "serve_encoded")
 results["signature"] = run_cli("show", *endpoint)
 run_cli("run", *endpoint, "--inputs", "image_bytes=files.npy", "--outdir", ".")
-results["modules"] = [name for name in sys.modules if name.partition(".")[0] == "moco_tf"]
 json.dump(results, open("results.json", "w"))
 """
 
@@ -120,8 +119,6 @@ def test_process_without_this_project_uses_the_export(backbone, exported, files,
     np.save(tmp_path / "files.npy", contents, allow_pickle=True)
     consume(tmp_path, CONSUMER)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["modules"] == ["moco_tf"]  # the entry that hides it
-
     expected = backbone(images[:8], training=False).numpy()
     np.testing.assert_allclose(results["features"], expected, rtol=1e-5, atol=1e-5)
     assert not any(results["changed when frozen"].values())
