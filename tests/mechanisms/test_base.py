@@ -1,4 +1,7 @@
-"""The end-to-end and memory-bank mechanisms on two replicas, compiled by XLA, and in float16."""
+"""The end-to-end and memory-bank mechanisms on two replicas, compiled by XLA, and in float16.
+
+MoCo has tests of its own for all three: test_moco.py, test_equivalence.py and test_jit_compile.py.
+"""
 
 import keras
 import numpy as np
@@ -28,7 +31,7 @@ def float64():
 
 
 def small_encoder(groups):
-    """A normalised layer and a head, which many a time are traced and compiled in a few seconds."""
+    """A normalized layer and a head, which are quick to trace and to compile."""
     images = keras.Input((SIDE, SIDE, 3))
     x = keras.layers.Conv2D(8, 3, 2, "same", use_bias=False)(images)
     x = keras.layers.ReLU()(BatchNormalization(groups)(x))
@@ -36,7 +39,7 @@ def small_encoder(groups):
 
 
 def build(name, strategy, precision=None, **compiling):
-    keras.backend.clear_session()  # names of weights count from the start again
+    keras.backend.clear_session()  # Numbers in names of variables start from the beginning again.
     keras.config.set_dtype_policy(precision or keras.config.floatx())
     keras.utils.set_random_seed(0)
     groups = 4 // strategy.num_replicas_in_sync
@@ -50,7 +53,7 @@ def build(name, strategy, precision=None, **compiling):
     return model
 
 
-class Losses(keras.callbacks.Callback):
+class LossRecorder(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self.values = []
@@ -61,63 +64,70 @@ class Losses(keras.callbacks.Callback):
 
 
 def train(model, steps=STEPS):
-    """The loss of each step, and everything that the model holds after them."""
+    """Return the loss of each step and all variables after them, by name."""
     generator = np.random.default_rng(0)
     batches = [generator.random((steps, N, SIDE, SIDE, 3)) for _ in range(2)]
     if isinstance(model, MemoryBank):
         batches.append(np.stack([generator.permutation(IMAGES)[:N] for _ in range(steps)]))
     data = tf.data.Dataset.from_tensor_slices(tuple(batches))
-    losses = Losses()
+    losses = LossRecorder()
     data = data.unbatch().batch(N, drop_remainder=True)
     model.fit(data, verbose=0, shuffle=False, callbacks=[losses])
-    assert len(losses.values) == steps and np.abs(np.diff(losses.values)).min() > 0
-    held = {w.path: w.numpy() for w in model.variables + model.optimizer.variables}
-    return {"losses": np.array(losses.values), **held}
+    assert len(losses.values) == steps
+    assert np.abs(np.diff(losses.values)).min() > 0
+    variables = {w.path: w.numpy() for w in model.variables + model.optimizer.variables}
+    return {"losses": np.array(losses.values), **variables}
 
 
-def assert_equal(found, expected):
-    """To 1e-8 of the largest, but for zeros."""
-    assert found.keys() == expected.keys() and len(expected) > 10
-    for name, wanted in expected.items():
-        assert np.abs(found[name] - wanted).max() <= 1e-8 * np.abs(wanted).max(), name
+def assert_equal(actual, expected):
+    """Compare with a tolerance of 1e-8 of the largest value of each array."""
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.abs(actual[name] - values).max() <= 1e-8 * np.abs(values).max(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_two_replicas_compute_what_one_computes_and_hold_the_same(float64, two_replicas, name):
-    """In float64: losses of 20 steps, weights, momentum buffers, moving statistics, bank."""
+def test_two_replicas_compute_what_one_computes(float64, two_replicas, name):
+    """Losses, weights, momentum buffers, moving statistics and the bank in float64.
+
+    Both replicas must also have exactly the same values.
+    """
     expected = train(build(name, tf.distribute.get_strategy()))
     model = build(name, two_replicas)
     assert_equal(train(model), expected)
-    same = model.trainable_variables + model.optimizer.variables
+    variables = model.trainable_variables + model.optimizer.variables
     if name == "memory_bank":
-        same = [*same, model.bank.representations]
-    for weight in same:
+        variables = [*variables, model.bank.representations]
+    for weight in variables:
         one, other = two_replicas.experimental_local_results(weight.value)
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=weight.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_a_compiled_run_is_an_uncompiled_one(float64, name):
+def test_xla_computes_the_same(float64, name):
     strategy = tf.distribute.get_strategy()
-    expected, found = (train(build(name, strategy, jit_compile=jit), 3) for jit in (False, True))
-    assert_equal(found, expected)
+    expected, compiled = (train(build(name, strategy, jit_compile=jit), 3) for jit in (False, True))
+    assert_equal(compiled, expected)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_float16_scales_its_loss_and_computes_much_the_same(name):
+def test_float16_scales_the_loss_and_approximates_float32(name):
     strategy = tf.distribute.get_strategy()
     expected = train(build(name, strategy), 6)["losses"]
     model = build(name, strategy, "mixed_float16")
-    assert isinstance(model.optimizer, LossScaling) and model.compute_dtype == "float16"
+    assert isinstance(model.optimizer, LossScaling)
+    assert model.compute_dtype == "float16"
     losses = train(model, 6)["losses"]
     np.testing.assert_allclose(losses, expected, rtol=0.02)
-    assert np.abs(losses - expected).max() > 1e-5  # it is another computation all the same
-    held = model.variables + model.optimizer.variables
-    assert {variable.dtype for variable in held if "float" in variable.dtype} == {"float32"}
+    assert np.abs(losses - expected).max() > 1e-5  # It did not compute in float32.
+    variables = model.variables + model.optimizer.variables
+    assert {variable.dtype for variable in variables if "float" in variable.dtype} == {"float32"}
 
 
-def test_the_key_encoder_learns_from_a_gradient_of_its_own():
-    """Both encoders start alike, and part: through another view, in another order."""
+def test_end_to_end_key_encoder_learns_by_back_propagation():
+    """Both encoders start equal and become different, since they see different views."""
     model = build("end_to_end", tf.distribute.get_strategy())
     pairs = list(zip(model.query_encoder.weights, model.key_encoder.weights, strict=True))
     for q, k in pairs:
@@ -125,4 +135,5 @@ def test_the_key_encoder_learns_from_a_gradient_of_its_own():
     before = [k.numpy() for _, k in pairs]
     train(model, 2)
     for (q, k), old in zip(pairs, before, strict=True):
-        assert np.abs(k.numpy() - old).max() > 0 and np.abs(k.numpy() - q.numpy()).max() > 0
+        assert np.abs(k.numpy() - old).max() > 0
+        assert np.abs(k.numpy() - q.numpy()).max() > 0

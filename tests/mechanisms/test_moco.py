@@ -1,4 +1,6 @@
-"""The model against Algorithm 1 written out in NumPy, in float64."""
+"""The model against Algorithm 1 in NumPy, in float64."""
+
+import functools
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from moco_tf.mechanisms.shuffling import permutation
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Step
 from moco_tf.seeds import seed_for
+from tests.replicas import small_encoder
 
 N, SIDE, C = 8, 4, 5
 PIXELS = SIDE * SIDE * 3
@@ -36,7 +39,7 @@ def linear_encoder():
 
 
 def normalizing_encoder(groups):
-    """BatchNormalization of every pixel's channels, then one linear layer."""
+    """BatchNormalization of the images, and one linear layer."""
     images = keras.Input((SIDE, SIDE, 3))
     x = BatchNormalization(groups)(images)
     return keras.Model(images, keras.layers.Dense(C)(keras.layers.Flatten()(x)))
@@ -52,7 +55,7 @@ def fit(model, batches):
 
 
 class Reference:
-    """Algorithm 1 for one linear layer, gradients by hand."""
+    """Algorithm 1 for one linear layer, with the gradient written by hand."""
 
     def __init__(self, model, momentum, temperature):
         self.m, self.t = momentum, temperature
@@ -87,9 +90,11 @@ class Reference:
         return loss
 
 
-@pytest.mark.parametrize("queue_size", [5, 8, 13, 24])
-@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
-def test_training_is_algorithm_1(float64, queue_size, momentum):
+# Queues smaller than the batch, equal to it, and larger, both divisible by it and not.
+@pytest.mark.parametrize(
+    ("queue_size", "momentum"), [(5, 0.999), (8, 0.9), (13, 0.0), (13, 0.9), (13, 0.999), (24, 0.9)]
+)
+def test_training_equals_algorithm_1(float64, queue_size, momentum):
     keras.utils.set_random_seed(1)
     model = MoCo(linear_encoder, queue_size, momentum, temperature=0.2, shuffle_bn=False)
     model.compile(SGD(Step(0.5, 2, milestones=(1, 3)), 0.9, 1e-4))
@@ -100,19 +105,19 @@ def test_training_is_algorithm_1(float64, queue_size, momentum):
         expected = reference.step(x_q, x_k, rate)
         loss = fit(model, batches[step : step + 1]).history["loss"][0]
         np.testing.assert_allclose(loss, expected, rtol=1e-9)
-        for weights, wanted in [
+        for encoder, weights in [
             (model.query_encoder, reference.q),
             (model.key_encoder, reference.k),
         ]:
-            for a, b in zip(weights.get_weights(), wanted, strict=True):
+            for a, b in zip(encoder.get_weights(), weights, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(model.queue.keys.numpy(), reference.queue, rtol=1e-8, atol=1e-12)
         assert int(model.queue.pointer.numpy()) == reference.pointer
         assert int(model.step.numpy()) == step + 1
 
 
-def test_defaults_are_the_papers():
-    model = MoCo(lambda: encoders.build("resnet18", head="linear"))
+def test_defaults_are_those_of_the_paper():
+    model = MoCo(lambda: encoders.build("resnet8", head="linear", stem="small"))
     assert model.queue.keys.shape == (65536, 128)
     assert model.queue.keys.dtype == "float32"
     assert not model.queue.keys.trainable
@@ -127,14 +132,14 @@ def test_key_encoder_starts_as_a_copy():
         np.testing.assert_array_equal(a, b)
 
 
-def test_optimizer_holds_the_query_encoder_alone():
+def test_optimizer_updates_the_query_encoder_only():
     model = MoCo(linear_encoder, queue_size=16, shuffle_bn=False)
     model.compile(SGD(0.1))
     assert len(model.optimizer.momentum_buffers) == len(model.query_encoder.trainable_variables)
 
 
 def grouped_normalization(x, groups):
-    """Each block of the batch by its own mean and variance, in float64; and the statistics."""
+    """Return `x` with each block normalized by itself, and the means of the statistics."""
     blocks = np.split(x, groups)
     means = [b.mean(axis=(0, 1, 2)) for b in blocks]
     variances = [b.var(axis=(0, 1, 2)) for b in blocks]
@@ -148,7 +153,7 @@ def grouped_normalization(x, groups):
 
 
 @pytest.mark.parametrize("shuffle_bn", [True, False])
-def test_keys_are_normalized_in_the_groups_of_the_permuted_batch(float64, shuffle_bn):
+def test_keys_are_normalized_in_groups_of_the_permuted_batch(float64, shuffle_bn):
     keras.utils.set_random_seed(2)
     model = MoCo(lambda: normalizing_encoder(4), queue_size=N, shuffle_bn=shuffle_bn, seed=3)
     model.compile(SGD(0.0))
@@ -164,7 +169,7 @@ def test_keys_are_normalized_in_the_groups_of_the_permuted_batch(float64, shuffl
     expected[order] = y.reshape(N, PIXELS) @ kernel + bias
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(model.queue.keys.numpy(), expected, rtol=1e-8)
-    # The key encoder's moving statistics are its own, not an average of the query encoder's.
+    # The momentum update does not touch the moving statistics of the key encoder.
     moving = model.key_encoder.layers[1]
     np.testing.assert_allclose(moving.moving_mean.numpy(), 0.1 * mean, rtol=1e-8)
     np.testing.assert_allclose(moving.moving_variance.numpy(), 0.9 + 0.1 * variance, rtol=1e-8)
@@ -187,7 +192,7 @@ def test_queries_are_not_permuted(float64):
 
 
 def test_two_replicas_compute_what_one_computes(float64, two_replicas):
-    """The whole of distribution has tests of its own; here, loss, weights and queue in 5 steps."""
+    """Loss, weights and queue after 5 steps; test_equivalence.py has more."""
 
     def run(strategy):
         with strategy.scope():
@@ -209,16 +214,16 @@ def test_two_replicas_compute_what_one_computes(float64, two_replicas):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
 
 
-def test_where_the_data_ends_nothing_moves_not_even_a_counter():
-    """`fit` learns that data of unknown length has ended by asking for one batch more."""
+def test_end_of_data_of_unknown_length_changes_nothing():
+    """`fit` detects the end of such data by asking for one more batch."""
     batches = views(4).astype(np.float32)
     models = []
-    for known in (True, False):
+    for is_length_known in (True, False):
         keras.utils.set_random_seed(4)
         model = MoCo(linear_encoder, queue_size=13, shuffle_bn=False)
         model.compile(SGD(0.1))
         data = tf.data.Dataset.from_tensor_slices((batches[:, 0], batches[:, 1]))
-        if not known:
+        if not is_length_known:
             data = data.filter(lambda *_: True)
         model.fit(data, verbose=0, shuffle=False)
         models.append(model)
@@ -226,31 +231,31 @@ def test_where_the_data_ends_nothing_moves_not_even_a_counter():
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
-def losses_of_a_small_resnet(policy, jit_compile=False):
+@functools.cache
+def train_small_model(policy):
+    """Return the losses of four steps, and the model after them."""
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(6)
-    model = MoCo(
-        lambda: encoders.build("resnet8", head="linear", stem="small", bn_groups=2), queue_size=21
-    )
-    model.compile(SGD(Step(0.01, 100)), jit_compile=jit_compile)
-    # Large enough that no statistic rests on a handful of values, which rounding would turn over.
+    model = MoCo(lambda: small_encoder(groups=2), queue_size=21)
+    model.compile(SGD(Step(0.01, 100)))
+    # Images so large that no statistic comes from a few values, which rounding would change a lot.
     x = np.random.default_rng(7).normal(size=(4, 2, 16, 16, 16, 3)).astype(np.float32)
     losses = [fit(model, x[i : i + 1]).history["loss"][0] for i in range(4)]
-    return model, losses
+    return losses, model
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_similarity_and_queue_are_float32_under_mixed_precision(policy):
-    _, expected = losses_of_a_small_resnet("float32")
-    model, losses = losses_of_a_small_resnet(policy)
+def test_loss_and_queue_are_float32_under_mixed_precision(policy):
+    expected, _ = train_small_model("float32")
+    losses, model = train_small_model(policy)
     np.testing.assert_allclose(losses, expected, rtol=0.05)
     assert model.queue.keys.dtype == "float32"
     assert {v.dtype for v in model.query_encoder.trainable_variables} == {"float32"}
     norms = np.linalg.norm(model.queue.keys.numpy(), axis=1)
-    np.testing.assert_allclose(norms, 1.0, atol=1e-5)  # bfloat16 would be off by 1e-3
+    np.testing.assert_allclose(norms, 1.0, atol=1e-5)  # In bfloat16 the error would be 1e-3.
 
 
-def test_checkpoint_holds_queue_pointer_and_step(tmp_path):
+def test_checkpoint_restores_queue_pointer_and_step(tmp_path):
     def build():
         model = MoCo(linear_encoder, queue_size=13, shuffle_bn=False)
         model.compile(SGD(0.1))
