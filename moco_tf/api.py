@@ -43,7 +43,7 @@ def extract_features(
         >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
         >>> test = moco_tf.extract_features(backbone, source, "test", image_size=32)
         >>> test.features.shape, test.labels.shape
-        ((1882, 64), (1882,))
+        ((1818, 64), (1818,))
     """
     parts = {
         "train": source.train,

@@ -87,9 +87,8 @@ def extract(
     readable = np.concatenate(index_parts)
     if not len(readable):
         raise UserError(f"data source '{source.name}': none of the images can be read")
-    labels = source.labels
-    if labels is None:
-        return Features(np.concatenate(feature_parts), readable, None)
-    return Features(
-        np.concatenate(feature_parts), readable, labels[readable], len(source.class_names)
-    )
+    features = np.concatenate(feature_parts)
+    labels, class_names = source.labels, source.class_names
+    if labels is None or class_names is None:
+        return Features(features, readable, None)
+    return Features(features, readable, labels[readable], len(class_names))

@@ -1,45 +1,75 @@
-"""What happens beside the training steps: log, save, show.
+"""Keras callbacks that log the training, report its progress and end it.
 
-Every callback counts global steps, so that it does the same whether or not the run was stopped in
-between.
+All callbacks count global steps, so that a resumed run does what an uninterrupted run does.
 """
 
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import keras
+import ml_collections
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf.config import chance_loss, total_steps
+from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
+
+MAX_NAMES = 10  # Number of unreadable files that are named in a message.
 
 
 class GlobalStep(keras.callbacks.Callback):
-    """Counts steps from `start` on and calls `on_step(step, logs)` after each."""
+    """A callback that counts global steps and calls `on_step(step, logs)` after each.
 
-    def __init__(self, start):
+    Args:
+        start: Global step that the run starts from.
+
+    Attributes:
+        step: Number of steps so far.
+    """
+
+    def __init__(self, start: int) -> None:
         super().__init__()
         self.step = start
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count the step."""
         self.step += 1
-        self.on_step(self.step, logs)
+        self.on_step(self.step, logs or {})
+
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Handle the end of a step.
+
+        Args:
+            step: Global step, counted from 1.
+            logs: The results of `train_step`.
+        """
+        raise NotImplementedError
 
 
 class MetricsLog(GlobalStep):
-    """Writes metrics.jsonl and TensorBoard's scalars: the means since the line before.
+    """Writes the means since the previous line to metrics.jsonl and to TensorBoard.
+
+    Args:
+        workdir: Run directory.
+        start: Global step that the run starts from.
+        config: Config of the run.
+        steps_per_epoch: Number of steps in an epoch.
 
     Attributes:
-        seconds: float, that the steps so far took, waiting for data included; what comes between
-            steps and the first one, which is spent compiling, are left out.
-        seconds_waiting: float, of those, spent on waiting for data.
+        summaries: Summary writer of `workdir/tensorboard`.
+        seconds: Seconds that the steps so far took, including the time waiting for data. The time
+            between steps and the first step, which compiles the training step, do not count.
+        seconds_waiting: Seconds of these that the steps waited for data.
     """
 
-    def __init__(self, workdir, start, config, steps_per_epoch):
+    def __init__(
+        self, workdir: str, start: int, config: ml_collections.ConfigDict, steps_per_epoch: int
+    ) -> None:
         super().__init__(start)
         self.config = config
         self.steps_per_epoch = steps_per_epoch
@@ -48,37 +78,47 @@ class MetricsLog(GlobalStep):
         self.summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self.start = start
         self.steps, self.seconds, self.seconds_waiting = 0, 0.0, 0.0
-        self.line_before = (0, 0.0, 0.0)  # of these, when it was written
+        self._previous_line = (0, 0.0, 0.0)  # Steps and seconds when the previous line was written.
+        self._step_start = (0.0, 0.0)  # Clock and seconds waiting before the current step.
 
-    def on_train_batch_begin(self, batch, logs=None):
-        self.began = time.perf_counter(), self.model.seconds_waiting
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the clock of the step."""
+        self._step_start = time.perf_counter(), self.model.seconds_waiting
 
-    def on_step(self, step, logs):
-        ends = step % self.steps_per_epoch == 0 or step == self.total
-        writes = ends or step % self.config.log_every == 0
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Write a line every `log_every` steps and at the end of an epoch."""
+        is_end = step % self.steps_per_epoch == 0 or step == self.total
+        writes = is_end or step % self.config.log_every == 0
         if writes:
-            # The epoch's running means so far, of which the model now forgets.
+            # Keras reports means since the last reset.
             values = {name: float(value) for name, value in logs.items()}
             self.model.reset_metrics()
         if writes or step > self.start + 1:
+            start, waiting_before = self._step_start
             self.steps += 1
-            self.seconds += time.perf_counter() - self.began[0]
-            self.seconds_waiting += self.model.seconds_waiting - self.began[1]
+            self.seconds += time.perf_counter() - start
+            self.seconds_waiting += self.model.seconds_waiting - waiting_before
         if writes:
-            now = self.steps, self.seconds, self.seconds_waiting
-            steps, seconds, waiting = np.subtract(now, self.line_before)
-            self.line_before = now
+            current = self.steps, self.seconds, self.seconds_waiting
+            steps, seconds, waiting = np.subtract(current, self._previous_line)
+            self._previous_line = current
             values["images_per_second"] = float(steps * self.config.batch_size / seconds)
             values["waiting_for_data"] = round(float(waiting / seconds), 4)
             self.write(step, values)
             with self.summaries.as_default(step):
                 tf.summary.scalar("chance_loss", chance_loss(self.config))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Flush the summaries."""
         self.summaries.flush()
 
-    def write(self, step, values):
-        """Appends a line of `values`, `{name: number}`, and their scalars."""
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl and write its values to TensorBoard.
+
+        Args:
+            step: Global step.
+            values: The values by name.
+        """
         line = {"step": step, "epoch": round(step / self.steps_per_epoch, 4), **values}
         with tf.io.gfile.GFile(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -88,69 +128,103 @@ class MetricsLog(GlobalStep):
 
 
 class UnreadableImages(GlobalStep):
-    """Counts and names, at the end of an epoch or run, the images that could not be read."""
+    """Counts and names the images that could not be read, at the end of every epoch.
 
-    def __init__(self, batches, start, fail):
+    Args:
+        batches: Batches of the run.
+        start: Global step that the run starts from.
+        fail: Whether to raise a `UserError` after the first such image.
+    """
+
+    def __init__(self, batches: TwoViews, start: int, fail: bool) -> None:
         super().__init__(start)
         self.batches = batches
         self.fail = fail
-        self.told = set()
+        self._reported: set[str] = set()
 
-    def on_step(self, step, logs):
-        source = self.batches.source
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Report at the end of an epoch.
+
+        Raises:
+            UserError: If `fail` is set and an image could not be read.
+        """
         if self.fail and self.batches.unreadable:
-            name = source.describe(min(self.batches.unreadable))
+            name = self.batches.source.describe(min(self.batches.unreadable))
             raise UserError(
-                f"{name} cannot be read as an image: remove it, or set --config.data.on_error=skip"
+                f"{name} cannot be read as an image: remove it, or set config.data.on_error='skip'"
             )
         if step % self.batches.steps_per_epoch == 0:
-            self.tell()
+            self.report()
 
-    def on_train_end(self, logs=None):
-        self.tell()
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Report at the end of the run."""
+        self.report()
 
-    def tell(self):
+    def report(self) -> None:
+        """Print the number of skipped files and some of their names, if there are new ones."""
         source = self.batches.source
-        unreadable = [source.describe(i) for i in sorted(self.batches.unreadable)]
+        unreadable = [source.describe(index) for index in sorted(self.batches.unreadable)]
         skipped = set(unreadable + source.ignored)
-        if skipped - self.told:
-            self.told |= skipped
+        if skipped - self._reported:
+            self._reported |= skipped
             names = sorted(skipped)
-            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-            tqdm.write(f"skipped {len(names)} files that cannot be read as images: {shown}")
+            more = ", ..." if len(names) > MAX_NAMES else ""
+            tqdm.write(
+                f"skipped {len(names)} files that cannot be read as images: "
+                f"{', '.join(names[:MAX_NAMES])}{more}"
+            )
 
 
 class StopAt(GlobalStep):
-    """Ends the run after its last step, which may lie in the midst of an epoch."""
+    """Ends the run after its last step, which can be in the middle of an epoch.
 
-    def __init__(self, start, total):
+    Args:
+        start: Global step that the run starts from.
+        total: Number of steps of the whole run.
+    """
+
+    def __init__(self, start: int, total: int) -> None:
         super().__init__(start)
         self.total = total
 
-    def on_step(self, step, logs):
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Stop at the last step."""
         if step == self.total:
             self.model.stop_training = True
 
 
 class Progress(GlobalStep):
-    """A progress bar with loss, contrastive accuracy and time left, and for each epoch a line that
-    also says where the time went."""
+    """A progress bar, and a line for every epoch.
 
-    def __init__(self, log, start, total, steps_per_epoch, refresh_every):
+    Both show the loss, the contrastive accuracy and the time left. The line also tells which share
+    of the time was spent waiting for data. The bar is only shown in a terminal.
+
+    Args:
+        log: The run's `MetricsLog`, which comes before this callback.
+        start: Global step that the run starts from.
+        total: Number of steps of the whole run.
+        steps_per_epoch: Number of steps in an epoch.
+        refresh_every: Number of steps between updates of the loss.
+    """
+
+    def __init__(
+        self, log: MetricsLog, start: int, total: int, steps_per_epoch: int, refresh_every: int
+    ) -> None:
         super().__init__(start)
         self.log = log
-        self.epoch_before = (0.0, 0.0)
         self.total = total
         self.steps_per_epoch = steps_per_epoch
         self.refresh_every = refresh_every
-        self.bar = None
-        self.clock = None
+        self._bar: tqdm | None = None
+        self._clock_start = (0, 0.0)  # Step and clock after the first step.
+        self._previous_epoch = (0.0, 0.0)  # Seconds and seconds waiting at its end.
 
-    def on_step(self, step, logs):
-        if self.bar is None:
-            # The first step is spent compiling: a clock that starts after it is honest.
-            self.clock = (step, time.perf_counter())
-            self.bar = tqdm(
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Update the bar, and print a line at the end of an epoch."""
+        if self._bar is None:
+            # The first step compiles the training step, so the pace is measured after it.
+            self._clock_start = step, time.perf_counter()
+            self._bar = tqdm(
                 total=self.total,
                 initial=step,
                 unit="step",
@@ -159,26 +233,35 @@ class Progress(GlobalStep):
                 smoothing=0.05,
             )
         else:
-            self.bar.update(1)
-        epoch_ends = step % self.steps_per_epoch == 0 or step == self.total
-        if not (epoch_ends or step % self.refresh_every == 0):
+            self._bar.update(1)
+        is_end = step % self.steps_per_epoch == 0 or step == self.total
+        if not (is_end or step % self.refresh_every == 0):
             return
-        words = f"loss {logs['loss']:.3f}, contrastive top-1 {logs['contrastive_top1']:.3f}"
-        epoch, epochs = (-(-n // self.steps_per_epoch) for n in (step, self.total))
-        epoch = f"epoch {epoch}/{epochs}"
-        self.bar.set_description(epoch, refresh=False)
-        self.bar.set_postfix_str(words, refresh=False)
-        if epoch_ends:
-            first, since = self.clock
-            pace = (time.perf_counter() - since) / max(step - first, 1)
-            left = tqdm.format_interval(pace * (self.total - step))
-            now = self.log.seconds, self.log.seconds_waiting
-            seconds, waiting = np.subtract(now, self.epoch_before)
-            self.epoch_before = now
-            share = f"waited {waiting / max(seconds, 1e-9):.0%} of the time for data"
-            tqdm.write(f"{epoch}, step {step}/{self.total}: {words}; {share}; {left} left")
+        accuracy = f"loss {logs['loss']:.3f}, contrastive top-1 {logs['contrastive_top1']:.3f}"
+        epoch, epochs = (-(-steps // self.steps_per_epoch) for steps in (step, self.total))
+        self._bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+        self._bar.set_postfix_str(accuracy, refresh=False)
+        if is_end:
+            tqdm.write(
+                f"epoch {epoch}/{epochs}, step {step}/{self.total}: {accuracy}; "
+                f"waited {self._share_waiting():.0%} of the time for data; "
+                f"{self._time_left(step)} left"
+            )
             sys.stdout.flush()
 
-    def on_train_end(self, logs=None):
-        if self.bar is not None and self.step == self.total:
-            self.bar.close()
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the bar at the end of the run."""
+        if self._bar is not None and self.step == self.total:
+            self._bar.close()
+
+    def _share_waiting(self) -> float:
+        """Return the share of the time since the previous epoch that was spent waiting for data."""
+        current = self.log.seconds, self.log.seconds_waiting
+        seconds, waiting = np.subtract(current, self._previous_epoch)
+        self._previous_epoch = current
+        return waiting / max(seconds, 1e-9)
+
+    def _time_left(self, step: int) -> str:
+        first_step, start = self._clock_start
+        seconds_per_step = (time.perf_counter() - start) / max(step - first_step, 1)
+        return tqdm.format_interval(seconds_per_step * (self.total - step))

@@ -1,72 +1,92 @@
-"""What the features are worth while they are being learned: nearest neighbours every few epochs."""
+"""Nearest-neighbor accuracy of the features during training."""
+
+from typing import Any
 
 import keras
+import ml_collections
+import numpy as np
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders
 from moco_tf.config import total_steps
-from moco_tf.data.sources.source import evenly_spaced
+from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.evaluation import features, knn
-from moco_tf.training.callbacks import GlobalStep
+from moco_tf.training.callbacks import GlobalStep, MetricsLog
+from moco_tf.training.tensorboard import Projector
 
-# Images that are looked at, at the most: bank and queries.
-TRAIN = 10_000
-TEST = 2_000
+# Maximum numbers of images: of the bank, and of those that are classified.
+MAX_TRAIN = 10_000
+MAX_TEST = 2_000
 
 
 class KNNMonitor(GlobalStep):
-    """Classifies held-out images by the backbone's nearest neighbours every few epochs.
+    """Classifies test images by nearest neighbors every `knn_every` epochs, and logs the accuracy.
 
-    Where there are no labels, it only hands the features to the projector.
+    It also does so before the first step and after the last. If the source has no labels, only the
+    features go to the projector.
 
     Args:
-        log: the run's `MetricsLog`.
-        start: int, the step that the run goes on from.
-        config: the run's config.
-        steps_per_epoch: int.
-        source: the `moco_tf.data.source.Source` of the images.
-        projector: a `moco_tf.tensorboard.Projector`, which gets the held-out images' features at
-            each look, or None.
+        log: The run's `MetricsLog`.
+        start: Global step that the run starts from.
+        config: Config of the run.
+        steps_per_epoch: Number of steps in an epoch.
+        source: The source of the images.
+        projector: A `Projector` that receives the features of the test images each time, or None.
     """
 
-    def __init__(self, log, start, config, steps_per_epoch, source, projector=None):
+    def __init__(
+        self,
+        log: MetricsLog,
+        start: int,
+        config: ml_collections.ConfigDict,
+        steps_per_epoch: int,
+        source: Source,
+        projector: Projector | None = None,
+    ) -> None:
         super().__init__(start)
         self.log = log
         self.image_size = config.image_size
         self.last_step = total_steps(config, steps_per_epoch)
         self.source = source
         self.projector = projector
-        self.train = evenly_spaced(source.train, TRAIN)
-        self.test = evenly_spaced(source.test, TEST)
+        self.train = evenly_spaced(source.train, MAX_TRAIN)
+        self.test = evenly_spaced(source.test, MAX_TEST)
         self.classifies = source.has_labels and len(self.train) > 0
         self.every = config.knn_every * steps_per_epoch if len(self.test) else 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Build the monitor's copy of the backbone, and evaluate a run that has no steps yet."""
         if self.every:
-            # A copy: a replica's moving statistics are of its own groups until they are read.
-            self.trained = self.model.query_encoder.backbone
-            self.copy = keras.models.clone_model(self.trained)
-            self.backbone = encoders.with_normalization(self.copy)
+            # A copy, because the replicas' moving statistics differ until they are read.
+            self._trained = self.model.query_encoder.backbone
+            self._copy = keras.models.clone_model(self._trained)
+            self._backbone = encoders.with_normalization(self._copy)
             if self.step == 0:
-                self.look(0)
+                self.evaluate(0)
 
-    def on_step(self, step, logs):
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Evaluate every `knn_every` epochs and after the last step."""
         if self.every and (step % self.every == 0 or step == self.last_step):
-            self.look(step)
+            self.evaluate(step)
 
-    def look(self, step):
-        self.copy.set_weights(self.trained.get_weights())
-        test = self.features(self.test)
+    def evaluate(self, step: int) -> None:
+        """Compute the features and log their accuracy.
+
+        Args:
+            step: The current global step.
+        """
+        self._copy.set_weights(self._trained.get_weights())
+        test = self._extract(self.test)
         if self.projector is not None:
             self.projector.write(step, test)
         if not self.classifies:
             return
-        train = self.features(self.train)
-        accuracy = knn.classify(train, test)
+        accuracy = knn.classify(self._extract(self.train), test)
         self.log.write(step, {"knn_top1": accuracy["top1"]})
         if distribution.is_chief():
-            line = f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.labels)} images"
-            tqdm.write(line)
+            tqdm.write(
+                f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.indices)} images"
+            )
 
-    def features(self, part):
-        return features.extract(self.backbone, self.source, part, self.image_size)
+    def _extract(self, indices: np.ndarray) -> features.Features:
+        return features.extract(self._backbone, self.source, indices, self.image_size)

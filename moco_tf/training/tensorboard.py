@@ -1,92 +1,109 @@
-"""What TensorBoard shows of a run beside its scalars: the features, and the views."""
+"""What TensorBoard shows of a run beside its scalars: the features, and the augmented views."""
 
 import os
+from typing import Any
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 from tensorboard.plugins import projector
 
 from moco_tf.config import total_steps
+from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.sources.source import Source
+from moco_tf.evaluation.features import Features
 from moco_tf.files import write_atomically
 from moco_tf.plots.images import visible
 from moco_tf.plots.thumbnails import jpeg, sheet, thumbnails
 from moco_tf.seeds import seed_for
 from moco_tf.training.callbacks import GlobalStep
 
-PAIRS = 4  # of views, shown at a time
+MAX_PAIRS = 4  # Number of pairs of views that are shown for a step.
 
 
 class Projector:
-    """The data of TensorBoard's embedding projector, in a run's `tensorboard/`.
+    """The data of TensorBoard's embedding projector, in `tensorboard/` of a run directory.
 
     Args:
-        workdir: str, the run directory.
-        source: the `moco_tf.data.source.Source` of the images.
-        image_size: int, side of the central views in pixels.
+        workdir: Run directory.
+        source: The source of the images.
+        image_size: Side of the central views in pixels.
     """
 
-    def __init__(self, workdir, source, image_size):
+    def __init__(self, workdir: str, source: Source, image_size: int) -> None:
         self.directory = os.path.join(workdir, "tensorboard")
         self.source = source
         self.image_size = image_size
-        self.indices = None
+        self._indices: np.ndarray | None = None  # The images that have been written.
+        self._thumbnail_side = 0
 
-    def write(self, step, features):
-        """Takes the place of what was there: features.tsv, metadata.tsv with the names of classes
-        (if there are any) and images, sprite.jpg, and projector_config.pbtxt, which names them.
+    def write(self, step: int, features: Features) -> None:
+        """Replace the data that was written before.
+
+        The files are features.tsv; metadata.tsv with the names of the images, and of their classes
+        if there are any; sprite.jpg with thumbnails; and projector_config.pbtxt, which names the
+        others.
 
         Args:
-            step: int, the global step that the features are of.
-            features: `moco_tf.evaluation.features.Features`.
+            step: Global step of the features.
+            features: The features to show.
         """
         tf.io.gfile.makedirs(self.directory)
-        if not np.array_equal(self.indices, features.indices):
+        if self._indices is None or not np.array_equal(self._indices, features.indices):
             self._write_images(features)
-            self.indices = features.indices
-        # As text, since TensorBoard looks for text first and takes some binary files for it.
-        row = "\t".join(["%.4g"] * features.features.shape[1]) + "\n"
-        self._write("features.tsv", "".join(row % tuple(f) for f in features.features.tolist()))
+            self._indices = features.indices
+        # As text, because TensorBoard tries text first and misreads some binary files as such.
+        line_format = "\t".join(["%.4g"] * features.features.shape[1]) + "\n"
+        lines = [line_format % tuple(feature) for feature in features.features.tolist()]
+        self._write("features.tsv", "".join(lines))
         config = projector.ProjectorConfig()
         config.embeddings.add(
             tensor_name=f"features_at_step_{step}",
             tensor_path="features.tsv",
             metadata_path="metadata.tsv",
             sprite=projector.SpriteMetadata(
-                image_path="sprite.jpg", single_image_dim=[self.side, self.side]
+                image_path="sprite.jpg", single_image_dim=[self._thumbnail_side] * 2
             ),
         )
         projector.visualize_embeddings(self.directory, config)
 
-    def _write_images(self, features):
-        names = [self.source.describe(int(index)) for index in features.indices]
-        rows = [_cell(name) for name in names]
+    def _write_images(self, features: Features) -> None:
+        rows = [_to_cell(self.source.describe(int(index))) for index in features.indices]
         if features.labels is not None:
-            classes = [_cell(self.source.class_names[label]) for label in features.labels]
-            # Several columns have a header, and a single one has none.
-            rows = ["class\timage"] + [f"{c}\t{r}" for c, r in zip(classes, rows, strict=True)]
+            assert self.source.class_names is not None
+            classes = [_to_cell(self.source.class_names[label]) for label in features.labels]
+            # TensorBoard expects a header if there are several columns, and none for one column.
+            rows = [f"{name}\t{row}" for name, row in zip(classes, rows, strict=True)]
+            rows = ["class\timage", *rows]
         self._write("metadata.tsv", "\n".join(rows) + "\n")
         tiles = thumbnails(self.source, features.indices, self.image_size)
-        self.side = tiles.shape[1]
+        self._thumbnail_side = tiles.shape[1]
         self._write("sprite.jpg", jpeg(sheet(tiles)))
 
-    def _write(self, name, contents):
-        write_atomically(os.path.join(self.directory, name), contents)
+    def _write(self, name: str, content: str | bytes) -> None:
+        write_atomically(os.path.join(self.directory, name), content)
 
 
 class ViewImages(GlobalStep):
-    """Shows a few images as the encoders see them, at the start, every `knn_every` epochs, and at
-    the end: in each picture the query's view on the left and its key's on the right.
+    """Shows a few images as the encoders see them, the query's view left and the key's view right.
 
-    They are the first images of the step that was just taken (at the start, of the first one).
+    It shows the first images of the step before: at the start of the run (where it is the first
+    step), every `knn_every` epochs, and at the end.
 
     Args:
-        summaries: a `tf.summary` writer.
-        start: int, the step that the run goes on from.
-        config: the run's config.
-        batches: its `moco_tf.data.pipeline.TwoViews`.
+        summaries: Summary writer to write to.
+        start: Global step that the run starts from.
+        config: Config of the run.
+        batches: Batches of the run.
     """
 
-    def __init__(self, summaries, start, config, batches):
+    def __init__(
+        self,
+        summaries: tf.summary.SummaryWriter,
+        start: int,
+        config: ml_collections.ConfigDict,
+        batches: TwoViews,
+    ) -> None:
         super().__init__(start)
         self.summaries = summaries
         self.config = config
@@ -94,33 +111,42 @@ class ViewImages(GlobalStep):
         self.every = config.knn_every * batches.steps_per_epoch
         self.last_step = total_steps(config, batches.steps_per_epoch)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Show the views of the first step of a run that has no steps yet."""
         if self.every and self.step == 0:
-            self.look(0)
+            self.write(0)
 
-    def on_step(self, step, logs):
+    def on_step(self, step: int, logs: dict[str, Any]) -> None:
+        """Show the views every `knn_every` epochs and after the last step."""
         if self.every and (step % self.every == 0 or step == self.last_step):
-            self.look(step)
+            self.write(step)
 
-    def look(self, step):
-        # Made again, and not taken from the training's iterator, which must not lose its place.
+    def write(self, step: int) -> None:
+        """Write the summary of the views.
+
+        Args:
+            step: The current global step.
+        """
+        # The batch is computed again, because the training's iterator must not skip one.
         position = max(step - 1, 0)
         batch = next(self.batches.between(position, position + 1).as_numpy_iterator())
         # A memory bank encodes one view of an image.
-        names = ("query", "key")[: 1 if self.config.mechanism == "memory_bank" else 2]
+        names = ("query",) if self.config.mechanism == "memory_bank" else ("query", "key")
         views = [
-            self._view(name, images, position) for name, images in zip(names, batch, strict=False)
+            self._augmented(name, images, position)
+            for name, images in zip(names, batch, strict=False)
         ]
         with self.summaries.as_default(step):
-            tf.summary.image("views", np.concatenate(views, axis=2), max_outputs=PAIRS)
+            tf.summary.image("views", np.concatenate(views, axis=2), max_outputs=MAX_PAIRS)
 
-    def _view(self, name, images, position):
+    def _augmented(self, name: str, images: np.ndarray, position: int) -> np.ndarray:
+        """Return the first views of a batch after the augmentation, `[MAX_PAIRS, H, W, 3]`."""
         augment, count = self.model.augment, self.config.batch_size
         seed = seed_for(f"{name}_view", self.config.seed, position)
-        view = augment(images, tf.range(count), count, seed)[:PAIRS].numpy()
+        view = augment(images, tf.range(count), count, seed)[:MAX_PAIRS].numpy()
         return visible(np.clip(view * augment.std + augment.mean, 0, 1))
 
 
-def _cell(text):
-    """A text as a cell of a TSV file has to be: on one line, without tabs."""
+def _to_cell(text: str) -> str:
+    """Return a text as a cell of a TSV file, on one line and without tabs."""
     return " ".join(text.split())

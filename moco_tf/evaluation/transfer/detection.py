@@ -1,89 +1,105 @@
-"""Object detection: KerasHub's RetinaNet on a backbone, trained and measured by COCO's AP.
+"""Object detection: KerasHub's RetinaNet on a backbone, measured by COCO's average precision.
 
-Its schedule is the paper's for PASCAL VOC, 24,000 steps, with falls after three quarters and after
-eleven twelfths of them, as docs/detectron2.md has it. The learning rate of 0.01, the two losses and
-what becomes of the predictions are those of Detectron2's RetinaNet. Of KerasHub's model these are
-set otherwise than by default:
+The schedule is the paper's for PASCAL VOC: 24,000 steps, with the learning rate divided by 10 after
+three quarters and after eleven twelfths of them, as docs/detectron2.md describes. The learning rate
+of 0.01, the two losses and the postprocessing of the predictions are those of Detectron2's
+RetinaNet. The model differs from KerasHub's defaults in four points:
 
-- The feature pyramid has BatchNormalization, and the two heads GroupNormalization, which is what
-  KerasHub has for them; its statistics are of one image, so there is nothing to synchronise.
-- The coarser levels start from the backbone's last stage, as in RetinaNet's paper.
-- The last layers begin as in that paper, with weights N(0, 0.01), a bias of 0 for the boxes, and
-  for the classes one that makes every score 0.01. KerasHub gives that bias to the boxes.
-- Overlapping detections are suppressed class by class. KerasHub lets a box of another class
-  suppress too, and leaves out scores below 0.5.
+- The feature pyramid has BatchNormalization. The two heads have GroupNormalization, the only
+  normalization that KerasHub offers for them. Its statistics are those of one image, so there is
+  nothing to synchronize.
+- The coarser levels start from the last stage of the backbone, as in RetinaNet's paper.
+- The last layers are initialized as in that paper: weights from N(0, 0.01), a bias of 0 for the
+  boxes, and for the classes a bias that makes every score 0.01. KerasHub gives that bias to the
+  boxes.
+- Non-maximum suppression treats each class separately. KerasHub's also suppresses boxes of other
+  classes, and drops scores below 0.5.
 """
 
 import contextlib
 import io
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.data.boxes.geometry import boxes_in_image, boxes_in_square, fitted
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import DetectionSettings
-from moco_tf.evaluation.transfer.training import Task
+from moco_tf.evaluation.transfer.training import Prediction, Task
 
-LEVELS = 3, 7  # of the feature pyramid: strides of 8 to 128 pixels
-PRIOR = 0.01  # every score before the training
-FOCUS, POSITIVE_WEIGHT = 2.0, 0.25  # of the focal loss: gamma, alpha
-BETA = 0.1  # below this difference the loss of a box is quadratic
-LOWEST_SCORE, OVERLAP, MOST_DETECTIONS = 0.05, 0.5, 100
-BACKGROUND, UNDECIDED = -1, -2  # what KerasHub's label encoder says of an anchor without a box
-METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}  # COCOeval's first three
+PYRAMID_LEVELS = 3, 7  # Lowest and highest level: strides of 8 to 128 pixels.
+PRIOR_SCORE = 0.01  # Score of every class before training.
+FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25
+SMOOTH_L1_BETA = 0.1  # The loss of a box is quadratic below this difference.
+MIN_SCORE, MAX_OVERLAP, MAX_DETECTIONS = 0.05, 0.5, 100
+# Classes in the output of KerasHub's label encoder for anchors that have no box.
+BACKGROUND, IGNORED_ANCHOR = -1, -2
+METRICS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}  # The first three of COCOeval.
 
 
 class Suppression(keras.layers.Layer):
-    """Non-maximum suppression class by class, for `RetinaNetObjectDetector.decode_predictions`.
+    """Non-maximum suppression of each class, for `RetinaNetObjectDetector.decode_predictions`.
 
     Args:
-        image_size: int, side of the images in pixels.
-
-    Call arguments: boxes `[n, anchors, 4]`, scores before the sigmoid `[n, anchors, classes]`.
-    Returns a dict of `boxes` `[n, 100, 4]`, `confidence` `[n, 100]` and `labels` `[n, 100]`, best
-    first; where there are fewer detections, their confidence is 0.
+        image_size: Side of the images in pixels.
+        **kwargs: Further arguments of `keras.layers.Layer`.
     """
 
     bounding_box_format = "xyxy"
 
-    def __init__(self, image_size, **kwargs):
+    def __init__(self, image_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_size = image_size
 
-    def call(self, boxes, scores, images=None):
-        found = tf.image.combined_non_max_suppression(
-            # For overlaps it is all the same which axis is called x.
+    def call(
+        self, boxes: tf.Tensor, scores: tf.Tensor, images: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Return the detections that remain.
+
+        Args:
+            boxes: `[n, anchors, 4]`.
+            scores: `[n, anchors, classes]`, before the sigmoid.
+            images: Ignored; KerasHub passes it.
+
+        Returns:
+            `boxes` `[n, 100, 4]`, `confidence` `[n, 100]` and `labels` `[n, 100]`, best first. If
+            there are fewer detections, the confidence of the others is 0.
+        """
+        boxes, confidence, labels, _ = tf.image.combined_non_max_suppression(
+            # The function calls the first coordinate y, which makes no difference to overlaps.
             tf.clip_by_value(boxes, 0, self.image_size)[:, :, tf.newaxis],
             tf.sigmoid(scores),
-            max_output_size_per_class=MOST_DETECTIONS,
-            max_total_size=MOST_DETECTIONS,
-            iou_threshold=OVERLAP,
-            score_threshold=LOWEST_SCORE,
+            max_output_size_per_class=MAX_DETECTIONS,
+            max_total_size=MAX_DETECTIONS,
+            iou_threshold=MAX_OVERLAP,
+            score_threshold=MIN_SCORE,
             clip_boxes=False,
         )
-        return {"boxes": found[0], "confidence": found[1], "labels": found[2]}
+        return {"boxes": boxes, "confidence": confidence, "labels": labels}
 
 
-def build(image_encoder, num_classes, image_size):
-    """KerasHub's RetinaNet on a backbone.
+def build(image_encoder: Any, num_classes: int, image_size: int) -> keras.Model:
+    """Build KerasHub's RetinaNet on a backbone.
 
     Args:
-        image_encoder: a `keras_hub.models.ResNetBackbone`, which becomes a part of it.
-        num_classes: int.
-        image_size: int, a multiple of 32.
+        image_encoder: A `keras_hub.models.ResNetBackbone`, which becomes a part of the model.
+        num_classes: Number of classes.
+        image_size: Side of the images in pixels, a multiple of 32.
 
     Returns:
-        A `keras_hub.models.RetinaNetObjectDetector`, from normalised images `[n, size, size, 3]` to
+        A `keras_hub.models.RetinaNetObjectDetector` from normalized images `[n, size, size, 3]` to
         `bbox_regression` `[n, anchors, 4]` and `cls_logits` `[n, anchors, classes]`.
     """
     import keras_hub
 
     pyramid = keras_hub.models.RetinaNetBackbone(
         image_encoder,
-        *LEVELS,
+        *PYRAMID_LEVELS,
         use_p5=True,
         use_fpn_batch_norm=True,
         image_shape=(image_size, image_size, 3),
@@ -97,7 +113,7 @@ def build(image_encoder, num_classes, image_size):
     )
     for head, bias in (
         (detector.box_head, 0.0),
-        (detector.classification_head, math.log(PRIOR / (1 - PRIOR))),
+        (detector.classification_head, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE))),
     ):
         layer = head.prediction_layer
         layer.kernel.assign(keras.random.normal(layer.kernel.shape, stddev=0.01))
@@ -105,24 +121,28 @@ def build(image_encoder, num_classes, image_size):
     return detector
 
 
-def targets(images, image_size):
-    """What a training batch says of its images beside the pixels.
+def targets(
+    images: AnnotatedImages, image_size: int
+) -> tuple[Callable[..., tuple[np.ndarray, np.ndarray]], tuple[tf.TensorSpec, ...]]:
+    """Return what a training batch contains in addition to the images.
 
     Args:
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        image_size: int.
+        images: The annotated images.
+        image_size: Side of the images in pixels.
 
     Returns:
-        `targets` and `specs` of `moco_tf.data.letterbox.TrainingBatches`: float32 `[m, 4]`, boxes
-        in the square; float32 `[m]`, their classes. Rows for which there is no box are all -1. Of
-        more boxes than m the largest are taken.
+        `targets` and `specs` of `moco_tf.data.boxes.letterbox.TrainingBatches`: the boxes in the
+        square, float32 `[m, 4]`, and their classes, float32 `[m]`. Rows without a box are -1. If an
+        image has more than m boxes, the largest are used.
     """
-    most = images.most_boxes
+    max_boxes = images.most_boxes
 
-    def of_image(annotations, height, width, flip):
-        wanted = ~annotations.crowd
-        boxes = boxes_in_square(annotations.boxes[wanted], height, width, image_size)
-        labels = annotations.labels[wanted]
+    def targets_of_image(
+        annotations: Annotations, height: int, width: int, flip: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        trained = ~annotations.crowd
+        boxes = boxes_in_square(annotations.boxes[trained], height, width, image_size)
+        labels = annotations.labels[trained]
         new_height, new_width = fitted(height, width, image_size)
         if flip:
             boxes = np.stack(
@@ -130,84 +150,103 @@ def targets(images, image_size):
             )
         boxes = np.clip(boxes, 0, [new_width, new_height, new_width, new_height])
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        # Without an area a box has no logarithm to train for.
-        largest = np.argsort(-areas, kind="stable")[: min(most, np.count_nonzero(areas))]
+        # The regression targets are logarithms of the sides, so boxes without an area are dropped.
+        largest = np.argsort(-areas, kind="stable")[: min(max_boxes, np.count_nonzero(areas))]
         order = np.sort(largest)
-        found = np.full([most, 4], -1, np.float32), np.full([most], -1, np.float32)
-        found[0][: len(order)], found[1][: len(order)] = boxes[order], labels[order]
-        return found
+        padded_boxes = np.full([max_boxes, 4], -1, np.float32)
+        padded_labels = np.full([max_boxes], -1, np.float32)
+        padded_boxes[: len(order)] = boxes[order]
+        padded_labels[: len(order)] = labels[order]
+        return padded_boxes, padded_labels
 
-    return of_image, (tf.TensorSpec([most, 4], tf.float32), tf.TensorSpec([most], tf.float32))
+    specs = tf.TensorSpec([max_boxes, 4], tf.float32), tf.TensorSpec([max_boxes], tf.float32)
+    return targets_of_image, specs
 
 
-def loss(detector, squares, boxes, labels):
-    """Focal loss of all anchors and smooth L1 of those that have a box, with its number.
+def loss(
+    detector: Any, squares: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the focal loss of all anchors plus the smooth L1 loss of those that have a box.
 
     Args:
-        detector: of `build`.
-        squares: normalised, float32 `[n, size, size, 3]`.
-        boxes, labels: of `targets`, with a first axis of n.
+        detector: The result of `build`.
+        squares: Normalized images, float32 `[n, size, size, 3]`.
+        boxes: Boxes of `targets`, `[n, m, 4]`.
+        labels: Classes of `targets`, `[n, m]`.
 
     Returns:
-        Two scalars: the sum of the losses, and the anchors that have a box.
+        Two scalars: the sum of the losses, and the number of anchors that have a box.
     """
-    found = detector(squares, training=True)
-    wanted_boxes, anchors = detector.label_encoder(squares, boxes, labels)
-    positive = tf.cast(anchors > BACKGROUND, tf.float32)
-    decided = tf.cast(anchors != UNDECIDED, tf.float32)
-    classes = tf.one_hot(tf.cast(anchors, tf.int32), detector.num_classes)
-    # Keras has the mean over the classes where the paper has the sum.
-    of_classes = detector.num_classes * keras.losses.binary_focal_crossentropy(
-        classes,
-        tf.sigmoid(found["cls_logits"]),
+    predictions = detector(squares, training=True)
+    box_targets, anchor_classes = detector.label_encoder(squares, boxes, labels)
+    has_box = tf.cast(anchor_classes > BACKGROUND, tf.float32)
+    counts = tf.cast(anchor_classes != IGNORED_ANCHOR, tf.float32)
+    class_targets = tf.one_hot(tf.cast(anchor_classes, tf.int32), detector.num_classes)
+    # Keras averages over the classes, where the paper sums.
+    class_losses = detector.num_classes * keras.losses.binary_focal_crossentropy(
+        class_targets,
+        tf.sigmoid(predictions["cls_logits"]),
         apply_class_balancing=True,
-        alpha=POSITIVE_WEIGHT,
-        gamma=FOCUS,
+        alpha=FOCAL_ALPHA,
+        gamma=FOCAL_GAMMA,
     )
-    difference = tf.abs(wanted_boxes - found["bbox_regression"])
-    smooth = tf.where(difference < BETA, difference**2 / (2 * BETA), difference - BETA / 2)
-    of_boxes = tf.reduce_sum(smooth, axis=-1)
-    total = tf.reduce_sum(decided * of_classes) + tf.reduce_sum(positive * of_boxes)
-    return total, tf.reduce_sum(positive)
+    difference = tf.abs(box_targets - predictions["bbox_regression"])
+    smooth = tf.where(
+        difference < SMOOTH_L1_BETA,
+        difference**2 / (2 * SMOOTH_L1_BETA),
+        difference - SMOOTH_L1_BETA / 2,
+    )
+    box_losses = tf.reduce_sum(smooth, axis=-1)
+    total = tf.reduce_sum(counts * class_losses) + tf.reduce_sum(has_box * box_losses)
+    return total, tf.reduce_sum(has_box)
 
 
-def predict(detector, squares):
-    """Detections in the squares: boxes `[n, 100, 4]`, scores `[n, 100]`, labels `[n, 100]`."""
-    found = detector.decode_predictions(detector(squares, training=False), squares)
-    return found["boxes"], found["confidence"], found["labels"]
-
-
-def measure(images, image_size, predictions):
-    """COCO's AP, AP50 and AP75 of detections, by pycocotools, in the images' own coordinates.
-
-    A detection in a crowd's box, or of a difficult object, counts neither way.
-
-    Args:
-        images: `moco_tf.data.annotated.AnnotatedImages`.
-        image_size: int.
-        predictions: an iterator of `(index, height, width, boxes, scores, labels)`.
+def predict(detector: Any, squares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Detect objects in normalized images `[n, size, size, 3]`.
 
     Returns:
-        `{"ap": float, "ap50": float, "ap75": float}`.
+        Boxes in the square `[n, 100, 4]`, scores `[n, 100]` and labels `[n, 100]`, best first. The
+        score is 0 in rows without a detection.
+    """
+    predictions = detector.decode_predictions(detector(squares, training=False), squares)
+    return predictions["boxes"], predictions["confidence"], predictions["labels"]
+
+
+def measure(
+    images: AnnotatedImages, image_size: int, predictions: Iterable[Prediction]
+) -> dict[str, float]:
+    """Return COCO's AP, AP50 and AP75, computed by pycocotools in the coordinates of the images.
+
+    A detection in the box of a crowd, or of a difficult object, counts neither as right nor as
+    wrong.
+
+    Args:
+        images: The annotated images.
+        image_size: Side of the squares in pixels.
+        predictions: `(index, height, width, boxes, scores, labels)` for each test image.
+
+    Returns:
+        `{"ap": float, "ap50": float, "ap75": float}`, in [0, 1].
 
     Raises:
-        UserError: there is no box to find.
+        UserError: If the test images have no box that counts.
     """
-    truth = {"images": [], "annotations": [], "categories": []}
-    truth["categories"] = [{"id": n, "name": name} for n, name in enumerate(images.class_names)]
-    found = []
+    categories = [{"id": label, "name": name} for label, name in enumerate(images.class_names)]
+    image_entries: list[dict[str, Any]] = []
+    annotation_entries: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for index, height, width, *prediction in predictions:
-        truth["images"].append({"id": index, "height": height, "width": width})
+        image_entries.append({"id": index, "height": height, "width": width})
         objects = images.annotations(index, height, width)
         for box, label, ignored in zip(
-            _corner_and_sides(objects.boxes),
+            _to_coco_boxes(objects.boxes),
             objects.labels,
             objects.crowd | objects.difficult,
             strict=True,
         ):
-            truth["annotations"].append(
+            annotation_entries.append(
                 {
-                    "id": len(truth["annotations"]) + 1,  # pycocotools takes 0 for no match
+                    "id": len(annotation_entries) + 1,  # To pycocotools, 0 means no match.
                     "image_id": index,
                     "category_id": int(label),
                     "bbox": box,
@@ -216,8 +255,8 @@ def measure(images, image_size, predictions):
                 }
             )
         boxes, scores, labels = detections(image_size, height, width, *prediction)
-        for box, score, label in zip(_corner_and_sides(boxes), scores, labels, strict=True):
-            found.append(
+        for box, score, label in zip(_to_coco_boxes(boxes), scores, labels, strict=True):
+            results.append(
                 {
                     "image_id": index,
                     "category_id": int(label),
@@ -225,44 +264,72 @@ def measure(images, image_size, predictions):
                     "score": float(score),
                 }
             )
-    if all(annotation["iscrowd"] for annotation in truth["annotations"]):
-        raise UserError(f"data source '{images.name}' has no box to find in its test images")
-    return dict(zip(METRICS, average_precisions(truth, found), strict=True))
+    if all(annotation["iscrowd"] for annotation in annotation_entries):
+        raise UserError(f"data source '{images.name}': the test images have no box to detect")
+    truth = {
+        "images": image_entries,
+        "annotations": annotation_entries,
+        "categories": categories,
+    }
+    return dict(zip(METRICS, average_precisions(truth, results), strict=True))
 
 
-def detections(image_size, height, width, boxes, scores, labels):
-    """What of `predict` is a detection, with boxes in the image's own coordinates."""
-    some = scores > 0
-    return boxes_in_image(boxes[some], height, width, image_size), scores[some], labels[some]
-
-
-def average_precisions(truth, found):
-    """AP, AP50 and AP75 as COCO's own evaluation has them.
+def detections(
+    image_size: int,
+    height: int,
+    width: int,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the detections in one image, with boxes in the coordinates of the image.
 
     Args:
-        truth: a dict in COCO's format.
-        found: a list of results in COCO's format.
+        image_size: Side of the squares in pixels.
+        height: Height of the image.
+        width: Width of the image.
+        boxes: Boxes that `predict` returned for the image, `[100, 4]`.
+        scores: Its scores, `[100]`.
+        labels: Its labels, `[100]`.
 
     Returns:
-        Three floats of 0 to 1.
+        Boxes `[k, 4]`, scores `[k]` and labels `[k]`.
+    """
+    detected = scores > 0
+    boxes = boxes_in_image(boxes[detected], height, width, image_size)
+    return boxes, scores[detected], labels[detected]
+
+
+def average_precisions(
+    truth: dict[str, list[dict[str, Any]]], results: list[dict[str, Any]]
+) -> tuple[float, ...]:
+    """Return AP, AP50 and AP75 as COCO's own evaluation computes them.
+
+    Args:
+        truth: Annotations in COCO's format.
+        results: Detections in COCO's format for results.
+
+    Returns:
+        Three floats in [0, 1].
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    if not found:
+    if not results:
         return 0.0, 0.0, 0.0
-    with contextlib.redirect_stdout(io.StringIO()):  # it talks
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress.
         coco = COCO()
         coco.dataset = truth
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return tuple(float(value) for value in evaluation.stats[:3])
 
 
-def _corner_and_sides(boxes):
+def _to_coco_boxes(boxes: np.ndarray) -> list[list[float]]:
+    """Convert left, top, right and bottom to COCO's left, top, width and height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
 
 
