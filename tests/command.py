@@ -58,9 +58,11 @@ def run_mistake(*arguments):
 
 
 def state(workdir):
-    """Return every value of the newest checkpoint except the number of saves."""
+    """Return the values of all variables in the newest checkpoint, without the number of saves."""
     reader = tf.train.load_checkpoint(run_directory.latest_checkpoint(str(workdir)))
-    names = [n for n in reader.get_variable_to_shape_map() if "save_counter" not in n]
+    # The object graph has names of layers, which count up in a process.
+    ignored = ("save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+    names = [n for n in reader.get_variable_to_shape_map() if not any(i in n for i in ignored)]
     return {name: reader.get_tensor(name) for name in names}
 
 

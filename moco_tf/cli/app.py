@@ -20,6 +20,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+import moco_tf.configs
 from moco_tf.cli.formats import in_commands
 from moco_tf.errors import UserError
 
@@ -159,6 +160,9 @@ class _ConfigFileParser(flags.ArgumentParser):
 
     def parse(self, path: str) -> ml_collections.ConfigDict:
         located = _locate_config(path)
+        if not os.path.exists(located):
+            installed = ", ".join(f"configs/{name}" for name in _installed_configs())
+            raise UserError(f"--config={path}: there is no such file; installed are {installed}")
         try:
             module = runpy.run_path(located)
             if "get_config" not in module:
@@ -188,15 +192,16 @@ class _ConfigFileParser(flags.ArgumentParser):
 
 
 def _locate_config(path: str) -> str:
-    if not os.path.exists(path):
-        import moco_tf.configs
-
+    folder, name = os.path.split(path)
+    if not os.path.exists(path) and folder == "configs" and name in _installed_configs():
         # A checkout has them in configs/, and an installed package in moco_tf/configs/.
-        folder, name = os.path.split(path)
-        installed = os.path.join(os.path.dirname(moco_tf.configs.__file__), name)
-        if folder == "configs" and os.path.exists(installed):
-            return installed
+        return os.path.join(os.path.dirname(moco_tf.configs.__file__), name)
     return path
+
+
+def _installed_configs() -> list[str]:
+    names = os.listdir(os.path.dirname(moco_tf.configs.__file__))
+    return sorted(name for name in names if name.endswith(".py") and name != "__init__.py")
 
 
 def _define_flags(command: Command, values: flags.FlagValues, arguments: list[str]) -> None:
@@ -217,8 +222,16 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
     """Turn the errors of absl and ml_collections into a `UserError`."""
     try:
         yield
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config."):
+            raise UserError(f"--{error.flagname} requires --config, the file to change") from error
+        names = [
+            f"--{name}" for name in re.findall(r"\w+", str(error).partition("Did you mean: ")[2])
+        ]
+        hint = f"did you mean {' or '.join(names)}?" if names else "--help lists all flags"
+        raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
     except flags.Error as error:
-        raise UserError(str(error)) from error
+        raise UserError(_plain(str(error))) from error
     except (AttributeError, KeyError) as error:  # ml_collections, for a key that does not exist
         key = re.search(r"\w+", str(error))
         name = key.group() if key else ""
@@ -231,6 +244,13 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
     except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
         given = [a for a in arguments if a.startswith("--config")]
         raise UserError(f"{' '.join(given)}: {_last_line(error)}") from error
+
+
+def _plain(message: str) -> str:
+    """Return an error message of absl without the words of Python's number parsers."""
+    message = message.removeprefix("flag ")
+    message = re.sub(r"invalid literal for int\(\).*", "must be an integer", message)
+    return re.sub(r"could not convert string to float.*", "must be a number", message)
 
 
 def _help(command: Command, values: flags.FlagValues, as_script: bool) -> str:

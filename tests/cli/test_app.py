@@ -88,6 +88,11 @@ def test_unknown_setting_suggests_the_right_one(script):
     assert 'Did you mean "epochs"' in line
 
 
+def test_setting_without_a_config_says_what_is_missing():
+    line = in_process.run_mistake("train.py", "--config.epochs=3", "--workdir=run")
+    assert "--config.epochs requires --config" in line
+
+
 def test_flags_do_not_carry_over_to_the_next_call():
     in_process.run_mistake("train.py", "--config=configs/photos.py", "--config.epochs=-3")
     line = in_process.run_mistake("train.py")

@@ -65,8 +65,11 @@ def test_invalid_setting_names_value_and_remedy(image_folder, tmp_path, override
     [
         ("--config.encodr=resnet18", ["--config.encodr=resnet18", 'Did you mean "encoder"']),
         ("--config.batch_size=5", ["batch_size=5", "bn_groups=2", "1, 5"]),
-        ("--config.epochs=many", ["epochs=many"]),
-        ("--config=configs/none.py", ["configs/none.py", "No such file"]),
+        ("--config.epochs=many", ["--config.epochs=many", "integer"]),
+        ("--config.temperature=hot", ["--config.temperature=hot", "number"]),
+        ("--virtual_devices=two", ["--virtual_devices=two", "integer"]),
+        ("--config=configs/none.py", ["configs/none.py", "no such file", "configs/photos.py"]),
+        ("--strateg=mirrored", ["--strateg", "--strategy"]),
         ("--strategy=tpus", ["tpus", "default, mirrored, multiworker, tpu"]),
         ("--strategy=tpu", ["--tpu", "local"]),
         ("--tpu=mine", ["--tpu=mine", "--strategy=tpu"]),
