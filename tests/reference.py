@@ -1,4 +1,4 @@
-"""MoCo in plain PyTorch, from the paper's pseudo-code, for the tests to compare with."""
+"""MoCo in plain PyTorch, written from the paper's pseudo-code, as a reference for the tests."""
 
 import copy
 
@@ -8,21 +8,23 @@ nn, F = torch.nn, torch.nn.functional
 
 
 class MoCo:
-    """Algorithm 1 on one machine that plays `groups` GPUs, each with its own BatchNormalization.
+    """Algorithm 1 on one machine that simulates GPUs, each with its own BatchNormalization.
 
     Args:
-        f_q: the query encoder, a `torch.nn.Module`.
-        queue: keys, `[K, C]`.
-        groups: GPUs, each of which sees a block of the batch.
-        m, t: momentum and temperature.
-        symmetric: whether the loss with the views exchanged is added (the reference's notebook).
+        f_q: The query encoder, a `torch.nn.Module`.
+        queue: Keys, `[K, C]`.
+        groups: Number of GPUs, each of which has a block of the batch.
+        m: Momentum.
+        t: Temperature.
+        symmetric: Whether to add the loss with the views exchanged, as the notebook of the
+            reference implementation does.
     """
 
     def __init__(self, f_q, queue, groups, m, t, symmetric=False):
         self.f_q, self.f_k = f_q, copy.deepcopy(f_q)
         self.queue, self.pointer = queue.clone(), 0
         self.groups, self.m, self.t, self.symmetric = groups, m, t, symmetric
-        # Every GPU follows moving statistics of its own.
+        # Every GPU has its own moving statistics.
         self.statistics_q, self.statistics_k = (
             [{name: b.clone() for name, b in f.named_buffers()} for _ in range(groups)]
             for f in (self.f_q, self.f_k)
@@ -32,8 +34,8 @@ class MoCo:
     def encode(self, f, statistics, x):
         blocks = x.chunk(self.groups)
         outputs = [
-            torch.func.functional_call(f, own, (block,))
-            for own, block in zip(statistics, blocks, strict=True)
+            torch.func.functional_call(f, buffers, (block,))
+            for buffers, block in zip(statistics, blocks, strict=True)
         ]
         return F.normalize(torch.cat(outputs), dim=1)
 
@@ -50,7 +52,7 @@ class MoCo:
         return F.cross_entropy(logits, labels), logits.detach(), k
 
     def step(self, x_q, x_k, order, learning_rate):
-        """One step; `order` is the permutation of the keys. Returns the loss and the logits."""
+        """Take one step with `order` as the permutation, and return the loss and the logits."""
         loss, logits, k = self.contrast(x_q, x_k, order)
         if self.symmetric:
             other_loss, other_logits, other_k = self.contrast(x_k, x_q, order)
@@ -68,20 +70,20 @@ class MoCo:
                 self.pointer = (self.pointer + 1) % len(self.queue)
         return loss.detach(), logits
 
-    def numbers(self):
-        """Everything that it holds: `{name: array}`."""
-        found = {"queue": self.queue, "pointer": torch.tensor(self.pointer)}
+    def state(self):
+        """Return all parameters, statistics and buffers by name."""
+        arrays = {"queue": self.queue, "pointer": torch.tensor(self.pointer)}
         for name, f, statistics in (
             ("q", self.f_q, self.statistics_q),
             ("k", self.f_k, self.statistics_k),
         ):
-            found |= {f"{name}.{key}": p.detach() for key, p in f.named_parameters()}
+            arrays |= {f"{name}.{key}": p.detach() for key, p in f.named_parameters()}
             for key in statistics[0]:
                 if not key.endswith("num_batches_tracked"):
-                    found[f"{name}.{key}"] = torch.stack([own[key] for own in statistics]).mean(0)
+                    arrays[f"{name}.{key}"] = torch.stack([gpu[key] for gpu in statistics]).mean(0)
         for key, parameter in self.f_q.named_parameters():
-            found[f"momentum.{key}"] = self.optimizer.state[parameter]["momentum_buffer"]
-        return {name: tensor.numpy() for name, tensor in found.items()}
+            arrays[f"momentum.{key}"] = self.optimizer.state[parameter]["momentum_buffer"]
+        return {name: tensor.numpy() for name, tensor in arrays.items()}
 
 
 class Block(nn.Module):
@@ -105,7 +107,7 @@ class Block(nn.Module):
 
 
 class ResNet8(nn.Module):
-    """He et al. (2016), section 4.2, with n = 1 and 16 channels, a block a stage."""
+    """The network of He et al. (2016), section 4.2, with one block in each stage."""
 
     def __init__(self, head, dim):
         super().__init__()
@@ -122,7 +124,7 @@ class ResNet8(nn.Module):
 
 
 def build_head(name, features, dim):
-    """MoCo v1's projection head, "linear", or v2's, "mlp"."""
+    """Build the projection head of MoCo v1, "linear", or of MoCo v2, "mlp"."""
     if name == "linear":
         return nn.Linear(features, dim)
     return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, dim))

@@ -1,4 +1,4 @@
-"""Projection heads against float64, and encoders put together of them and a backbone."""
+"""Projection heads against NumPy, and encoders made of a backbone and a head."""
 
 import re
 
@@ -13,8 +13,8 @@ from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
 
 
-@pytest.mark.parametrize("name, layers", [("linear", 1), ("mlp", 2)])
-def test_heads_start_uniform_within_one_over_the_root_of_fan_in(name, layers):
+@pytest.mark.parametrize(("name", "layers"), [("linear", 1), ("mlp", 2)])
+def test_initial_values_are_uniform_within_one_over_the_root_of_fan_in(name, layers):
     keras.utils.set_random_seed(0)
     bound = 512**-0.5
     model = head(name, 512, 128)
@@ -22,13 +22,14 @@ def test_heads_start_uniform_within_one_over_the_root_of_fan_in(name, layers):
     for variable in model.variables:
         values = variable.numpy()
         assert np.abs(values).max() <= bound
-        # Of 128 numbers the largest is below 0.9 of the bound once in 700,000.
-        assert values.max() > 0.9 * bound and values.min() < -0.9 * bound
+        # The largest of 128 values is below 0.9 of the bound once in 700,000 cases.
+        assert values.max() > 0.9 * bound
+        assert values.min() < -0.9 * bound
         assert abs(values.mean()) < 5 * bound / (3 * values.size) ** 0.5
         assert abs(values.std() / (bound / 3**0.5) - 1) < 5 * (0.2 / values.size) ** 0.5
 
 
-def test_the_linear_head_is_one_layer():
+def test_linear_head_has_one_layer():
     model = head("linear", 2048, 128)
     assert model.output_shape == (None, 128)
     assert model.count_params() == 2048 * 128 + 128
@@ -37,7 +38,7 @@ def test_the_linear_head_is_one_layer():
     np.testing.assert_allclose(model(x), x @ kernel + bias, atol=1e-5)
 
 
-def test_the_mlp_head_is_2048_2048_128_with_a_relu_between():
+def test_mlp_head_is_2048_2048_128_with_a_relu_between():
     model = head("mlp", 2048, 128)
     assert model.output_shape == (None, 128)
     assert model.count_params() == (2048 * 2048 + 2048) + (2048 * 128 + 128)
@@ -48,7 +49,7 @@ def test_the_mlp_head_is_2048_2048_128_with_a_relu_between():
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_an_encoder_is_its_head_on_its_backbone(name):
+def test_encoder_applies_its_head_to_its_backbone(name):
     encoder = encoders.build("resnet8", head=name, dim=24, stem="small", bn_groups=2)
     images = tf.random.stateless_normal([4, 16, 16, 3], [0, 0])
     assert encoder.output_shape == (None, 24)
@@ -57,21 +58,21 @@ def test_an_encoder_is_its_head_on_its_backbone(name):
     assert encoder.count_params() == (encoder.backbone.count_params() + encoder.head.count_params())
 
 
-def test_without_a_head_the_encoder_is_the_backbone():
+def test_encoder_without_a_head_is_the_backbone():
     assert encoders.build("resnet8", stem="small").output_shape == (None, 64)
 
 
-def test_a_backbone_with_normalization_takes_images_of_0_to_255():
+def test_backbone_with_normalization_takes_values_from_0_to_255():
     backbone = resnet("resnet8", "small")
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3))
-    normalised = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    found = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
-    np.testing.assert_allclose(found, backbone(tf.constant(normalised, tf.float32)), atol=1e-4)
-    assert np.abs(found).max() > 0.1
+    normalized = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    features = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
+    np.testing.assert_allclose(features, backbone(tf.constant(normalized, tf.float32)), atol=1e-4)
+    assert np.abs(features).max() > 0.1
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_images_of_other_channels_change_the_first_kernel_alone(channels):
+def test_channels_change_the_first_kernel_only(channels):
     def shapes(channels):
         encoder = encoders.build("resnet8", "linear", 24, stem="small", channels=channels)
         assert encoder.input_shape == encoder.backbone.input_shape == (None, None, None, channels)
@@ -83,16 +84,34 @@ def test_images_of_other_channels_change_the_first_kernel_alone(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_images_of_other_channels_are_normalised_by_the_means_of_imagenets(channels):
+def test_images_that_are_not_rgb_are_normalized_with_the_means_over_rgb(channels):
     backbone = resnet("resnet8", "small", channels=channels)
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, channels))
-    normalised = (images / 255 - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3)
-    found = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
-    np.testing.assert_allclose(found, backbone(tf.constant(normalised, tf.float32)), atol=1e-4)
-    assert np.abs(found).max() > 0.1
+    normalized = (images / 255 - (0.485 + 0.456 + 0.406) / 3) / ((0.229 + 0.224 + 0.225) / 3)
+    features = encoders.with_normalization(backbone)(tf.constant(images, tf.float32))
+    np.testing.assert_allclose(features, backbone(tf.constant(normalized, tf.float32)), atol=1e-4)
+    assert np.abs(features).max() > 0.1
 
 
-def test_an_unknown_head_is_named_with_the_choices():
+def test_unknown_head_is_an_error_with_the_choices():
     message = re.escape("unknown head 'conv': choose linear (MoCo v1) or mlp (MoCo v2)")
     with pytest.raises(UserError, match=message):
         head("conv", 512, 128)
+
+
+def test_random_backbone_depends_on_the_seed_only():
+    one, same, other = (
+        encoders.random_backbone("resnet8", stem="small", seed=seed).get_weights()
+        for seed in (1, 1, 2)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_random_backbone_is_the_random_network_with_normalization():
+    network = encoders.random_network("resnet8", stem="small", channels=1, seed=1)
+    backbone = encoders.random_backbone("resnet8", stem="small", channels=1, seed=1)
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 12, 1)).astype("float32")
+    expected = encoders.with_normalization(network)(images)
+    np.testing.assert_array_equal(backbone(images), expected)
+    assert encoders.network_of(backbone) == encoders.Network("resnet8", "small", 1)

@@ -13,13 +13,13 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 def inputs(seed=0):
     generator = np.random.default_rng(seed)
-    # A scale and a mean for each image and channel, so that groups differ and Bessel's correction
-    # shows.
+    # Each image and channel has its own scale and mean, so that groups differ and Bessel's
+    # correction matters.
     scale, mean = generator.uniform(0.5, 3, (2, 8, 1, 1, 6))
     return scale * generator.normal(size=SHAPE) + mean
 
 
-def built(groups, dtype="float32", **kwargs):
+def build_layer(groups, dtype="float32", **kwargs):
     layer = BatchNormalization(groups, dtype=dtype, **kwargs)
     layer.build(SHAPE)
     generator = np.random.default_rng(7)
@@ -33,7 +33,7 @@ def weights(layer):
 
 
 def reference(x, groups, gamma, beta):
-    """Outputs, and for each group its mean and its unbiased variance."""
+    """Return the outputs, and the mean and the unbiased variance of each group."""
     outputs, means, variances = [], [], []
     for block in np.split(x, groups):
         mean, variance = block.mean(axis=(0, 1, 2)), block.var(axis=(0, 1, 2))
@@ -45,18 +45,18 @@ def reference(x, groups, gamma, beta):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_training_normalises_each_group_by_itself(groups, dtype):
-    layer = built(groups, dtype)
-    found = layer(tf.constant(inputs(), dtype), training=True)
+def test_training_normalizes_each_group_by_itself(groups, dtype):
+    layer = build_layer(groups, dtype)
+    outputs = layer(tf.constant(inputs(), dtype), training=True)
     expected, _, _ = reference(inputs(), groups, *weights(layer))
-    assert found.dtype == dtype
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+    assert outputs.dtype == dtype
+    np.testing.assert_allclose(outputs, expected, atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_moving_statistics_follow_the_mean_of_the_groups(groups, dtype):
-    layer = built(groups, dtype)
+def test_moving_statistics_track_the_mean_of_the_groups(groups, dtype):
+    layer = build_layer(groups, dtype)
     moving_mean, moving_variance = np.zeros(6), np.ones(6)
     for seed in range(3):
         layer(tf.constant(inputs(seed), dtype), training=True)
@@ -71,28 +71,28 @@ def test_moving_statistics_follow_the_mean_of_the_groups(groups, dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("groups", [1, 4])
-def test_inference_uses_the_moving_statistics_and_leaves_them(groups, dtype):
-    layer = built(groups, dtype)
+def test_inference_uses_and_keeps_the_moving_statistics(groups, dtype):
+    layer = build_layer(groups, dtype)
     mean, variance = np.linspace(-1, 1, 6), np.linspace(0.5, 4, 6)
     layer.moving_mean.assign(mean)
     layer.moving_variance.assign(variance)
     gamma, beta = weights(layer)
-    found = layer(tf.constant(inputs(), dtype))
+    outputs = layer(tf.constant(inputs(), dtype))
     expected = (inputs() - mean) / np.sqrt(variance + EPSILON) * gamma + beta
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(outputs, expected, atol=TOLERANCE[dtype])
     np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-6)
     np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-6)
 
 
-def test_inference_takes_a_batch_that_the_groups_do_not_divide():
-    assert built(4)(tf.zeros([3, 2, 2, 6])).shape == (3, 2, 2, 6)
+def test_inference_takes_a_batch_that_is_not_a_multiple_of_the_groups():
+    assert build_layer(4)(tf.zeros([3, 2, 2, 6])).shape == (3, 2, 2, 6)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_gradients_are_those_of_the_plain_formula(groups, dtype):
-    layer = built(groups, dtype)
-    # Some weighting of the outputs; of their plain sum the gradient would be 0.
+def test_gradients_equal_those_of_the_plain_formula(groups, dtype):
+    layer = build_layer(groups, dtype)
+    # A weighted sum of the outputs, since the gradient of their plain sum is 0.
     weighting = np.random.default_rng(3).normal(size=SHAPE)
 
     x = tf.constant(inputs(), dtype)
@@ -100,7 +100,7 @@ def test_gradients_are_those_of_the_plain_formula(groups, dtype):
     with tf.GradientTape() as tape:
         tape.watch([x, *parameters])
         loss = tf.reduce_sum(layer(x, training=True) * tf.constant(weighting, dtype))
-    found = tape.gradient(loss, [x, *parameters])
+    gradients = tape.gradient(loss, [x, *parameters])
 
     x, gamma, beta = (tf.constant(value) for value in (inputs(), *weights(layer)))
     with tf.GradientTape() as tape:
@@ -110,41 +110,41 @@ def test_gradients_are_those_of_the_plain_formula(groups, dtype):
         variance = tf.reduce_mean((blocks - mean) ** 2, axis=1, keepdims=True)
         y = tf.reshape((blocks - mean) / tf.sqrt(variance + EPSILON), SHAPE) * gamma + beta
         loss = tf.reduce_sum(y * weighting)
-    for ours, expected in zip(found, tape.gradient(loss, [x, gamma, beta]), strict=True):
+    for actual, expected in zip(gradients, tape.gradient(loss, [x, gamma, beta]), strict=True):
         tolerance = 10 * TOLERANCE[dtype]
-        np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_keeps_parameters_and_statistics_in_float32(policy):
-    layer = built(2, policy)
+    layer = build_layer(2, policy)
     images = tf.cast(inputs(), layer.compute_dtype)
-    found = layer(images, training=True)
-    assert found.dtype == layer.compute_dtype
+    outputs = layer(images, training=True)
+    assert outputs.dtype == layer.compute_dtype
     expected, means, _ = reference(np.float64(images), 2, *weights(layer))
-    np.testing.assert_allclose(np.float64(found), expected, atol=0.03)
+    np.testing.assert_allclose(np.float64(outputs), expected, atol=0.03)
     assert {variable.dtype for variable in layer.variables} == {"float32"}
-    # From the images as rounded on, nothing may be computed in half precision.
+    # Only the images are rounded to half precision.
     np.testing.assert_allclose(layer.moving_mean.numpy(), 0.1 * means.mean(axis=0), atol=1e-5)
 
 
-def test_only_gamma_and_beta_are_trained():
-    layer = built(2)
+def test_only_gamma_and_beta_are_trainable():
+    layer = build_layer(2)
     assert len(layer.trainable_variables) == 2
     assert len(layer.non_trainable_variables) == 2
 
 
-def test_momentum_and_epsilon_can_be_chosen():
-    layer = built(1, "float64", momentum=0.5, epsilon=0.1)
-    found = layer(tf.constant(inputs()), training=True)
+def test_momentum_and_epsilon_are_used():
+    layer = build_layer(1, "float64", momentum=0.5, epsilon=0.1)
+    outputs = layer(tf.constant(inputs()), training=True)
     gamma, beta = weights(layer)
     mean, variance = inputs().mean(axis=(0, 1, 2)), inputs().var(axis=(0, 1, 2))
     expected = (inputs() - mean) / np.sqrt(variance + 0.1) * gamma + beta
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(outputs, expected, atol=1e-12)
     np.testing.assert_allclose(layer.moving_mean.numpy(), 0.5 * mean, atol=1e-12)
 
 
-def test_its_config_makes_it_again():
+def test_config_round_trip():
     layer = BatchNormalization(4, momentum=0.8, epsilon=1e-3)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert (again.groups, again.momentum, again.epsilon) == (4, 0.8, 1e-3)

@@ -1,4 +1,4 @@
-"""Residual networks against torchvision's definition, in counts, sizes and numbers."""
+"""Residual networks against torchvision's definition: counts, sizes and values."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from moco_tf.errors import UserError
 
 @pytest.fixture(scope="module")
 def networks():
-    """Networks of several tests, built once; the seed makes their weights the same every time."""
+    """Return the networks of several tests by name, with reproducible weights."""
     keras.utils.set_random_seed(0)
     names = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x8d")
     return {name: resnet(name) for name in names}
@@ -30,9 +30,9 @@ def convolutions(model):
 
 
 @pytest.mark.parametrize(
-    "name, expected",
-    # torchvision's models without `fc`, 512 or 2048 times 1000 and 1000; for ResNeXt-50 32x8d, its
-    # resnext50_32x4d with width_per_group=8.
+    ("name", "expected"),
+    # torchvision's models without `fc`; for ResNeXt-50 32x8d, resnext50_32x4d with
+    # width_per_group=8.
     [
         ("resnet18", 11176512),
         ("resnet34", 21284672),
@@ -41,12 +41,12 @@ def convolutions(model):
         ("resnext50_32x8d", 45972800),
     ],
 )
-def test_parameter_counts_are_torchvisions(networks, name, expected):
+def test_parameter_counts_equal_those_of_torchvision(networks, name, expected):
     assert count(networks[name]) == expected
 
 
-def test_cifar_networks_are_as_deep_as_their_names_say_and_as_large_as_published():
-    # He et al. (2016), Table 6: 0.27 million for 20 layers, its classifier of 650 included.
+def test_cifar_networks_have_the_published_depth_and_size():
+    # He et al. (2016), Table 6: 0.27 million for 20 layers, including the classifier of 650.
     network = resnet("resnet20", stem="small")
     layers = [layer for layer in convolutions(network) if "shortcut" not in layer.name]
     assert len(layers) + 1 == 20
@@ -55,7 +55,7 @@ def test_cifar_networks_are_as_deep_as_their_names_say_and_as_large_as_published
 
 
 @pytest.mark.parametrize(
-    "name, millions, features",
+    ("name", "millions", "features"),
     [
         ("resnet50", 24, 2048),
         ("resnet50w2", 94, 4096),
@@ -63,10 +63,8 @@ def test_cifar_networks_are_as_deep_as_their_names_say_and_as_large_as_published
         ("resnext50_32x8d", 46, 2048),
     ],
 )
-def test_feature_extractors_have_the_millions_of_parameters_of_the_papers_table_1(
-    name, millions, features
-):
-    # In a graph nothing is run, and no numbers are drawn.
+def test_feature_extractors_have_the_size_in_table_1_of_the_paper(name, millions, features):
+    # In a graph no initial values are computed.
     with tf.Graph().as_default():
         network = resnet(name)
         assert round(count(network) / 1e6) == millions
@@ -83,7 +81,7 @@ def test_no_convolution_has_a_bias(networks, name):
     assert not any(layer.use_bias for layer in convolutions(networks[name]))
 
 
-def test_the_3x3_convolutions_of_resnext50_32x8d_have_32_groups_of_8_channels_and_more(networks):
+def test_3x3_convolutions_of_resnext50_32x8d_have_32_groups_of_at_least_8_channels(networks):
     grouped = {
         layer.name: (layer.groups, layer.filters // layer.groups, layer.kernel.shape[2])
         for layer in convolutions(networks["resnext50_32x8d"])
@@ -96,7 +94,7 @@ def test_the_3x3_convolutions_of_resnext50_32x8d_have_32_groups_of_8_channels_an
     }
 
 
-def test_the_stride_sits_on_the_3x3_convolution(networks):
+def test_stride_is_on_the_3x3_convolution(networks):
     strided = {
         layer.name: layer.kernel_size
         for layer in convolutions(networks["resnet50"])
@@ -114,44 +112,44 @@ def test_the_stride_sits_on_the_3x3_convolution(networks):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("size", [224, 225, 33])
-def test_every_stage_has_the_size_of_torchvisions_formula(networks, name, size):
-    def after(size, kernel, stride, padding):
+def test_stages_have_the_sizes_of_torchvision(networks, name, size):
+    def output_size(size, kernel, stride, padding):
         return (size + 2 * padding - kernel) // stride + 1
 
-    expected = {"stem_relu": after(size, 7, 2, 3)}
-    expected["stem_pool"] = after(expected["stem_relu"], 3, 2, 1)
+    expected = {"stem_relu": output_size(size, 7, 2, 3)}
+    expected["stem_pool"] = output_size(expected["stem_relu"], 3, 2, 1)
     expected["stage1_block1_relu"] = expected["stem_pool"]
     for stage in (2, 3, 4):
         before = expected[f"stage{stage - 1}_block1_relu"]
-        expected[f"stage{stage}_block1_relu"] = after(before, 3, 2, 1)
+        expected[f"stage{stage}_block1_relu"] = output_size(before, 3, 2, 1)
     network = networks[name]
     outputs = [network.get_layer(layer).output for layer in expected]
     shapes = keras.Model(network.input, outputs).compute_output_shape((1, size, size, 3))
     assert [shape[1:3] for shape in shapes] == [(side, side) for side in expected.values()]
 
 
-def test_the_small_stem_keeps_the_resolution():
+def test_small_stem_keeps_the_resolution():
     network = resnet("resnet18", stem="small")
     outputs = [network.get_layer(name).output for name in ("stem_relu", "stage1_block2_relu")]
     model = keras.Model(network.input, outputs)
     assert model.compute_output_shape((1, 32, 32, 3)) == [(1, 32, 32, 64)] * 2
     assert network.get_layer("stem_conv").kernel_size == (3, 3)
-    # 7 x 7 x 3 weights for each of 64 channels became 3 x 3 x 3.
+    # 3 x 3 x 3 instead of 7 x 7 x 3 weights for each of 64 channels.
     assert count(network) == 11176512 - (49 - 9) * 3 * 64
 
 
-# Numbers.
+# Values.
 
 
 def windows(x, size, stride, padding, fill=0.0):
-    """Every window of `[N, H, W, C]`: `[N, H', W', C, size, size]`."""
-    around = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
-    x = np.pad(x, around, constant_values=fill)
+    """Return all windows of `[N, H, W, C]`, `[N, H', W', C, size, size]`."""
+    pad_width = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    x = np.pad(x, pad_width, constant_values=fill)
     return sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
 
 
 def torchvision_forward(model, x, depths, convolutions_of_block, small_stem):
-    """torchvision's ResNet.forward up to the average pool, in NumPy."""
+    """Compute torchvision's ResNet.forward up to the average pooling in NumPy."""
     weights = {
         f"{layer.name}.{variable.name}": np.float64(variable.numpy())
         for layer in model.layers
@@ -195,14 +193,14 @@ def torchvision_forward(model, x, depths, convolutions_of_block, small_stem):
 
 
 def randomize_normalizations(network, images, generator):
-    """Gives every BatchNormalization random parameters, and statistics near those of the images.
+    """Assign random parameters, and statistics that are similar to those of the images.
 
-    With statistics from anywhere, nearly all of a feature would come from the betas of the last
-    blocks, whatever the image and the convolutions before.
+    With unrelated statistics, the features would depend almost only on the betas of the last
+    blocks, and hardly on the image and the convolutions.
     """
     layers = [layer for layer in network.layers if layer.name.endswith("_bn")]
     for layer in layers:
-        # All four, or their places could be exchanged unseen.
+        # All four are random, so that none can take the place of another unnoticed.
         layer.gamma.assign(generator.uniform(0.4, 0.8, layer.gamma.shape))
         layer.beta.assign(generator.normal(0, 0.3, layer.beta.shape))
         layer.momentum = 0.0
@@ -215,7 +213,7 @@ def randomize_normalizations(network, images, generator):
 
 
 @pytest.mark.parametrize(
-    "name, depths, convolutions_of_block, stem, size",
+    ("name", "depths", "convolutions_of_block", "stem", "size"),
     [
         ("resnet18", (2, 2, 2, 2), 2, "imagenet", (40, 37)),
         ("resnet50", (3, 4, 6, 3), 3, "imagenet", (33, 38)),
@@ -223,7 +221,7 @@ def randomize_normalizations(network, images, generator):
         ("resnet14", (2, 2, 2), 2, "small", (11, 8)),
     ],
 )
-def test_features_are_those_of_torchvisions_forward(
+def test_features_equal_those_of_torchvision(
     networks, name, depths, convolutions_of_block, stem, size
 ):
     if stem == "imagenet":
@@ -235,22 +233,22 @@ def test_features_are_those_of_torchvisions_forward(
     x = generator.normal(size=(2, *size, 3))
     before = network.get_weights()
     randomize_normalizations(network, tf.constant(x, tf.float32), generator)
-    found = network(tf.constant(x, tf.float32), training=False).numpy()
+    features = network(tf.constant(x, tf.float32), training=False).numpy()
     expected = torchvision_forward(network, x, depths, convolutions_of_block, stem == "small")
     network.set_weights(before)
-    assert found.shape == expected.shape
-    # An image's share has to be far above the tolerance, or it could be wrong unseen.
+    assert features.shape == expected.shape
+    # The differences between images must be far above the tolerance.
     tolerance = 1e-4 * expected.max()
     assert expected.std(axis=0).mean() > 20 * tolerance
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance)
 
 
-def test_training_normalises_the_groups_apart():
+def test_training_normalizes_each_group_by_itself():
     keras.utils.set_random_seed(0)
     network = resnet("resnet8", "small", bn_groups=2)
     images = tf.random.stateless_normal([8, 16, 16, 3], [0, 0])
     together = network(images, training=True)
-    # The same network on each half alone, in one group.
+    # The same network with one group, applied to each half.
     alone = resnet("resnet8", "small", bn_groups=1)
     alone.set_weights(network.get_weights())
     halves = [alone(half, training=True) for half in tf.split(images, 2)]
@@ -262,39 +260,40 @@ def test_training_normalises_the_groups_apart():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x8d"])
-def test_convolutions_start_normal_with_variance_2_over_fan_out(networks, name):
+def test_initial_kernels_are_normal_with_variance_2_over_fan_out(networks, name):
     for layer in convolutions(networks[name]):
         kernel = layer.kernel.numpy()
-        # torch's fan out of a grouped convolution counts the channels of all groups.
+        # The fan-out of a grouped convolution counts the channels of all groups, as in torch.
         height, width, _, channels = kernel.shape
         expected = (2 / (height * width * channels)) ** 0.5
-        # Five standard deviations of the estimates from so many numbers.
+        # Five standard errors of the estimates.
         assert abs(kernel.mean()) < 5 * expected / kernel.size**0.5
         assert abs(kernel.std() / expected - 1) < 5 / (2 * kernel.size) ** 0.5
-        # A truncated normal, Keras' other, would have nothing out here: 4.55 % of a whole one.
+        # 4.55 % of a normal distribution; a truncated normal would have none.
         beyond = (np.abs(kernel) > 2 * expected).mean()
         assert abs(beyond - 0.0455) < 5 * (0.0455 / kernel.size) ** 0.5
 
 
-def test_normalisations_start_as_the_identity(networks):
+def test_batch_normalization_starts_as_the_identity(networks):
     for layer in networks["resnet18"].layers:
         if layer.name.endswith("_bn"):
-            assert (layer.gamma.numpy() == 1).all() and (layer.beta.numpy() == 0).all()
+            assert (layer.gamma.numpy() == 1).all()
+            assert (layer.beta.numpy() == 0).all()
             assert (layer.moving_mean.numpy() == 0).all()
             assert (layer.moving_variance.numpy() == 1).all()
 
 
-# What a person can get wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
     "name", ["resnet", "resnet51", "vgg16", "", "w2", "resnet50w0", "resnet50x2"]
 )
-def test_an_unknown_encoder_is_named_with_the_choices(name):
+def test_unknown_encoder_is_an_error_with_the_choices(name):
     with pytest.raises(UserError, match=f"unknown encoder '{name}'.*resnet18.*resnet50"):
         resnet(name)
 
 
-def test_an_unknown_stem_is_named_with_the_choices():
+def test_unknown_stem_is_an_error_with_the_choices():
     with pytest.raises(UserError, match="unknown stem 'cifar': choose imagenet or small"):
         resnet("resnet18", stem="cifar")

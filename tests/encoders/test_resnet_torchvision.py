@@ -1,4 +1,4 @@
-"""Residual networks and heads against torchvision's and timm's with the same weights in both."""
+"""Residual networks and heads against torchvision and timm with the same weights."""
 
 import gc
 import typing
@@ -14,14 +14,17 @@ from moco_tf.encoders.heads import head
 from moco_tf.encoders.resnet import resnet
 from tests.pytorch import torch, torchvision
 
-TOLERANCE = 1e-4  # of the largest number
+pytestmark = pytest.mark.torch
+
+TOLERANCE = 1e-4  # relative to the largest value
 SIZES = {"224x224": (2, 224, 224, 3), "97x75": (4, 97, 75, 3)}
+BOTH_SIZES = ("resnet18", "resnet50")
 
 
 class Wide(torchvision.models.ResNet):
-    """A ResNet-50 with `width` times the channels in every convolution, the stem's too.
+    """A ResNet-50 with `width` times the channels in every convolution, including the stem.
 
-    torchvision's own wide_resnet50_2 widens the inside of the bottlenecks only.
+    torchvision's wide_resnet50_2 widens only the inside of the bottlenecks.
     """
 
     def __init__(self, width):
@@ -42,7 +45,7 @@ def resnext50_32x8d():
 
 
 def small_resnet18(channels=3):
-    """As the reference's notebook for CIFAR-10 has it."""
+    """Build the network of the reference implementation's notebook for CIFAR-10."""
     model = torchvision.models.resnet18()
     model.conv1 = torch.nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
     model.maxpool = torch.nn.Identity()
@@ -64,11 +67,12 @@ TORCHVISION = {
 class Pair(typing.NamedTuple):
     ours: keras.Model
     theirs: torch.nn.Module
-    shapes: list  # of our state dict, before torch has seen it
+    shapes: list  # of the state dict of our network
     statistics: dict
+    image_shapes: list
 
     def reset(self):
-        """Undoes what training did to the moving statistics."""
+        """Restore the moving statistics from before training."""
         self.theirs.load_state_dict(
             {key: torch.tensor(array) for key, array in self.statistics.items()}, strict=False
         )
@@ -77,20 +81,26 @@ class Pair(typing.NamedTuple):
                 entry.write(self.statistics[entry.key])
 
 
-@pytest.fixture(scope="module", params=TORCHVISION)
+@pytest.fixture(
+    scope="module",
+    params=[
+        name if name.startswith("resnet18") else pytest.param(name, marks=pytest.mark.slow)
+        for name in TORCHVISION
+    ],
+)
 def pair(request):
-    """One architecture on both sides, with random weights and statistics as after training.
+    """Return one architecture of both libraries, with random weights and realistic statistics.
 
     pytest runs all tests of one architecture before it builds the next.
     """
-    # ResNet-50 w4 takes 1.5 GB on each side, and Keras' models lie in cycles of references.
+    # ResNet-50 w4 takes 1.5 GB in each library, and Keras' models are reference cycles.
     gc.collect()
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     name, _, stem = request.param.partition(" ")
     ours = resnet(name, stem or "imagenet")
     arrays = state_dict.read(ours)
-    # On the meta device torch draws no weights of its own.
+    # On the meta device, torch computes no initial values.
     with torch.device("meta"):
         theirs = TORCHVISION[request.param]()
         theirs.fc = torch.nn.Identity()
@@ -99,32 +109,34 @@ def pair(request):
     randomize_normalizations(theirs)
     normalizations = {k: array for k, array in numpy_state(theirs).items() if array.ndim == 1}
     for entry in state_dict.entries(ours):
-        if entry.key in normalizations:  # the convolutions have their weights already
+        if entry.key in normalizations:  # The weights of the convolutions are equal already.
             entry.write(normalizations[entry.key])
     shapes = [(key, array.shape) for key, array in arrays.items()]
     statistics = {
         key: array.copy() for key, array in numpy_state(theirs).items() if "running" in key
     }
-    return Pair(ours, theirs, shapes, statistics)
+    # The size matters for the padding, which does not depend on depth and width.
+    sizes = list(SIZES) if request.param in BOTH_SIZES else ["97x75"]
+    return Pair(ours, theirs, shapes, statistics, [SIZES[size] for size in sizes])
 
 
 def randomize_normalizations(model):
-    """Gives torch's model the BatchNormalization of a trained one, random in all four parts.
+    """Assign random parameters and statistics to the BatchNormalization of a torch model.
 
-    The statistics stay near those of real activations. With any others an image's share in the
-    features shrinks or grows from block to block, and after 16 of them nearly all of a feature
-    would come from the betas, whatever the convolutions did.
+    The statistics are similar to those of the activations, as in a trained network. With unrelated
+    statistics the influence of the image would shrink or grow from block to block, and after 16
+    blocks the features would depend almost only on the betas.
     """
     normalizations = [
         module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)
     ]
-    # In a bottleneck the last is bn3, in a basic block bn2. Batch statistics amplify float32's
-    # rounding from block to block. Where residuals are small beside the shortcut, 101 layers stay
-    # at a tenth of the tolerance; with gammas near 1 throughout they would reach it.
+    # The last one is bn3 in a bottleneck and bn2 in a basic block. Batch statistics amplify rounding
+    # errors from block to block. If the residuals are small compared to the shortcut, the error of
+    # 101 layers is a tenth of the tolerance; with all gammas near 1 it would reach the tolerance.
     last = [getattr(module, "bn3", getattr(module, "bn2", None)) for module in model.modules()]
     for normalization in normalizations:
-        ends_a_block = any(normalization is module for module in last)
-        torch.nn.init.uniform_(normalization.weight, *((0.2, 0.4) if ends_a_block else (0.8, 1.2)))
+        is_last = any(normalization is module for module in last)
+        torch.nn.init.uniform_(normalization.weight, *((0.2, 0.4) if is_last else (0.8, 1.2)))
         torch.nn.init.normal_(normalization.bias, 0, 0.3)
         normalization.momentum = 1.0
     torch_features(model, random_images(SIZES["97x75"], seed=1), training=True)
@@ -136,7 +148,7 @@ def randomize_normalizations(model):
 
 
 def random_images(shape, seed=0):
-    """Noise, with a mean and a contrast of its own for each image and channel."""
+    """Return noise with a different mean and contrast for each image and channel."""
     generator = np.random.default_rng(seed)
     scale, mean = generator.uniform(0.3, 2, (2, shape[0], 1, 1, 3))
     return np.float32(scale * generator.normal(size=shape) + mean - 1)
@@ -152,57 +164,56 @@ def numpy_state(model):
     return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
 
 
-def difference(found, expected):
-    """The largest difference, relative to the largest number."""
-    assert found.shape == expected.shape
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def relative_difference(actual, expected):
+    """Return the largest difference relative to the largest value."""
+    assert actual.shape == expected.shape
+    return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
-def assert_same_features(found, expected):
-    # An image's share has to be far above the tolerance, or it could be wrong unseen.
+def assert_same_features(actual, expected):
+    # The differences between images must be far above the tolerance.
     assert expected.std(axis=0).mean() > 100 * TOLERANCE * np.abs(expected).max()
-    assert difference(found, expected) < TOLERANCE
+    assert relative_difference(actual, expected) < TOLERANCE
 
 
 # Parameters.
 
 
-def test_parameter_counts_are_torchvisions(pair):
-    ours = sum(int(np.prod(variable.shape)) for variable in pair.ours.trainable_variables)
-    assert ours == sum(parameter.numel() for parameter in pair.theirs.parameters())
+def test_parameter_counts_equal_those_of_torchvision(pair):
+    count = sum(int(np.prod(variable.shape)) for variable in pair.ours.trainable_variables)
+    assert count == sum(parameter.numel() for parameter in pair.theirs.parameters())
 
 
-def test_the_state_dict_has_torchvisions_keys_in_its_order_and_its_shapes(pair):
-    theirs = [(key, tuple(tensor.shape)) for key, tensor in pair.theirs.state_dict().items()]
-    assert pair.shapes == theirs
+def test_state_dict_has_the_keys_order_and_shapes_of_torchvision(pair):
+    expected = [(key, tuple(tensor.shape)) for key, tensor in pair.theirs.state_dict().items()]
+    assert pair.shapes == expected
 
 
-# Numbers.
+# Values.
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_features_are_torchvisions(pair, size):
+def test_features_equal_those_of_torchvision(pair):
     pair.reset()
-    images = random_images(SIZES[size])
-    expected = torch_features(pair.theirs, images, training=False)
-    assert_same_features(pair.ours(tf.constant(images), training=False).numpy(), expected)
+    for shape in pair.image_shapes:
+        images = random_images(shape)
+        expected = torch_features(pair.theirs, images, training=False)
+        assert_same_features(pair.ours(tf.constant(images), training=False).numpy(), expected)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_features_and_moving_statistics_of_a_training_step_are_torchvisions(pair, size):
+def test_features_and_moving_statistics_in_training_equal_those_of_torchvision(pair):
     pair.reset()
-    images = random_images(SIZES[size])
+    images = random_images(pair.image_shapes[-1])
     expected = torch_features(pair.theirs, images, training=True)
     assert_same_features(pair.ours(tf.constant(images), training=True).numpy(), expected)
     after = numpy_state(pair.theirs)
-    found = {entry.key: entry for entry in state_dict.entries(pair.ours)}
+    entries = {entry.key: entry for entry in state_dict.entries(pair.ours)}
     for key, before in pair.statistics.items():
-        assert difference(before, after[key]) > 10 * TOLERANCE
-        assert difference(found[key].read(), after[key]) < TOLERANCE
+        assert relative_difference(before, after[key]) > 10 * TOLERANCE
+        assert relative_difference(entries[key].read(), after[key]) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_projections_are_those_of_the_references_encoder(name):
+def test_projections_equal_those_of_the_reference_encoder(name):
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(num_classes=128)
@@ -219,7 +230,7 @@ def test_projections_are_those_of_the_references_encoder(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_features_are_timms(name):
+def test_features_equal_those_of_timm(name):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=0)
@@ -236,33 +247,33 @@ def test_features_are_timms(name):
 # Initial weights.
 
 
-def assert_same_moments(found, expected, kurtosis):
-    """Mean and standard deviation of two samples, to 5 standard errors of their difference."""
-    assert found.shape == expected.shape
+def assert_same_moments(actual, expected, kurtosis):
+    """Compare mean and standard deviation of two samples with 5 standard errors of tolerance."""
+    assert actual.shape == expected.shape
     spread = expected.std()
-    assert abs(found.mean() - expected.mean()) < 5 * spread * (2 / found.size) ** 0.5
-    error = ((kurtosis - 1) / 4 * 2 / found.size) ** 0.5
-    assert abs(found.std() / spread - 1) < 5 * error
+    assert abs(actual.mean() - expected.mean()) < 5 * spread * (2 / actual.size) ** 0.5
+    error = ((kurtosis - 1) / 4 * 2 / actual.size) ** 0.5
+    assert abs(actual.std() / spread - 1) < 5 * error
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x8d"])
-def test_networks_start_with_the_moments_of_torchvisions(name):
+def test_initial_values_have_the_moments_of_torchvision(name):
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     theirs = TORCHVISION[name]()
     theirs.fc = torch.nn.Identity()
     expected = numpy_state(theirs)
-    found = state_dict.read(resnet(name))
-    assert list(found) == list(expected)
+    arrays = state_dict.read(resnet(name))
+    assert list(arrays) == list(expected)
     for key, array in expected.items():
         if array.ndim == 4:
-            assert_same_moments(found[key], array, kurtosis=3)
+            assert_same_moments(arrays[key], array, kurtosis=3)
         else:
-            np.testing.assert_array_equal(found[key], array)
+            np.testing.assert_array_equal(arrays[key], array)
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_heads_start_with_the_moments_of_torchs_linear_layers(name):
+def test_initial_heads_have_the_moments_of_torch(name):
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)
     expected = [torch.nn.Linear(512, 512)] if name == "mlp" else []
@@ -274,7 +285,7 @@ def test_heads_start_with_the_moments_of_torchs_linear_layers(name):
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_images_of_other_channels_have_the_features_of_torchvisions_with_such_a_stem(channels):
+def test_features_of_other_channels_equal_those_of_torchvision(channels):
     keras.utils.set_random_seed(0)
     ours = encoders.build("resnet18", stem="small", channels=channels)
     theirs = small_resnet18(channels).eval()
@@ -284,5 +295,4 @@ def test_images_of_other_channels_have_the_features_of_torchvisions_with_such_a_
     x = np.random.default_rng(0).normal(size=(2, 17, 20, channels)).astype(np.float32)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-    difference = np.abs(ours(x, training=False).numpy() - expected).max()
-    assert difference <= TOLERANCE * np.abs(expected).max()
+    assert relative_difference(ours(x, training=False).numpy(), expected) <= TOLERANCE

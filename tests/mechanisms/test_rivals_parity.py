@@ -1,4 +1,4 @@
-"""The other two mechanisms, step by step, against implementations of their own in PyTorch."""
+"""The end-to-end and memory-bank mechanisms, step by step, against PyTorch."""
 
 import keras
 import numpy as np
@@ -15,6 +15,8 @@ from moco_tf.schedules import Cosine
 from moco_tf.seeds import seed_for
 from tests import reference
 from tests.pytorch import torch
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 F = torch.nn.functional
 
@@ -37,42 +39,42 @@ def float64():
 
 
 class Reference(reference.MoCo):
-    """What is alike in both: encoders, groups of BatchNormalization, and SGD."""
+    """What both mechanisms share: encoders, groups of BatchNormalization, and SGD."""
 
-    def __init__(self, ours):
+    def __init__(self, model):
         f_q = reference.ResNet8("linear", DIM).double()
-        arrays = state_dict.read(ours.query_encoder)
+        arrays = state_dict.read(model.query_encoder)
         f_q.load_state_dict({key: torch.from_numpy(array) for key, array in arrays.items()})
         super().__init__(f_q, torch.zeros(1, DIM), GROUPS, m=None, t=T)
 
-    def take(self, loss, learning_rate):
+    def update(self, loss, learning_rate):
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
 
-    def numbers(self, encoders):
-        """Everything that the encoders hold, `{name: (module, statistics)}`, and the buffers."""
-        found = {}
+    def state(self, encoders):
+        """Return the arrays of encoders, `{name: (module, statistics)}`, and momentum buffers."""
+        tensors = {}
         for name, (f, statistics) in encoders.items():
             for key, parameter in f.named_parameters():
-                found[f"{name}.{key}"] = parameter.detach()
+                tensors[f"{name}.{key}"] = parameter.detach()
                 buffer = self.optimizer.state[parameter]["momentum_buffer"]
-                found[f"momentum.{name}.{key}"] = buffer
+                tensors[f"momentum.{name}.{key}"] = buffer
             for key in statistics[0]:
                 if not key.endswith("num_batches_tracked"):
-                    found[f"{name}.{key}"] = torch.stack([own[key] for own in statistics]).mean(0)
-        return found
+                    tensors[f"{name}.{key}"] = torch.stack([gpu[key] for gpu in statistics]).mean(0)
+        return tensors
 
 
 class EndToEndReference(Reference):
-    def __init__(self, ours, shuffle_bn, symmetric_loss):
-        super().__init__(ours)
+    def __init__(self, model, shuffle_bn, symmetric_loss):
+        super().__init__(model)
         self.shuffle_bn, self.symmetric_loss = shuffle_bn, symmetric_loss
         parameters = [*self.f_q.parameters(), *self.f_k.parameters()]
         self.optimizer = torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=1e-4)
 
-    def one_way(self, x_q, x_k, order):
+    def loss_of_one_direction(self, x_q, x_k, order):
         q = self.encode(self.f_q, self.statistics_q, x_q)
         k = self.encode(self.f_k, self.statistics_k, x_k[order])[torch.argsort(order)]
         return F.cross_entropy(q @ k.T / self.t, torch.arange(N))
@@ -82,19 +84,19 @@ class EndToEndReference(Reference):
         if self.shuffle_bn:
             order = permutation(N, seed_for("permutation", SEED, number)).numpy()
             order = torch.from_numpy(order).long()
-        losses = [self.one_way(x_q, x_k, order)]
+        losses = [self.loss_of_one_direction(x_q, x_k, order)]
         if self.symmetric_loss:
-            losses.append(self.one_way(x_k, x_q, order))
-        self.take(sum(losses), RATES[number])
+            losses.append(self.loss_of_one_direction(x_k, x_q, order))
+        self.update(sum(losses), RATES[number])
         encoders = {"q": (self.f_q, self.statistics_q), "k": (self.f_k, self.statistics_k)}
-        return {"loss": sum(losses).detach() / len(losses), **self.numbers(encoders)}
+        return {"loss": sum(losses).detach() / len(losses), **self.state(encoders)}
 
 
 class MemoryBankReference(Reference):
-    def __init__(self, ours):
-        super().__init__(ours)
-        self.bank = torch.from_numpy(ours.bank.representations.numpy().copy())
-        self.draws = lambda step: ours.bank.draw(NEGATIVES, step).numpy()
+    def __init__(self, model):
+        super().__init__(model)
+        self.bank = torch.from_numpy(model.bank.representations.numpy().copy())
+        self.draws = lambda step: model.bank.draw(NEGATIVES, step).numpy()
 
     def step(self, number, x_q, _, rows):
         q = self.encode(self.f_q, self.statistics_q, x_q)
@@ -104,51 +106,55 @@ class MemoryBankReference(Reference):
             keys = torch.stack([self.bank[row], *others[self.draws(number)]])
             losses.append(F.cross_entropy(keys @ query / self.t, torch.tensor(0)))
         loss = torch.stack(losses).mean()
-        self.take(loss, RATES[number])
+        self.update(loss, RATES[number])
         before = self.bank.clone()
         for query, row in zip(q.detach(), rows, strict=True):
             self.bank[row] = F.normalize(0.5 * before[row] + 0.5 * query, dim=0)
         encoders = {"q": (self.f_q, self.statistics_q)}
-        return {"loss": loss.detach(), "bank": self.bank, **self.numbers(encoders)}
+        return {"loss": loss.detach(), "bank": self.bank, **self.state(encoders)}
 
 
-def numbers(ours):
-    """Everything that our model holds, under the references' names and in their axes."""
+def state(model):
+    """Return all variables of a model with the names and the axes of the reference."""
     buffers = {
-        id(parameter): buffer  # both encoders' go by the same names
+        id(parameter): buffer  # Both encoders have the same names.
         for parameter, buffer in zip(
-            ours.learned_variables, ours.optimizer.momentum_buffers, strict=True
+            model.learned_variables, model.optimizer.momentum_buffers, strict=True
         )
     }
-    found = {"bank": ours.bank.representations.numpy()} if isinstance(ours, MemoryBank) else {}
-    for name, encoder in (("q", "query_encoder"), ("k", "key_encoder")):
-        for entry in state_dict.entries(getattr(ours, encoder)) if hasattr(ours, encoder) else ():
-            found[f"{name}.{entry.key}"] = entry.read()
+    has_bank = isinstance(model, MemoryBank)
+    arrays = {"bank": model.bank.representations.numpy()} if has_bank else {}
+    encoders_by_name = {"q": model.query_encoder}
+    if not has_bank:
+        encoders_by_name["k"] = model.key_encoder
+    for name, encoder in encoders_by_name.items():
+        for entry in state_dict.entries(encoder):
+            arrays[f"{name}.{entry.key}"] = entry.read()
             if entry.variable.trainable:
                 buffer = entry._replace(variable=buffers[id(entry.variable)])
-                found[f"momentum.{name}.{entry.key}"] = buffer.read()
-    return found
+                arrays[f"momentum.{name}.{entry.key}"] = buffer.read()
+    return arrays
 
 
 class Comparison(keras.callbacks.Callback):
-    """After each of our steps lets the reference take the same one, and compares everything."""
+    """After each step of the model takes the same step of the reference, and compares them."""
 
-    def __init__(self, theirs, batches):
+    def __init__(self, reference, batches):
         super().__init__()
-        self.theirs, self.batches = theirs, batches
+        self.reference, self.batches = reference, batches
         self.losses = []
 
     def on_train_batch_end(self, step, logs=None):
         x_q, x_k, rows = (part[step] for part in self.batches)
         x_q, x_k = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (x_q, x_k))
-        wanted = self.theirs.step(step, x_q, x_k, rows)
-        found = {"loss": np.array(logs["loss"]), **numbers(self.model)}
+        expected = self.reference.step(step, x_q, x_k, rows)
+        actual = {"loss": np.array(logs["loss"]), **state(self.model)}
         self.model.reset_metrics()
-        self.losses.append(float(found["loss"]))
-        assert found.keys() == wanted.keys()
-        for name, tensor in wanted.items():
+        self.losses.append(float(actual["loss"]))
+        assert actual.keys() == expected.keys()
+        for name, tensor in expected.items():
             array = tensor.numpy()
-            difference = np.abs(found[name] - array).max()
+            difference = np.abs(actual[name] - array).max()
             assert difference <= 1e-8 * np.abs(array).max(), f"{name} at step {step}"
 
 
@@ -156,16 +162,16 @@ def build_encoder():
     return encoders.build("resnet8", "linear", DIM, stem="small", bn_groups=GROUPS)
 
 
-def compare(ours, make_reference):
-    ours.compile(SGD(Cosine(RATE, STEPS_PER_EPOCH, STEPS / STEPS_PER_EPOCH)))
+def compare(model, make_reference):
+    model.compile(SGD(Cosine(RATE, STEPS_PER_EPOCH, STEPS / STEPS_PER_EPOCH)))
     generator = np.random.default_rng(2)
     views = generator.normal(size=(2, STEPS, N, 12, 12, 3))
     rows = np.stack([generator.permutation(IMAGES)[:N] for _ in range(STEPS)])
     batches = (*views, rows)
-    taken = batches if isinstance(ours, MemoryBank) else tuple(views)
-    comparison = Comparison(make_reference(ours), batches)
-    data = tf.data.Dataset.from_tensor_slices(taken)
-    ours.fit(data, verbose=0, shuffle=False, callbacks=[comparison])
+    inputs = batches if isinstance(model, MemoryBank) else tuple(views)
+    comparison = Comparison(make_reference(model), batches)
+    data = tf.data.Dataset.from_tensor_slices(inputs)
+    model.fit(data, verbose=0, shuffle=False, callbacks=[comparison])
     assert len(comparison.losses) == STEPS
     assert np.abs(np.diff(comparison.losses)).min() > 0
 
@@ -178,14 +184,14 @@ def compare(ours, make_reference):
     ],
     ids=str,
 )
-def test_twenty_steps_end_to_end_are_the_references(options):
+def test_twenty_steps_end_to_end_equal_those_of_the_reference(options):
     keras.utils.set_random_seed(1)
-    ours = EndToEnd(build_encoder, temperature=T, seed=SEED, **options)
-    compare(ours, lambda ours: EndToEndReference(ours, **options))
-    assert len(ours.optimizer.momentum_buffers) == 2 * len(ours.query_encoder.trainable_variables)
+    model = EndToEnd(build_encoder, temperature=T, seed=SEED, **options)
+    compare(model, lambda model: EndToEndReference(model, **options))
+    assert len(model.optimizer.momentum_buffers) == 2 * len(model.query_encoder.trainable_variables)
 
 
-def test_twenty_steps_with_a_memory_bank_are_the_references():
+def test_twenty_steps_with_a_memory_bank_equal_those_of_the_reference():
     keras.utils.set_random_seed(1)
-    ours = MemoryBank(build_encoder, IMAGES, NEGATIVES, temperature=T, seed=SEED)
-    compare(ours, MemoryBankReference)
+    model = MemoryBank(build_encoder, IMAGES, NEGATIVES, temperature=T, seed=SEED)
+    compare(model, MemoryBankReference)
