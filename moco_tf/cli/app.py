@@ -236,10 +236,10 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
         key = re.search(r"\w+", str(error))
         name = key.group() if key else ""
         given = [a for a in arguments if a.startswith("--config.") and f"{name}=" in a]
-        hint = re.search(r'Did you mean "\w+"', str(error))
+        suggestion = re.search(r'Did you mean "\w+"', str(error))
         raise UserError(
             f"{given[0] if given else name}: there is no such setting; "
-            f"{hint.group() + '? ' if hint else ''}moco_tf/config.py lists all settings"
+            f"{suggestion.group() + '? ' if suggestion else ''}moco_tf/config.py lists all settings"
         ) from error
     except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
         given = [a for a in arguments if a.startswith("--config")]

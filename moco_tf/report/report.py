@@ -131,8 +131,8 @@ def _split(source: Source) -> tuple[np.ndarray, np.ndarray, bool]:
     held_out = len(source.train) > 0 and len(source.test) > 0
     bank, test = (source.train, source.test) if held_out else (source.pretrain, source.pretrain)
     return (
-        evenly_spaced(bank, knn_monitor.TRAIN),
-        evenly_spaced(test, knn_monitor.TEST),
+        evenly_spaced(bank, knn_monitor.MAX_TRAIN),
+        evenly_spaced(test, knn_monitor.MAX_TEST),
         held_out,
     )
 
