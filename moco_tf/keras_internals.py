@@ -61,9 +61,10 @@ class DistributedModel(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Do nothing, since the model is built.
 
-        Keras' own method consumes a batch of the data set whenever a strategy is set, after which
-        a resumed run would no longer be at its position. It also reduces that batch across the
-        workers, which fails where there are several (keras issue 20585).
+        Whenever a strategy is set, Keras' own method starts the data set an additional time and
+        consumes a batch of it, after which a data set with state would no longer be at its
+        position. It also reduces that batch across the workers, which fails where there are several
+        (keras issue 20585).
         """
 
 

@@ -130,9 +130,9 @@ def randomize_normalizations(model):
     normalizations = [
         module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)
     ]
-    # The last one is bn3 in a bottleneck and bn2 in a basic block. Batch statistics amplify rounding
-    # errors from block to block. If the residuals are small compared to the shortcut, the error of
-    # 101 layers is a tenth of the tolerance; with all gammas near 1 it would reach the tolerance.
+    # The last one is bn3 in a bottleneck and bn2 in a basic block. Batch statistics amplify
+    # rounding errors from block to block. If the residuals are small compared to the shortcut, the
+    # error after 101 layers is a tenth of the tolerance; with all gammas near 1 it would reach it.
     last = [getattr(module, "bn3", getattr(module, "bn2", None)) for module in model.modules()]
     for normalization in normalizations:
         is_last = any(normalization is module for module in last)
