@@ -66,13 +66,13 @@ def state(workdir):
     return {name: reader.get_tensor(name) for name in names}
 
 
-def wait_for(condition, process):
-    """Wait until the condition holds while the process runs."""
+def wait_for(condition, process, interval=0.02):
+    """Wait until the condition holds while the process runs, and check it every `interval` seconds."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(interval)
 
 
 def logged_steps(workdir):

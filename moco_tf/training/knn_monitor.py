@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import ml_collections
 import numpy as np
+import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders
@@ -60,7 +61,8 @@ class KNNMonitor(GlobalStep):
             # A copy, because the replicas' moving statistics differ until they are read.
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
-            self._backbone = encoders.with_normalization(self._copy)
+            # A function, so that it is traced once and not for every extraction.
+            self._backbone = tf.function(encoders.with_normalization(self._copy))
             if self.step == 0:
                 self.evaluate(0)
 

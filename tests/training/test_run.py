@@ -1,5 +1,6 @@
-"""Runs that are stopped in every way there is, and end as if they had never been."""
+"""Runs that are stopped in every possible way and then end as if they had not been stopped."""
 
+import re
 import signal
 
 import numpy as np
@@ -8,159 +9,197 @@ import tensorflow as tf
 
 from moco_tf import load_backbone, run_directory
 from moco_tf.training.build import build_model
-from tests.command import TINY, logged_steps, run, start, state, wait_for
+from moco_tf.training.callbacks import MetricsLog
+from tests import in_process
+from tests.command import TINY, logged_steps, start, state, wait_for
 from tests.images import crops, write_folder
+
+STEPS_PER_EPOCH, EPOCHS = 6, 4  # On the 100 images of `image_folder`, in batches of 16.
+LAST_STEP = STEPS_PER_EPOCH * EPOCHS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two classes of 40 images: five steps of 16 an epoch."""
-    return write_folder(tmp_path_factory.mktemp("images") / "photos")
-
-
-# A queue that takes a while to write, so that a kill finds a checkpoint half written.
-def arguments(folder, workdir):
+def arguments(image_folder):
     return (
-        "train.py",
         *TINY,
-        f"--config.data.source=folder:{folder}",
-        "--config.queue_size=100000",
-        f"--workdir={workdir}",
+        f"--config.data.source=folder:{image_folder}",
+        f"--config.epochs={EPOCHS}",
+        "--config.knn_every=4",
+        # The queue takes a while to write, so that a kill can leave an incomplete checkpoint.
+        "--config.queue_size=20000",
     )
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(folder, tmp_path_factory):
+def uninterrupted(arguments, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    run(*arguments(folder, workdir))
+    in_process.run("train.py", *arguments, workdir=workdir)
     return workdir
 
 
-def half_written(workdir):
-    """Whether the newest files of the checkpoints' folder are not yet in its table."""
-    files = list((workdir / "checkpoints").glob("step-*"))
-    steps = [int(f.name.removeprefix("step-").split(".")[0].split("_")[0]) for f in files]
+def saved_step(workdir):
     latest = run_directory.latest_checkpoint(str(workdir)) or "step-0"
-    return max(steps, default=0) > int(latest.rsplit("-", 1)[1])
+    return int(latest.rsplit("-", 1)[1])
 
 
-def test_a_run_that_is_stopped_ends_bit_identical(folder, uninterrupted, tmp_path):
-    workdir = tmp_path / "run"
+def has_incomplete_checkpoint(workdir):
+    """Return whether there are files of a checkpoint that is not yet in the table."""
+    files = (workdir / "checkpoints").glob("step-*")
+    steps = [int(re.match(r"step-(\d+)", file.name)[1]) for file in files]
+    return max(steps, default=0) > saved_step(workdir)
 
-    process = start(*arguments(folder, workdir))
-    wait_for(lambda: logged_steps(workdir) >= 7, process)
+
+def kill_while_saving(arguments, workdir):
+    """Kill a run while it writes a checkpoint, and return what it printed."""
+    first = saved_step(workdir)
+    process = start("train.py", *arguments, f"--workdir={workdir}")
+    wait_for(lambda: logged_steps(workdir) >= first + 5, process)
+    wait_for(lambda: has_incomplete_checkpoint(workdir), process, interval=0.001)
     process.kill()
-    process.communicate()
+    return process.communicate()[0]
 
-    process = start(*arguments(folder, workdir))
-    wait_for(lambda: logged_steps(workdir) >= 11, process)
+
+@pytest.mark.slow
+def test_interrupted_run_ends_bit_identical(arguments, uninterrupted, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    kill_while_saving(arguments, workdir)
+    if not has_incomplete_checkpoint(workdir):  # The checkpoint was finished before the kill.
+        kill_while_saving(arguments, workdir)
+    assert has_incomplete_checkpoint(workdir)
+    killed_at = saved_step(workdir)
+
+    process = start("train.py", *arguments, f"--workdir={workdir}")
+    wait_for(lambda: logged_steps(workdir) >= killed_at + 3, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "going on from step 6" in output
-    saved = int(run_directory.latest_checkpoint(str(workdir)).rsplit("-", 1)[1])
-    assert saved >= 11 and f"stopped at step {saved} of 30" in output
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert f"resuming from step {killed_at}" in output
+    terminated_at = saved_step(workdir)
+    assert terminated_at >= killed_at + 3
+    assert f"stopped at step {terminated_at} of {LAST_STEP}" in output
 
-    for _ in range(2):  # once more, should the save have been faster than the kill
-        saved = int(run_directory.latest_checkpoint(str(workdir)).rsplit("-", 1)[1])
-        process = start(*arguments(folder, workdir))
-        wait_for(lambda: half_written(workdir), process)
-        process.kill()
-        assert f"going on from step {saved}" in process.communicate()[0]
-        if half_written(workdir):  # the table still ends before the newest files
-            break
-    assert half_written(workdir)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, terminated_at + 1)
+        status = 128 + signal.SIGINT
+        output = in_process.run("train.py", *arguments, workdir=workdir, status=status)
+    assert f"resuming from step {terminated_at}" in output
+    assert saved_step(workdir) == terminated_at + 1 < LAST_STEP
 
-    process = start(*arguments(folder, workdir))
-    wait_for(lambda: logged_steps(workdir) >= saved + 5, process)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-
-    run(*arguments(folder, workdir))
-    expected, found = state(uninterrupted), state(workdir)
-    assert expected.keys() == found.keys() and len(expected) > 50
+    in_process.run("train.py", *arguments, workdir=workdir)
+    expected, actual = state(uninterrupted), state(workdir)
+    assert expected.keys() == actual.keys()
+    assert len(expected) > 50
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
     # And the log is that of one run: each step once, with the same loss.
-    lines = [
-        [(e["step"], e["loss"]) for e in run_directory.read_metrics(str(d)) if "loss" in e]
+    expected_losses, losses = (
+        [
+            (line["step"], line["loss"])
+            for line in run_directory.read_metrics(str(d))
+            if "loss" in line
+        ]
         for d in (uninterrupted, workdir)
-    ]
-    assert [step for step, _ in lines[0]] == list(range(1, 31))
-    assert lines[0] == lines[1]
+    )
+    assert [step for step, _ in losses] == list(range(1, LAST_STEP + 1))
+    assert losses == expected_losses
 
 
-def test_run_directory_holds_what_was_promised(uninterrupted):
+def interrupt_at(patch, interrupted_step):
+    """Send SIGINT to the process as soon as a step is logged."""
+    write = MetricsLog.write
+
+    def write_and_interrupt(self, step, values):
+        write(self, step, values)
+        if step == interrupted_step and "loss" in values:
+            signal.raise_signal(signal.SIGINT)
+
+    patch.setattr(MetricsLog, "write", write_and_interrupt)
+
+
+def test_metrics_have_the_documented_keys(uninterrupted):
     lines = run_directory.read_metrics(str(uninterrupted))
-    training = {"step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "learning_rate"}
-    training |= {"images_per_second", "waiting_for_data"}
+    keys = {"step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "learning_rate"}
+    keys |= {"images_per_second", "waiting_for_data"}
     for line in lines:
-        wanted = training if "loss" in line else {"step", "knn_top1"}
-        assert wanted <= line.keys()
-    assert [line["step"] for line in lines if "knn_top1" in line] == [0, 15, 30]
+        assert (keys if "loss" in line else {"step", "knn_top1"}) <= line.keys()
+    knn_steps = [line["step"] for line in lines if "knn_top1" in line]
+    assert knn_steps == [0, LAST_STEP]
+
+
+def test_learning_rate_follows_the_schedule(uninterrupted):
+    lines = run_directory.read_metrics(str(uninterrupted))
     rates = [line["learning_rate"] for line in lines if "loss" in line]
-    base = 0.24 * 16 / 256
-    expected = [base * 0.5 * (1 + np.cos(np.pi * (step // 5) / 6)) for step in range(30)]
+    epochs = np.arange(LAST_STEP) // STEPS_PER_EPOCH
+    expected = 0.24 * 16 / 256 * 0.5 * (1 + np.cos(np.pi * epochs / EPOCHS))
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_run_directory_has_the_documented_files(uninterrupted):
     for name in ("config.json", "curves.png", "checkpoints", "tensorboard"):
         assert (uninterrupted / name).exists()
     kept = {path.name.split(".")[0] for path in (uninterrupted / "checkpoints").glob("step-*")}
-    assert kept == {"step-26", "step-28", "step-30"}
+    assert kept == {f"step-{step}" for step in (LAST_STEP - 4, LAST_STEP - 2, LAST_STEP)}
 
 
-def test_a_finished_run_is_left_alone(folder, uninterrupted):
+def test_finished_run_is_left_alone(arguments, uninterrupted):
     before = (uninterrupted / "metrics.jsonl").read_bytes()
-    assert "finished already, at step 30" in run(*arguments(folder, uninterrupted))
+    output = in_process.run("train.py", *arguments, workdir=uninterrupted)
+    assert f"already finished at step {LAST_STEP}" in output
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
-def test_load_backbone_is_the_trained_query_encoder(uninterrupted):
-    config = run_directory.read_config(str(uninterrupted))
-    model = build_model(config, steps_per_epoch=5)
+def test_load_backbone_returns_the_trained_query_encoder(trained_run):
+    model = build_model(run_directory.read_config(str(trained_run)), STEPS_PER_EPOCH)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    checkpoint.restore(run_directory.latest_checkpoint(str(uninterrupted))).assert_consumed()
+    checkpoint.restore(run_directory.latest_checkpoint(str(trained_run))).assert_consumed()
     images = np.stack(crops(10, 32)).astype(np.float32)
     normalized = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    found = load_backbone(str(uninterrupted))(images, training=False).numpy()
 
-    def features(encoder, **kwargs):
-        return encoder.backbone(normalized.astype(np.float32), **kwargs).numpy()
+    def features(encoder):
+        return encoder.backbone(normalized.astype(np.float32), training=False).numpy()
 
-    np.testing.assert_allclose(found, features(model.query_encoder), rtol=1e-4, atol=1e-5)
-    assert np.abs(found - features(model.key_encoder)).max() > 1e-3
+    actual = load_backbone(str(trained_run))(images, training=False).numpy()
+    np.testing.assert_allclose(actual, features(model.query_encoder), rtol=1e-4, atol=1e-5)
+    assert np.abs(actual - features(model.key_encoder)).max() > 1e-3
 
 
-def test_unreadable_files_are_skipped_counted_and_named(folder, tmp_path):
-    mixed = write_folder(tmp_path / "mixed", each=10)
-    (mixed / "left" / "truncated.jpg").write_bytes((folder / "left/000.jpg").read_bytes()[:300])
-    (mixed / "left" / "text.png").write_text("no image")
-    (mixed / "notes.txt").write_text("no image either")
-    output = run(
+def train_on_folder(folder, workdir, *arguments, status=0):
+    return in_process.run(
         "train.py",
         *TINY,
-        f"--config.data.source=folder:{mixed}",
+        f"--config.data.source=folder:{folder}",
         "--config.batch_size=4",
         "--config.epochs=1",
-        f"--workdir={tmp_path / 'run'}",
+        "--config.knn_every=0",
+        *arguments,
+        workdir=workdir,
+        status=status,
     )
+
+
+@pytest.fixture
+def damaged_folder(tmp_path):
+    """Return a folder with files that are no images; truncated.jpg looks like one."""
+    folder = write_folder(tmp_path / "damaged", each=10)
+    (folder / "left" / "truncated.jpg").write_bytes((folder / "left/000.jpg").read_bytes()[:300])
+    (folder / "left" / "text.png").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+    return folder
+
+
+def test_unreadable_files_are_skipped_and_named(damaged_folder, tmp_path):
+    output = train_on_folder(damaged_folder, tmp_path / "run")
     assert "skipped 3 files that cannot be read as images" in output
     for name in ("truncated.jpg", "text.png", "notes.txt"):
         assert name in output
 
 
-def test_on_error_fail_stops_at_a_file_that_cannot_be_read(tmp_path):
-    mixed = write_folder(tmp_path / "mixed", each=10)
-    (mixed / "left" / "truncated.jpg").write_bytes((mixed / "left/000.jpg").read_bytes()[:300])
-    output = run(
-        "train.py",
-        *TINY,
-        f"--config.data.source=folder:{mixed}",
-        "--config.data.on_error=fail",
-        "--config.batch_size=4",
-        f"--workdir={tmp_path / 'run'}",
-        status=2,
-    )
+def test_on_error_fail_stops_at_an_unreadable_file(damaged_folder, tmp_path):
+    (damaged_folder / "left" / "text.png").unlink()
+    arguments = ["--config.data.on_error=fail"]
+    output = train_on_folder(damaged_folder, tmp_path / "run", *arguments, status=2)
     assert "Traceback" not in output
-    last = output.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "left/truncated.jpg" in last and "skip" in last
+    error = output.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "left/truncated.jpg cannot be read" in error
+    assert "config.data.on_error='skip'" in error
