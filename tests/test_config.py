@@ -50,7 +50,7 @@ def test_learning_rate_can_be_absolute():
     assert float(model.optimizer.learning_rate) == pytest.approx(0.06)
 
 
-@pytest.mark.parametrize("epochs, steps, total", [(3, 0, 30), (3, 25, 25), (3, 45, 45)])
+@pytest.mark.parametrize(("epochs", "steps", "total"), [(3, 0, 30), (3, 25, 25), (3, 45, 45)])
 def test_a_run_has_its_steps_or_else_those_of_its_epochs(epochs, steps, total):
     config = default_config()
     config.epochs, config.steps = epochs, steps

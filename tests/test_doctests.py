@@ -32,9 +32,22 @@ def examples():
 
 
 EXAMPLES = examples()
+# Those that train, or extract the features of thousands of images.
+SLOW = (
+    "moco_tf",
+    "moco_tf.api.extract_features",
+    "moco_tf.api.knn",
+    "moco_tf.api.linear_probe",
+    "moco_tf.mechanisms.end_to_end.EndToEnd",
+    "moco_tf.mechanisms.memory_bank.MemoryBank",
+    "moco_tf.training.run.train",
+)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXAMPLES],
+)
 def test_example_prints_what_it_shows(name, tmp_path, request):
     test = EXAMPLES[name]
     test.globs.update(moco_tf=moco_tf, keras=keras, np=np, tf=tf)

@@ -44,6 +44,7 @@ def evaluate(folder, out, *arguments):
     return line, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", FLAGS)
 def test_result_records_the_settings_of_the_flags(image_folder, tmp_path, protocol):
     flags = [f"--{flag}" for flag in FLAGS[protocol].split()]
@@ -82,6 +83,7 @@ def workdir(trained_run, tmp_path_factory):
     return shutil.copytree(trained_run, tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["knn", "knn_head"])
 def test_knn_of_backbone_and_head(image_folder, workdir, name):
     flags = ["--features=head"] if name == "knn_head" else []
@@ -99,6 +101,7 @@ def test_knn_of_backbone_and_head(image_folder, workdir, name):
         assert min(image.size) > 300
 
 
+@pytest.mark.slow
 def test_report_is_written_and_its_warnings_are_printed(workdir, tmp_path):
     arguments = ("evaluate.py", "--protocol=report", f"--workdir={workdir}")
     output = in_process.run(*arguments, f"--output_dir={tmp_path}")

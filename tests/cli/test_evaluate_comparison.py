@@ -49,6 +49,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_pytorch_checkpoint_is_evaluated_by_every_protocol(image_folder, imported, tmp_path, name):

@@ -154,6 +154,7 @@ def test_run_on_other_images_stays_as_it_is(trained_run, tmp_path):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="becomes another user, which needs Linux")
 def test_run_directory_without_permission(tmp_path):
     # Root can write anywhere, so the test becomes the user nobody. For another user, a directory

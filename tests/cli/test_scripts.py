@@ -1,11 +1,13 @@
 """The scripts as the documentation calls them: train, resume, evaluate and export for real."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
 from tests import in_process
 from tests.command import TINY, run, state
@@ -23,17 +25,16 @@ def losses(workdir):
     return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
-def test_run_is_trained_resumed_evaluated_and_exported(image_folder, trained_run, tmp_path):
+def test_run_is_trained_evaluated_and_exported(image_folder, trained_run, tmp_path):
     """The short version of everything, in processes as a person would start them."""
     workdir, out = tmp_path / "run", tmp_path / "saved_model"
-    half = run("train.py", *TRAINED_RUN, source_flag(image_folder), f"--workdir={workdir}")
-    assert "chance-level loss ln(K+1) = 4.62" in half
-    again = run("train.py", *TRAINED_RUN, source_flag(image_folder), f"--workdir={workdir}")
-    assert "already finished at step 12" in again
+    output = run("train.py", *TRAINED_RUN, source_flag(image_folder), f"--workdir={workdir}")
+    assert "chance-level loss ln(K+1) = 4.62" in output
     # A process of its own computes what the session's run computed in this process.
     assert losses(workdir) == losses(trained_run)
-    for name, value in state(trained_run).items():
-        np.testing.assert_array_equal(state(workdir)[name], value)
+    expected = state(trained_run)
+    for name, value in state(workdir).items():
+        np.testing.assert_array_equal(value, expected[name])
 
     output = run("evaluate.py", "--protocol=knn", f"--workdir={workdir}")
     assert len(output.strip().splitlines()) == 1
@@ -52,6 +53,24 @@ def test_run_is_trained_resumed_evaluated_and_exported(image_folder, trained_run
     keras.layers.TFSMLayer(str(out), call_endpoint="serve")  # The results beside it do no harm.
 
 
+def test_resumed_run_ends_as_the_uninterrupted_one(image_folder, trained_run, tmp_path):
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    checkpoints = workdir / "checkpoints"
+    for path in checkpoints.glob("step-12*"):  # As if it had been killed after step 10.
+        path.unlink()
+    tf.train.update_checkpoint_state(str(checkpoints), str(checkpoints / "step-10"))
+    flags = (*TRAINED_RUN, source_flag(image_folder))
+    output = in_process.run("train.py", *flags, workdir=workdir)
+    assert "resuming from step 10" in output
+    assert losses(workdir) == losses(trained_run)
+    expected = state(trained_run)
+    for name, value in state(workdir).items():
+        np.testing.assert_array_equal(value, expected[name])
+    output = in_process.run("train.py", *flags, workdir=workdir)
+    assert "already finished at step 12" in output
+
+
+@pytest.mark.slow
 def test_flat_folder_trains_without_labels(tmp_path):
     (tmp_path / "flat").mkdir()
     for i, image in enumerate(crops(20, 40)):

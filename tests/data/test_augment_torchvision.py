@@ -185,6 +185,7 @@ def reference_view(recipe, image, draws):
 # Pillow truncates after every blend, so three blends make an image darker by 1.4. It also keeps hue
 # and saturation in 8 bits, and it blurs with three box filters in turn, each of which extends the
 # edge that the one before has left.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "mean", "percentile", "maximum", "lighter"),
     [

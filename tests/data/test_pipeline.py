@@ -223,6 +223,7 @@ def input_contexts(workers, replicas):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (1, 2), (2, 2)])
 def test_workers_share_each_batch_without_overlap_or_loss(folder, workers, replicas):
     batches = two_views(folder, batch_size=4)
@@ -239,6 +240,7 @@ def test_workers_share_each_batch_without_overlap_or_loss(folder, workers, repli
             np.testing.assert_array_equal(np.concatenate(shares), views[view])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (2, 2)])
 @pytest.mark.parametrize("batch_size", [2, 16])
 def test_central_views_come_in_full_batches_with_blanks_for_unreadable_images(

@@ -69,6 +69,7 @@ def p_values(windows, reference, shape):
     return {**results, "fallback": scipy.stats.fisher_exact(table).pvalue}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop_scale", [(0.2, 1.0), (0.08, 1.0)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_windows_have_torchvisions_distribution(shape, crop_scale):

@@ -54,6 +54,7 @@ def test_cifar_networks_have_the_published_depth_and_size():
     assert network.output_shape == (None, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "millions", "features"),
     [
@@ -212,6 +213,7 @@ def randomize_normalizations(network, images, generator):
         layer.momentum = 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "depths", "convolutions_of_block", "stem", "size"),
     [

@@ -212,6 +212,7 @@ def test_features_and_moving_statistics_in_training_equal_those_of_torchvision(p
         assert relative_difference(entries[key].read(), after[key]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_projections_equal_those_of_the_reference_encoder(name):
     keras.utils.set_random_seed(0)
@@ -229,6 +230,7 @@ def test_projections_equal_those_of_the_reference_encoder(name):
     assert_same_features(ours(tf.constant(images), training=False).numpy(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_features_equal_those_of_timm(name):
     timm = pytest.importorskip("timm")
@@ -256,6 +258,7 @@ def assert_same_moments(actual, expected, kurtosis):
     assert abs(actual.std() / spread - 1) < 5 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x8d"])
 def test_initial_values_have_the_moments_of_torchvision(name):
     keras.utils.set_random_seed(0)

@@ -36,6 +36,7 @@ def assert_equal_weights(actual, expected):
 # Round trips.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -116,6 +117,7 @@ def test_axes_of_a_convolution(encoder):
     assert np.argwhere(read).tolist() == [[5, 3, 2, 0]]
 
 
+@pytest.mark.slow
 def test_axes_of_a_grouped_convolution():
     model = encoders.build("resnext50_32x8d")
     # 32 groups of 8 channels: 256 outputs with 8 inputs each.

@@ -37,6 +37,7 @@ def build_layer(layer_class):
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [3, 2, 6])
 def test_two_replicas_compute_what_one_computes(two_replicas, first):
     """The first replica has the first rows of six, and the other replica the rest or none."""

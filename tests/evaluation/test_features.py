@@ -47,6 +47,7 @@ def one_by_one(backbone, folder, indices):
 
 
 # One batch; the last one smaller; all of them full.
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [256, 4, 3])
 def test_features_are_in_the_order_of_the_indices(monkeypatch, folder, backbone, batch_size):
     monkeypatch.setattr(features, "BATCH_SIZE", batch_size)

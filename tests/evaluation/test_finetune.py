@@ -185,6 +185,7 @@ class Reference:
         return [tensor.detach().numpy() for tensor in tensors_of(self.network)]
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "changes",
@@ -262,6 +263,7 @@ def test_groups_of_pretraining_have_no_effect(one_epoch):
         np.testing.assert_array_equal(weight, value)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_replicas_give_numbers_of_one(float64, two_replicas):
     # The last batch of an epoch has two images, which both go to the first replica.
@@ -277,6 +279,7 @@ def test_two_replicas_give_numbers_of_one(float64, two_replicas):
     assert losses[1] == pytest.approx(losses[0], abs=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_replicas_train_the_head_alone(two_replicas):
     expected = fit(build(), example(), layers="head", epochs=1)[1].kernel.numpy()

@@ -99,6 +99,7 @@ def reference(source, weights, bias, settings):
 
 
 # Together these change every setting, so that none can be ignored or fixed.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -193,6 +194,7 @@ def strategy(request):
     return request.getfixturevalue("two_replicas")
 
 
+@pytest.mark.slow
 def test_backbone_stays_bit_identical(strategy):
     with strategy.scope():
         network = Network(training=False)
@@ -204,6 +206,7 @@ def test_backbone_stays_bit_identical(strategy):
         np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.slow
 def test_backbone_that_changes_is_refused(strategy):
     settings = dataclasses.replace(SETTINGS, epochs=1, milestones=())
     with strategy.scope():

@@ -64,6 +64,7 @@ def test_every_array_is_that_of_its_layer(resnet50):
     assert (model["stem.conv1.norm.bias"] == stem.beta.numpy()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -104,6 +105,7 @@ def test_network_that_detectron2_lacks_is_refused(encoder, facts):
         assert fact in str(error.value)
 
 
+@pytest.mark.slow
 def test_run_is_exported(tmp_path):
     workdir = make_run(tmp_path / "run", "resnet18", "imagenet")
     out = tmp_path / "backbone.pkl"

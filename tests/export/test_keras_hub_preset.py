@@ -66,6 +66,7 @@ def stages(backbone):
     return list(outputs.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels", "shape"),
     [
@@ -110,6 +111,7 @@ def test_training_mode_is_the_same(backbone):
     assert_close(*statistics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "message"),
     [

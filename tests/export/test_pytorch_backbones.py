@@ -38,6 +38,7 @@ def assert_same_features(name, network, checkpoint, tmp_path, stem="imagenet"):
     assert_close(features, torch_features(network, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x8d"])
 def test_backbone_has_the_features_of_torchvision(name, tmp_path):
     torch.manual_seed(0)
@@ -83,6 +84,7 @@ def test_torchvision_network_becomes_a_saved_model_and_returns(tmp_path):
         assert missing == (["fc.weight", "fc.bias"], [])
 
 
+@pytest.mark.slow
 def test_network_of_one_channel_becomes_a_saved_model(tmp_path):
     torch.manual_seed(0)
     network, out = build_torch("resnet8", "linear", 9), tmp_path / "saved_model"

@@ -81,6 +81,7 @@ def test_run_returns_bit_for_bit(returned_run, stopped_run, checkpoint):
     assert_same_checkpoint(exported(returned_run), checkpoint)
 
 
+@pytest.mark.slow
 def test_returned_run_ends_as_if_it_had_never_left(returned_run, trained_run, tmp_path):
     """Though it stopped within an epoch: images, random draws and learning rates continue."""
     workdir = str(shutil.copytree(returned_run, tmp_path / "run"))

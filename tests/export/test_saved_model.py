@@ -180,6 +180,7 @@ def test_damaged_file_is_an_error(encoded_layer, files, damage):
     assert encoded_layer(tf.constant([png, declare_png_size(8, 8)])).shape == (2, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "side"), [((), 32), (("--image_size=48",), 48)])
 def test_export_of_a_run_uses_the_views_of_the_run(trained_run, files, tmp_path, flags, side):
     out = tmp_path / "saved_model"

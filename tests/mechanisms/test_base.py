@@ -112,6 +112,7 @@ def test_xla_computes_the_same(float64, name):
     assert_equal(compiled, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_float16_scales_the_loss_and_approximates_float32(name):
     strategy = tf.distribute.get_strategy()

@@ -91,6 +91,7 @@ class Reference:
 
 
 # Queues smaller than the batch, equal to it, and larger, both divisible by it and not.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("queue_size", "momentum"), [(5, 0.999), (8, 0.9), (13, 0.0), (13, 0.9), (13, 0.999), (24, 0.9)]
 )
@@ -244,6 +245,7 @@ def train_small_model(policy):
     return losses, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_loss_and_queue_are_float32_under_mixed_precision(policy):
     expected, _ = train_small_model("float32")

@@ -234,6 +234,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MUTATIONS)
 def test_mistake_breaks_parity(monkeypatch, mistake):
     module, *replacements = MUTATIONS[mistake]

@@ -76,6 +76,7 @@ def page_data(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_the_protocols(folder, leaking_run):
     workdir, _, result = leaking_run
     source = sources.load(f"folder:{folder}")
@@ -189,6 +190,7 @@ def test_without_held_out_images_the_map_shows_training_images(leaking_run, fold
     assert all(i not in row for i, row in enumerate(neighbors))
 
 
+@pytest.mark.slow
 def test_features_that_are_not_finite_are_warned_of(leaking_run, tmp_path):
     leaking_workdir, model, _ = leaking_run
     workdir = tmp_path / "run"

@@ -128,11 +128,13 @@ def test_two_workers_compute_what_one_device_computes(states):
     assert assert_both_equal(states / "2", states / "1") == STEPS
 
 
+@pytest.mark.slow
 def test_two_workers_go_on_with_a_run_of_one_device(states, tmp_path):
     train_both(tmp_path, f"--resume={states / '1'}", "--settings", RESUMED)
     assert assert_both_equal(tmp_path, states / "1") == STEPS // 2
 
 
+@pytest.mark.slow
 def test_one_device_goes_on_with_a_run_of_two_workers(states, tmp_path):
     train(1, tmp_path, f"--resume={states / '2/0'}", "--settings", RESUMED)
     assert_equal(tmp_path / f"{RESUMED}.npz", states / "1" / f"{RESUMED}.npz")

@@ -120,6 +120,7 @@ def assert_images_equal(source, indices, examples):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dataset", ["animals", "animals:1.2.0", "animals:train", "animals:1.2.0:train"]
 )

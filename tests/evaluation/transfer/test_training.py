@@ -155,6 +155,7 @@ def test_batch_that_replicas_cannot_share_is_refused(segmenter, images, two_repl
         training.fit(SEGMENTATION, segmenter, images, SIZE, settings)
 
 
+@pytest.mark.slow
 def test_damaged_file_is_named(segmenter, images):
     path = images.describe(2)
     with open(path, "rb") as file:
@@ -169,6 +170,7 @@ def test_damaged_file_is_named(segmenter, images):
             file.write(content)
 
 
+@pytest.mark.slow
 def test_divergence_is_refused(segmenter, images):
     kernel = next(weight for weight in segmenter.trainable_variables if len(weight.shape) == 4)
     kernel.assign(np.full(kernel.shape, np.nan))
