@@ -1,4 +1,4 @@
-"""Two workers, in processes of their own, of two replicas each: they are one run, or none."""
+"""Two workers with two replicas each, in processes of their own: they are one run, or none."""
 
 import contextlib
 import json
@@ -10,29 +10,34 @@ import socket
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import distribution, load_backbone, run_directory
+from moco_tf.config import default_config
 from moco_tf.data import sources
+from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
+from moco_tf.training.run import _require_identical_workers
+from tests import replicas
 from tests.command import ROOT, TINY, logged_steps, run, state, wait_for
-from tests.images import write_folder
-from tests.mechanisms.test_equivalence import RESUMED, assert_equal, train
-from tests.replicas import STEPS
+from tests.mechanisms.test_equivalence import assert_equal
+from tests.replicas import RESUMED, STEPS
 
-# Twelve steps an epoch: enough of them that a signal finds a run in its midst.
-IMAGES, LAST_STEP = 192, 24
+# Four epochs of six steps: enough of them that a signal reaches the run in the middle.
+LAST_STEP = 24
 
-# What two runs of the same numbers do not log alike.
+# Values in the log that differ between two identical runs.
 TIMES = ("images_per_second", "waiting_for_data")
 
 
 def tf_config():
-    """The environment of each worker of a cluster on free ports."""
+    """Return the environment of each worker of a cluster on free ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        addresses = [f"127.0.0.1:{held.getsockname()[1]}" for held in sockets]
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in sockets]
     cluster = {"worker": addresses}
     return [
         {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
@@ -41,9 +46,9 @@ def tf_config():
 
 
 def slurm():
-    """The same as srun gives it to two tasks on one machine."""
+    """Return the environment that srun gives to two tasks on one machine."""
     while True:
-        job = random.randrange(9_999)  # which says their ports
+        job = random.randrange(9_999)  # It determines the ports.
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             for port in (20_000 + job, 20_001 + job):
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
@@ -60,15 +65,15 @@ def slurm():
 
 
 @contextlib.contextmanager
-def workers(*arguments, own=((), ()), environments=None):
-    """Starts `python *arguments`, and what each has of its `own`, twice; leaves none behind."""
-    # What a person's environment has: all but this process' own cluster and silence.
+def workers(*arguments, own_arguments=((), ()), environments=None):
+    """Start `python *arguments` twice, with each worker's own arguments, and end both."""
+    # The environment of a user: without the cluster and the log level of this process.
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "TF_CONFIG", "TF_CPP"))
     }
     processes = []
     try:
-        for more, environment in zip(own, environments or tf_config(), strict=True):
+        for more, environment in zip(own_arguments, environments or tf_config(), strict=True):
             processes.append(
                 subprocess.Popen(
                     [sys.executable, *map(str, (*arguments, *more))],
@@ -87,8 +92,8 @@ def workers(*arguments, own=((), ()), environments=None):
             process.stdout.close()
 
 
-def end(processes, status=0, timeout=300):
-    """What each printed after it had found the others; it must end with that exit status."""
+def outputs_of(processes, status=0, timeout=300):
+    """Wait for workers to exit with a status, and return what each printed after they had met."""
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     assert [process.returncode for process in processes] == [status] * len(processes), outputs
     return [output.partition("waiting for the others\n")[2] for output in outputs]
@@ -96,130 +101,143 @@ def end(processes, status=0, timeout=300):
 
 def run_both(*arguments, status=0, **options):
     with workers(*arguments, **options) as processes:
-        return end(processes, status)
+        return outputs_of(processes, status)
+
+
+@contextlib.contextmanager
+def float64():
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx("float32")
+
+
+def train_on_one_device(out, resume=None):
+    with float64():
+        replicas.train(RESUMED, tf.distribute.get_strategy(), out, resume)
 
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory):
-    """A folder of tests.replicas for one device, "1", and for each of two workers, "2/0", "2/1"."""
+    """Return a folder of results of tests.replicas.
+
+    "one" is from one device, "0" and "1" are from two workers, and "resumed-0" and "resumed-1" are
+    from two workers that continue the run of the one device.
+    """
     folder = tmp_path_factory.mktemp("states")
-    train(1, folder / "1", "--settings", RESUMED)
-    train_both(folder / "2", "--settings", RESUMED)
+    train_on_one_device(folder / "one")
+    own_arguments = [
+        [f"--out={folder / str(i)}", "--then_resume", folder / "one", folder / f"resumed-{i}"]
+        for i in range(2)
+    ]
+    arguments = ("-m", "tests.replicas", "--multiworker", "--settings", RESUMED)
+    run_both(*arguments, own_arguments=own_arguments)
     return folder
 
 
-def train_both(out, *arguments):
-    own = [[f"--out={out}/{index}"] for index in range(2)]
-    run_both("-m", "tests.replicas", "--multiworker", *arguments, own=own)
-
-
-def assert_both_equal(folder, expected):
-    """That the workers hold the same, bit for bit, and compute what one device computes."""
-    first, second = (np.load(folder / str(index) / f"{RESUMED}.npz") for index in range(2))
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("prefix", "steps"), [("", STEPS), ("resumed-", STEPS // 2)])
+def test_two_workers_compute_what_one_device_computes(states, prefix, steps):
+    """Four replicas of one process do so as well: see tests/mechanisms/test_equivalence.py."""
+    paths = [states / f"{prefix}{index}" / f"{RESUMED}.npz" for index in range(2)]
+    first, second = map(np.load, paths)
     assert first.files == second.files
     for name in first.files:
         np.testing.assert_array_equal(second[name], first[name], err_msg=name)
-    assert_equal(folder / "0" / f"{RESUMED}.npz", expected / f"{RESUMED}.npz")
-    return len(first["losses"])
-
-
-def test_two_workers_compute_what_one_device_computes(states):
-    """Which is what four replicas of one process compute: see tests/test_equivalence.py."""
-    assert assert_both_equal(states / "2", states / "1") == STEPS
+    assert len(first["losses"]) == steps
+    assert_equal(paths[0], states / "one" / f"{RESUMED}.npz")
 
 
 @pytest.mark.slow
-def test_two_workers_go_on_with_a_run_of_one_device(states, tmp_path):
-    train_both(tmp_path, f"--resume={states / '1'}", "--settings", RESUMED)
-    assert assert_both_equal(tmp_path, states / "1") == STEPS // 2
-
-
-@pytest.mark.slow
-def test_one_device_goes_on_with_a_run_of_two_workers(states, tmp_path):
-    train(1, tmp_path, f"--resume={states / '2/0'}", "--settings", RESUMED)
-    assert_equal(tmp_path / f"{RESUMED}.npz", states / "1" / f"{RESUMED}.npz")
+@pytest.mark.distributed
+def test_one_device_continues_a_run_of_two_workers(states, tmp_path):
+    train_on_one_device(tmp_path, resume=states / "0")
+    assert_equal(tmp_path / f"{RESUMED}.npz", states / "one" / f"{RESUMED}.npz")
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("images") / "photos", each=IMAGES // 2)
-
-
-def settings(images):
+def settings(image_folder):
     return (
         *TINY,
-        f"--config.data.source=folder:{images}",
+        f"--config.data.source=folder:{image_folder}",
         "--config.bn_groups=4",
-        "--config.epochs=2",
-        "--config.knn_every=2",
+        "--config.epochs=4",
+        "--config.knn_every=4",
         "--config.checkpoint_every=5",
     )
 
 
-def arguments(images, workdir):
-    strategy = "--strategy=multiworker"
-    return ("-m", "tests.worker", strategy, *settings(images), f"--workdir={workdir}")
+def worker_arguments(settings, workdir):
+    return ("-m", "tests.worker", "--strategy=multiworker", *settings, f"--workdir={workdir}")
 
 
 @pytest.fixture(scope="module")
-def mirrored(images, tmp_path_factory):
-    """The directory of a run of four replicas in one process that nothing stopped."""
+def mirrored(settings, tmp_path_factory):
+    """Return the directory of an uninterrupted run of four replicas in one process."""
     workdir = tmp_path_factory.mktemp("mirrored")
     devices = ("--strategy=mirrored", "--virtual_devices=4")
-    run("train.py", *devices, *settings(images), f"--workdir={workdir}")
+    run("train.py", *devices, *settings, f"--workdir={workdir}")
     return workdir
 
 
 @pytest.fixture(scope="module")
-def interrupted(images, tmp_path_factory):
-    """The directory of the same run of two workers, in three starts, and what each of them printed.
+def interrupted(settings, tmp_path_factory):
+    """Return the directory of the same run by two workers, and what they printed in each start.
 
-    Slurm makes the first start. In each of the first two something happens to the second worker.
+    The first start is by Slurm, and its second worker gets a signal. In the second start, the
+    second worker is killed. The third start finishes.
     """
     workdir = tmp_path_factory.mktemp("interrupted")
-    printed = []
+    arguments = worker_arguments(settings, workdir)
+    outputs = []
 
-    with workers(*arguments(images, workdir), environments=slurm()) as (chief, other):
+    with workers(*arguments, environments=slurm()) as (chief, other):
         wait_for(lambda: logged_steps(workdir) >= 2, chief)
         other.send_signal(signal.SIGTERM)
-        printed.append(end([chief, other], 128 + signal.SIGTERM))
-    stopped = logged_steps(workdir)
-    assert saved_step(workdir) == stopped
+        outputs.append(outputs_of([chief, other], 128 + signal.SIGTERM))
+    stopped_at = logged_steps(workdir)
+    assert saved_step(workdir) == stopped_at
 
-    with workers(*arguments(images, workdir)) as (chief, other):
-        wait_for(lambda: logged_steps(workdir) >= stopped + 6, chief)
+    with workers(*arguments) as (chief, other):
+        wait_for(lambda: logged_steps(workdir) >= stopped_at + 6, chief)
         other.kill()
-        printed.append(end([chief], status=2, timeout=60))
-    assert saved_step(workdir) > stopped
+        outputs.append(outputs_of([chief], status=2, timeout=60))
+    assert stopped_at < saved_step(workdir) < LAST_STEP
 
-    printed.append(run_both(*arguments(images, workdir)))
-    return workdir, printed
+    outputs.append(run_both(*arguments))
+    return workdir, outputs
 
 
 def saved_step(workdir):
     return int(run_directory.latest_checkpoint(str(workdir)).rsplit("-", 1)[1])
 
 
-def going_on_from(output):
-    return int(re.search(r"going on from step (\d+)", output).group(1))
-
-
-def test_a_signal_to_one_worker_stops_both_after_the_same_step(interrupted):
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_signal_to_one_worker_stops_both_after_the_same_step(interrupted):
     _, [(chief, other), (restarted,), _] = interrupted
-    assert f"stopped at step {going_on_from(restarted)} of {LAST_STEP}" in chief
+    step = int(re.search(r"resuming from step (\d+)", restarted)[1])
+    assert f"stopped at step {step} of {LAST_STEP}" in chief
     assert other == ""
 
 
-def test_a_killed_worker_ends_the_others_in_a_line_that_says_what_to_do(interrupted):
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_killed_worker_ends_the_others_with_a_one_line_error(interrupted):
     _, [_, (chief,), _] = interrupted
     [error] = [line for line in chief.splitlines() if line.startswith("error: ")]
-    assert chief.endswith(f"{error}\n") and "Traceback" not in chief
-    assert "is gone: start all of them again with the same command" in error
+    assert chief.endswith(f"{error}\n")
+    assert "Traceback" not in chief
+    assert "start all of them again with the same command" in error
 
 
-def test_only_the_chief_writes_and_speaks(interrupted, mirrored):
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_only_the_chief_writes_and_prints(interrupted, mirrored):
     workdir, [*_, (chief, other)] = interrupted
-    # TensorBoard's file without the time, the machine and the process, of which each start has one.
+    # Names of TensorBoard's files without the time, the machine and the process of each start.
     files, expected = (
         sorted(
             re.sub(r"(tfevents)\..*", r"\1", str(path.relative_to(folder)))
@@ -230,78 +248,105 @@ def test_only_the_chief_writes_and_speaks(interrupted, mirrored):
     )
     assert sum("tfevents" in name for name in files) == 3
     assert sorted(set(files)) == expected
-    assert f"step {LAST_STEP}/{LAST_STEP}" in chief and f"wrote {workdir}" in chief
+    assert f"step {LAST_STEP}/{LAST_STEP}" in chief
+    assert str(workdir) in chief.splitlines()[-1]
     assert other == ""
 
 
-def test_two_workers_end_where_four_replicas_of_one_process_end(interrupted, mirrored):
-    """Stopped and killed as they were, and the other run was not."""
-    found, expected = state(interrupted[0]), state(mirrored)
-    assert found.keys() == expected.keys() and len(found) > 50
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_interrupted_workers_end_like_uninterrupted_replicas(interrupted, mirrored):
+    values, expected = state(interrupted[0]), state(mirrored)
+    assert values.keys() == expected.keys()
+    assert len(values) > 50
     for name, value in expected.items():
         if "/moving_" in name:
-            # Of a mean over the replicas, whose sum has another order and starts again at a stop.
-            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+            # Means over the replicas, which are summed in another order and again after a stop.
+            np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
         else:
-            np.testing.assert_array_equal(found[name], value, err_msg=name)
+            np.testing.assert_array_equal(values[name], value, err_msg=name)
 
 
-def test_two_workers_log_what_four_replicas_of_one_process_log(interrupted, mirrored):
-    found, expected = (
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, mirrored):
+    lines, expected = (
         [
             {key: value for key, value in line.items() if key not in TIMES}
             for line in run_directory.read_metrics(str(workdir))
         ]
         for workdir in (interrupted[0], mirrored)
     )
-    assert found == expected
-    steps = [line["step"] for line in found if "loss" in line]
+    assert lines == expected
+    steps = [line["step"] for line in lines if "loss" in line]
     assert steps == list(range(1, LAST_STEP + 1))
-    assert [line["step"] for line in found if "knn_top1" in line] == [0, LAST_STEP]
+    assert [line["step"] for line in lines if "knn_top1" in line] == [0, LAST_STEP]
 
 
-def test_an_evaluation_is_the_same_on_workers_replicas_and_one_device(
-    images, interrupted, tmp_path
-):
-    workdir, _ = interrupted
-    source = sources.load(f"folder:{images}")
-    features = protocols.extract_both(load_backbone(str(workdir)), source, 32)
-    expected = protocols.evaluate("knn", *features, 2, k=200, temperature=0.07)
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_evaluation_is_the_same_on_two_workers_and_one_device(image_folder, trained_run, tmp_path):
+    """It is on two replicas as well: see tests/evaluation/test_features.py."""
+    source = sources.load(f"folder:{image_folder}")
+    features = protocols.extract_both(load_backbone(str(trained_run)), source, 32)
+    expected = protocols.evaluate("knn", *features)
+    chief, other = run_both(
+        "evaluate.py",
+        "--protocol=knn",
+        f"--workdir={trained_run}",
+        "--strategy=multiworker",
+        f"--output_dir={tmp_path}",
+    )
+    assert f"top-1 {expected['top1']:.4f}" in chief
+    assert other == ""
+    result = json.loads((tmp_path / "eval" / "knn.json").read_text())
+    for name in ("top1", "top5", "num_train", "num_test"):
+        assert result[name] == expected[name]
 
-    evaluation = ("evaluate.py", "--protocol=knn", f"--workdir={workdir}")
-    strategy = ("--strategy=mirrored", "--virtual_devices=4")
-    run(*evaluation, *strategy, f"--output_dir={tmp_path / '4'}")
-    strategy = ("--strategy=multiworker", f"--output_dir={tmp_path / '2'}")
-    chief, other = run_both(*evaluation, *strategy)
-    assert f"top-1 {expected['top1']:.4f}" in chief and other == ""
-    for replicas in "24":
-        found = json.loads((tmp_path / replicas / "eval" / "knn.json").read_text())
-        for name in ("top1", "top5", "num_train", "num_test"):
-            assert found[name] == expected[name]
 
-
-def contents(folder):
+def files_in(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_workers_of_different_settings_do_not_begin(images, tmp_path):
-    own = ((), ("--config.seed=1",))
-    outputs = run_both(*arguments(images, tmp_path / "run"), own=own, status=2)
-    for output in outputs:
-        assert output.startswith("error: the workers differ") and output.count("\n") == 1
-    assert not list(tmp_path.rglob("*checkpoint*"))
-
-
-def test_workers_that_do_not_share_their_directory_harm_nothing_in_it(
-    images, interrupted, tmp_path
-):
-    workdir, _ = interrupted
-    before = contents(workdir)
-    # Of a flag given twice, the last counts.
-    own = ((), (f"--workdir={tmp_path / 'elsewhere'}",))
-    outputs = run_both(*arguments(images, workdir), own=own, status=2)
-    for output, held in zip(outputs, (f"step-{LAST_STEP}", "nothing"), strict=True):
-        assert output.startswith("error: the workers differ") and output.count("\n") == 1
-        assert f"holds {held}, and" in output and "--workdir that they share" in output
-    assert contents(workdir) == before
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_workers_without_a_shared_directory_are_refused(settings, trained_run, tmp_path):
+    before = files_in(trained_run)
+    # The last of two flags with the same name counts.
+    own_arguments = ((), (f"--workdir={tmp_path / 'elsewhere'}",))
+    arguments = worker_arguments(settings, trained_run)
+    outputs = run_both(*arguments, own_arguments=own_arguments, status=2)
+    for output, checkpoint in zip(outputs, ("step-12", "no checkpoint"), strict=True):
+        assert output.startswith("error: the workers differ")
+        assert output.count("\n") == 1
+        assert f"holds {checkpoint} and" in output
+        assert "a run directory that they share" in output
+    assert files_in(trained_run) == before
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_workers_differ_in_settings_images_or_checkpoint(trained_run, tmp_path, monkeypatch):
+    hashes = []
+
+    def gather(value):
+        hashes.append(value)
+        return [value]
+
+    monkeypatch.setattr(distribution, "gather_from_workers", gather)
+    config = default_config()
+    other_seed = config.copy_and_resolve_references()
+    other_seed.seed = 1
+    empty = str(tmp_path)
+    workers = [
+        (config, empty, 100, 3),
+        (other_seed, empty, 100, 3),
+        (config, str(trained_run), 100, 3),
+        (config, empty, 101, 3),
+        (config, empty, 100, 1),
+    ]
+    for arguments in workers:
+        _require_identical_workers(*arguments)
+    assert len(set(hashes)) == len(workers)
+    monkeypatch.setattr(distribution, "gather_from_workers", lambda value: hashes)
+    with pytest.raises(UserError, match="^the workers differ: .* 100 images with 3 channels"):
+        _require_identical_workers(*workers[0])
