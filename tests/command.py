@@ -67,7 +67,7 @@ def state(workdir):
 
 
 def wait_for(condition, process, interval=0.02):
-    """Wait until the condition holds while the process runs, and check it every `interval` seconds."""
+    """Wait until the condition holds while the process runs; check it every `interval` seconds."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()[0]

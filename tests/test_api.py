@@ -29,6 +29,7 @@ def features(source, backbone):
     return [moco_tf.extract_features(backbone, source, part, SIZE) for part in ("train", "test")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["test", "pretrain", "all"])
 def test_features_are_those_of_the_part(source, backbone, part):
     indices = np.arange(source.size) if part == "all" else getattr(source, part)

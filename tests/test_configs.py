@@ -135,6 +135,7 @@ def two_batches(crop_scale):
     return np.array(list(batches.between(0, 2).as_numpy_iterator())), batches.steps_per_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_config_trains_for_two_steps(name, monkeypatch):
     """With its stem, block, width, head and augmentation, but small images and batches."""

@@ -91,6 +91,7 @@ def test_card_leaves_the_license_to_the_user(card):
     assert "filled in by you" in card["License"]
 
 
+@pytest.mark.slow
 def test_card_of_a_saved_model_repeats_its_own_card(workdir, card, tmp_path):
     backbone, path = load_backbone(str(workdir)), str(tmp_path / "saved_model")
     export_saved_model(backbone, path, Origin("workdir", str(workdir)))

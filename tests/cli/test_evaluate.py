@@ -72,6 +72,7 @@ def test_result_records_the_settings_of_the_flags(image_folder, tmp_path, protoc
         assert result["curve"][-1]["top1"] == result["top1"]
 
 
+@pytest.mark.slow
 def test_empty_milestones_mean_none(image_folder, tmp_path):
     flags = ("--protocol=linear", "--epochs=1", "--milestones=")
     _, result = evaluate(image_folder, tmp_path, *flags)

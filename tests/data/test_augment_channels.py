@@ -66,6 +66,7 @@ def reference_view(recipe, image, draws):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_leaving_out_rgb_operations_keeps_the_draws_of_the_others(channels):
     recipe, count = RECIPES["v2"].without_rgb_operations(), 40

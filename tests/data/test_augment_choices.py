@@ -190,6 +190,7 @@ def test_each_of_two_operations_comes_first_equally_often():
 
 
 # These two recipes have all operations, in both orders.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v1", "v2"])
 def test_compiled_and_eager_views_are_equal(name):
     images = np.stack(crops(64, 8))
@@ -211,6 +212,7 @@ def test_views_depend_on_row_and_seed_alone(name):
     assert (np.abs(first - other).max(axis=(1, 2, 3)) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_view_of_a_row_does_not_depend_on_the_other_rows():
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), np.uint8)
     augment = Augment(RECIPES["v2"])
@@ -229,6 +231,7 @@ def test_unchanged_images_are_normalized_by_imagenets_statistics():
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_views_are_the_same_in_a_step_compiled_by_xla():
     step = tf.Variable(3, dtype=tf.int64)  # A variable, so that nothing is constant-folded.
     images = tf.constant(np.stack([patch()] * 8))

@@ -71,6 +71,7 @@ def test_query_and_key_are_different_views_of_one_image(whole_run):
     assert (query != key).any(axis=(-1, -2, -3)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3, 8])
 def test_run_resumes_at_any_step_with_the_same_batches(whole_run, folder, step):
     np.testing.assert_array_equal(batches(two_views(folder), step), whole_run[step:])
@@ -156,6 +157,7 @@ def make_empty(path):
 
 
 # Image 0 is also the first that the search for a readable image tries.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "number"), [(truncate, 0), (replace_by_text, 4), (make_empty, 9)]
 )
@@ -190,6 +192,7 @@ def test_two_readable_images_are_enough_for_a_run(copy):
     assert views.unreadable == set(range(COUNT)) - {3, 7}
 
 
+@pytest.mark.slow
 def test_substitutes_are_reproducible(copy):
     replace_by_text(copy / "2.jpg")
     replace_by_text(copy / "5.jpg")

@@ -44,6 +44,7 @@ def test_positions_are_those_of_the_images_shown_including_substitutes(source):
     assert set(seen) == set(range(COUNT)) - {3}
 
 
+@pytest.mark.slow
 def test_views_are_the_same_with_and_without_positions(source):
     _, run_without = batches(source)
     _, run_with = batches(source, with_positions=True)

@@ -107,6 +107,7 @@ def with_half_the_attempts(draws):
     return np.tile(draws[:, : ATTEMPTS // 2], [1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "crop_scale", "shape", "name"),
     [

@@ -287,6 +287,7 @@ def test_initial_heads_have_the_moments_of_torch(name):
         assert_same_moments(ours.bias.numpy(), theirs.bias.detach().numpy(), kurtosis=1.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 5])
 def test_features_of_other_channels_equal_those_of_torchvision(channels):
     keras.utils.set_random_seed(0)

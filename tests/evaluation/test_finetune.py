@@ -335,6 +335,7 @@ def saved_model(backbone, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["tuned", "frozen"])
 def test_saved_model_is_tuned_like_its_backbone(one_epoch, saved_model, batch_norm):
     files = {path: path.read_bytes() for path in saved_model.rglob("*") if path.is_file()}

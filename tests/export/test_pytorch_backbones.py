@@ -46,6 +46,7 @@ def test_backbone_has_the_features_of_torchvision(name, tmp_path):
     assert_same_features(name, network, network.state_dict(), tmp_path)
 
 
+@pytest.mark.slow
 def test_backbone_has_the_features_of_timm(tmp_path):
     timm = pytest.importorskip("timm", reason="timm is not installed: make pytorch installs it")
     torch.manual_seed(0)

@@ -127,6 +127,7 @@ def test_float16_scales_the_loss_and_approximates_float32(name):
     assert {variable.dtype for variable in variables if "float" in variable.dtype} == {"float32"}
 
 
+@pytest.mark.slow
 def test_end_to_end_key_encoder_learns_by_back_propagation():
     """Both encoders start equal and become different, since they see different views."""
     model = build("end_to_end", tf.distribute.get_strategy())

@@ -153,6 +153,7 @@ def grouped_normalization(x, groups):
     return np.concatenate(y), np.mean(means, axis=0), np.mean(unbiased, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle_bn", [True, False])
 def test_keys_are_normalized_in_groups_of_the_permuted_batch(float64, shuffle_bn):
     keras.utils.set_random_seed(2)

@@ -40,6 +40,7 @@ def test_jpeg_file_keeps_tiles_apart():
         assert np.abs(np.asarray(image).astype(int) - sheet(tiles)).max() < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("image_size", "side"), [(24, 32), (32, 32), (48, 64), (128, 64)])
 def test_thumbnails_show_the_central_views(tmp_path, image_size, side):
     folder = write_folder(tmp_path / "images", each=4, side=120)

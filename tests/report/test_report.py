@@ -139,6 +139,7 @@ def test_page_of_a_run_in_a_browser(leaking_run, tmp_path):
     assert all(readout.startswith("step 40 ") for readout in shown["readouts"])
 
 
+@pytest.mark.slow
 def test_five_channels_without_labels(tmp_path):
     rgb = np.stack(crops(20, 56))
     images = np.concatenate([rgb, 255 - rgb[..., :2]], axis=-1)
@@ -176,6 +177,7 @@ def test_five_channels_without_labels(tmp_path):
         assert np.abs(tile - view.resize((64, 64), PIL.Image.Resampling.BILINEAR)).mean() < 4
 
 
+@pytest.mark.slow
 def test_without_held_out_images_the_map_shows_training_images(leaking_run, folder, tmp_path):
     workdir, _, _ = leaking_run
     source = sources.load(f"folder:{folder}")

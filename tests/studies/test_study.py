@@ -121,6 +121,7 @@ def test_signal_stops_the_study(arguments, monkeypatch, tmp_path, capsys, number
     assert len(read_results(tmp_path)["runs"]) == finishes
 
 
+@pytest.mark.slow
 def test_draw_writes_the_figures_only(arguments, started, monkeypatch, tmp_path):
     main(arguments)
     monkeypatch.undo()

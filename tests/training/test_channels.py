@@ -125,6 +125,7 @@ def test_run_and_its_saved_model_are_evaluated_alike(source_names, workdir, tmp_
         assert "takes 5: choose images with 5 channels by --data" in line
 
 
+@pytest.mark.slow
 def test_random_initialization_has_the_channels_of_the_source(source_names, tmp_path):
     arguments = ("--protocol=knn", "--random_init", f"--output_dir={tmp_path}")
     output = in_process.run("evaluate.py", *arguments, *flags(source_names[1]))
@@ -184,6 +185,7 @@ def image_in(axes):
     return np.asarray(axes.images[0].get_array())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 5])
 def test_preview_shows_visible_channels(source_names, figures, channels):
     config = default_config()

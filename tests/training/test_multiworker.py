@@ -1,4 +1,4 @@
-"""Two workers with two replicas each, in processes of their own: they are one run, or none."""
+"""Two workers in processes of their own: they are one run, or none."""
 
 import contextlib
 import json
@@ -20,14 +20,13 @@ from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
-from moco_tf.training.run import _require_identical_workers
+from moco_tf.training.run import _require_identical_workers, train
 from tests import replicas
-from tests.command import ROOT, TINY, logged_steps, run, state, wait_for
+from tests.command import ROOT, TINY, logged_steps, state, wait_for
 from tests.mechanisms.test_equivalence import assert_equal
 from tests.replicas import RESUMED, STEPS
 
-# Four epochs of six steps: enough of them that a signal reaches the run in the middle.
-LAST_STEP = 24
+LAST_STEP = 18  # Three epochs of six steps, so that a signal reaches the run in the middle.
 
 # Values in the log that differ between two identical runs.
 TIMES = ("images_per_second", "waiting_for_data")
@@ -122,8 +121,8 @@ def train_on_one_device(out, resume=None):
 def states(tmp_path_factory):
     """Return a folder of results of tests.replicas.
 
-    "one" is from one device, "0" and "1" are from two workers, and "resumed-0" and "resumed-1" are
-    from two workers that continue the run of the one device.
+    "one" is from one device, "0" and "1" are from two workers with two replicas each, and
+    "resumed-0" and "resumed-1" are from two such workers that continue the run of the one device.
     """
     folder = tmp_path_factory.mktemp("states")
     train_on_one_device(folder / "one")
@@ -160,37 +159,26 @@ def test_one_device_continues_a_run_of_two_workers(states, tmp_path):
 @pytest.fixture(scope="module")
 def settings(image_folder):
     return (
+        "train.py",
+        "--strategy=multiworker",
         *TINY,
         f"--config.data.source=folder:{image_folder}",
-        "--config.bn_groups=4",
-        "--config.epochs=4",
-        "--config.knn_every=4",
-        "--config.checkpoint_every=5",
+        "--config.rgb_operations=False",  # They take a while to compile.
+        "--config.epochs=3",
+        "--config.knn_every=3",
+        "--config.checkpoint_every=3",
     )
-
-
-def worker_arguments(settings, workdir):
-    return ("-m", "tests.worker", "--strategy=multiworker", *settings, f"--workdir={workdir}")
-
-
-@pytest.fixture(scope="module")
-def mirrored(settings, tmp_path_factory):
-    """Return the directory of an uninterrupted run of four replicas in one process."""
-    workdir = tmp_path_factory.mktemp("mirrored")
-    devices = ("--strategy=mirrored", "--virtual_devices=4")
-    run("train.py", *devices, *settings, f"--workdir={workdir}")
-    return workdir
 
 
 @pytest.fixture(scope="module")
 def interrupted(settings, tmp_path_factory):
-    """Return the directory of the same run by two workers, and what they printed in each start.
+    """Return the directory of a run by two workers, and what they printed in each start.
 
     The first start is by Slurm, and its second worker gets a signal. In the second start, the
     second worker is killed. The third start finishes.
     """
     workdir = tmp_path_factory.mktemp("interrupted")
-    arguments = worker_arguments(settings, workdir)
+    arguments = (*settings, f"--workdir={workdir}")
     outputs = []
 
     with workers(*arguments, environments=slurm()) as (chief, other):
@@ -201,13 +189,21 @@ def interrupted(settings, tmp_path_factory):
     assert saved_step(workdir) == stopped_at
 
     with workers(*arguments) as (chief, other):
-        wait_for(lambda: logged_steps(workdir) >= stopped_at + 6, chief)
+        wait_for(lambda: logged_steps(workdir) >= stopped_at + 5, chief)
         other.kill()
         outputs.append(outputs_of([chief], status=2, timeout=60))
     assert stopped_at < saved_step(workdir) < LAST_STEP
 
     outputs.append(run_both(*arguments))
     return workdir, outputs
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(interrupted, two_replicas, tmp_path_factory):
+    """Return the directory of the same run on two replicas of one process, without interruption."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    train(run_directory.read_config(str(interrupted[0])), str(workdir), two_replicas)
+    return workdir
 
 
 def saved_step(workdir):
@@ -235,7 +231,7 @@ def test_killed_worker_ends_the_others_with_a_one_line_error(interrupted):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_only_the_chief_writes_and_prints(interrupted, mirrored):
+def test_only_the_chief_writes_and_prints(interrupted, uninterrupted):
     workdir, [*_, (chief, other)] = interrupted
     # Names of TensorBoard's files without the time, the machine and the process of each start.
     files, expected = (
@@ -244,7 +240,7 @@ def test_only_the_chief_writes_and_prints(interrupted, mirrored):
             for path in folder.rglob("*")
             if path.is_file()
         )
-        for folder in (workdir, mirrored)
+        for folder in (workdir, uninterrupted)
     )
     assert sum("tfevents" in name for name in files) == 3
     assert sorted(set(files)) == expected
@@ -255,8 +251,8 @@ def test_only_the_chief_writes_and_prints(interrupted, mirrored):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_interrupted_workers_end_like_uninterrupted_replicas(interrupted, mirrored):
-    values, expected = state(interrupted[0]), state(mirrored)
+def test_interrupted_workers_end_like_uninterrupted_replicas(interrupted, uninterrupted):
+    values, expected = state(interrupted[0]), state(uninterrupted)
     assert values.keys() == expected.keys()
     assert len(values) > 50
     for name, value in expected.items():
@@ -269,13 +265,13 @@ def test_interrupted_workers_end_like_uninterrupted_replicas(interrupted, mirror
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, mirrored):
+def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninterrupted):
     lines, expected = (
         [
             {key: value for key, value in line.items() if key not in TIMES}
             for line in run_directory.read_metrics(str(workdir))
         ]
-        for workdir in (interrupted[0], mirrored)
+        for workdir in (interrupted[0], uninterrupted)
     )
     assert lines == expected
     steps = [line["step"] for line in lines if "loss" in line]
@@ -314,7 +310,7 @@ def test_workers_without_a_shared_directory_are_refused(settings, trained_run, t
     before = files_in(trained_run)
     # The last of two flags with the same name counts.
     own_arguments = ((), (f"--workdir={tmp_path / 'elsewhere'}",))
-    arguments = worker_arguments(settings, trained_run)
+    arguments = (*settings, f"--workdir={trained_run}")
     outputs = run_both(*arguments, own_arguments=own_arguments, status=2)
     for output, checkpoint in zip(outputs, ("step-12", "no checkpoint"), strict=True):
         assert output.startswith("error: the workers differ")

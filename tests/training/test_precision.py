@@ -110,6 +110,7 @@ def test_variables_are_float32(precision):
     assert {each.dtype for each in variables if "float" in each.dtype} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_momentum_update_is_float32(precision, batches):
     # A ten-thousandth of the difference is less than a half-precision weight can change by.

@@ -187,6 +187,7 @@ def damaged_folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_skipped_and_named(damaged_folder, tmp_path):
     output = train_on_folder(damaged_folder, tmp_path / "run")
     assert "skipped 3 files that cannot be read as images" in output
@@ -194,6 +195,7 @@ def test_unreadable_files_are_skipped_and_named(damaged_folder, tmp_path):
         assert name in output
 
 
+@pytest.mark.slow
 def test_on_error_fail_stops_at_an_unreadable_file(damaged_folder, tmp_path):
     (damaged_folder / "left" / "text.png").unlink()
     arguments = ["--config.data.on_error=fail"]

@@ -161,6 +161,7 @@ def views_of(workdir):
     return views
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), [("labeled", [0, 6, 12]), ("unlabeled", [0, 7])])
 def test_views_are_those_of_the_training(augment, name, steps, request):
     config, workdir = request.getfixturevalue(name)

@@ -238,6 +238,7 @@ def test_appended_records_do_not_move_others_in_or_out_of_the_test_part(tmp_path
     assert after[after < 100].tolist() == before.tolist()
 
 
+@pytest.mark.slow
 def test_training_skips_unreadable_records(tmp_path):
     contents = [labeled_example(n, n) for n in range(8)]
     contents[0] = b"not a message"
