@@ -1,23 +1,12 @@
-"""Runs moco-train as one of several workers, on two logical devices of the CPU.
+"""A worker with two logical devices of the CPU, for `tests.replicas --multiworker`.
 
-    TF_CONFIG=... python -m tests.worker --strategy=multiworker [flags of moco-train]
-
-TensorFlow's strategy takes all GPUs of a worker but only one device of its CPU. Apart from that,
-everything is as in `python train.py`.
+TensorFlow's strategy takes all GPUs of a worker, but only one device of its CPU.
 """
 
-import os
-import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
 from moco_tf import distribution
-from moco_tf.cli import train
 
-tf.get_logger().setLevel("ERROR")
 DEVICES = 2
 
 
@@ -30,8 +19,3 @@ def take_two_devices():
     distribution.split_cpu(DEVICES)
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     extended._initialize_local_devices = logical_devices
-
-
-if __name__ == "__main__":
-    take_two_devices()
-    sys.exit(train.main())
