@@ -264,6 +264,7 @@ def test_groups_of_pretraining_have_no_effect(one_epoch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_replicas_give_numbers_of_one(float64, two_replicas):
     # The last batch of an epoch has two images, which both go to the first replica.

@@ -1,6 +1,7 @@
 """Runs that are stopped in every possible way and then end as if they had not been stopped."""
 
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from moco_tf import load_backbone, run_directory
 from moco_tf.training.build import build_model
 from moco_tf.training.callbacks import MetricsLog
+from moco_tf.training.run import Outcome, train
 from tests import in_process
 from tests.command import TINY, logged_steps, start, state, wait_for
 from tests.images import crops, write_folder
@@ -24,7 +26,7 @@ def arguments(image_folder):
         *TINY,
         f"--config.data.source=folder:{image_folder}",
         f"--config.epochs={EPOCHS}",
-        "--config.knn_every=4",
+        f"--config.knn_every={EPOCHS}",
         # The queue takes a while to write, so that a kill can leave an incomplete checkpoint.
         "--config.queue_size=20000",
     )
@@ -116,36 +118,38 @@ def interrupt_at(patch, interrupted_step):
     patch.setattr(MetricsLog, "write", write_and_interrupt)
 
 
-def test_metrics_have_the_documented_keys(uninterrupted):
-    lines = run_directory.read_metrics(str(uninterrupted))
+def test_metrics_have_the_documented_keys(trained_run):
+    lines = run_directory.read_metrics(str(trained_run))
     keys = {"step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "learning_rate"}
     keys |= {"images_per_second", "waiting_for_data"}
     for line in lines:
         assert (keys if "loss" in line else {"step", "knn_top1"}) <= line.keys()
     knn_steps = [line["step"] for line in lines if "knn_top1" in line]
-    assert knn_steps == [0, LAST_STEP]
+    assert knn_steps == [0, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
 
 
-def test_learning_rate_follows_the_schedule(uninterrupted):
-    lines = run_directory.read_metrics(str(uninterrupted))
+def test_learning_rate_follows_the_schedule(trained_run):
+    lines = run_directory.read_metrics(str(trained_run))
     rates = [line["learning_rate"] for line in lines if "loss" in line]
-    epochs = np.arange(LAST_STEP) // STEPS_PER_EPOCH
-    expected = 0.24 * 16 / 256 * 0.5 * (1 + np.cos(np.pi * epochs / EPOCHS))
+    epochs = np.arange(2 * STEPS_PER_EPOCH) // STEPS_PER_EPOCH
+    expected = 0.24 * 16 / 256 * 0.5 * (1 + np.cos(np.pi * epochs / 2))
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
-def test_run_directory_has_the_documented_files(uninterrupted):
+def test_run_directory_has_the_documented_files(trained_run):
     for name in ("config.json", "curves.png", "checkpoints", "tensorboard"):
-        assert (uninterrupted / name).exists()
-    kept = {path.name.split(".")[0] for path in (uninterrupted / "checkpoints").glob("step-*")}
-    assert kept == {f"step-{step}" for step in (LAST_STEP - 4, LAST_STEP - 2, LAST_STEP)}
+        assert (trained_run / name).exists()
+    kept = {path.name.split(".")[0] for path in (trained_run / "checkpoints").glob("step-*")}
+    assert kept == {"step-8", "step-10", "step-12"}
 
 
-def test_finished_run_is_left_alone(arguments, uninterrupted):
-    before = (uninterrupted / "metrics.jsonl").read_bytes()
-    output = in_process.run("train.py", *arguments, workdir=uninterrupted)
-    assert f"already finished at step {LAST_STEP}" in output
-    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+def test_finished_run_is_left_alone(trained_run, tmp_path, capsys):
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    outcome = train(run_directory.read_config(str(workdir)), str(workdir))
+    assert outcome == Outcome(step=12, total_steps=12, stopped_by=None)
+    assert "already finished at step 12" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_load_backbone_returns_the_trained_query_encoder(trained_run):
