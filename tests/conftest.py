@@ -6,6 +6,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 
 # Before TensorFlow is imported. Two tests run at a time, so TensorFlow's own threads would only
 # compete with each other, here and in the processes that tests start.
@@ -22,6 +23,15 @@ from tests.images import write_folder
 # Two logical devices, so that there can be two replicas.
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Let processes that tests start react to SIGINT.
+
+    A shell starts background jobs with SIGINT ignored, and processes inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
