@@ -31,14 +31,18 @@ def test_installed_configs_are_found_from_everywhere_and_import_each_other(empty
     assert "data.source" in line  # The one setting that configs/folder.py leaves open.
     line = in_process.run_mistake("train.py", "--config", "configs/folder.py")
     assert "--workdir is required" in line
-    line = in_process.run_mistake(
-        "export/pytorch.py", "--config=configs/folder.py", "--checkpoint=none", "--workdir=run"
-    )
-    assert "none cannot be read" in line
     line = in_process.run_mistake("demo", "--workdir=run", "--config.bn_groups=3")
     assert "bn_groups=3" in line
     assert "batch_size=128" in line
     assert not (empty_directory / "run").exists()
+
+
+@pytest.mark.torch
+def test_installed_configs_are_found_by_the_scripts_of_export(empty_directory):
+    pytest.importorskip("torch", reason="PyTorch is not installed: make pytorch installs it")
+    flags = ("--config=configs/folder.py", "--checkpoint=none", "--workdir=run")
+    line = in_process.run_mistake("export/pytorch.py", *flags)
+    assert "none cannot be read" in line
 
 
 def test_config_file_can_extend_an_installed_one(empty_directory):
