@@ -159,17 +159,22 @@ def test_search_example_finds_pieces_of_the_same_photograph():
 
 
 def test_fine_tuning_example_exports_an_accurate_classifier():
-    variables = run_without_moco_tf("examples/fine_tuning.md", "CLASSES", "accuracies")
+    variables = run_without_moco_tf(
+        "examples/fine_tuning.md", "CLASSES", "accuracies", "test_images"
+    )
     paths, labels = labeled_images("test")
     assert variables["CLASSES"] == sorted(set(labels))
-    images = np.stack([central_view(path, int) for path in paths])
+    images = np.array(variables["test_images"], np.float32)
+    # The page decodes and resizes with TensorFlow, which differs from Pillow by a gray level or so.
+    expected = np.stack([central_view(path, int) for path in paths])
+    assert np.abs(images - expected).mean() < 2
     classifier = keras.layers.TFSMLayer("classifier", call_endpoint="serve")
     scores = classifier(images).numpy()
     np.testing.assert_allclose(classifier(images[:9]).numpy(), scores[:9], rtol=1e-3, atol=1e-3)
     predictions = np.array(variables["CLASSES"])[scores.argmax(axis=1)]
     accuracy = np.mean(predictions == np.array(labels))
-    # Pillow decodes and resizes slightly differently, which changes some of the 267 predictions.
-    assert accuracy == pytest.approx(variables["accuracies"]["all layers"], abs=0.05)
+    # One of the 267 predictions may change with the rounding of another batch size.
+    assert accuracy == pytest.approx(variables["accuracies"]["all layers"], abs=1.5 / len(labels))
     assert min(variables["accuracies"].values()) > 0.5  # Chance level is 0.125.
 
 
