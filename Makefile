@@ -45,7 +45,7 @@ pytorch: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
 
-# The API reference, from the docstrings: build/docs/index.html.
+# The documentation site: build/docs/index.html.
 docs: .venv/installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/docs
 
@@ -76,4 +76,4 @@ tpu-check: .venv-tpu/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tpu runs build dist docs/api *.egg-info
+	rm -rf .venv .venv-tpu runs build dist docs/api/*.rst *.egg-info

@@ -1,34 +1,43 @@
-"""Sphinx configuration for `make docs`: the modules' pages are made from their docstrings."""
+"""Sphinx configuration for `make docs`."""
 
 import inspect
 import pathlib
 import re
+import sys
 import textwrap
 
 from sphinx.util.inspect import signature, stringify_signature
 
 from moco_tf import __version__
 
+DOCS = pathlib.Path(__file__).parent
+# The extensions of this project, and the package `studies`, which is not installed.
+sys.path += [str(DOCS / "_extensions"), str(DOCS.parent)]
+
 project = "moco-tf"
 author = "The moco-tf authors"
+copyright = author
 version = release = __version__
-html_theme = "alabaster"
-html_theme_options = {"description": "Momentum Contrast for TensorFlow and Keras 3"}
-html_copy_source = False
 
-extensions = ["sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-# The modules of export/ and configs/ are listed in export.rst and configs.rst, because the names
-# that apidoc gives to modules are those of their folders.
-apidoc_modules = [
-    {
-        "path": str(pathlib.Path(__file__).parent.parent / "moco_tf"),
-        "destination": "api",
-        "separate_modules": True,
-        "module_first": True,
-        "automodule_options": {"members"},
-    },
+extensions = [
+    "api_pages",
+    "command_help",
+    "myst_parser",
+    "settings_tables",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
-exclude_patterns = ["api/modules.rst"]  # It only links to one page.
+exclude_patterns = ["_extensions"]
+
+# Markdown. There is no math: Sphinx would load MathJax over the network.
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+# Docstrings.
+autosummary_generate = False  # The extension `api_pages` writes the pages.
 # Keras documents the methods that we override in Markdown.
 autodoc_inherit_docstrings = False
 # Names in `__all__` are documented where they are defined.
@@ -42,6 +51,25 @@ highlight_language = "none"
 # Links to other projects would need network access.
 nitpick_ignore_regex = [("py:.*", r"(?!moco_tf\.).*")]
 
+# The look.
+html_theme = "pydata_sphinx_theme"
+html_title = "moco-tf"
+html_theme_options = {
+    "logo": {"text": "moco-tf"},
+    "show_nav_level": 2,
+    "navigation_depth": 4,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+# Copy commands without the prompts, and Python without the output, of examples in docstrings.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
 
 def setup(app):
     """Register the handlers below."""
@@ -50,6 +78,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", _format_returns, priority=400)
     app.connect("autodoc-process-signature", _restore_signature)
     app.connect("autodoc-skip-member", _skip_fields)
+    app.connect("env-updated", _mark_aliases)
 
 
 def _mark_literal_blocks(app, what, name, obj, options, lines):
@@ -95,3 +124,11 @@ def _restore_signature(app, what, name, obj, options, arguments, return_annotati
 def _skip_fields(app, what, name, obj, skip, options):
     """Skip the fields of a NamedTuple, which its class docstring describes."""
     return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def _mark_aliases(app, env):
+    """Mark what the public interface documents once more, so that links by name are unambiguous."""
+    objects = env.domains.python_domain.objects
+    for name, entry in objects.items():
+        if entry.docname == "api/index":
+            objects[name] = entry._replace(aliased=True)
