@@ -43,6 +43,8 @@ autodoc_inherit_docstrings = False
 # Names in `__all__` are documented where they are defined.
 autodoc_default_options = {"ignore-module-all": True}
 autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Call arguments", "params_style")]  # As Keras documents `call`.
 # In the docstrings, single backticks are code, and most indented paragraphs are shell commands.
@@ -57,6 +59,7 @@ html_title = "moco-tf"
 html_theme_options = {
     "logo": {"text": "moco-tf"},
     "show_nav_level": 2,
+    "show_toc_level": 2,
     "navigation_depth": 4,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
@@ -117,7 +120,11 @@ def _format_returns(app, what, name, obj, options, lines):
 def _restore_signature(app, what, name, obj, options, arguments, return_annotation):
     """Show the signature of `__init__` for Keras classes, whose `__new__` takes any arguments."""
     if what == "class" and arguments == "(*args, **kwargs)" and inspect.isfunction(obj.__init__):
-        arguments = stringify_signature(signature(obj.__init__, bound_method=True))
+        arguments = stringify_signature(
+            signature(obj.__init__, bound_method=True),
+            show_return_annotation=False,
+            unqualified_typehints=True,
+        )
     return arguments, return_annotation
 
 

@@ -53,7 +53,9 @@ def _text(name, paths):
         lines += [".. rubric:: Modules", "", ".. list-table::", "   :widths: auto", ""]
         for child in children:
             lines += [f"   * - :py:mod:`{child}`", f"     - {_summary(paths[child])}"]
-        lines += ["", ".. toctree::", "   :hidden:", "", *(f"   {child}" for child in children), ""]
+        lines += ["", ".. toctree::", "   :hidden:", ""]
+        lines += [f"   {child.rpartition('.')[2]} <{child}>" for child in children]
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from moco_tf.settings import GROUPS
 
-COLUMNS = {"Setting": 18, "Default": 14, "Valid values": 20, "Description": 48}
+COLUMNS = {"Setting": 22, "Default": 20, "Valid values": 18, "Description": 40}
 
 
 def setup(app):
@@ -23,7 +23,7 @@ class Settings(SphinxDirective):
         return [node for group in GROUPS.items() for node in self._group(*group)]
 
     def _group(self, title, settings):
-        table = nodes.table(classes=["settings"])
+        table = nodes.table(classes=["settings", "colwidths-given"])
         group = nodes.tgroup(cols=len(COLUMNS))
         group += [nodes.colspec(colwidth=width) for width in COLUMNS.values()]
         header = _row([nodes.Text(column)] for column in COLUMNS)
