@@ -97,6 +97,9 @@ class LossScaling(keras.optimizers.LossScaleOptimizer):
     `keras.optimizers.LossScaleOptimizer` checks the gradient of each replica before the gradients
     are summed. If only one of several replicas overflowed, its infinities would enter the sum, or
     the other replicas would wait for it forever.
+
+    `Mechanism.compile` wraps the optimizer in it if the encoder computes in float16. The arguments
+    are those of `keras.optimizers.LossScaleOptimizer`.
     """
 
     def check_finite(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -116,6 +119,12 @@ def move_towards(target: keras.Variable, variable: keras.Variable, fraction: flo
         target: Floating-point variable.
         variable: Floating-point variable of the same shape and dtype, which is updated.
         fraction: Float in [0, 1].
+
+    Example:
+        >>> variable = keras.Variable(1.0)
+        >>> move_towards(keras.Variable(3.0), variable, fraction=0.25)
+        >>> float(variable.numpy())
+        1.5
     """
     tf.raw_ops.ResourceApplyGradientDescent(
         var=variable.value.handle,

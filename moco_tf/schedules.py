@@ -1,6 +1,7 @@
-"""Learning-rate schedules of the papers.
+"""Learning rate schedules of the papers.
 
-`Step` and `Cosine` change the rate at the start of an epoch, `exponential` after a number of steps.
+`Step` and `Cosine` change the rate at the start of an epoch, and `exponential` changes it after a
+number of steps.
 """
 
 import math
@@ -24,6 +25,14 @@ def exponential(
         learning_rate: Learning rate of the first step.
         decay_every: Number of steps with the same rate.
         factor: Factor of the decay.
+
+    Returns:
+        A schedule from the step, counted from 0, to the learning rate.
+
+    Example:
+        >>> schedule = exponential(0.5, decay_every=10)
+        >>> [round(float(schedule(step)), 3) for step in (0, 9, 10)]
+        [0.5, 0.5, 0.45]
     """
     return keras.optimizers.schedules.ExponentialDecay(
         learning_rate, decay_every, factor, staircase=True

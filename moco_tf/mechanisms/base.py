@@ -33,8 +33,9 @@ class Mechanism(DistributedModel):
     """Base class for a contrastive model that trains under any `tf.distribute` strategy.
 
     A subclass sets `query_encoder`, a model from images to projections `[N, C]`. It defines
-    `train_step`, which increments `step` and returns the result of `logs`. For keys from an encoder
-    it also sets `key_encoder`, a model of the same architecture, and `shuffle_bn`, a bool.
+    `train_step`, which increments `step` and returns the result of `logs`. If an encoder computes
+    the keys, the subclass also sets `key_encoder`, a model of the same architecture, and
+    `shuffle_bn`, a bool.
 
     Args:
         temperature: The temperature tau of equation 1, greater than 0.
@@ -122,13 +123,18 @@ class Mechanism(DistributedModel):
         return self.augment(view.images, rows, count, view.seed)
 
     def logs(self, losses: tf.Tensor, logits: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Return the means over the epoch so far and the learning rate, as `train_step` does.
+        """Update the metrics, and return the values that `fit` reports.
 
-        Call it before the optimizer moves on to the learning rate of the next step.
+        Call it before the step of the optimizer, after which the learning rate is that of the next
+        step.
 
         Args:
             losses: `[n]`, the losses of this replica's queries.
             logits: `[n, 1 + K]`, with the positive in column 0.
+
+        Returns:
+            The means of the loss and of the contrastive top-1 and top-5 accuracy over the epoch so
+            far, and the learning rate, as scalars by name.
         """
         self.loss_metric.update_state(losses)
         self.top1_metric.update_state(contrastive_accuracy(logits, 1))

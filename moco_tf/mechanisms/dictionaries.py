@@ -23,6 +23,13 @@ class Queue(keras.layers.Layer):
         keys: Non-trainable weight `[K, C]` with L2-normalized rows. It is float32 for any
             precision of the encoders, and float64 under the dtype policy "float64".
         pointer: Non-trainable int64 scalar, the row that the next key is written to.
+
+    Example:
+        >>> queue = Queue(size=3, dim=2)
+        >>> queue.build()
+        >>> queue.enqueue(tf.constant([[1.0, 0.0], [0.0, 1.0]]))
+        >>> queue.keys.numpy()[:2].tolist(), int(queue.pointer.numpy())
+        ([[1.0, 0.0], [0.0, 1.0]], 2)
     """
 
     def __init__(self, size: int, dim: int, seed: int = 0, **kwargs: Any) -> None:
@@ -84,6 +91,13 @@ class Bank(keras.layers.Layer):
         representations: Non-trainable weight `[M, C]` with L2-normalized rows, one for each image.
             It is float32 for any precision of the encoder, and float64 under the dtype policy
             "float64".
+
+    Example:
+        >>> bank = Bank(size=4, dim=2, momentum=0.0)
+        >>> bank.build()
+        >>> bank.update(tf.constant([2], tf.int64), tf.constant([[0.0, 1.0]]))
+        >>> bank.look_up(tf.constant([2], tf.int64)).numpy().tolist()
+        [[0.0, 1.0]]
     """
 
     def __init__(
@@ -138,7 +152,7 @@ class Bank(keras.layers.Layer):
         """
         queries = tf.cast(queries, self.representations.dtype)
         updated = self.momentum * self.look_up(rows) + (1 - self.momentum) * queries
-        # Several writes to one row happen in any order, so all of them write the same value.
+        # The order of several writes to one row is undefined, so all of them write the same value.
         is_same_image = rows[:, tf.newaxis] == rows
         last = tf.reduce_max(tf.where(is_same_image, tf.range(len(rows)), 0), axis=1)
         # In place, since `assign` would copy the whole bank in every step.

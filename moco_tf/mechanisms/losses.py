@@ -23,6 +23,13 @@ def info_nce(
         loss: `[N]`, the log loss of the (K+1)-way classification of each query, in nats; ln(K+1)
             if the keys carry no information.
         logits: `[N, 1 + K]`, dot products divided by the temperature, the positive in column 0.
+
+    Example:
+        >>> queries = keys = tf.constant([[1.0, 0.0]])
+        >>> negatives = tf.constant([[0.0, 1.0], [0.0, -1.0], [-1.0, 0.0]])
+        >>> loss, logits = info_nce(queries, keys, negatives, temperature=0.5)
+        >>> logits.numpy().tolist()
+        [[2.0, 0.0, 0.0, -2.0]]
     """
     positive = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # N x 1
     negative = tf.matmul(queries, negatives, transpose_b=True)  # N x K
@@ -33,7 +40,7 @@ def info_nce(
 def info_nce_in_batch(
     queries: tf.Tensor, keys: tf.Tensor, rows: tf.Tensor, temperature: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Compute InfoNCE with the keys of the other images of the batch as negatives (Figure 2a).
+    """Compute InfoNCE with the keys of the other images in the batch as negatives (Figure 2a).
 
     Args:
         queries: `[n, C]`, L2-normalized.
@@ -78,6 +85,11 @@ def contrastive_accuracy(logits: tf.Tensor, k: int) -> tf.Tensor:
 
     Returns:
         float32 `[N]` of 0.0 and 1.0.
+
+    Example:
+        >>> logits = tf.constant([[2.0, 3.0, 1.0], [2.0, 1.0, 1.0]])
+        >>> contrastive_accuracy(logits, k=1).numpy().tolist()
+        [0.0, 1.0]
     """
     # Equal similarities can differ in their last bits, since they are summed in different orders.
     positive = logits[:, :1] - 1e-5 * tf.abs(logits[:, :1])

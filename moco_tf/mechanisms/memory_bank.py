@@ -14,7 +14,7 @@ from moco_tf.seeds import seed_for
 
 
 class MemoryBank(Mechanism):
-    """The mechanism whose keys are drawn from one stored representation of every image.
+    """The mechanism whose keys are stored representations, one for each image of the data set.
 
     The paper compares MoCo with it in section 4.1: the mechanism of Wu et al. (CVPR 2018) with the
     same pretext task and InfoNCE. There is no key encoder. The positive key of a query is the
@@ -24,10 +24,10 @@ class MemoryBank(Mechanism):
     towards their queries. Shuffling BN has no effect here (section 3.3).
 
     The paper specifies neither how the negatives are drawn nor the initial content of the bank.
-    Here the negatives are drawn with replacement, as in the code of Wu et al., but exclude the
-    query's own image, which theirs do not; and the bank starts from random unit vectors. As long
-    as most images still have these, the loss is above chance level: a query is similar to what was
-    encoded recently, and not to its own key.
+    Here the negatives are drawn with replacement, as in the code of Wu et al., but never include
+    the query's own image, which their code allows. The bank starts from random unit vectors. While
+    most images still have these, the loss is above chance level, because a query is more similar
+    to recently encoded images than to its own key.
 
     `fit` takes batches `(query_images, key_images, rows)`: the two views that `moco_tf.MoCo` takes,
     the second of which is ignored, and for each image its row in the bank, int64 `[N]` with values
@@ -104,8 +104,8 @@ class MemoryBank(Mechanism):
         step = self.step.value
         view = View(x_q, seed_for("query_view", self.seed, step))
 
-        # keys, without gradient: a draw r stands for row r below the row of the query's image, and
-        # for row r + 1 from there on, so that no query is compared with its own image
+        # keys, without gradient: a draw r means row r if r is less than the row of the query's
+        # image, and row r + 1 otherwise, so that no negative is the query's own image
         k = self.bank.look_up(rows)  # positive keys: n x C
         draws = self.bank.draw(self.num_negatives, step)
         lower, upper = self.bank.look_up(draws), self.bank.look_up(draws + 1)  # K x C each

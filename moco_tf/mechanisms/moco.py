@@ -1,4 +1,7 @@
-"""Momentum Contrast: Algorithm 1 of the paper as a Keras model."""
+"""Momentum Contrast as a Keras model.
+
+`MoCo.train_step` is Algorithm 1 of the paper, with the comments of its pseudo-code.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -116,7 +119,7 @@ class MoCo(Mechanism):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights_q)
             q = tf.concat([self._encode_queries(view) for view in query_views], 0)  # n x C
-            # contrastive loss, equation 1: losses n, logits n x (1 + K)
+            # contrastive loss, equation 1; the positives are in column 0: n, n x (1 + K)
             losses, logits = info_nce(q, k_positive, self.queue.keys.value, self.temperature)
             # the mean over the global batch, since the optimizer sums over the replicas
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
@@ -128,9 +131,10 @@ class MoCo(Mechanism):
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         m, theta_k = self.momentum, self.key_encoder.trainable_variables
         for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            move_towards(variable_q, variable_k, 1 - m)  # k <- m * k + (1 - m) * q
+            # theta_k <- m * theta_k + (1 - m) * theta_q
+            move_towards(variable_q, variable_k, 1 - m)
 
-        # update dictionary: the keys of this step replace the oldest
+        # update dictionary: enqueue the keys of this step, and dequeue the oldest
         self.queue.enqueue(tf.concat(k, 0))
         self.step.assign(self.step.value + 1)
         return logs

@@ -1,4 +1,4 @@
-"""Shuffling BN (section 3.3): keys are encoded in another order than their queries.
+"""Shuffling BN (section 3.3): the keys are encoded in a different order than the queries.
 
 The groups of BatchNormalization are blocks of the batch. The images of the keys are permuted over
 the global batch before the key encoder, and the keys are brought back into order after it. The
@@ -11,14 +11,18 @@ from moco_tf.distribution import all_gather, replica_rows
 
 
 def permutation(count: int, seed: tf.Tensor) -> tf.Tensor:
-    """Return a random order of the global batch, which every replica computes for itself.
+    """Return a random order of the global batch, which is the same on every replica.
 
     Args:
         count: Size N of the global batch.
         seed: Integers `[2]`, the same on every replica.
 
     Returns:
-        int32 `[N]`.
+        int32 `[N]`, a permutation of 0 to N - 1.
+
+    Example:
+        >>> sorted(permutation(4, tf.constant([0, 1])).numpy().tolist())
+        [0, 1, 2, 3]
     """
     # An argsort compiles on every accelerator; `stateless_shuffle` does not. The draws are
     # integers, since TensorFlow and XLA compute different floats from the same bits.
@@ -52,7 +56,7 @@ def unshuffle(keys: tf.Tensor, order: tf.Tensor | None) -> tf.Tensor:
         order: The `order` that `shuffle` was called with.
 
     Returns:
-        `[N, C]`.
+        `[N, C]`; row i belongs to image i of the global batch.
     """
     keys = all_gather(keys)
     return keys if order is None else tf.gather(keys, tf.argsort(order))
