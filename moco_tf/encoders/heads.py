@@ -24,6 +24,10 @@ def head(name: str, features: int, dim: int) -> keras.Model:
 
     Raises:
         UserError: If the name is unknown.
+
+    Example:
+        >>> head("mlp", features=64, dim=128).output_shape
+        (None, 128)
     """
     if name not in HEADS:
         raise UserError(f"unknown head '{name}': choose linear (MoCo v1) or mlp (MoCo v2)")

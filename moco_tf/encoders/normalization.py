@@ -1,4 +1,4 @@
-"""BatchNormalization with statistics of groups of the batch (section 3.3, Shuffling BN)."""
+"""BatchNormalization with separate statistics for groups of the batch (section 3.3)."""
 
 from typing import Any
 
@@ -35,6 +35,12 @@ class BatchNormalization(keras.layers.Layer):
         inputs: `[N, H, W, C]`. The output has the same shape and dtype.
         training: Whether to normalize with the statistics of the batch and to update the moving
             statistics. Otherwise the layer normalizes with the moving statistics.
+
+    Example:
+        >>> layer = BatchNormalization(groups=2)
+        >>> images = tf.reshape(tf.constant([1.0, 3.0, 10.0, 30.0]), [4, 1, 1, 1])
+        >>> tf.squeeze(layer(images, training=True)).numpy().round(2).tolist()
+        [-1.0, 1.0, -1.0, 1.0]
     """
 
     def __init__(

@@ -79,6 +79,10 @@ def resnet(name: str, stem: str = "imagenet", bn_groups: int = 1, channels: int 
 
     Raises:
         UserError: If the name or the stem is unknown.
+
+    Example:
+        >>> resnet("resnet8w2", stem="small").output_shape
+        (None, 128)
     """
     architecture, width = parse_name(name)
     if stem not in STEMS:
@@ -110,6 +114,10 @@ def network_of(backbone: keras.Model) -> Network:
     Args:
         backbone: A model of `moco_tf.encoders.build` without a head, or of
             `moco_tf.encoders.with_normalization`.
+
+    Example:
+        >>> network_of(resnet("resnet8", stem="small"))
+        Network(encoder='resnet8', stem='small', channels=3)
     """
     inner = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
     [network] = inner or [backbone]

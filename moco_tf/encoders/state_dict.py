@@ -1,4 +1,4 @@
-"""Conversion of the values of an encoder to torchvision's names and torch's axes, and back.
+"""Conversion of an encoder's weights to torchvision's names and torch's axis order, and back.
 
 The reference implementation, torchvision, timm and Detectron2 all use these names for the
 parameters of a residual network. This module works on NumPy arrays and does not need PyTorch.
@@ -93,6 +93,11 @@ def read(encoder: keras.Model, prefix: str = "", steps: int = 0) -> dict[str, np
 
     Returns:
         The arrays by key, in torchvision's order and with the counters.
+
+    Example:
+        >>> arrays = read(moco_tf.encoders.build("resnet18"))
+        >>> list(arrays)[:2], arrays["conv1.weight"].shape
+        (['conv1.weight', 'bn1.weight'], (64, 3, 7, 7))
     """
     arrays = {}
     for entry in entries(encoder, prefix):
@@ -122,7 +127,7 @@ def write(encoder: keras.Model, arrays: Mapping[str, np.ndarray], prefix: str = 
     known_keys |= {_counter_key(key) for key in known_keys if key.endswith("running_var")}
     for key in arrays:
         if key not in known_keys:
-            raise UserError(f"the key {key!r} has no place in this encoder")
+            raise UserError(f"the key {key!r} does not belong to this encoder")
     for entry in expected:
         require(arrays, entry.key, entry.shape, np.floating)
     for entry in expected:

@@ -73,6 +73,11 @@ def synchronized(backbone: keras.Model) -> keras.Model:
 
     Returns:
         A `keras.Model` with the same values in variables of its own.
+
+    Example:
+        >>> backbone = moco_tf.encoders.build("resnet8", stem="small", bn_groups=8)
+        >>> synchronized(backbone).output_shape
+        (None, 64)
     """
 
     def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:

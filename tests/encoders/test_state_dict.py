@@ -229,8 +229,8 @@ def integers(arrays):
     ("spoil", "message"),
     [
         (missing, r"the key 'fc\.2\.bias' is missing"),
-        (unexpected, r"the key 'layer4\.0\.conv1\.weight' has no place in this encoder"),
-        (counter_of_a_dense_layer, r"the key 'fc\.0\.num_batches_tracked' has no place"),
+        (unexpected, r"the key 'layer4\.0\.conv1\.weight' does not belong to this encoder"),
+        (counter_of_a_dense_layer, r"the key 'fc\.0\.num_batches_tracked' does not belong"),
         (another_width, r"the key 'fc\.2\.weight' has shape \(23, 64\), expected \(24, 64\)"),
         (keras_axes, r"the key 'fc\.2\.weight' has shape \(64, 24\), expected \(24, 64\)"),
         (integers, r"the key 'fc\.2\.bias' has dtype int64, expected floating"),
@@ -247,13 +247,13 @@ def test_state_dict_that_does_not_fit_is_an_error_and_changes_nothing(arrays, sp
 
 
 def test_keys_without_the_prefix_are_an_error(encoder, arrays):
-    with pytest.raises(UserError, match=r"the key 'conv1\.weight' has no place in this encoder"):
+    with pytest.raises(UserError, match=r"the key 'conv1\.weight' does not belong to this encoder"):
         state_dict.write(encoder, arrays, prefix="module.")
 
 
 def test_state_dict_of_another_architecture_is_an_error():
     deep, shallow = (encoders.build(name, stem="small") for name in ("resnet14", "resnet8"))
-    with pytest.raises(UserError, match=r"'layer1\.1\.conv1\.weight' has no place"):
+    with pytest.raises(UserError, match=r"'layer1\.1\.conv1\.weight' does not belong"):
         state_dict.write(shallow, state_dict.read(deep))
     with pytest.raises(UserError, match=r"'layer1\.1\.conv1\.weight' is missing"):
         state_dict.write(deep, state_dict.read(shallow))

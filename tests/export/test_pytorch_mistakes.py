@@ -87,13 +87,13 @@ def refusal_by_backbone(moco, checkpoint, folder):
         (f"{K}fc.bias", None, "no plain tensor"),
         # Unexpected keys: of a deeper network, of an MLP head, of a bias, of another method, of a
         # model without the prefix, and of counters in layers other than BatchNormalization.
-        (f"{Q}layer4.0.conv1.weight", torch.zeros(1), "has no place"),
-        (f"{K}fc.2.weight", torch.zeros(1), "has no place"),
-        (f"{K}conv1.bias", torch.zeros(16), "has no place"),
+        (f"{Q}layer4.0.conv1.weight", torch.zeros(1), "does not belong to"),
+        (f"{K}fc.2.weight", torch.zeros(1), "does not belong to"),
+        (f"{K}conv1.bias", torch.zeros(16), "does not belong to"),
         ("module.predictor.weight", torch.zeros(1), "does not belong to a MoCo checkpoint"),
         ("encoder_q.conv1.weight", torch.zeros(1), "does not belong to a MoCo checkpoint"),
-        (f"{Q}conv1.num_batches_tracked", torch.tensor(7), "has no place"),
-        (f"{K}fc.num_batches_tracked", torch.tensor(7), "has no place"),
+        (f"{Q}conv1.num_batches_tracked", torch.tensor(7), "does not belong to"),
+        (f"{K}fc.num_batches_tracked", torch.tensor(7), "does not belong to"),
         # More than int64 holds; and 128 TiB in a file that stores two bytes.
         (COUNTER, torch.tensor(2**63, dtype=torch.uint64), f"is {2**63}"),
         (f"{Q}fc.weight", torch.zeros((), dtype=torch.half).expand(2**46), "no plain tensor"),
@@ -156,7 +156,7 @@ def test_state_dict_that_is_not_a_dict_is_refused(moco, checkpoint, tmp_path, va
     [
         ("conv1.weight", None, "is missing"),
         ("conv1.weight", torch.zeros(64, 3, 7, 7), "shape (64, 3, 7, 7)"),
-        ("layer1.0.downsample.0.weight", torch.zeros(16, 16, 1, 1), "has no place"),
+        ("layer1.0.downsample.0.weight", torch.zeros(16, 16, 1, 1), "does not belong to"),
         ("layer1.0.bn2.running_var", torch.zeros(16, dtype=torch.int64), "dtype int64"),
     ],
 )
