@@ -50,7 +50,7 @@ def run(
     """
     base = flatten(config)
     source = sources.from_config(config)
-    protocols.require_two_labelled_parts(source)
+    protocols.require_two_labeled_parts(source)
     assert source.class_names is not None
     num_images = len(source.pretrain)
     experiments.require_enough_images(base, names, num_images)

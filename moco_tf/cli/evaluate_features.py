@@ -48,7 +48,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     source, data, image_size = _open_source(values, config)
     backbone, name, directory, channels = _load_backbone(values, config, source)
     _require_channels(source, data, name, channels)
-    protocols.require_two_labelled_parts(source)
+    protocols.require_two_labeled_parts(source)
     if isinstance(settings, FewShotSettings):
         assert source.labels is not None
         assert source.class_names is not None

@@ -1,1 +1,1 @@
-"""Data: sources, decoding, augmentation and batches of two views."""
+"""Data sources, decoding, augmentation and batches of two views."""

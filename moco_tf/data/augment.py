@@ -1,7 +1,7 @@
-"""The photometric half of the augmentation, on the device: one vectorized layer.
+"""The photometric half of the augmentation, which runs on the device as one vectorized function.
 
-Every image has parameters of its own, a function of the step's seed and of the image's row in the
-global batch. Views therefore do not depend on the number of devices that share the batch.
+The random parameters of an image depend only on the seed of the step and on the image's row in the
+global batch, so views do not depend on the number of devices that share the batch.
 """
 
 import math
@@ -22,7 +22,7 @@ class Augment:
     """Color jitter, grayscale, blur and normalization of a batch of uint8 images.
 
     Args:
-        recipe: Operations to apply, and how strongly.
+        recipe: Operations to apply, with their probabilities and strengths.
         channels: Number of channels of the images; 3 is RGB.
 
     Attributes:
@@ -83,8 +83,8 @@ class Augment:
         Returns:
             float32 `[count, DRAWS]`, uniform in [0, 1).
         """
-        # Philox by name, because the algorithm chosen by "auto" depends on the device. Integers,
-        # because TensorFlow and XLA make different floats of the same bits.
+        # Philox by name, because the algorithm that "auto" selects depends on the device. Integers,
+        # because TensorFlow and XLA compute different floats from the same bits.
         bits = tf.random.stateless_uniform(
             [count, self.DRAWS], seed, None, None, tf.int32, alg="philox"
         )
@@ -112,14 +112,14 @@ class Augment:
         if jitter < recipe.jitter_probability:
             in_order = [color_operations[i] for i in sorted(range(4), key=order.__getitem__)]
             operations = [operation for strength, operation in in_order if strength > 0]
-        if gray < recipe.grey_probability:
-            operations.insert(0 if recipe.grey_first else len(operations), "grey")
+        if gray < recipe.gray_probability:
+            operations.insert(0 if recipe.gray_first else len(operations), "gray")
         if blur < recipe.blur_probability:
             low, high = recipe.blur_sigma
             operations.append(f"blur {low + sigma * (high - low):.1f} px")
         return operations
 
-    # Compiled even on the CPU, where it is several times faster. The rest of the step is not.
+    # Compiled on the CPU too, where it is then several times faster, unlike the rest of the step.
     @tf.function(jit_compile=True)
     def _augment(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         recipe = self.recipe
@@ -128,8 +128,8 @@ class Augment:
 
         # Channels first: the compiler vectorizes every operation over planes of one color.
         x = tf.transpose(tf.cast(images, tf.float32) / 255.0, [0, 3, 1, 2])
-        if recipe.grey_first and recipe.grey_probability > 0:
-            x = tf.where(gray < recipe.grey_probability, to_grayscale(x), x)
+        if recipe.gray_first and recipe.gray_probability > 0:
+            x = tf.where(gray < recipe.gray_probability, to_grayscale(x), x)
         brightness = _factor(brightness, recipe.brightness)
         contrast = _factor(contrast, recipe.contrast)
         if recipe.saturation > 0 or recipe.hue > 0:
@@ -142,12 +142,12 @@ class Augment:
                 tf.argsort(tf.concat(order, axis=1), axis=1),
             )
         else:
-            # Without the other two, brightness and contrast keep their order among the four.
+            # The order of brightness and contrast is the one that they have among all four.
             order = tf.argsort(tf.concat(order[:2], axis=1), axis=1)
             jittered = jitter_brightness_and_contrast(x, brightness, contrast, order)
         x = tf.where(jitter < recipe.jitter_probability, jittered, x)
-        if not recipe.grey_first and recipe.grey_probability > 0:
-            x = tf.where(gray < recipe.grey_probability, to_grayscale(x), x)
+        if not recipe.gray_first and recipe.gray_probability > 0:
+            x = tf.where(gray < recipe.gray_probability, to_grayscale(x), x)
         if recipe.blur_probability > 0:
             low, high = recipe.blur_sigma
             # Three standard deviations hold 99.7 % of the kernel.
@@ -175,7 +175,7 @@ def jitter_colors(
     hue: tf.Tensor,
     order: tf.Tensor,
 ) -> tf.Tensor:
-    """Change brightness, contrast, saturation and hue of each image, in an order of its own.
+    """Change brightness, contrast, saturation and hue of each image, in its own order.
 
     Args:
         x: `[N, 3, H, W]`, values in [0, 1].
@@ -189,8 +189,8 @@ def jitter_colors(
     Returns:
         `[N, 3, H, W]`, values in [0, 1].
     """
-    # Hue is expensive, so it is shifted only once, in the middle. Each of the other three has a
-    # turn before it and a turn after it, and changes nothing in one of them.
+    # Shifting the hue is expensive, so it is done once, in the middle. There are three turns for
+    # the other operations before it and three after it, and only three of the six are active.
     order = tf.unstack(order[..., tf.newaxis], axis=1)  # N x 1 x 1 x 1
     turn_of_hue = tf.add_n([turn * tf.cast(order[turn] == 3, tf.int32) for turn in range(4)])
 
@@ -218,7 +218,7 @@ def jitter_colors(
 def jitter_brightness_and_contrast(
     x: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, order: tf.Tensor
 ) -> tf.Tensor:
-    """Change brightness and contrast of images with any channels, each in an order of its own.
+    """Change brightness and contrast of images with any channels, each image in its own order.
 
     Contrast changes about the mean of the grayscale for RGB images, and about the mean over all
     channels for others.
@@ -272,11 +272,11 @@ def shift_hue(x: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
 
 
 def gaussian_blur(x: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
-    """Blur images with a separable Gaussian kernel. Beyond its edges an image repeats its edge.
+    """Blur images with a separable Gaussian kernel; outside an image its edge pixels are repeated.
 
     Args:
         x: `[N, C, H, W]`.
-        sigma: Standard deviations in pixels, `[N, 1, 1, 1]`, > 0.
+        sigma: Standard deviations in pixels, `[N, 1, 1, 1]`, greater than 0.
         radius: Distance in pixels at which the kernel is cut off.
 
     Returns:

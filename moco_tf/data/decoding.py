@@ -1,4 +1,4 @@
-"""Decoding of image files."""
+"""Decoding of image files, with limits on the size that a file can declare."""
 
 import io
 
@@ -9,12 +9,12 @@ from PIL import Image, UnidentifiedImageError
 # Registers WebP, which Pillow otherwise looks for by importing every format that it knows.
 from PIL import WebPImagePlugin  # noqa: F401  # isort: skip
 
-# The largest image that Pillow decodes by default; half a gigabyte in RGB. A decoder allocates
-# what the header asks for, which can be any number in a damaged or malicious file.
-MOST_PIXELS = 178_956_970
+# The largest image that Pillow decodes by default; half a gigabyte in RGB. A decoder allocates as
+# much memory as the header asks for, which a damaged or malicious file can set to any number.
+MAX_PIXELS = 178_956_970
 
 # Upper bounds on the pixels that one byte of a file can encode, reached by images of one color.
-MOST_PIXELS_PER_BYTE = {
+MAX_PIXELS_PER_BYTE = {
     "JPEG": 512,  # Huffman codes: at least one bit for 8 x 8 pixels
     "PNG": 8256,  # deflate expands one byte to 1,032, each of which holds 8 one-bit pixels
     "GIF": 2731,  # LZW: at least 12 bits for 4,096 pixels
@@ -27,11 +27,12 @@ PILLOW_FORMATS = ("GIF", "BMP", "WEBP")
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Decode an image file to RGB, whatever its file name says.
+    """Decode an image file to RGB. The contents determine the format, not the file name.
 
-    Reads JPEG, PNG, GIF, BMP and WebP; of an animation, the first frame. Gray becomes RGB, CMYK
-    and YCCK are converted as in Pillow, and of 16 bits per channel the upper 8 are kept.
-    Transparency is dropped: a transparent pixel keeps the color that the file holds for it. The
+    Supports JPEG, PNG, GIF, BMP and WebP. The result for an animation is its first frame. Gray
+    becomes RGB, CMYK and YCCK are converted as in Pillow, and 16 bits per channel are reduced to
+    the upper 8. Transparency is dropped: a transparent pixel keeps the color that the file holds
+    for it. The
     EXIF orientation is not applied, as in torchvision's `ImageFolder`.
 
     TensorFlow decodes JPEG and PNG, Pillow the other formats.
@@ -44,7 +45,7 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
 
     Raises:
         tf.errors.OpError: When the operation runs, if the file is not an image, is damaged or
-            truncated, has more than `MOST_PIXELS` pixels, or has a header that promises more pixels
+            truncated, has more than `MAX_PIXELS` pixels, or has a header that declares more pixels
             than its bytes can encode.
     """
     image = tf.cond(
@@ -66,11 +67,11 @@ def _decode_by_tensorflow(contents: tf.Tensor) -> tf.Tensor:
 
 
 def possible_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    """Return the contents of a JPEG file, or an empty string if its header cannot be true.
+    """Return the contents of a JPEG file, or an empty string if it declares an impossible size.
 
-    The header cannot be true if it promises more pixels than the file can encode or than
-    `MOST_PIXELS`. Decoding an empty string is an error. An assertion would have a better message,
-    but takes longer than all of this, and every image passes through here.
+    A size is impossible if it has more pixels than the file can encode or than `MAX_PIXELS`.
+    Decoding an empty string is an error. An assertion would have a better message, but it takes
+    longer than this function, which is called for every image.
 
     Args:
         contents: Contents of a JPEG file, a scalar string tensor.
@@ -79,11 +80,11 @@ def possible_jpeg(contents: tf.Tensor) -> tf.Tensor:
         A scalar string tensor.
     """
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents, output_type=tf.int64))
-    return tf.where(height * width <= _most_pixels("JPEG", contents), contents, "")
+    return tf.where(height * width <= _max_pixels("JPEG", contents), contents, "")
 
 
 def possible_png(contents: tf.Tensor) -> tf.Tensor:
-    """Return the contents of a PNG file, or an empty string if its header cannot be true.
+    """Return the contents of a PNG file, or an empty string if it declares an impossible size.
 
     Args:
         contents: Contents of a file, a scalar string tensor.
@@ -94,7 +95,7 @@ def possible_png(contents: tf.Tensor) -> tf.Tensor:
     start = tf.strings.substr(tf.strings.join([contents, b"\0" * 24]), 0, 24)
     sides = tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
     width, height = tf.unstack(tf.cast(sides, tf.int64), 2)
-    possible = _is_png(contents) & (height * width <= _most_pixels("PNG", contents))
+    possible = _is_png(contents) & (height * width <= _max_pixels("PNG", contents))
     return tf.where(possible, contents, "")
 
 
@@ -102,10 +103,10 @@ def _is_png(contents: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(contents, 0, len(PNG_SIGNATURE)) == PNG_SIGNATURE
 
 
-def _most_pixels(file_format: str, contents: tf.Tensor) -> tf.Tensor:
+def _max_pixels(file_format: str, contents: tf.Tensor) -> tf.Tensor:
     """Return the number of pixels that a file can hold at most, an int64 scalar."""
     num_bytes = tf.cast(tf.strings.length(contents), tf.int64)
-    return tf.minimum(MOST_PIXELS_PER_BYTE[file_format] * num_bytes, MOST_PIXELS)
+    return tf.minimum(MAX_PIXELS_PER_BYTE[file_format] * num_bytes, MAX_PIXELS)
 
 
 # A function, so that errors are TensorFlow's in eager execution too.
@@ -126,7 +127,7 @@ def decode_by_pillow(contents: bytes) -> np.ndarray:
 
     Raises:
         ValueError: If the file has another format, is damaged or truncated, or cannot be as large
-            as its header says.
+            as its header declares.
     """
     try:
         # Lazy: this reads the header only.
@@ -145,13 +146,13 @@ def decode_by_pillow(contents: bytes) -> np.ndarray:
 
 
 def _check_size(image: Image.Image, num_bytes: int) -> None:
-    """Raise a ValueError if an image cannot or must not be as large as its header says.
+    """Raise a ValueError if an image cannot, or must not, be as large as its header declares.
 
-    Pillow has a limit of its own, which the program around this module may have changed.
+    Pillow has its own limit, but the program that uses this module may have changed it.
     """
     width, height = image.size
-    if width * height > min(MOST_PIXELS, MOST_PIXELS_PER_BYTE[str(image.format)] * num_bytes):
+    if width * height > min(MAX_PIXELS, MAX_PIXELS_PER_BYTE[str(image.format)] * num_bytes):
         raise ValueError(
-            f"the header promises {width} x {height} pixels, more than {num_bytes} bytes of "
-            f"{image.format} can encode or than the limit of {MOST_PIXELS}"
+            f"the header declares {width} x {height} pixels, more than {num_bytes} bytes of "
+            f"{image.format} can encode or than the limit of {MAX_PIXELS}"
         )

@@ -1,4 +1,4 @@
-"""Channel statistics that images are normalized by."""
+"""Mean and standard deviation of the channels, for the normalization of images."""
 
 # ImageNet's channel means and standard deviations for values in [0, 1], as in the reference.
 MEAN = (0.485, 0.456, 0.406)
@@ -9,8 +9,8 @@ def mean_and_std(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation that images are normalized by.
 
     Args:
-        channels: Number of image channels. With 3 the images are RGB and get ImageNet's statistics.
-            These say nothing about other channels, which all get the average of the three.
+        channels: Number of image channels. 3 channels are RGB and have ImageNet's statistics. Any
+            other number of channels is not RGB, and every channel has the average of these three.
 
     Returns:
         Two tuples of `channels` floats, for pixel values in [0, 1].
@@ -32,6 +32,15 @@ def scale_and_offset(channels: int) -> tuple[list[float], list[float]]:
 
     Returns:
         Two lists of `channels` floats, the scales and the offsets.
+
+    Example:
+        >>> scale, offset = scale_and_offset(3)
+        >>> round(255 * 0.485 * scale[0] + offset[0], 6)
+        0.0
     """
     mean, std = mean_and_std(channels)
-    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    scale = [1 / (255 * channel_std) for channel_std in std]
+    offset = [
+        -channel_mean / channel_std for channel_mean, channel_std in zip(mean, std, strict=True)
+    ]
+    return scale, offset

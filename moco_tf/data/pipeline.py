@@ -1,4 +1,4 @@
-"""tf.data pipelines in which every batch is a function of the seed and of its position alone."""
+"""tf.data pipelines in which every batch depends only on the seed and on its position."""
 
 import os
 from collections.abc import Callable
@@ -13,16 +13,17 @@ from moco_tf.data.views import central_view, random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
 
-# Number of random substitutes tried for an unreadable image, before one known to be readable.
+# Number of random substitutes that are tried for an unreadable image. After them comes an image
+# that is known to be readable.
 MAX_SUBSTITUTES = 20
 
 
 class TwoViews:
-    """Batches of two random views of each image, epoch after epoch, from any step to any step.
+    """Batches of two random views of each image, epoch after epoch.
 
     An epoch is a random order of the source's images, without the last few that do not fill a
-    batch. An image that cannot be read is replaced by another, drawn at random, so that a corrupt
-    file moves no other image to another batch.
+    batch. An image that cannot be read is replaced by another image that is drawn at random, so
+    that a damaged file does not move other images to other batches.
 
     Args:
         source: Data source; the images are those at `source.pretrain`.
@@ -30,7 +31,7 @@ class TwoViews:
         crop_scale: Smallest and largest share of an image's area in a crop.
         batch_size: Global batch size.
         seed: Seed of the run.
-        with_positions: Whether batches say which images they show.
+        with_positions: Whether a batch also has the positions of its images; see `between`.
 
     Attributes:
         steps_per_epoch: Number of batches in an epoch.
@@ -70,20 +71,20 @@ class TwoViews:
     def between(
         self, start: int, end: int, context: tf.distribute.InputContext | None = None
     ) -> tf.data.Dataset:
-        """Return the batches of the global steps from `start` to `end`, without `end` itself.
+        """Return the batches of the global steps from `start` up to `end`, excluding `end`.
 
-        No image of any other step is read.
+        Images of other steps are not read.
 
         Args:
             start: First global step.
             end: Global step to stop before.
-            context: Input context of this worker, one of several. The dataset then holds the shares
-                that its replicas have of each batch, one after the other. None for whole batches.
+            context: Input context of this worker if there are several. The dataset then consists of
+                its replicas' shares of each batch, one after the other. None for whole batches.
 
         Returns:
             Dataset of `(query_images, key_images)`, uint8 `[n, size, size, C]` each. With positions
-            it has a third element, int64 `[n]`: the position in `source.pretrain` of the image that
-            is shown. For an unreadable image that is its substitute.
+            it has a third element, int64 `[n]`: the positions of the images in `source.pretrain`.
+            An image that cannot be read has the position of its substitute.
         """
         context = context or tf.distribute.InputContext()
         batch_size = context.get_per_replica_batch_size(self.batch_size)
@@ -121,8 +122,8 @@ class TwoViews:
                 .batch(indices.shape[0], drop_remainder=True)
             )
 
-        # Being prepared for errors takes time, so images are first read as if there were none. If
-        # there is one, the batch is made again.
+        # Handling errors image by image takes time, so the images are first read without it. If an
+        # image cannot be read, the whole batch is made again with substitutes.
         return (
             views(self._read_without_substitute)
             .ignore_errors(log_warning=False)
@@ -173,7 +174,7 @@ class TwoViews:
         """Return the image at an index, or the first of its random substitutes that can be read.
 
         Args:
-            epoch: int64 scalar; substitutes are other ones in every epoch.
+            epoch: int64 scalar; an image has different substitutes in different epochs.
             index: int64 scalar.
 
         Returns:
@@ -227,23 +228,23 @@ def central_views(
     batch_size: int,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Return batches of the central views of images, on which features are evaluated.
+    """Return batches of the central views of images, which evaluations use.
 
-    Every batch is full, and every replica gets the same number of batches. Rows without an image,
-    which fill the last batches or stand for unreadable images, have the index -1 and a black image.
+    Every batch is full, and every replica gets the same number of batches. A row that fills up a
+    batch or stands for an unreadable image has the index -1 and a black image.
 
     Args:
         source: Data source.
         indices: Indices of the images, int64 `[M]`.
         image_size: Side of the views in pixels.
         batch_size: Batch size of one replica.
-        context: Input context of this worker, one of several. The dataset then holds the batches of
-            its replicas, one after the other. None for one replica.
+        context: Input context of this worker if there are several. The dataset then consists of the
+            batches of its replicas, one after the other. None for one replica.
 
     Returns:
         Dataset of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
     """
-    batches = own_batches(indices, batch_size, context)
+    batches = worker_batches(indices, batch_size, context)
     blank = (
         tf.constant(-1, tf.int64),
         tf.zeros([image_size, image_size, source.channels], tf.uint8),
@@ -257,7 +258,7 @@ def central_views(
     return _full_batches(tf.data.Dataset.from_tensor_slices(batches.ravel()), view, batch_size)
 
 
-def labelled_views(
+def labeled_views(
     source: Source,
     indices: ArrayLike,
     image_size: int,
@@ -270,8 +271,8 @@ def labelled_views(
     """Return batches of one random view of each image, with labels, epoch after epoch.
 
     An epoch is a random order of all images. Every batch is full, and every replica gets the same
-    number of batches. Rows without an image, which fill the last batch of an epoch or stand for
-    unreadable images, have the label -1 and a black image.
+    number of batches. A row that fills up the last batch of an epoch or stands for an unreadable
+    image has the label -1 and a black image.
 
     Args:
         source: Data source with labels.
@@ -281,8 +282,8 @@ def labelled_views(
         batch_size: Global batch size, a multiple of the number of replicas.
         seed: Random seed. An epoch is a function of the seed and of its number.
         epochs: Number of epochs.
-        context: Input context of this worker, one of several. The dataset then holds the shares
-            that its replicas have of each batch, one after the other. None for whole batches.
+        context: Input context of this worker if there are several. The dataset then consists of its
+            replicas' shares of each batch, one after the other. None for whole batches.
 
     Returns:
         Dataset of `(labels, images)`, int32 `[n]` and uint8 `[n, size, size, C]`.
@@ -318,23 +319,25 @@ def labelled_views(
     )
 
 
-def own_batches(
+def worker_batches(
     indices: ArrayLike,
     batch_size: int,
     context: tf.distribute.InputContext | None = None,
 ) -> np.ndarray:
-    """Share images among replicas, batch by batch, and fill the last batches with -1.
+    """Split images into batches of all replicas, and return those of one worker.
+
+    The last batches are filled up with -1.
 
     Args:
         indices: Integers `[M]`.
         batch_size: Batch size of one replica.
-        context: Input context of this worker, one of several; None for one replica.
+        context: Input context of this worker if there are several. None for one replica.
 
     Returns:
         The batches of this worker's replicas, int64 `[steps, replicas, batch_size]`.
 
     Example:
-        >>> own_batches([5, 6, 7], batch_size=2).tolist()
+        >>> worker_batches([5, 6, 7], batch_size=2).tolist()
         [[[5, 6]], [[7, -1]]]
     """
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
@@ -390,7 +393,7 @@ def _load_or_blank(
 def _full_batches(
     rows: tf.data.Dataset, view: Callable[..., tuple[tf.Tensor, tf.Tensor]], batch_size: int
 ) -> tf.data.Dataset:
-    """Return the views of the rows of a dataset, in batches that are all full."""
+    """Return the views of the rows of a dataset in full batches."""
     return without_tuning(
         rows.map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=True)

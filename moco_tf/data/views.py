@@ -1,4 +1,4 @@
-"""The geometric half of the augmentation, on the host: crops, flips and resizes; uint8 out.
+"""The geometric half of the augmentation, which runs on the host: crop, flip and resize, in uint8.
 
 The random views of training are made with NumPy and OpenCV, in a fifth of the time that
 TensorFlow's resize takes. The central view of evaluation, where accuracy matters, is resized by
@@ -36,8 +36,8 @@ def view_draws(seed: int, epoch: int, index: int) -> np.ndarray:
         float64 `[2, DRAWS]`, uniform in [0, 1).
     """
     generator = np.random.Philox(key=key_for("views", seed, epoch), counter=[0, 0, 0, index])
-    # NumPy guarantees that the bits of a generator never change, but not the numbers that it makes
-    # of them.
+    # NumPy guarantees that the bits of a generator never change, but not the floats that it
+    # computes from them.
     return (generator.random_raw(2 * DRAWS) >> 11).reshape(2, DRAWS) * 2.0**-53
 
 
@@ -69,11 +69,11 @@ def random_view(
 def crop_window(
     shape: tuple[int, ...], crop_scale: tuple[float, float], draws: np.ndarray
 ) -> tuple[int, int, int, int]:
-    """Return the window of a random resized crop, by torchvision's algorithm.
+    """Return the window of a random resized crop, as torchvision's algorithm chooses it.
 
-    An area, uniform within `crop_scale`, and an aspect ratio, log-uniform between 3/4 and 4/3, are
-    drawn up to ten times, until the window fits into the image. If none fits, the result is the
-    largest central window with an aspect ratio in that range.
+    The algorithm draws an area, uniform within `crop_scale`, and an aspect ratio, log-uniform
+    between 3/4 and 4/3, up to ten times until the window fits into the image. If none fits, the
+    result is the largest central window with an aspect ratio in that range.
 
     Args:
         shape: Height and width of the image.
@@ -98,13 +98,13 @@ def crop_window(
 
 
 def resample(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize an image to a square, bilinearly and with antialiasing: close to Pillow, and faster.
+    """Resize an image to a square with antialiased bilinear interpolation, approximating Pillow.
 
-    When an image shrinks, Pillow weights its pixels by a triangle around each pixel of the result.
-    Here the image is smoothed by the same triangle around whole pixels, and OpenCV interpolates
-    between them. Above four pixels per pixel of the result, blocks of pixels are averaged first.
-    Enlarged images differ from Pillow's by at most one gray level; shrunk photographs differ by
-    about half a level on average.
+    To shrink an image, Pillow weights its pixels by a triangle around each pixel of the result.
+    This function smooths the image with the same triangle around whole pixels, and OpenCV
+    interpolates between them, which is faster. If a side of the image has more than four pixels per
+    pixel of the result, blocks of pixels are averaged first. Enlarged images differ from Pillow's
+    by at most one gray level; shrunk photographs differ by about half a level on average.
 
     Args:
         image: uint8 `[H, W, C]`.
@@ -168,10 +168,10 @@ def _smoothing_kernel(scale: float, block: float) -> np.ndarray:
 
 
 def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Return the central view of an image, on which features are evaluated.
+    """Return the central view of an image, which evaluations use (section 4.1).
 
-    The shorter side is resized to 256/224 of `size`, and the center is cropped (section 4.1). An
-    image of `size` by `size` pixels is returned as it is.
+    The shorter side is resized to 256/224 of `size`, and the center is cropped. An image of `size`
+    by `size` pixels is returned unchanged.
 
     Args:
         image: uint8 `[H, W, C]`.
@@ -183,7 +183,7 @@ def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
 
     def resize_and_crop() -> tf.Tensor:
         shape = tf.shape(image)[:2]
-        # As in torchvision: the longer side is truncated, the offsets are rounded, halves to even.
+        # As in torchvision, the longer side is truncated, and the offsets are rounded half to even.
         height, width = tf.unstack(round(size * 256 / 224) * shape // tf.reduce_min(shape))
         resized = resize(image, height, width)
         top, left = (tf.cast(tf.round((side - size) / 2), tf.int32) for side in (height, width))
@@ -194,7 +194,7 @@ def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
-    """Resize an image bilinearly and with antialiasing, as Pillow does.
+    """Resize an image with antialiased bilinear interpolation, as Pillow does.
 
     Args:
         image: uint8 `[H, W, C]`.

@@ -1,17 +1,17 @@
 """Fine-tuning: a pre-trained backbone and a new linear layer, trained on labeled images.
 
-The paper fine-tunes detectors and segmenters (section 4.2). Classification, also with 1 % or 10 %
-of the labels, came after it. The paper's two rules for a fair comparison hold here as well:
+The paper fine-tunes detectors and segmenters (section 4.2). Later work fine-tunes classifiers, also
+with 1 % or 10 % of the labels. This module follows the paper's two rules for a fair comparison:
 BatchNormalization is trained too, with the statistics of the global batch, because features that
 were learned without labels have another scale ("Normalization"); and every initialization gets the
 same schedule ("Schedules").
 
-What the paper leaves open follows two later implementations, for 10 % of ImageNet's labels:
-learning rates of 0.01 for the backbone and 0.2 for the new layer, 20 epochs in batches of 256,
-momentum 0.9, no weight decay, and random resized crops with flips are those of
+Where the paper gives no setting, this module follows two later implementations for 10 % of
+ImageNet's labels. The learning rates of 0.01 for the backbone and 0.2 for the new layer, 20 epochs
+in batches of 256, momentum 0.9, no weight decay, and random resized crops with flips are those of
 facebookresearch/swav's eval_semisup.py. The cosine schedule is that of evaluate.py in
-facebookresearch/barlowtwins; unlike milestones it fits any number of epochs. Two choices are this
-project's: a batch with unreadable images is normalized by the others, and the last batch of an
+facebookresearch/barlowtwins; unlike milestones, it fits any number of epochs. Two choices are this
+project's own: BatchNormalization ignores unreadable images of a batch, and the last batch of an
 epoch may be smaller.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf.data.pipeline import labelled_views
+from moco_tf.data.pipeline import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief, num_replicas
 from moco_tf.encoders.synchronized import statistics_of, synchronized
@@ -53,9 +53,9 @@ def fit(
 ) -> tuple[Any, keras.layers.Dense, dict[str, Any]]:
     """Train a new linear layer on a backbone's features, and by default a copy of the backbone.
 
-    The given backbone never changes. The training runs on the replicas of the current
-    `tf.distribute` strategy, whose number changes nothing but the rounding. An epoch is a function
-    of the seed and the epoch's number.
+    `backbone` itself does not change. The training runs on the replicas of the current
+    `tf.distribute` strategy; their number affects only the rounding. An epoch depends only on the
+    seed and on the epoch's number.
 
     Args:
         backbone: Images `[N, size, size, channels]` in [0, 255] to features `[N, D]`: a functional
@@ -69,7 +69,7 @@ def fit(
         progress: Label of the progress bar.
 
     Returns:
-        The backbone after training (with `layers="head"` the given one), the trained layer from
+        The backbone after training (`backbone` itself with `layers="head"`), the trained layer from
         features to class scores, and the results: a dict with `top1` and `top5`, in [0, 1], of the
         central views of the test images after the last epoch; `num_train` and `num_test`, the
         numbers of images that can be read; and `curve`, a dict for each epoch with `epoch`,
@@ -85,9 +85,9 @@ def fit(
     chosen = source.train[choose(train_labels, settings.label_fraction, settings.seed)]
     before = checksums(backbone)
     tuned = backbone if settings.layers == "head" else _trainable_copy(backbone)
-    # A function of its own, so that it is traced once although `extract` is called every epoch.
+    # Kept as a `tf.function`, so that it is traced once although `extract` is called every epoch.
     forward = tf.function(lambda images: tuned(images))
-    # Test features come first, so that unreadable test images do not show after an epoch only.
+    # Test features come first, so that unreadable test images are reported before the training.
     test = extract(forward, source, source.test, image_size, "test features")
     layer = new_classifier(test.features.shape[1], test.num_classes, settings.seed)
     trained = _parameters(tuned, layer, settings)
@@ -99,7 +99,7 @@ def fit(
 
     batches = iter(
         tf.distribute.get_strategy().distribute_datasets_from_function(
-            lambda context: labelled_views(
+            lambda context: labeled_views(
                 source,
                 chosen,
                 image_size,
@@ -119,7 +119,7 @@ def fit(
         desc=progress,
         unit="step",
         smoothing=0,  # Estimate from the mean, since every epoch ends with the test images.
-        disable=None if is_chief() else True,  # With None, no bar where there is no terminal.
+        disable=None if is_chief() else True,  # With None, tqdm shows a bar in a terminal only.
     ) as bar:
         for epoch in range(settings.epochs):
             for optimizer, _, rate in trained:
@@ -134,7 +134,8 @@ def fit(
             num_seen += sum(counts)
             if not num_seen:
                 raise UserError(
-                    f"data source '{source.name}': none of the training images can be read"
+                    f"data source '{source.name}': none of the training images can be read: "
+                    "replace the files, which may be damaged or incomplete"
                 )
             if settings.layers == "all":
                 test = extract(forward, source, test.indices, image_size)
@@ -155,7 +156,7 @@ def fit(
 def choose(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose training images at random, the same share of each class.
 
-    The images of a smaller share are among those of a larger one.
+    A larger share contains the images of every smaller one.
 
     Args:
         labels: int `[M]`; negative where an image cannot be read, which is never chosen.

@@ -1,9 +1,9 @@
 """The paper's linear protocol: one linear layer, trained by SGD on frozen features (section 4.1).
 
-What the paper leaves open follows the reference implementation's main_lincls.py: weights start from
-N(0, 0.01) and the bias from 0, the learning rate is divided by ten at epochs 60 and 80, the last
-batch of an epoch may be smaller, and training sees random resized crops and flips without color
-operations. The accuracy is that after the last epoch.
+Where the paper gives no setting, this module follows the reference implementation's main_lincls.py:
+weights start from N(0, 0.01) and the bias from 0, the learning rate is divided by ten at epochs 60
+and 80, the last batch of an epoch may be smaller, and the training views are random resized crops
+with flips and without color operations. The accuracy is that after the last epoch.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf.data.pipeline import labelled_views
+from moco_tf.data.pipeline import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
@@ -59,7 +59,7 @@ def classify(
         UserError: If the backbone has changed, no image can be read, or `fit` fails.
     """
     before = checksums(backbone)
-    # Test features come first, so that unreadable test images do not show after hours only.
+    # Test features come first, so that unreadable test images are reported before the training.
     test = extract(backbone, source, source.test, image_size, "test features")
     weights, bias, num_train = fit(
         backbone, source, image_size, test.features.shape[1], test.num_classes, settings
@@ -83,8 +83,8 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Train the layer on the replicas of the current `tf.distribute` strategy.
 
-    It computes in Keras' `floatx`, which is float32 by default. An epoch is a function of the seed
-    and the epoch's number. The number of replicas changes nothing but the rounding.
+    It computes in Keras' `floatx`, which is float32 by default. An epoch depends only on the seed
+    and on the epoch's number. The number of replicas affects only the rounding.
 
     Args:
         backbone: As for `classify`.
@@ -121,7 +121,7 @@ def fit(
 
     step = training_step(loss, [(optimizer, layer.trainable_variables)])
     batches = tf.distribute.get_strategy().distribute_datasets_from_function(
-        lambda context: labelled_views(
+        lambda context: labeled_views(
             source,
             source.train,
             image_size,
@@ -133,7 +133,7 @@ def fit(
         )
     )
     num_seen = 0
-    # With None, tqdm shows no bar where there is no terminal.
+    # With None, tqdm shows a bar in a terminal only.
     bar = tqdm(
         batches,
         "linear layer",
@@ -146,7 +146,10 @@ def fit(
         num_seen += int(count)
         bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
     if not num_seen:
-        raise UserError(f"data source '{source.name}': none of the training images can be read")
+        raise UserError(
+            f"data source '{source.name}': none of the training images can be read: replace the "
+            "files, which may be damaged or incomplete"
+        )
     weights, bias = (variable.numpy() for variable in layer.trainable_variables)
     if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
         raise UserError(

@@ -16,7 +16,7 @@ from moco_tf.evaluation.features import Features, extract
 from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
 from moco_tf.files import error_reason, write_atomically
 
-# The protocols that work on features which are computed once.
+# The protocols that take features which are computed once.
 CACHED: dict[str, Callable[..., dict[str, Any]]] = {
     "knn": knn.classify,
     "knn_head": knn.classify,  # On the outputs of the projection head.
@@ -26,7 +26,7 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
 LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
-def require_two_labelled_parts(source: Source) -> None:
+def require_two_labeled_parts(source: Source) -> None:
     """Check that a source has labeled training and test images.
 
     Raises:
@@ -41,7 +41,7 @@ def require_two_labelled_parts(source: Source) -> None:
     if not (len(source.train) and len(source.test)):
         raise UserError(
             f"data source '{source.name}' is too small to hold out test images: it has "
-            f"{source.size} images"
+            f"{source.size} images; add images"
         )
 
 
@@ -61,7 +61,7 @@ def extract_both(
     Raises:
         UserError: If the source has no labels, or one of the two parts is empty.
     """
-    require_two_labelled_parts(source)
+    require_two_labeled_parts(source)
     return (
         extract(backbone, source, source.train, image_size, "training features"),
         extract(backbone, source, source.test, image_size, "test features"),
@@ -121,7 +121,7 @@ def evaluate_linear(
     Raises:
         UserError: As `extract_both` and `linear.classify`.
     """
-    require_two_labelled_parts(source)
+    require_two_labeled_parts(source)
     start = time.perf_counter()
     result = linear.classify(backbone, source, image_size, settings)
     seconds = round(time.perf_counter() - start, 3)
@@ -151,7 +151,7 @@ def evaluate_finetune(
     Raises:
         UserError: As `extract_both` and `finetune.fit`.
     """
-    require_two_labelled_parts(source)
+    require_two_labeled_parts(source)
     start = time.perf_counter()
     _, _, result = finetune.fit(backbone, source, image_size, settings, progress)
     seconds = round(time.perf_counter() - start, 3)

@@ -87,7 +87,7 @@ def test_leaving_out_rgb_operations_keeps_the_draws_of_the_others(channels):
 def test_rgb_images_keep_their_color_without_rgb_operations():
     count = 200
     images = np.broadcast_to(np.uint8([100, 80, 60]), (count, 4, 4, 3))
-    recipe = Recipe(contrast=0.0, grey_probability=1.0).without_rgb_operations()
+    recipe = Recipe(contrast=0.0, gray_probability=1.0).without_rgb_operations()
     mean, std = mean_and_std(3)
     views = Augment(recipe)(tf.constant(images), tf.range(count), count, [0, 0]) * std + mean
     # Only brightness is left, which scales all channels alike.
@@ -99,7 +99,7 @@ def test_rgb_images_keep_their_color_without_rgb_operations():
 @pytest.mark.parametrize("name", RECIPES)
 def test_description_leaves_out_operations_that_are_not_in_the_recipe(name):
     whole, without = RECIPES[name], RECIPES[name].without_rgb_operations()
-    assert whole.rgb_operations == ["saturation", "hue", "grey"]
+    assert whole.rgb_operations == ["saturation", "hue", "gray"]
     assert without.rgb_operations == []
     for draws in Augment(whole).draws(200, [1, 2]).numpy():
         operations = Augment(without, channels=5).describe(draws)
@@ -119,9 +119,9 @@ def test_channels_other_than_rgb_are_normalized_by_the_averages_of_imagenet():
 @pytest.mark.parametrize(
     ("settings", "operations"),
     [
-        ({}, "saturation, hue, grey"),
-        ({"saturation": 0.0, "grey_probability": 0.0}, "hue"),
-        ({"saturation": 0.0, "hue": 0.0}, "grey"),
+        ({}, "saturation, hue, gray"),
+        ({"saturation": 0.0, "gray_probability": 0.0}, "hue"),
+        ({"saturation": 0.0, "hue": 0.0}, "gray"),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2, 5])

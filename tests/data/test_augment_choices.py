@@ -22,7 +22,7 @@ OFF = dict(
     contrast=0.0,
     saturation=0.0,
     hue=0.0,
-    grey_probability=0.0,
+    gray_probability=0.0,
     blur_probability=0.0,
 )
 
@@ -54,7 +54,7 @@ def assert_share(applied, probability):
 
 def test_v1_converts_to_grayscale_before_jitter_and_v2_after_it():
     # Saturation and hue leave gray as it is, but change the gray that a color is converted to.
-    only = dict(brightness=0.0, contrast=0.0, grey_probability=1.0, blur_probability=0.0)
+    only = dict(brightness=0.0, contrast=0.0, gray_probability=1.0, blur_probability=0.0)
     color = [200, 100, 50]
     v1, v2 = (
         views(dataclasses.replace(RECIPES[name], **only, jitter_probability=1.0), plain(color, 50))
@@ -71,9 +71,9 @@ def test_recipes_are_those_of_the_papers():
     for recipe in (v1, v2):
         assert recipe.crop_scale == (0.2, 1.0)
         assert (recipe.brightness, recipe.contrast, recipe.saturation) == (0.4, 0.4, 0.4)
-        assert recipe.grey_probability == 0.2
-    assert (v1.hue, v1.jitter_probability, v1.grey_first, v1.blur_probability) == (0.4, 1, True, 0)
-    assert (v2.hue, v2.jitter_probability, v2.grey_first, v2.blur_probability) == (
+        assert recipe.gray_probability == 0.2
+    assert (v1.hue, v1.jitter_probability, v1.gray_first, v1.blur_probability) == (0.4, 1, True, 0)
+    assert (v2.hue, v2.jitter_probability, v2.gray_first, v2.blur_probability) == (
         *(0.1, 0.8, False, 0.5),
     )
     assert v2.blur_sigma == (0.1, 2.0)
@@ -91,7 +91,7 @@ def test_grayscale_occurs_with_the_recipes_probability(name):
 
 @pytest.mark.parametrize(("name", "probability"), [("v1", 1.0), ("v2", 0.8)])
 def test_jitter_occurs_with_the_recipes_probability(name, probability):
-    recipe = dataclasses.replace(RECIPES[name], grey_probability=0.0, blur_probability=0.0)
+    recipe = dataclasses.replace(RECIPES[name], gray_probability=0.0, blur_probability=0.0)
     images = plain([200, 100, 50])
     is_changed = np.abs(views(recipe, images) - images / 255).max(axis=(1, 2, 3)) > 1e-5
     assert_share(is_changed, probability)
@@ -111,7 +111,7 @@ def test_blur_occurs_with_the_recipes_probability_and_independently_of_grayscale
 
 def test_v1_never_blurs():
     images = np.random.default_rng(0).integers(0, 256, (200, 4, 4, 3), np.uint8)
-    recipe = dataclasses.replace(RECIPES["v1"], jitter_probability=0.0, grey_probability=0.0)
+    recipe = dataclasses.replace(RECIPES["v1"], jitter_probability=0.0, gray_probability=0.0)
     np.testing.assert_allclose(views(recipe, images), images / 255, atol=1e-5)
 
 

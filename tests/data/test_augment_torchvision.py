@@ -137,7 +137,7 @@ def test_jitter_in_each_of_the_24_orders_equals_torchvisions(monkeypatch, settin
 # 8-bit images, as in the reference implementation.
 
 COUNT = 120
-OFF = dict(jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0)
+OFF = dict(jitter_probability=0.0, gray_probability=0.0, blur_probability=0.0)
 V1, V2 = RECIPES["v1"], RECIPES["v2"]
 
 
@@ -165,14 +165,14 @@ def reference_view(recipe, image, draws):
         (functional.adjust_saturation, 1 + recipe.saturation * (2 * saturation - 1)),
         (functional.adjust_hue, recipe.hue * (2 * hue - 1)),
     ]
-    is_gray = gray < recipe.grey_probability
-    if recipe.grey_first and is_gray:
+    is_gray = gray < recipe.gray_probability
+    if recipe.gray_first and is_gray:
         image = functional.rgb_to_grayscale(image, 3)
     if jitter < recipe.jitter_probability:
         for i in np.argsort(order):
             operation, amount = operations[i]
             image = operation(image, amount)
-    if not recipe.grey_first and is_gray:
+    if not recipe.gray_first and is_gray:
         image = functional.rgb_to_grayscale(image, 3)
     if blur < recipe.blur_probability:
         low, high = recipe.blur_sigma
@@ -191,7 +191,7 @@ def reference_view(recipe, image, draws):
     [
         (dataclasses.replace(V1, **{**OFF, "jitter_probability": 1.0}), 1.44, 6.28, 17.5, 1.25),
         (dataclasses.replace(V2, **{**OFF, "jitter_probability": 1.0}), 1.47, 6.22, 18.8, 1.43),
-        (dataclasses.replace(V2, **{**OFF, "grey_probability": 1.0}), 0.22, 0.49, 0.50, 0.00),
+        (dataclasses.replace(V2, **{**OFF, "gray_probability": 1.0}), 0.22, 0.49, 0.50, 0.00),
         (dataclasses.replace(V2, **{**OFF, "blur_probability": 1.0}), 0.39, 1.99, 27.5, 0.00),
         (V1, 1.35, 6.09, 17.5, 1.17),
         (V2, 1.20, 5.94, 30.6, 1.10),

@@ -383,8 +383,8 @@ def test_more_pixels_than_the_bytes_can_encode_are_refused(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("pillow_limit", "no_pixels_decoded")
 def test_more_pixels_than_the_limit_are_refused(kind, monkeypatch):
-    bound = dict.fromkeys(decoding.MOST_PIXELS_PER_BYTE, 2**32)
-    monkeypatch.setattr(decoding, "MOST_PIXELS_PER_BYTE", bound)
+    bound = dict.fromkeys(decoding.MAX_PIXELS_PER_BYTE, 2**32)
+    monkeypatch.setattr(decoding, "MAX_PIXELS_PER_BYTE", bound)
     assert_refused(with_size(kind, 13378, 13378))  # 13377 squared is below the limit
 
 
@@ -398,14 +398,14 @@ def test_sizes_whose_product_overflows_are_refused(kind, size):
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_limit_is_inclusive(file_format, monkeypatch):
     contents = encode(COLOR, file_format)
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 51 * 33)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 51 * 33)
     assert decode(contents).shape == (33, 51, 3)
-    monkeypatch.setattr(decoding, "MOST_PIXELS", 51 * 33 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 51 * 33 - 1)
     assert_refused(contents)
 
 
 def test_limit_is_the_default_of_pillow():
-    assert decoding.MOST_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    assert decoding.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "PPM", "ICO"])

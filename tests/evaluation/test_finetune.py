@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data.pipeline import labelled_views
+from moco_tf.data.pipeline import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import finetune, protocols
@@ -111,7 +111,7 @@ def tensors_of(modules):
 
 
 class Reference:
-    """Fine-tuning in PyTorch, on the views of `labelled_views`."""
+    """Fine-tuning in PyTorch, on the views of `labeled_views`."""
 
     def __init__(self, backbone, source, settings):
         from tests.pytorch import torch
@@ -130,7 +130,7 @@ class Reference:
         )
         rates = [group["lr"] for group in optimizer.param_groups]
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
-        views = labelled_views(
+        views = labeled_views(
             source,
             source.train,
             SIZE,

@@ -9,7 +9,7 @@ import scipy.special
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data.pipeline import labelled_views
+from moco_tf.data.pipeline import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import linear, protocols
@@ -73,8 +73,8 @@ def initial_weights(settings):
 
 
 def reference(source, weights, bias, settings):
-    """Run SGD with momentum from given weights, on the views of `labelled_views`."""
-    views = labelled_views(
+    """Run SGD with momentum from given weights, on the views of `labeled_views`."""
+    views = labeled_views(
         source,
         source.train,
         SIZE,

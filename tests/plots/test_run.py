@@ -22,7 +22,7 @@ from tests import in_process
 from tests.images import patch, write_folder
 
 SIZE = 48
-GRAY = "grey"
+GRAY = "gray"
 
 
 @pytest.fixture(scope="module")

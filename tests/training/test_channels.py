@@ -137,14 +137,14 @@ def test_rgb_operations_are_refused_by_name(source_names, tmp_path):
     config.update(batch_size=16, bn_groups=2, data={"source": source_names[5]})
     with pytest.raises(UserError) as error:
         train(config, str(tmp_path / "run"))
-    for part in (source_names[5], "5 channels", "(saturation, hue, grey)"):
+    for part in (source_names[5], "5 channels", "(saturation, hue, gray)"):
         assert part in str(error.value)
     assert "set config.rgb_operations=False" in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("rgb_operations", "expected"), [(True, ["saturation", "hue", "grey"]), (False, [])]
+    ("rgb_operations", "expected"), [(True, ["saturation", "hue", "gray"]), (False, [])]
 )
 def test_config_switches_rgb_operations_off_for_rgb_too(rgb_operations, expected):
     config = default_config()

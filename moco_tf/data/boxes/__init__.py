@@ -19,8 +19,8 @@ def load(name: str, masks: bool = False, tfds_dir: str = "") -> AnnotatedImages:
         The images with their annotations.
 
     Raises:
-        UserError: If the name has no such form, the data cannot be read, it has no boxes, or it
-            has no masks and `masks` is True.
+        UserError: If the name has neither of these forms, the data cannot be read, it has no boxes,
+            or `masks` is True and it has no masks.
     """
     scheme, _, location = name.partition(":")
     if scheme == "coco" and location:

@@ -1,4 +1,4 @@
-"""Images by index, with the boxes and perhaps the masks of the objects in them."""
+"""Images by index, with the boxes and, if there are any, the masks of their objects."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-MOST_BOXES = 100  # Maximum number of boxes of a training image; images of COCO have up to 93.
+MAX_BOXES = 100  # Maximum number of boxes of a training image; images of COCO have up to 93.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Annotations:
             corner of the image.
         labels: int32 `[n]`, classes counted from 0.
         crowd: bool `[n]`, True for a box around a group of objects, COCO's `iscrowd`. It is not
-            used for training, and a detection in it counts neither as right nor as wrong.
+            used for training, and a detection in it counts neither as correct nor as wrong.
         difficult: bool `[n]`, True for an object that is used for training, but whose detection
-            counts neither as right nor as wrong, PASCAL VOC's `difficult`.
+            counts neither as correct nor as wrong, PASCAL VOC's `difficult`.
         masks: List of n masks in pycocotools' in-memory format ("RLE"); None if the data has none
             or they were not requested.
     """
@@ -49,8 +49,8 @@ class AnnotatedImages:
             its path.
         train: Indices of the training images, int64.
         test: Indices of the test images, int64, disjoint from `train`.
-        most_boxes: An upper bound on the boxes of a training image, not counting crowds; at most
-            `MOST_BOXES`.
+        max_boxes: An upper bound on the boxes of a training image, not counting crowds; at most
+            `MAX_BOXES`.
     """
 
     name: str
@@ -60,4 +60,4 @@ class AnnotatedImages:
     describe: Callable[[int], str]
     train: np.ndarray
     test: np.ndarray
-    most_boxes: int
+    max_boxes: int

@@ -1,4 +1,4 @@
-"""The `coco` source: a folder in COCO's format, images and two JSON files with their objects."""
+"""The `coco` source: a folder in COCO's format, with images and two JSON files of annotations."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.boxes.annotations import MOST_BOXES, AnnotatedImages, Annotations
+from moco_tf.data.boxes.annotations import MAX_BOXES, AnnotatedImages, Annotations
 from moco_tf.data.decoding import decode
 from moco_tf.errors import UserError
 
@@ -58,28 +58,33 @@ def load(name: str, folder: str, masks: bool) -> AnnotatedImages:
             annotations += file.annotations_of(image, categories, masks)
             ends.append(len(annotations))
 
-    lefts_and_sizes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-    corners, box_sizes = lefts_and_sizes[:, :2], lefts_and_sizes[:, 2:]
+    # COCO's boxes are left, top, width and height.
+    coco_boxes = np.array([annotation["bbox"] for annotation in annotations], np.float64)
+    corners, box_sizes = np.split(coco_boxes.reshape(-1, 4), 2, axis=1)
     boxes = np.concatenate([corners, corners + box_sizes], axis=1)
-    is_crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool)
-    labels = np.array([label_of_category[a["category_id"]] for a in annotations], np.int32)
+    is_crowd = np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool)
+    labels = np.array(
+        [label_of_category[annotation["category_id"]] for annotation in annotations], np.int32
+    )
     # Without masks, the polygons of all objects are not kept in memory.
-    segmentations = [a["segmentation"] for a in annotations] if masks else []
+    segmentations = [annotation["segmentation"] for annotation in annotations] if masks else []
 
     # Boxes of each image that are not crowds.
     counts = np.diff(np.concatenate([[0], np.cumsum(~is_crowd)])[ends])
     num_train = len(train_file.images)
     for file, file_counts in ((train_file, counts[:num_train]), (test_file, counts[num_train:])):
         if not file_counts.sum():
-            raise UserError(f"{file.path} has no boxes other than those of crowds")
+            raise UserError(
+                f"{file.path} has no boxes other than those of crowds: add annotations of objects"
+            )
 
     def annotations_at(index: int, height: int, width: int) -> Annotations:
         if (height, width) != sizes[index]:
             annotated_height, annotated_width = sizes[index]
             raise UserError(
                 f"{paths[index]} is {width} pixels wide and {height} pixels high, but its "
-                f"annotations are for {annotated_width} and {annotated_height}: correct the image "
-                "or its annotations"
+                f"annotations are for an image {annotated_width} pixels wide and "
+                f"{annotated_height} pixels high: correct the image or its annotations"
             )
         rows = slice(ends[index], ends[index + 1])
         return Annotations(
@@ -87,7 +92,11 @@ def load(name: str, folder: str, masks: bool) -> AnnotatedImages:
             labels=labels[rows],
             crowd=is_crowd[rows],
             difficult=np.zeros(rows.stop - rows.start, bool),
-            masks=[run_lengths(s, height, width) for s in segmentations[rows]] if masks else None,
+            masks=(
+                [run_lengths(mask, height, width) for mask in segmentations[rows]]
+                if masks
+                else None
+            ),
         )
 
     # The paths stay in Python, because tf.data makes several copies of captured tensors.
@@ -108,7 +117,7 @@ def load(name: str, folder: str, masks: bool) -> AnnotatedImages:
         describe=lambda index: paths[index],
         train=np.arange(num_train),
         test=np.arange(num_train, len(paths)),
-        most_boxes=int(min(MOST_BOXES, counts[:num_train].max())),
+        max_boxes=int(min(MAX_BOXES, counts[:num_train].max())),
     )
 
 
@@ -138,7 +147,7 @@ class _AnnotationFile:
     Args:
         source_name: The string that names the source.
         folder: The folder of the source.
-        split: How the name of the file begins after `instances_`, "train" or "val".
+        split: The beginning of the file's name after `instances_`, "train" or "val".
 
     Attributes:
         path: Path of the file.
@@ -154,7 +163,7 @@ class _AnnotationFile:
         if len(matching) != 1:
             raise UserError(
                 f"data source '{source_name}' needs one file {pattern}, but there are "
-                f"{len(matching) or 'none'}"
+                f"{len(matching) or 'none'}: add the file, or remove all but one"
             )
         [self.path] = matching
         self._name = os.path.basename(self.path).removeprefix("instances_").removesuffix(".json")
@@ -162,7 +171,9 @@ class _AnnotationFile:
             with tf.io.gfile.GFile(self.path) as file:
                 contents = json.load(file)
             self.images: list[dict[str, Any]] = contents["images"]
-            self.categories: dict[int, str] = {c["id"]: c["name"] for c in contents["categories"]}
+            self.categories: dict[int, str] = {
+                category["id"]: category["name"] for category in contents["categories"]
+            }
             self._annotations: dict[int, list[dict[str, Any]]] = {}
             for image in self.images:
                 self._annotations[image["id"]] = []
@@ -178,12 +189,12 @@ class _AnnotationFile:
         except (TypeError, ValueError, AttributeError, tf.errors.OpError) as error:
             raise UserError(f"{self.path} cannot be read: {error}") from error
         if not self.images:
-            raise UserError(f"{self.path} has no images")
+            raise UserError(f"{self.path} has no images: add them, with their annotations")
 
     def annotations_of(
         self, image: dict[str, Any], categories: dict[int, str], masks: bool
     ) -> list[dict[str, Any]]:
-        """Return the annotations of an image after checking each.
+        """Check the annotations of an image and return them.
 
         Args:
             image: One of `images`.
@@ -233,7 +244,7 @@ class _AnnotationFile:
         missing = [path for path in paths if not tf.io.gfile.exists(path)]
         if missing:
             raise UserError(
-                f"{self.path} lists {len(missing)} images that are missing; the first is "
+                f"{self.path} lists {len(missing)} images that are missing: add them; the first is "
                 f"{missing[0]}"
             )
         return paths

@@ -1,12 +1,12 @@
-"""Positions in an image and in its square: the resized image in the top left corner, with padding.
+"""Conversion of positions between an image and its square.
 
-The longer side of the image becomes the side of the square, and the proportions are kept. The
-padding is at the bottom or on the right.
+The square holds the resized image in its top left corner. The longer side of the image becomes the
+side of the square, the proportions are kept, and the padding is at the bottom or on the right.
 """
 
 import numpy as np
 
-IGNORED = -1  # The label of a pixel that does not count.
+IGNORED = -1  # The label of a pixel that is ignored in the loss and in the metric.
 
 
 def fitted(height: int, width: int, size: int) -> tuple[int, int]:

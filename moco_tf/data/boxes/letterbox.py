@@ -1,7 +1,7 @@
 """Batches of annotated images as squares of one size.
 
-A square holds the whole image in its top left corner, in its proportions, and around it the mean
-color. Its geometry is in `moco_tf.data.boxes.geometry`.
+A square holds the whole image in its top left corner, with its proportions kept, and padding in the
+mean color. `moco_tf.data.boxes.geometry` converts positions.
 """
 
 import os
@@ -13,7 +13,7 @@ import tensorflow as tf
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.data.boxes.geometry import fitted
 from moco_tf.data.normalization import mean_and_std
-from moco_tf.data.pipeline import own_batches
+from moco_tf.data.pipeline import worker_batches
 from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
@@ -24,7 +24,7 @@ PADDING = tuple(round(255 * value) for value in mean_and_std(3)[0])
 
 
 def is_flipped(seed: int, epoch: int, index: int) -> bool:
-    """Return whether training sees an image mirrored, which it does with `FLIP_PROBABILITY`.
+    """Return whether an image is mirrored in an epoch, which has the probability 1/2.
 
     Args:
         seed: Seed of the training.
@@ -40,8 +40,8 @@ class TrainingBatches:
     """Batches of squares for training. Each image is mirrored at random.
 
     Every epoch contains all images in a random order, and a batch may contain the end of one epoch
-    and the beginning of the next. The batch of a step depends on nothing but the seed and the
-    number of the step.
+    and the beginning of the next. The batch of a step depends only on the seed and on the number of
+    the step.
 
     Args:
         images: The images, of which those of `images.train` are used.
@@ -79,8 +79,8 @@ class TrainingBatches:
 
         Args:
             steps: Number of steps.
-            context: Context of this worker if there are several. The data set then consists of the
-                shares of this worker's replicas, one after the other. None for whole batches.
+            context: Input context of this worker if there are several. The dataset then consists of
+                its replicas' shares of each batch, one after the other. None for whole batches.
 
         Returns:
             A data set of tuples: the images, uint8 `[n, size, size, 3]`, followed by the targets.
@@ -208,7 +208,7 @@ def batches_to_evaluate(
         A data set of `(indices, shapes, images)`: int64 `[n]`; int32 `[n, 2]`, the height and width
         of each image as it was read; uint8 `[n, size, size, 3]`.
     """
-    worker_indices = own_batches(indices, batch_size, context)
+    worker_indices = worker_batches(indices, batch_size, context)
 
     def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image = tf.cond(
@@ -229,7 +229,7 @@ def batches_to_evaluate(
 def require_readable(
     images: AnnotatedImages, indices: Iterable[int], error: tf.errors.OpError
 ) -> None:
-    """Raise an error that names the image at fault, if one of several images cannot be read.
+    """Check that images can be read, and otherwise raise an error that names the first that cannot.
 
     Args:
         images: The images.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.boxes.annotations import MOST_BOXES, AnnotatedImages, Annotations
+from moco_tf.data.boxes.annotations import MAX_BOXES, AnnotatedImages, Annotations
 from moco_tf.data.decoding import decode
 from moco_tf.data.sources import examples, tfds
 from moco_tf.errors import UserError
@@ -40,7 +40,10 @@ def load(name: str, dataset: str, masks: bool, data_dir: str) -> AnnotatedImages
             data set has no boxes, or no split to test on.
     """
     if masks:
-        raise UserError(f"data source '{name}' has boxes but no masks: masks need coco:PATH")
+        raise UserError(
+            f"data source '{name}' has boxes but no masks: use coco:PATH with annotations that "
+            "have masks"
+        )
     builder, split = tfds.open_prepared(name, dataset, data_dir)
     class_names = _class_names(name, builder)
     instructions, other_splits = tfds.requested_and_other_splits(name, builder, split)
@@ -63,7 +66,7 @@ def load(name: str, dataset: str, masks: bool, data_dir: str) -> AnnotatedImages
             break
     else:
         raise UserError(
-            f"data source '{name}' has no other split with boxes to test on: it has "
+            f"data source '{name}' has no other split with boxes to test on: its splits are "
             f"{', '.join(builder.info.splits)}"
         )
 
@@ -95,7 +98,7 @@ def load(name: str, dataset: str, masks: bool, data_dir: str) -> AnnotatedImages
         train=train,
         test=test,
         # The exact number would take a pass over all records, images included.
-        most_boxes=MOST_BOXES,
+        max_boxes=MAX_BOXES,
     )
 
 

@@ -1,4 +1,4 @@
-"""Data sources: one string names a source, and every image in it has a stable index."""
+"""Data sources. A string names a source, and every image of a source has a stable index."""
 
 import ml_collections
 
@@ -30,7 +30,7 @@ def load(
         A `Source`.
 
     Raises:
-        UserError: If the name has no such form, or the data cannot be read.
+        UserError: If the name has none of these forms, or the data cannot be read.
 
     Example:
         >>> source = load("photos")
@@ -78,5 +78,5 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
 
 
 def options(config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Return the keyword arguments of `load` that a config holds beside the name."""
+    """Return the settings of a config that are keyword arguments of `load`."""
     return {key: config.data[key] for key in ("image_feature", "label_feature", "tfds_dir")}

@@ -20,7 +20,7 @@ LABEL_BATCH_SIZE = 1024
 LABEL_BUFFER_BYTES = 8 << 20
 UNKNOWN = np.iinfo(np.int64).min  # Stands for the label of a record that has none.
 MAX_ATTEMPTS = 100  # Records to try when looking for the first readable one.
-# The features of raw arrays, by TF-Slim's names, and the value of the format.
+# TF-Slim's names of the features of a raw array, and its value of the format.
 FORMAT_FEATURE = "image/format"
 SHAPE_FEATURES = ("image/height", "image/width", "image/channels")
 RAW_FORMAT = b"raw"
@@ -186,7 +186,7 @@ def read_labels(
         values = _read_labels_by_index(records, label_feature, spec)
     except tf.errors.OpError as error:
         raise UserError(
-            f"the labels of {records.paths[0]} and the files beside it cannot be read: {error}"
+            f"the labels in {records.paths[0]} or in the files beside it cannot be read: {error}"
         ) from error
     is_valid = values != UNKNOWN
     if class_names is not None:

@@ -55,7 +55,7 @@ def load(name: str, folder: str) -> Source:
     ignored = []
     for path in _walk(name, folder):
         encoded_path = os.fsencode(path)
-        # A file without a suffix may be an image. Decoding it will show.
+        # A file without a suffix may be an image, which decoding will show.
         if os.path.splitext(path)[1].lower() not in (*IMAGE_SUFFIXES, ""):
             ignored.append(_printable(folder, encoded_path))
             continue
@@ -140,7 +140,7 @@ class _PathList:
 
 
 def _test_folder(groups: Iterable[Group]) -> str | None:
-    """Return the folder for testing; None if the first level is not split in this way."""
+    """Return the folder for testing; None if the first level has no folders for both purposes."""
     first_level = {first for first, _ in groups}
     if not first_level <= {*TRAIN_FOLDERS, *TEST_FOLDERS} or first_level.isdisjoint(TRAIN_FOLDERS):
         return None
@@ -190,7 +190,7 @@ def _walk(name: str, folder: str, below: str = "") -> Iterator[str]:
 
 
 def _entries(directory: str) -> list[str]:
-    """Return the names in a directory; those of folders end in a slash, so whole paths sort."""
+    """Return the names in a directory. Those of folders end in a slash, to sort by whole paths."""
     if "://" not in directory:
         # tf.io.gfile queries every file, which takes four times as long for a million of them.
         with os.scandir(directory) as entries:

@@ -1,4 +1,4 @@
-"""The `idx` source: IDX files, the format of MNIST and its relatives, gzipped or not."""
+"""The `idx` source: IDX files, the format of MNIST and Fashion-MNIST, gzipped or not."""
 
 import dataclasses
 import gzip
@@ -46,7 +46,11 @@ def load(name: str, folder: str) -> Source:
     train, test = load_parts(folder)
     parts = [train] if test is None else [train, test]
     if len({part.images.shape[1:] for part in parts}) > 1:
-        raise UserError(f"data source '{name}': its training and test images differ in size")
+        sizes = " and ".join(str(part.images.shape[1:]) for part in parts)
+        raise UserError(
+            f"data source '{name}': its training and test images differ in size ({sizes}): use "
+            "files of the same data set"
+        )
     images = tf.constant(np.concatenate([part.images for part in parts]))
     num_train, size = len(train.images), len(images)
 
@@ -120,7 +124,10 @@ def _read_part(folder: str, name_pattern: str) -> Part | None:
         return Part(images, labels=None)
     labels = read(label_path).astype(np.int32)
     if len(labels) != len(images):
-        raise UserError(f"{label_path} holds {len(labels)} labels for {len(images)} images")
+        raise UserError(
+            f"{label_path} holds {len(labels)} labels, but {image_path} holds {len(images)} "
+            "images: use files of the same data set"
+        )
     return Part(images, labels)
 
 
@@ -152,10 +159,16 @@ def read(path: str) -> np.ndarray:
     except (tf.errors.OpError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if len(contents) < 4 or contents[:2] != b"\0\0" or contents[2] != UNSIGNED_BYTES:
-        raise UserError(f"{path} is not an IDX file of bytes: it begins with {contents[:4].hex()}")
+        raise UserError(
+            f"{path} is not an IDX file of bytes: it begins with {contents[:4].hex()} instead of "
+            "000008; use a file of MNIST's format"
+        )
     header_length = 4 + 4 * contents[3]
     shape = [int.from_bytes(contents[i : i + 4], "big") for i in range(4, header_length, 4)]
     length = header_length + math.prod(shape)
     if len(contents) != length:
-        raise UserError(f"{path} is incomplete: it has {len(contents)} bytes instead of {length}")
+        raise UserError(
+            f"{path} is incomplete: it has {len(contents)} bytes instead of {length}; copy the "
+            "file again"
+        )
     return np.frombuffer(contents, np.uint8, offset=header_length).reshape(shape)

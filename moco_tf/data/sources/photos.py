@@ -1,4 +1,4 @@
-"""The embedded `photos` source: patches of the photographs that two Python packages ship."""
+"""The embedded `photos` source: patches of photographs in scikit-image and scikit-learn."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
 
-# The photographs, each of which is a class, and the package that ships each.
+# The photographs, each of which is a class, and the package that contains it.
 PHOTOGRAPHS = {
     "astronaut": "skimage",
     "brick": "skimage",
@@ -65,7 +65,8 @@ class Patches:
 def load() -> Source:
     """Return the source of the patches. Pre-training sees the training patches only."""
     patches = load_patches()
-    images = tf.constant(patches.images)  # Captured by graphs, where an array would be copied.
+    # Graphs capture a tensor; an array would be copied into each of them.
+    images = tf.constant(patches.images)
 
     def describe(index: int) -> str:
         top, left = patches.corners[index].tolist()
@@ -89,9 +90,9 @@ def load_patches() -> Patches:
 
     A photograph is cut into square blocks, every fourth of which is for testing. Patches overlap
     within a block and never cross its edge, so no pixel is in both parts. The number of patches of
-    a photograph is limited, and those kept are evenly spread over it, so the classes have about the
-    same weight. Every patch is scaled to the same mean and contrast, as is usual for textures,
-    because its brightness alone would often give its class away.
+    a photograph is limited, so that the classes have about the same weight, and the patches are
+    evenly spread over the photograph. Every patch is scaled to the same mean and contrast, as is
+    usual for textures, because brightness alone would often identify the class.
 
     Returns:
         The patches.

@@ -21,13 +21,13 @@ from moco_tf.errors import UserError
 
 HEADER = struct.Struct("<QI")  # The length of the payload, and the checksum of the length.
 FRAME_BYTES = 16  # Bytes around a payload.
-# Files scanned at the same time. A scan waits for the disk or the network, not for the processor.
+# Number of files that are scanned at the same time. A scan waits for the disk or the network.
 SCAN_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """The records of several files, numbered through; 8 bytes of memory for each record.
+    """The records of several files, numbered consecutively; 8 bytes of memory for each record.
 
     Attributes:
         paths: Paths of the files.
@@ -142,7 +142,7 @@ def _offsets(path: str) -> np.ndarray:
                 file.seek(end)
                 header = file.read(HEADER.size)
                 if len(header) < HEADER.size:
-                    raise _cut_short(path, len(offsets))
+                    raise _truncated(path, len(offsets))
                 length, checksum = HEADER.unpack(header)
                 if _masked_crc(header[:8]) != checksum:
                     raise _invalid_header(path, len(offsets), header)
@@ -151,7 +151,7 @@ def _offsets(path: str) -> np.ndarray:
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if end > size:
-        raise _cut_short(path, len(offsets) - 1)
+        raise _truncated(path, len(offsets) - 1)
     offsets.append(end)
     return np.array(offsets, np.int64)
 
@@ -167,8 +167,8 @@ def _masked_crc(contents: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _cut_short(path: str, number: int) -> UserError:
-    return UserError(f"{path} is cut short in record {number}: copy the file again")
+def _truncated(path: str, number: int) -> UserError:
+    return UserError(f"{path} is truncated in record {number}: copy the file again")
 
 
 def _invalid_header(path: str, number: int, header: bytes) -> UserError:
@@ -181,6 +181,9 @@ def _invalid_header(path: str, number: int, header: bytes) -> UserError:
     is_zlib = header[0] == 0x78 and header[1] in (0x01, 0x5E, 0x9C, 0xDA)
     if is_gzip or is_zlib:
         return UserError(
-            f"{path} is compressed, which rules out random access: write it without compression"
+            f"{path} is compressed, which prevents random access: write it without compression"
         )
-    return UserError(f"{path} is not a TFRecord file: it begins with {header.hex()}")
+    return UserError(
+        f"{path} is not a TFRecord file: it begins with {header.hex()}; use a pattern that matches "
+        "TFRecord files only"
+    )

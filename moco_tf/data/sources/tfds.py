@@ -139,7 +139,7 @@ def split_indices(name: str, records: Records, instructions: FileInstructions) -
 
     Args:
         name: The string that names the source.
-        records: The records of all files of the split, perhaps among others.
+        records: The records of all files of the split, and possibly of other files.
         instructions: The file instructions of the split.
 
     Returns:
@@ -209,12 +209,14 @@ def _features(
     image_feature = first_of_type(tfds.features.Image)
     if image_feature is None:
         raise UserError(
-            f"data source '{name}' has no images: its features are {', '.join(features)}"
+            f"data source '{name}' has no images: its features are {', '.join(features)}; use "
+            "another data set"
         )
     dtype = np.dtype(features[image_feature].np_dtype)
     if dtype != np.uint8:
         raise UserError(
-            f"data source '{name}' has images of the type {dtype}, but only uint8 is supported"
+            f"data source '{name}' has images of the type {dtype}, but only uint8 is supported: "
+            "use another data set"
         )
     label_feature = first_of_type(tfds.features.ClassLabel)
     if label_feature is None:
@@ -231,7 +233,7 @@ def _file_instructions(
         return splits[split].file_instructions
     except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
-            f"data source '{name}': there is no split '{split}': it has {', '.join(splits)}"
+            f"data source '{name}': there is no split '{split}': use one of {', '.join(splits)}"
         ) from error
 
 
@@ -253,7 +255,7 @@ def _has_labels(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings about each attempt of a download; the final error says enough."""
+    """Silence the warnings about each attempt of a download, which the final error summarizes."""
     urllib3 = logging.getLogger("urllib3")
     absl_verbosity, urllib3_level = absl_logging.get_verbosity(), urllib3.level
     absl_logging.set_verbosity(absl_logging.ERROR)

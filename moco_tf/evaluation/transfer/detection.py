@@ -6,8 +6,8 @@ of 0.01, the two losses and the postprocessing of the predictions are those of D
 RetinaNet. The model differs from KerasHub's defaults in four points:
 
 - The feature pyramid has BatchNormalization. The two heads have GroupNormalization, the only
-  normalization that KerasHub offers for them. Its statistics are those of one image, so there is
-  nothing to synchronize.
+  normalization that KerasHub offers for them. Its statistics are those of a single image, so they
+  need no synchronization.
 - The coarser levels start from the last stage of the backbone, as in RetinaNet's paper.
 - The last layers are initialized as in that paper: weights from N(0, 0.01), a bias of 0 for the
   boxes, and for the classes a bias that makes every score 0.01. KerasHub gives that bias to the
@@ -135,7 +135,7 @@ def targets(
         square, float32 `[m, 4]`, and their classes, float32 `[m]`. Rows without a box are -1. If an
         image has more than m boxes, the largest are used.
     """
-    max_boxes = images.most_boxes
+    max_boxes = images.max_boxes
 
     def targets_of_image(
         annotations: Annotations, height: int, width: int, flip: bool
@@ -217,7 +217,7 @@ def measure(
 ) -> dict[str, float]:
     """Return COCO's AP, AP50 and AP75, computed by pycocotools in the coordinates of the images.
 
-    A detection in the box of a crowd, or of a difficult object, counts neither as right nor as
+    A detection in the box of a crowd, or of a difficult object, counts neither as correct nor as
     wrong.
 
     Args:
@@ -265,7 +265,10 @@ def measure(
                 }
             )
     if all(annotation["iscrowd"] for annotation in annotation_entries):
-        raise UserError(f"data source '{images.name}': the test images have no box to detect")
+        raise UserError(
+            f"data source '{images.name}': the test images have no box to detect: add annotations "
+            "of objects that are neither crowds nor difficult"
+        )
     truth = {
         "images": image_entries,
         "annotations": annotation_entries,

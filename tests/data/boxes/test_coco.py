@@ -81,7 +81,7 @@ def test_images_boxes_and_masks_match_pycocotools(tmp_path, below):
     assert images.class_names == ["chair", "lamp"]
     assert images.train.tolist() == [0, 1, 2]
     assert images.test.tolist() == [3]
-    assert images.most_boxes == 1  # The crowd does not count.
+    assert images.max_boxes == 1  # The crowd does not count.
     labels = {3: 0, 7: 1}
     for split, first in (("train2017", 0), ("val2017", 3)):
         coco = COCO(tmp_path / "annotations" / f"instances_{split}.json")

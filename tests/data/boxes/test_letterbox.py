@@ -48,7 +48,7 @@ def annotated_images(count, unreadable=()):
         describe=lambda index: f"image {index}",
         train=indices,
         test=indices,
-        most_boxes=1,
+        max_boxes=1,
     )
 
 

@@ -128,7 +128,7 @@ def test_data_set_like_voc(data_dir):
     assert images.class_names == CLASSES
     assert contents(images, images.train) == expected_contents("train", "validation")
     assert contents(images, images.test) == expected_contents("test")
-    assert images.most_boxes >= 2
+    assert images.max_boxes >= 2
     assert "record 0 of " in images.describe(int(images.train[0]))
 
 

@@ -285,11 +285,11 @@ def test_remote_files_are_read(shards):
         np.testing.assert_array_equal(read_image(source, number), png(number)[0])
 
 
-def cut_short(contents):
+def truncate(contents):
     return contents[:-5]
 
 
-def cut_within_a_header(contents):
+def truncate_within_a_header(contents):
     return contents + contents[:7]
 
 
@@ -301,8 +301,8 @@ def with_damaged_header(contents):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut_short, "data-2 is cut short in record 4"),
-        (cut_within_a_header, "data-2 is cut short in record 5"),
+        (truncate, "data-2 is truncated in record 4"),
+        (truncate_within_a_header, "data-2 is truncated in record 5"),
         (with_damaged_header, "data-2 is damaged: record 1 has no valid header"),
         (gzip.compress, "data-2 is compressed"),
         (zlib.compress, "data-2 is compressed"),

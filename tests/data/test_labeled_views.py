@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from moco_tf.data.pipeline import labelled_views
+from moco_tf.data.pipeline import labeled_views
 from tests.memory import source_of
 
 COUNT, SIDE, SIZE, BATCH = 23, 64, 32, 8
@@ -28,7 +28,7 @@ def batches(
     images, epochs=2, seed=0, scale=(0.08, 1.0), batch_size=BATCH, unreadable=(), context=None
 ):
     source = source_of(images, range(COUNT), TRAIN, unreadable=unreadable)
-    data = labelled_views(source, source.train, SIZE, scale, batch_size, seed, epochs, context)
+    data = labeled_views(source, source.train, SIZE, scale, batch_size, seed, epochs, context)
     return list(data.as_numpy_iterator())
 
 
