@@ -24,7 +24,7 @@ def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
             - `"mirrored"`: one replica on each GPU, or on each logical CPU device if there is no
               GPU.
             - `"multiworker"`: the same on several machines, which the environment variable
-              `TF_CONFIG` or those of Slurm describe. Call the function before TensorFlow's first
+              `TF_CONFIG` or those of Slurm describe. Call this function before TensorFlow's first
               operation; it waits for the other workers.
             - `"tpu"`: one replica on each core of a TPU.
         tpu: Name of the TPU, or `"local"` for the TPU of this machine; with `"tpu"` only.
@@ -60,10 +60,10 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
         if task not in workers:
             raise ValueError(f"{task[0]} {task[1]} is not among its workers {workers}")
         print(
-            f"worker {workers.index(task)} of 0 to {len(workers) - 1}: waiting for the others",
+            f"worker {workers.index(task)} of {len(workers)}: waiting for the other workers",
             flush=True,
         )
-        # With the default handler Ctrl-C acts at once; Python's handler would run after the wait.
+        # With the default handler, Ctrl-C works at once. Python's handler would run after the wait.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
             return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
@@ -90,9 +90,9 @@ def _slurm_cluster() -> dict[str, dict]:
         auto_set_gpu=False,
     )
     workers = slurm.cluster_spec().as_dict()["worker"]
-    # The resolver sorts the machines by name, node10 before node2, whereas Slurm numbers the tasks
-    # by machine. The resolver's `task_id` would therefore be wrong; the index is looked up by the
-    # name of this machine and the place of the task on it.
+    # The resolver sorts the machines by name, node10 before node2, but Slurm numbers the tasks by
+    # machine. The resolver's `task_id` would therefore be wrong, so this looks up the index by the
+    # name of the machine and the number of the task on it.
     machine, local_id = os.environ["SLURMD_NODENAME"], int(os.environ["SLURM_LOCALID"])
     indices = [index for index, worker in enumerate(workers) if worker.startswith(f"{machine}:")]
     return {"cluster": {"worker": workers}, "task": {"type": "worker", "index": indices[local_id]}}
@@ -110,7 +110,9 @@ def _tpu_strategy(name: str | None) -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(cluster)
         return tf.distribute.TPUStrategy(cluster)
     except (ImportError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
-        raise UserError(f"the TPU '{name}' cannot be reached: {error}") from error
+        raise UserError(
+            f"the TPU '{name}' cannot be reached: {error}; check its name and whether it is running"
+        ) from error
 
 
 def split_cpu(count: int) -> None:
@@ -161,10 +163,10 @@ def worker_is_gone(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Enter the scope of a strategy, and report the death of another worker in one line.
+    """Enter the scope of a strategy, and report in one line if another worker has stopped.
 
     Raises:
-        UserError: If another worker is gone.
+        UserError: If another worker has stopped.
     """
     with strategy.scope():
         try:
@@ -175,7 +177,7 @@ def scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
             match = re.search(r"remote target \S+/task:(\d+)", str(error))
             worker = f"worker {match.group(1)}" if match else "another worker"
             raise UserError(
-                f"{worker} is gone: start all of them again with the same command"
+                f"{worker} has stopped: start all workers again with the same command"
             ) from error
 
 
@@ -196,7 +198,7 @@ def gather_from_workers(number: int) -> list[int]:
     numbers = strategy.experimental_distribute_values_from_function(
         lambda _: tf.constant([number], tf.int64)
     )
-    return [int(n) for n in strategy.gather(numbers, axis=0)]
+    return [int(gathered) for gathered in strategy.gather(numbers, axis=0)]
 
 
 def num_replicas() -> int:
@@ -253,7 +255,7 @@ def all_gather(x: tf.Tensor) -> tf.Tensor:
             upstream = replica.all_reduce("SUM", tf.convert_to_tensor(upstream))
             return tf.gather(upstream, replica_rows(x.shape[0]))
 
-        # The argument of a function is on no device, and `all_gather` requires one.
+        # `all_gather` requires a tensor on a device, and the argument of a function is on none.
         return tf.ensure_shape(replica.all_gather(tf.identity(x), axis=0), shape), gradient
 
     return gather(x)

@@ -1,4 +1,4 @@
-"""File operations that survive an interruption: what is written is complete or absent."""
+"""File operations that survive an interruption: a file is written completely or not at all."""
 
 import contextlib
 from collections.abc import Iterator

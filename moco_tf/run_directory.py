@@ -22,8 +22,8 @@ def require_same_run(
     Args:
         workdir: Path of the run directory, local or a `tf.io.gfile` path.
         config: Config of the run to start or to resume.
-        num_images: Number of images that the run trains on. With another number, the same step
-            would be at another place in the data.
+        num_images: Number of images that the run trains on. With another number, a step would have
+            other images.
         channels: Number of channels of these images.
 
     Raises:

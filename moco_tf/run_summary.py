@@ -1,4 +1,4 @@
-"""A few facts about a run in words, and the settings in which it differs from the paper."""
+"""A summary of a run for people to read, and its settings that differ from the paper's."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import ml_collections
 from moco_tf.config import OPERATIONAL, default_config, flatten, total_steps
 
 MECHANISMS = {"moco": "MoCo", "end_to_end": "end-to-end", "memory_bank": "memory bank"}
-# Settings that the paper does not state, like those in OPERATIONAL and those of the data.
+# Settings that the paper does not state. The settings of the data are left out by their prefix.
 NOT_IN_PAPER = (*OPERATIONAL, "seed", "steps", "jit_compile")
 
 
@@ -19,7 +19,7 @@ def summarize(
     channels: int,
     metrics: Sequence[dict[str, Any]],
 ) -> dict[str, str]:
-    """Return a few facts about a run in words, for people to read.
+    """Return a summary of a run for people to read.
 
     Args:
         config: Config of the run.
@@ -29,7 +29,7 @@ def summarize(
         metrics: Lines of metrics.jsonl.
 
     Returns:
-        A dict from the name of each fact to its words.
+        A dict from the name of each fact to its description.
 
     Example:
         >>> from moco_tf.config import default_config
@@ -90,7 +90,7 @@ def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any
 
 
 def _seconds(metrics: Sequence[dict[str, Any]], batch_size: int) -> float:
-    """Return how long the steps in metrics.jsonl took, from the rates that its lines state."""
+    """Return the time that the steps in metrics.jsonl took, computed from the rates in it."""
     seconds, previous_step = 0.0, 0
     for line in metrics:
         if line.get("images_per_second", 0) > 0:

@@ -1,11 +1,11 @@
-"""Seeds of every random draw: functions of the run's seed, the purpose, and a position.
+"""Seeds for every random draw, as functions of the run's seed, of the purpose and of a position.
 
 No generator keeps any state, so a run can resume at any position as if it had never stopped.
 """
 
 import tensorflow as tf
 
-# Each purpose has a fixed id, which never changes and is never reused: it decides the random
+# Each purpose has an id that never changes and is never reused, because it determines the random
 # numbers of every run. Give a new purpose the next free id.
 PURPOSES = {
     "order": 0,  # order of the images in an epoch; the position is the epoch
@@ -40,7 +40,7 @@ def key_for(purpose: str, seed: int, position: int | tf.Tensor) -> list[int | tf
     purpose_id = PURPOSES[purpose]
     if purpose_id < _NUM_INTERLEAVED:
         return [_NUM_INTERLEAVED * seed + purpose_id, position]
-    # Beyond every interleaved key, so that a new purpose changes the keys of no other.
+    # Greater than every interleaved key, so that a new purpose does not change any other key.
     return [purpose_id * 2**40 + seed, position]
 
 

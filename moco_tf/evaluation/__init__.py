@@ -1,1 +1,1 @@
-"""Evaluation protocols: what a backbone's features are worth on labeled images."""
+"""Protocols that evaluate a backbone on labeled images."""

@@ -1,7 +1,8 @@
-"""Compare initializations: fine-tune each with one schedule, the head alone and all layers.
+"""Compare initializations by fine-tuning, once only the new layer and once all layers.
 
-This is the comparison of the single-GPU report among the papers. It shows whether pre-training
-helps, and whether it gives good features or only a good starting point.
+All initializations get the same schedule. This is the comparison of the single-GPU reproduction of
+MoCo (Lin Yigang). It shows whether pre-training helps, and whether it gives good features or only a
+good starting point.
 """
 
 import dataclasses
@@ -29,11 +30,10 @@ def compare(
     description: dict[str, Any],
     settings: FinetuneSettings = FinetuneSettings(),
 ) -> dict[str, Any]:
-    """Fine-tune each of several backbones, its head alone and all of its layers.
+    """Fine-tune each of several backbones twice: only the new layer, and all layers.
 
-    Each curve is written as soon as it is finished, to `directory/eval/finetune_comparison.json`.
-    A curve that is there already, from the same weights, images and settings, is not computed
-    again.
+    Each curve is written to `directory/eval/finetune_comparison.json` as soon as it is finished. A
+    curve in that file from the same weights, images and settings is not computed again.
 
     Args:
         backbones: Backbones by name, each as for `finetune.fit`.
@@ -62,12 +62,12 @@ def compare(
             "image_size": image_size,
         }
         for layers in ("head", "all"):
-            own_settings = dataclasses.replace(settings, layers=layers)
-            curve = find_matching(finished, {**identity, **own_settings.used()})
+            curve_settings = dataclasses.replace(settings, layers=layers)
+            curve = find_matching(finished, {**identity, **curve_settings.used()})
             if curve is None:
                 progress = f"{name}, {protocols.LAYERS[layers]}"
                 curve = protocols.evaluate_finetune(
-                    backbone, source, image_size, own_settings, progress
+                    backbone, source, image_size, curve_settings, progress
                 )
                 curve = {**identity, **curve}
             result["curves"].append(curve)
@@ -83,7 +83,7 @@ def find_matching(records: list[dict[str, Any]], entries: dict[str, Any]) -> dic
 
 
 def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
-    """Read what an interrupted comparison has finished.
+    """Read the finished results of a comparison that was interrupted.
 
     Args:
         directory: Directory of the result, such as the run directory.
@@ -110,6 +110,6 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
 
 
 def checksum(backbone: Any) -> str:
-    """Return a checksum of all weights in any order: the same for a run and its SavedModel."""
+    """Return a checksum of all weights in any order, equal for a run and its SavedModel."""
     digests = [hashlib.sha256(weight.tobytes()).digest() for weight in backbone.get_weights()]
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

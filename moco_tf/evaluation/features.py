@@ -75,7 +75,7 @@ def extract(
         return [strategy.experimental_local_results(value)[0] for value in gathered]
 
     feature_parts, index_parts = [], []
-    # With None, tqdm shows no bar where there is no terminal.
+    # With None, tqdm shows a bar in a terminal only.
     disable = None if progress and is_chief() else True
     with tqdm(total=len(indices), desc=progress, unit="img", disable=disable) as bar:
         for batch in batches:
@@ -86,7 +86,10 @@ def extract(
             bar.update(len(index_parts[-1]))
     readable = np.concatenate(index_parts)
     if not len(readable):
-        raise UserError(f"data source '{source.name}': none of the images can be read")
+        raise UserError(
+            f"data source '{source.name}': none of the images can be read: replace the "
+            "files, which may be damaged or incomplete"
+        )
     features = np.concatenate(feature_parts)
     labels, class_names = source.labels, source.class_names
     if labels is None or class_names is None:

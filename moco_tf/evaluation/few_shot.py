@@ -1,4 +1,4 @@
-"""Few-shot classification: logistic regression on a few labeled images of each class."""
+"""Few-shot classification: a logistic regression on a few labeled images of each class."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from moco_tf.evaluation.settings import FewShotSettings
 def classify(
     train: Features, test: Features, settings: FewShotSettings = FewShotSettings()
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the accuracy with a few labels per class, over several draws of these images.
+    """Return the accuracy with a few labeled images per class, over several random draws.
 
     Args:
         train: Labeled features of the training images, from which the labeled ones are drawn.
@@ -39,13 +39,13 @@ def classify(
             results = []
             for number in range(settings.draws):
                 chosen = draw(train.labels, shots, settings.seed, number)
-                few = dataclasses.replace(
+                labeled = dataclasses.replace(
                     train,
                     features=train.features[chosen],
                     indices=train.indices[chosen],
                     labels=train.labels[chosen],
                 )
-                results.append(probe(few, test, settings))
+                results.append(probe(labeled, test, settings))
                 bar.update(shots)
             top1 = [result["top1"] for result in results]
             rows.append(
@@ -63,7 +63,7 @@ def classify(
 def draw(labels: np.ndarray, shots: int, seed: int, number: int) -> np.ndarray:
     """Draw training images at random, the same number from each class.
 
-    The first images of a draw are those of the same draw with fewer shots.
+    For each class, a draw with fewer shots consists of the first images of the larger draw.
 
     Args:
         labels: int `[M]`.

@@ -1,4 +1,4 @@
-"""Checks that a frozen backbone stays as it is."""
+"""Checks that a frozen backbone does not change."""
 
 import hashlib
 from typing import Any

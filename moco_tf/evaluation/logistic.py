@@ -1,4 +1,4 @@
-"""The cached linear probe: logistic regression on frozen features that were computed once."""
+"""The cached linear probe: a logistic regression on frozen features that were computed once."""
 
 import warnings
 
@@ -25,8 +25,8 @@ def probe(
     Args:
         train: Labeled features of the training images.
         test: Labeled features of the test images.
-        settings: L2 penalty, of which half times the squared weights is added to the mean log
-            loss, and number of iterations.
+        settings: L2 penalty and number of iterations. Half the penalty times the sum of the squared
+            weights is added to the mean log loss.
 
     Returns:
         `{"top1": float, "top5": float}`, in [0, 1].
@@ -37,7 +37,10 @@ def probe(
     assert train.labels is not None
     assert test.labels is not None
     if len(np.unique(train.labels)) < 2:
-        raise UserError("the linear probe needs training images of two or more classes")
+        raise UserError(
+            "the linear probe needs training images of two or more classes, but all of them have "
+            f"the label {train.labels[0]}: add images of other classes"
+        )
     scaler = StandardScaler().fit(train.features)
     classifier = LogisticRegression(
         C=1 / (settings.l2 * len(train.features)), max_iter=settings.iterations
@@ -46,10 +49,10 @@ def probe(
         # The accuracy settles long before the weights do.
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(scaler.transform(train.features), train.labels)
-    known = classifier.decision_function(scaler.transform(test.features))
-    if known.ndim == 1:  # Two classes share one score.
-        known = np.stack([-known, known], axis=1)
-    # Classes without a training image get no score.
+    fitted_scores = classifier.decision_function(scaler.transform(test.features))
+    if fitted_scores.ndim == 1:  # Two classes share one score.
+        fitted_scores = np.stack([-fitted_scores, fitted_scores], axis=1)
+    # Classes without a training image get the lowest score.
     scores = np.full((len(test.features), train.num_classes), -np.inf)
-    scores[:, classifier.classes_] = known
+    scores[:, classifier.classes_] = fitted_scores
     return accuracies(scores, test.labels)

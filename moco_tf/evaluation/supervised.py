@@ -1,4 +1,4 @@
-"""What the protocols that train with labels share: the distributed training step and its checks."""
+"""The distributed training step of the protocols that train with labels, and its checks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,12 +37,12 @@ def training_step(
             tape.watch(values)
             replica_total, replica_count = loss(*batch)
             count = replicas.all_reduce("SUM", tf.stop_gradient(replica_count))
-            # Gradients are summed over the replicas, so each takes its share of the global mean.
+            # Gradients are summed over the replicas, so each adds its share of the global mean.
             mean = replica_total / tf.maximum(count, 1)
         gradients = tape.gradient(mean, values)
-        for (optimizer, variables), own_gradients in zip(parameters, gradients, strict=True):
-            pairs = zip(own_gradients, variables, strict=True)
-            connected = [(gradient, v) for gradient, v in pairs if gradient is not None]
+        for (optimizer, variables), their_gradients in zip(parameters, gradients, strict=True):
+            pairs = zip(their_gradients, variables, strict=True)
+            connected = [pair for pair in pairs if pair[0] is not None]
             optimizer.apply(*zip(*connected, strict=True))
         return replicas.all_reduce("SUM", mean), count
 
@@ -114,4 +114,7 @@ def require_two_classes(source: Source) -> None:
     """
     labels = np.asarray(source.labels)[source.train]
     if len(np.unique(labels[labels >= 0])) < 2:
-        raise UserError("a linear layer needs training images of two or more classes")
+        raise UserError(
+            "a linear layer needs training images of two or more classes, but those of data source "
+            f"'{source.name}' are of one class: add images of other classes"
+        )

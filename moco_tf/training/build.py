@@ -47,12 +47,12 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
             f"{source.channels} channels: set config.rgb_operations=False to leave these "
             "operations out"
         )
-    others = len(source.pretrain) - 1
-    if config.mechanism == "memory_bank" and config.queue_size > others:
+    num_others = len(source.pretrain) - 1
+    if config.mechanism == "memory_bank" and config.queue_size > num_others:
         raise UserError(
-            f"config.queue_size={config.queue_size} exceeds the {others} images of "
+            f"config.queue_size={config.queue_size} exceeds the {num_others} images of "
             f"'{source.name}' that a query can be compared with in the memory bank: set it to "
-            f"{others} or less"
+            f"{num_others} or less"
         )
     batches = TwoViews(
         source,
@@ -180,7 +180,7 @@ def memory_bank_size(num_images: int, dim: int) -> str:
 
 @contextlib.contextmanager
 def _memory_for_bank(num_images: int, dim: int) -> Iterator[None]:
-    """Raise a `UserError` where a memory bank that is built inside does not fit into memory."""
+    """Raise a `UserError` if a memory bank that is built in the block does not fit into memory."""
     size = memory_bank_size(num_images, dim)
     remedy = (
         f"set config.dim below {dim}, or config.mechanism='moco', whose queue does not grow with "
@@ -198,6 +198,6 @@ def _memory_for_bank(num_images: int, dim: int) -> Iterator[None]:
         yield
     except tf.errors.ResourceExhaustedError as error:
         raise UserError(
-            f"config.mechanism='memory_bank' takes {size} on each device, which has no room for "
-            f"it: {remedy}"
+            f"config.mechanism='memory_bank' takes {size} on each device, which has less memory "
+            f"left: {remedy}"
         ) from error

@@ -1,6 +1,6 @@
 """Keras callbacks that log the training, report its progress and end it.
 
-All callbacks count global steps, so that a resumed run does what an uninterrupted run does.
+All callbacks count global steps, so that a resumed run behaves like an uninterrupted one.
 """
 
 import json
@@ -62,9 +62,9 @@ class MetricsLog(GlobalStep):
 
     Attributes:
         summaries: Summary writer of `workdir/tensorboard`.
-        seconds: Seconds that the steps so far took, including the time waiting for data. The time
-            between steps and the first step, which compiles the training step, do not count.
-        seconds_waiting: Seconds of these that the steps waited for data.
+        seconds: Seconds that the steps so far took, including the time waiting for data. It
+            excludes the first step, which compiles the training step, and the time between steps.
+        seconds_waiting: The part of `seconds` that was spent waiting for data.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class MetricsLog(GlobalStep):
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         """Write a line every `log_every` steps and at the end of an epoch."""
         is_end = step % self.steps_per_epoch == 0 or step == self.total
-        writes = is_end or step % self.config.log_every == 0
-        if writes:
+        is_due = is_end or step % self.config.log_every == 0
+        if is_due:
             # Keras reports means since the last reset.
             values = {name: float(value) for name, value in logs.items()}
             self.model.reset_metrics()
-        if writes or step > self.start + 1:
+        if is_due or step > self.start + 1:
             start, waiting_before = self._step_start
             self.steps += 1
             self.seconds += time.perf_counter() - start
             self.seconds_waiting += self.model.seconds_waiting - waiting_before
-        if writes:
+        if is_due:
             current = self.steps, self.seconds, self.seconds_waiting
             steps, seconds, waiting = np.subtract(current, self._previous_line)
             self._previous_line = current
@@ -196,8 +196,8 @@ class StopAt(GlobalStep):
 class Progress(GlobalStep):
     """A progress bar, and a line for every epoch.
 
-    Both show the loss, the contrastive accuracy and the time left. The line also tells which share
-    of the time was spent waiting for data. The bar is only shown in a terminal.
+    Both show the loss, the contrastive accuracy and the remaining time. The line also states which
+    share of the time was spent waiting for data. The bar is only shown in a terminal.
 
     Args:
         log: The run's `MetricsLog`, which comes before this callback.

@@ -67,7 +67,7 @@ class Checkpoints(GlobalStep):
         return self.step
 
     def on_step(self, step: int, logs: dict[str, Any] | None) -> None:
-        """Save if it is time to, or if a signal asked the run to stop."""
+        """Save every `every` steps, and if a signal asked the run to stop."""
         # A signal may reach one worker after this step and another worker after the next one.
         stop = max(distribution.gather_from_workers(self.stop_signal or 0))
         if stop:

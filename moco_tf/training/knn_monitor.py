@@ -15,7 +15,7 @@ from moco_tf.evaluation import features, knn
 from moco_tf.training.callbacks import GlobalStep, MetricsLog
 from moco_tf.training.tensorboard import Projector
 
-# Maximum numbers of images: of the bank, and of those that are classified.
+# Maximum numbers of training images, the bank, and of test images, which are classified.
 MAX_TRAIN = 10_000
 MAX_TEST = 2_000
 
@@ -58,10 +58,10 @@ class KNNMonitor(GlobalStep):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Build the monitor's copy of the backbone, and evaluate a run that has no steps yet."""
         if self.every:
-            # A copy, because the replicas' moving statistics differ until they are read.
+            # A copy, because every replica has its own moving statistics, whose mean is copied.
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
-            # A function, so that it is traced once and not for every extraction.
+            # A `tf.function` that is kept is traced once, and not for every extraction.
             self._backbone = tf.function(encoders.with_normalization(self._copy))
             if self.step == 0:
                 self.evaluate(0)

@@ -1,4 +1,4 @@
-"""Run pre-training from a config to a run directory, and resume it where it was stopped."""
+"""Pre-training from a config to a run directory, and the resumption of a run that was stopped."""
 
 import contextlib
 import dataclasses
@@ -113,7 +113,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 def start_from(
     initialize: Callable[[MoCo], None], config: ml_collections.ConfigDict, workdir: str
 ) -> tuple[MoCo, int]:
-    """Create a run whose first checkpoint is a model from elsewhere.
+    """Create a run whose first checkpoint holds an imported model.
 
     Args:
         initialize: Function that sets the weights, the step and the optimizer state of the newly
@@ -193,7 +193,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             _announce(config, workdir, source, start, total, batches.steps_per_epoch)
         run_directory.rewind_metrics(output_dir, start)
 
-        # The order in which they see a step: what precedes a checkpoint is on disk before it.
+        # Keras calls them in this order, so the log of a step is on disk before its checkpoint.
         log = MetricsLog(output_dir, start, config, batches.steps_per_epoch)
         projector = Projector(workdir, source, config.image_size) if chief else None
         callbacks: list[keras.callbacks.Callback] = [
@@ -216,7 +216,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
 def _require_identical_workers(
     config: ml_collections.ConfigDict, workdir: str, num_images: int, channels: int
 ) -> None:
-    """Raise a `UserError` unless all workers are about to do the same."""
+    """Raise a `UserError` unless all workers have the same config, images and checkpoint."""
     checkpoint = run_directory.latest_checkpoint(workdir)
     saved = os.path.basename(checkpoint) if checkpoint else "no checkpoint"
     own_hash = zlib.crc32(json.dumps([flatten(config), saved, num_images, channels]).encode())
@@ -248,8 +248,9 @@ def _announce(
         )
     elif config.queue_size > len(source.pretrain):
         print(
-            f"note: the queue of {config.queue_size} keys is larger than the data set, so queries "
-            "find their own images among the negatives; set config.queue_size to change it"
+            f"note: the queue of {config.queue_size} keys is larger than the data set of "
+            f"{len(source.pretrain)} images, so queries find their own images among the negatives; "
+            "set config.queue_size to a smaller number"
         )
     if start:
         print(f"resuming from step {start} in {workdir}")
@@ -296,7 +297,7 @@ def _fit(
 
 @contextlib.contextmanager
 def _stop_on_signals(checkpoints: Checkpoints) -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM stop the run after its step, and a second one at once."""
+    """Stop the run after its current step at the first SIGINT or SIGTERM, at once at a second."""
 
     def stop(number: int, _: types.FrameType | None) -> None:
         checkpoints.stop_signal = number

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run beside its scalars: the features, and the augmented views."""
+"""Data for TensorBoard besides the scalars of a run: the features, and the augmented views."""
 
 import os
 from typing import Any
@@ -87,8 +87,8 @@ class Projector:
 class ViewImages(GlobalStep):
     """Shows a few images as the encoders see them, the query's view left and the key's view right.
 
-    It shows the first images of the step before: at the start of the run (where it is the first
-    step), every `knn_every` epochs, and at the end.
+    They are the first images of the most recent step, and at the start of the run those of its
+    first step. They are shown at the start, every `knn_every` epochs, and at the end.
 
     Args:
         summaries: Summary writer to write to.
@@ -127,7 +127,7 @@ class ViewImages(GlobalStep):
         Args:
             step: The current global step.
         """
-        # The batch is computed again, because the training's iterator must not skip one.
+        # The batch is computed again, because taking it from the training's iterator would skip it.
         position = max(step - 1, 0)
         batch = next(self.batches.between(position, position + 1).as_numpy_iterator())
         # A memory bank encodes one view of an image.

@@ -53,8 +53,8 @@ def build(image_encoder: Any, num_classes: int, image_size: int) -> keras.Model:
 def labels_of(annotations: Annotations, height: int, width: int) -> np.ndarray:
     """Return the label of each pixel of an image, from the masks of its objects.
 
-    Where objects overlap, the smallest one counts. Pixels of a crowd that belong to no single
-    object are ignored.
+    A pixel of several objects has the label of the smallest one. A pixel that belongs to a crowd
+    only is ignored.
 
     Args:
         annotations: Annotations with masks.
@@ -147,7 +147,10 @@ def measure(
         pairs = num_labels * truth[counted] + predicted[counted]
         confusion += np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
     if not confusion.any():
-        raise UserError(f"data source '{images.name}': the test images have no pixel that counts")
+        raise UserError(
+            f"data source '{images.name}': the test images have no pixel that counts: add images "
+            "that crowds do not cover"
+        )
     return {"mean_iou": mean_iou(confusion)}
 
 

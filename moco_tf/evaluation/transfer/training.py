@@ -1,17 +1,17 @@
 """Transfer to detection and segmentation: training and evaluation of a task (section 4.2).
 
-The paper's rules are kept. All layers are trained, from the first on. BatchNormalization is trained
-too, with the statistics of the global batch, and new layers are normalized as well, because
-features that were learned without labels have another scale ("Normalization"). Every initialization
-gets the same schedule ("Schedules"): SGD with momentum 0.9 and weight decay 1e-4, batches of 16, a
-learning rate that rises over the first 100 steps and is divided by ten twice towards the end.
-Results are means over trials.
+This module follows the paper's rules. All layers are trained, including the first.
+BatchNormalization is trained too, with the statistics of the global batch, and new layers are
+normalized as well, because features that were learned without labels have another scale
+("Normalization"). Every initialization gets the same schedule ("Schedules"): SGD with momentum 0.9
+and weight decay 1e-4, batches of 16, and a learning rate that rises over the first 100 steps and is
+divided by ten twice towards the end. Results are means over trials.
 
 Three things differ from the paper. The detector is RetinaNet and the segmenter DeepLabV3+, which
 KerasHub provides, instead of Faster R-CNN, Mask R-CNN and a dilated FCN. Images keep their
-proportions and are resized to one size in training and testing, where the paper draws the size at
-random. The statistics of BatchNormalization are those that training has followed; they are not
-measured again before the evaluation.
+proportions and are resized to one size in training and testing, whereas the paper draws the size at
+random. The evaluation uses the moving statistics of BatchNormalization, which are not measured
+again after the training.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from moco_tf.keras_internals import all_layers
 from moco_tf.optimizers import SGD
 
 STRIDE = 32  # Stride of the last stage, of which the image size must be a multiple.
-EVALUATION_BATCH = 8  # Images that a replica sees at a time; independent of the replicas.
+EVALUATION_BATCH = 8  # Number of images in the batch of a replica, for any number of replicas.
 MAX_CURVE_POINTS = 100
 WARMUP_START = 1e-3  # Share of the learning rate in the first step, as in Detectron2.
 # Momentum of BatchNormalization as in our encoders. KerasHub's new layers have 0.99, and its
@@ -47,7 +47,7 @@ Prediction = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained, and how it is measured.
+    """A transfer task: its model, its loss and its metrics.
 
     Attributes:
         name: `"detection"` or `"segmentation"`.
@@ -142,7 +142,7 @@ def fit(
         progress: Label of the progress bar.
 
     Returns:
-        The curve: dicts with `step`, counted from 1, and `loss`, the mean since the one before.
+        The curve: dicts with `step`, counted from 1, and `loss`, the mean since the previous dict.
 
     Raises:
         UserError: If the replicas cannot share the batch, an image cannot be read, or the loss is
@@ -171,8 +171,8 @@ def fit(
     )
     curve: list[dict[str, float]] = []
     losses: list[float] = []
-    every = -(-settings.steps // MAX_CURVE_POINTS)
-    # With None, tqdm shows no bar where there is no terminal.
+    steps_per_point = -(-settings.steps // MAX_CURVE_POINTS)
+    # With None, tqdm shows a bar in a terminal only.
     disable = None if is_chief() else True
     for number in (bar := tqdm(range(settings.steps), progress, unit="step", disable=disable)):
         optimizer.learning_rate = learning_rate_at(number, settings)
@@ -187,7 +187,7 @@ def fit(
                 f"learning_rate={settings.learning_rate:g}: {task.name} diverged in step "
                 f"{number + 1}; use a smaller learning rate"
             )
-        if (number + 1) % every == 0 or number + 1 == settings.steps:
+        if (number + 1) % steps_per_point == 0 or number + 1 == settings.steps:
             curve.append({"step": number + 1, "loss": float(np.mean(losses))})
             losses = []
             bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)

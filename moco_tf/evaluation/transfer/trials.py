@@ -1,4 +1,4 @@
-"""Run detection or segmentation several times, from one initialization or from several."""
+"""Several trials of detection or segmentation, from one initialization or from several."""
 
 import dataclasses
 import statistics
@@ -15,7 +15,7 @@ from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
 
-SHOWN = 8  # Number of test images in a picture.
+NUM_SHOWN = 8  # Number of test images whose predictions are kept for a plot.
 
 # A function of a seed that returns a new `keras_hub.models.ResNetBackbone`.
 Initialize = Callable[[int], Any]
@@ -105,8 +105,8 @@ def compare(
 ) -> dict[str, Any]:
     """Fine-tune from each of several initializations with one schedule, and measure.
 
-    The results are written after every trial, to `directory/eval/<task>_comparison.json`. A trial
-    that is there already, from the same weights, images and settings, is not run again.
+    The results are written to `directory/eval/<task>_comparison.json` after every trial. A trial in
+    that file from the same weights, images and settings is not run again.
 
     Args:
         task: The task.
@@ -188,7 +188,7 @@ def _run_trial(
     seed = settings.seed
     model = training.build(task, initialize(seed), len(images.class_names), image_size, seed)
     curve = training.fit(task, model, images, image_size, settings, progress)
-    shown = evenly_spaced(images.test, SHOWN).tolist()
+    shown = evenly_spaced(images.test, NUM_SHOWN).tolist()
     metrics, kept = training.evaluate(task, model, images, image_size, shown, "test images")
     seconds = round(time.perf_counter() - start, 3)
     return {"seed": seed, **metrics, "seconds": seconds, "curve": curve}, kept
