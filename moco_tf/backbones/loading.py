@@ -10,7 +10,7 @@ from moco_tf import encoders, run_directory
 from moco_tf.backbones import pytorch_files
 from moco_tf.errors import UserError
 
-NETWORK_FILE = "network.json"  # In a SavedModel: which network it holds.
+NETWORK_FILE = "network.json"  # The file in a SavedModel that names its network.
 
 
 def load_backbone(workdir: str) -> keras.Model:
@@ -80,13 +80,13 @@ def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
 
 
 def read_network(path: str) -> encoders.Network:
-    """Return which network a SavedModel of `moco_tf.export.saved_model` says it holds.
+    """Return the network that `network.json` in a SavedModel of `moco_tf.export.saved_model` names.
 
     Args:
         path: Path of the SavedModel's directory.
 
     Raises:
-        UserError: If it does not say so, like those from before `network.json` was written.
+        UserError: If the file is missing, as in SavedModels of earlier versions, or invalid.
     """
     file_path = os.path.join(path, NETWORK_FILE)
     if not tf.io.gfile.exists(file_path):
@@ -110,7 +110,7 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
     Args:
         path: Path of the SavedModel's directory.
         encoder: Name of the encoder that the SavedModel holds, as for `moco_tf.encoders.build`; by
-            default what the SavedModel itself says.
+            default the one that its `network.json` names.
         stem: Stem of that encoder; ignored without `encoder`.
 
     Returns:
@@ -202,4 +202,4 @@ def load_query_encoder(workdir: str) -> keras.Model:
 
 
 def _not_a_saved_model(path: str, error: Exception) -> UserError:
-    return UserError(f"{path} is not a SavedModel of the SavedModel export: {error}")
+    return UserError(f"{path} is not a SavedModel that the SavedModel export wrote: {error}")

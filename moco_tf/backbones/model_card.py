@@ -19,7 +19,7 @@ from moco_tf.markdown import table
 UNKNOWN = "The training data and the recipe are not known."
 NO_RESULTS = "No results are known."
 LICENSE = """\
-To be filled in by you: the license of these weights, which depends on the images that they were
+Not filled in yet. State the license of these weights here; it depends on the images that they were
 trained on."""
 
 
@@ -56,9 +56,9 @@ class Format(NamedTuple):
 def model_card(backbone: keras.Model, export_format: Format, origin: Origin | None = None) -> str:
     """Return the model card of an export.
 
-    The card of a run has its recipe with the settings that differ from the paper's, the last line
-    of metrics.jsonl and the results in eval/. The card of a SavedModel has what the SavedModel's
-    own card states about these. Otherwise the card says that they are not known.
+    The card of a run states its recipe with the settings that differ from the paper's, the last
+    line of metrics.jsonl and the results in eval/. The card of a SavedModel repeats these sections
+    of the SavedModel's own card. Otherwise the card says that they are not known.
 
     Args:
         backbone: A `keras.Model` of `moco_tf.encoders.build` without a head, or of
@@ -75,7 +75,9 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     network = encoders.network_of(backbone)
     numbers = {"channels": network.channels, "features": backbone.output_shape[-1]}
     parameters = sum(weight.value.shape.num_elements() for weight in backbone.trainable_variables)
-    mean, std = (", ".join(f"{v:.3f}" for v in values) for values in mean_and_std(network.channels))
+    mean, std = (
+        ", ".join(f"{value:.3f}" for value in values) for values in mean_and_std(network.channels)
+    )
     facts = {
         "network": f"{network.encoder}, `{network.stem}` stem, {parameters:,} parameters",
         "format": export_format.name,
@@ -96,7 +98,7 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
 
 
 def _history(origin: Origin | None) -> tuple[str, str]:
-    """Return what is known about the training, and the results."""
+    """Return the text about the training and the text about the results."""
     if origin is None:
         return UNKNOWN, NO_RESULTS
     if origin.source == "workdir":
@@ -157,21 +159,23 @@ def _results(directory: str) -> str:
                 result = json.loads(file.read())
             if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
                 lines.append(
-                    f"- `{result['protocol']}` on `{result['data']}`: {_result_in_words(result)}"
+                    f"- `{result['protocol']}` on `{result['data']}`: {_describe_result(result)}"
                 )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not an evaluation result: delete it") from error
-    heading = "By moco-tf's evaluation, at the checkpoint that was the newest then:"
+            raise UserError(
+                f"{path} is not the result of an evaluation: delete the file"
+            ) from error
+    heading = "Results of moco-tf's evaluation, each of the newest checkpoint at that time:"
     return "\n".join([heading, "", *lines]) if lines else ""
 
 
-def _result_in_words(result: dict[str, Any]) -> str:
+def _describe_result(result: dict[str, Any]) -> str:
     # Imported here because the protocols need scikit-learn, which most exports do not.
     from moco_tf.evaluation import protocols
 
     if {"top1", "few_shot", "curves"} & result.keys():
         return f"{protocols.summarize(result)}, views of {result['image_size']} px"
-    # Other protocols, such as detection, have numbers of their own; a comparison has rows of them.
+    # Other protocols, such as detection, have other numbers, and a comparison has rows of them.
     rows = [f"{row['initialisation']}: {_numbers(row)}" for row in result.get("rows", [])]
     return "; ".join([_numbers(result), *rows])
 

@@ -1,4 +1,4 @@
-"""PyTorch files, read without executing anything in them, and the backbones that they hold.
+"""PyTorch files, read without executing any code in them, and the backbones that they hold.
 
 Reading a file needs PyTorch, of any build; the other functions work on NumPy arrays.
 """
@@ -19,7 +19,7 @@ QUERY = "module.encoder_q."
 
 
 def read(path: str) -> dict[Any, Any]:
-    """Read a file of torch.save without executing anything in it.
+    """Read a file that torch.save wrote, without executing any code in it.
 
     Args:
         path: Path of the file.
@@ -47,7 +47,10 @@ def read(path: str) -> dict[Any, Any]:
             else f"{path} is truncated, or not a file of torch.save in its default format"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} instead of a state dict")
+        raise UserError(
+            f"{path} holds a {type(content).__name__} instead of a state dict: save the state dict "
+            "of the network"
+        )
     return content
 
 
@@ -62,7 +65,7 @@ def backbone_from_checkpoint(backbone: keras.Model, checkpoint: dict[Any, Any]) 
         checkpoint: The dict that `read` returned.
 
     Raises:
-        UserError: If a key is missing or surplus, or its value has another shape or type.
+        UserError: If a key is missing or unexpected, or its value has another shape or type.
     """
     arrays = to_arrays(checkpoint)
     prefix = _prefix(arrays)
@@ -121,8 +124,8 @@ def to_array(key: object, tensor: Any) -> np.ndarray:
     """
     try:
         tensor = tensor.detach()
-        # A tensor with fewer stored numbers than elements repeats them: it is not a weight, and
-        # its array could fill the memory.
+        # A tensor that stores fewer numbers than it has elements repeats them. It is not a weight,
+        # and its array could fill the memory.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise TypeError("expanded")
         # NumPy has no bfloat16; float32 holds its numbers exactly.

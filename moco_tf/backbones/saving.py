@@ -1,4 +1,4 @@
-"""Writing of exports: each is complete or absent, and has a model card beside it."""
+"""Writing of exports with their model cards. An export is written completely or not at all."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import tensorflow as tf
 from moco_tf.errors import UserError
 from moco_tf.files import atomic_directory, error_reason, write_atomically
 
-CARD = "README.md"  # In a directory, where model cards are looked for.
+CARD = "README.md"  # Name of the model card in a directory, where model hubs look for it.
 
 
 def require_free(path: str) -> None:
@@ -36,13 +36,14 @@ def write_file(path: str, fill: Callable[[str], object], card: str) -> None:
     card_path = f"{path}.md"
     if os.path.exists(card_path):
         raise UserError(
-            f"the path {card_path} exists, where the model card of {path} belongs: use another path"
+            f"the path {card_path} exists, but the model card of {path} belongs there: use another "
+            "path"
         )
     root, extension = os.path.splitext(path)
     unfinished = f"{root}.unfinished{extension}"
     try:
         fill(unfinished)
-        # The card comes first, so that no kill leaves an export without one.
+        # The card comes first, so that a kill cannot leave an export without a card.
         write_atomically(card_path, card)
         os.replace(unfinished, path)
     except (tf.errors.OpError, OSError) as error:
