@@ -93,7 +93,7 @@ def plot_comparison(path: str, result: dict[str, Any]) -> str:
     for axes, name in zip(panels, ("top-1", "top-5"), strict=True):
         axes.set_title(f"{name} accuracy on test images")
         axes.set_xlabel("epoch of fine-tuning")
-        axes.set_ylabel("%")
+        axes.set_ylabel("accuracy (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     # Sorted by line style, so that each style has a column of the legend.

@@ -1,4 +1,4 @@
-"""What the plots share: how an image is shown, and how a figure is saved."""
+"""Helpers of all plots, which show an image and save a figure."""
 
 import matplotlib.figure
 import numpy as np

@@ -1,4 +1,4 @@
-"""Plots of a pre-training run: its input and its curves."""
+"""Plots of a pre-training run: its first images with their views, and its curves."""
 
 import os
 
@@ -28,8 +28,8 @@ def plot_preview(
 ) -> str:
     """Plot the first images of a run, their crops, and the two augmented views of each.
 
-    The views are those of the first step, with the operations that were applied. In place of an
-    image that cannot be read, its substitute is shown.
+    The views are those of the first step, with the operations that were applied. An image that
+    cannot be read is replaced by its substitute.
 
     Args:
         path: Path of the PNG file to write.
@@ -113,7 +113,7 @@ def plot_curves(workdir: str) -> str:
     loss.legend()
     accuracy.plot(*series("contrastive_top1"), label="top-1")
     accuracy.plot(*series("contrastive_top5"), label="top-5")
-    accuracy.set_title(f"contrastive accuracy, {num_negatives(config) + 1:,}-way")
+    accuracy.set_title(f"Contrastive accuracy, {num_negatives(config) + 1:,}-way")
     accuracy.legend()
     knn.plot(*series("knn_top1"), marker="o")
     knn.set_title("kNN top-1 on held-out images")

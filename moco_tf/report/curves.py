@@ -1,4 +1,4 @@
-"""The curves of a report, computed from metrics.jsonl for page.js to draw."""
+"""The curves of a report, computed from metrics.jsonl and plotted by page.js."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from moco_tf.config import chance_formula, chance_loss, num_negatives
 from moco_tf.report.findings import TRAINED, Evidence
 
-MAX_POINTS = 500  # Of a curve.
+MAX_POINTS = 500  # Maximum number of points of a curve.
 
 
 def charts(evidence: Evidence) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Geometry of features: a map in the plane, nearest neighbors, and measures of collapse."""
+"""Geometry of features: a map in two dimensions, nearest neighbors, and measures of collapse."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -12,10 +12,10 @@ BLOCK = 500  # Number of features that are compared with all others at a time.
 
 
 def map_to_plane(features: np.ndarray) -> np.ndarray:
-    """Map features to the plane so that features with a high cosine similarity are close.
+    """Map features to two dimensions, so that features with a high cosine similarity are close.
 
-    100 features or more are mapped by t-SNE, which starts from their first two principal
-    components; fewer are mapped to these components. The result is deterministic.
+    t-SNE maps 100 features or more, starting from their first two principal components. Fewer
+    features are mapped to these components. The result is deterministic.
 
     Args:
         features: float32 `[N, D]`.

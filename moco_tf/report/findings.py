@@ -1,4 +1,4 @@
-"""The checks of a report: what may be wrong with a run, with the numbers and a remedy."""
+"""The checks of a report, which find common problems of a run and suggest remedies."""
 
 import dataclasses
 import math
@@ -13,16 +13,16 @@ from moco_tf.config import chance_formula, chance_loss, num_negatives
 TRAINED, RANDOM, PIXELS = "trained", "random initialization", "raw pixels"
 PROTOCOLS = {"knn": "kNN", "linear_cached": "linear probe"}
 
-# From this share of the chance level on, the loss counts as chance.
+# A loss of at least this share of the chance level counts as chance level.
 CHANCE = 0.97
 # A contrastive accuracy from LEAK_TOP1 on is suspicious if the kNN accuracy is no more than
 # LEAK_GAIN above that of random initialization.
 LEAK_TOP1, LEAK_GAIN = 0.9, 0.05
 # Features have collapsed if 95 % of the pairs of images have a cosine similarity above the first
-# number (on `photos` 0.94 to 0.99 for untrained encoders, 0.39 after four epochs), or if their
-# effective rank is below the second one (on `photos` 38 to 155, and 31).
+# number, or if their effective rank is below the second one. On `photos`, the similarity is 0.94 to
+# 0.99 for untrained encoders and 0.39 after four epochs, and the rank 38 to 155 and 31.
 COLLAPSED_COSINE, COLLAPSED_RANK = 0.995, 2.0
-# Well below the smallest data set for which the README has results.
+# Well below the size of the demo's data set, the smallest one for which there are results.
 FEW_IMAGES = 5_000
 
 
@@ -40,7 +40,8 @@ class Evidence:
         finite: Whether all features of the test images are finite numbers.
         low_cosine: The 5th percentile of the cosine similarities between features of different
             images; None if features are not finite, or there are fewer than two.
-        effective_rank: The result of `moco_tf.report.embedding.effective_rank`, or None as well.
+        effective_rank: The result of `moco_tf.report.embedding.effective_rank`, or None in the same
+            cases.
         accuracies: Top-1 accuracy in [0, 1] for each backbone (`TRAINED`, `RANDOM` and `PIXELS`)
             and protocol (the keys of `PROTOCOLS`); None without labels.
         most_frequent: Share of the most frequent class; None without labels.
@@ -151,8 +152,9 @@ def check_loss(evidence: Evidence) -> Finding | None:
         "loss_at_chance",
         is_warning,
         "The loss is at chance level" if is_warning else "The loss is below chance level",
-        f"The mean loss of the last epoch is {loss:.2f}; chance level for "
-        f"{num_negatives(config) + 1:,} keys is {chance_formula(config)} = {chance:.2f}.",
+        f"The mean loss of the last epoch is {loss:.2f}. Chance level, the loss of a model that "
+        f"cannot tell the {num_negatives(config) + 1:,} keys apart, is {chance_formula(config)} = "
+        f"{chance:.2f}.",
         "The model cannot tell the positive key from the negatives. Common causes: "
         f"{'; '.join(causes)}; views that have nothing in common (plot a preview of the run to "
         "see them).",
@@ -176,7 +178,7 @@ def check_batch_normalization(evidence: Evidence) -> Finding | None:
         )
     else:
         is_poor = not config.shuffle_bn
-        observation += "Without labels, the report cannot tell whether the features are poor."
+        observation += "Without labels, the report cannot check whether the features are poor."
     is_warning = top1 >= LEAK_TOP1 and is_poor
     return Finding(
         "leaking_normalization",
@@ -200,9 +202,9 @@ def check_collapse(evidence: Evidence) -> Finding | None:
         "collapsed_features",
         is_warning,
         "The features have collapsed" if is_warning else "The features have not collapsed",
-        "95 % of the pairs of test images have a cosine similarity above "
-        f"{evidence.low_cosine:.3f}; the effective rank of the features is "
-        f"{evidence.effective_rank:.1f}.",
+        "The features of 95 % of the pairs of test images have a cosine similarity above "
+        f"{evidence.low_cosine:.3f}. The effective rank of the features, which estimates the "
+        f"number of directions in which they vary, is {evidence.effective_rank:.1f}.",
         "The features of different images are almost the same. Common causes: too few training "
         f"steps so far, a learning rate that is too high (now {_learning_rate(config)}), or a "
         f"weight decay that is too high (now {config.weight_decay:g}).",
@@ -237,8 +239,8 @@ def check_num_images(evidence: Evidence) -> Finding:
         "The data set is small" if is_warning else "The data set is large enough",
         f"The run trains on {evidence.num_images:,} images. The smaller data set of the paper has "
         "1,280,000 images, and that of this project's demo 8,116.",
-        "Add images; they need no labels. Or start from a backbone that was trained on more "
-        "images, such as a published checkpoint (see moco_tf.export.pytorch).",
+        "Add images, which need no labels, or use a backbone that was trained on more images, such "
+        "as a published checkpoint (see moco_tf.export.pytorch).",
     )
 
 
@@ -265,9 +267,10 @@ def check_baselines(evidence: Evidence) -> Finding | None:
         if is_warning
         else "The features are at least as good as the baselines",
         f"{'; '.join(parts)} (on {evidence.num_test:,} test images).",
-        "So far, training has not helped with these labels. Train longer, check in the curves "
-        "whether the model is still learning, and check whether the augmentation preserves what "
-        "the labels depend on: color, for example, is what config.augmentation changes most.",
+        "So far, training has not helped with these labels. Check in the curves whether the model "
+        "is still learning, and train longer if it is. Also check whether the augmentation "
+        "preserves what the labels depend on; config.augmentation changes colors strongly, for "
+        "example.",
     )
 
 

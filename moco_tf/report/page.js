@@ -35,7 +35,7 @@ function ticks(low, high, count) {
   return values;
 }
 
-function drawChart(chart, parent) {
+function plotChart(chart, parent) {
   const figure = html("figure", { class: "chart" }, parent);
   html("h3", {}, figure, chart.title);
   const readout = html("div", { class: "readout", "aria-live": "polite" }, figure);
@@ -54,7 +54,7 @@ function drawChart(chart, parent) {
   const x = (step) => left + ((width - left - right) * step) / last;
   const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low);
 
-  function draw() {
+  function render() {
     width = Math.max(figure.clientWidth, 240);
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.replaceChildren();
@@ -86,10 +86,10 @@ function drawChart(chart, parent) {
         if (series.values[j] !== null) svg("circle", { class: `dot-${i}`, cx: x(step), cy: y(series.values[j]), r: 3 }, picture);
       });
     });
-    if (selected !== null) drawMarks();
+    if (selected !== null) plotMarks();
   }
 
-  function drawMarks() {
+  function plotMarks() {
     removeMarks();
     svg("line", { class: "pointer mark", x1: x(selected), x2: x(selected), y1: top, y2: height - bottom }, picture);
     chart.series.forEach((series, i) => {
@@ -115,7 +115,7 @@ function drawChart(chart, parent) {
 
   function select(step) {
     selected = step;
-    drawMarks();
+    plotMarks();
     showValues(step);
   }
 
@@ -139,9 +139,9 @@ function drawChart(chart, parent) {
     const index = selected === null ? steps.length : steps.indexOf(selected);
     select(steps[Math.min(Math.max(index + offset, 0), steps.length - 1)]);
   });
-  draw();
+  render();
   deselect();
-  new ResizeObserver(draw).observe(figure);
+  new ResizeObserver(render).observe(figure);
 }
 
 // --- map ---
@@ -167,7 +167,7 @@ function className(index) {
   return DATA.map.labels ? DATA.map.classes[DATA.map.labels[index]] : null;
 }
 
-function drawMap() {
+function plotMap() {
   const { positions, labels, classes, names, neighbors, cosines, side } = DATA.map;
   const plane = document.getElementById("plane");
   const tooltip = document.getElementById("tooltip");
@@ -271,5 +271,5 @@ function drawMap() {
 }
 
 const charts = document.getElementById("charts");
-if (charts) DATA.curves.forEach((chart) => drawChart(chart, charts));
-if (DATA.map) drawMap();
+if (charts) DATA.curves.forEach((chart) => plotChart(chart, charts));
+if (DATA.map) plotMap();

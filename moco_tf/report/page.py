@@ -1,7 +1,7 @@
-"""The page of a report: fills the template page.html with plain data.
+"""The page of a report, made from the template page.html and plain data.
 
-Everything that depends on the run is escaped by Jinja. Only the page's own style and script are
-inserted as they are.
+Jinja escapes everything that depends on the run. Only the page's own style and script are inserted
+without escaping.
 """
 
 import base64
@@ -19,14 +19,15 @@ from moco_tf.plots.images import channels_note
 from moco_tf.plots.thumbnails import columns, jpeg, sheet
 from moco_tf.report.contents import Contents, Images
 from moco_tf.report.curves import charts, lines_per_point
+from moco_tf.report.embedding import MIN_IMAGES_FOR_TSNE
 from moco_tf.report.findings import PROTOCOLS, TRAINED, percent
 
 MAX_LEGEND_CLASSES = 40
-PIXELATED_UP_TO = 32  # Tiles of up to this side are enlarged without smoothing.
+MAX_PIXELATED_SIDE = 32  # Tiles of up to this side are enlarged without smoothing.
 
 
 def render(contents: Contents) -> str:
-    """Return the page. It refers to nothing outside itself.
+    """Return the page, which needs no other files and no network.
 
     Args:
         contents: Everything that the page shows.
@@ -71,6 +72,7 @@ def render(contents: Contents) -> str:
         curves=curves,
         lines_per_point=lines_per_point(evidence),
         evaluation=_evaluation(contents),
+        min_images_for_tsne=MIN_IMAGES_FOR_TSNE,
         sprite=_sprite(contents),
         neighbors=_neighbors(contents),
         script_data={"curves": curves, "map": _map_data(contents)},
@@ -97,7 +99,7 @@ def _format_setting(value: Any) -> str:
 
 
 def _evaluation(contents: Contents) -> dict[str, Any] | None:
-    """Return the rows of the table of accuracies, and how they were measured."""
+    """Return the rows of the table of accuracies, and the numbers for the note below it."""
     if contents.results is None or contents.class_names is None:
         return None
     knn = contents.results[TRAINED]["knn"]
@@ -125,7 +127,7 @@ def _sprite(contents: Contents) -> str | None:
 
 
 def _map_data(contents: Contents) -> dict[str, Any] | None:
-    """Return what page.js needs to draw the map."""
+    """Return the data from which page.js plots the map."""
     feature_map = contents.feature_map
     if feature_map is None:
         return None
@@ -173,7 +175,7 @@ def _figure(contents: Contents, images: Images, index: int) -> dict[str, Any]:
         "class_name": class_name,
         "cosine": None,
         "is_different": False,
-        "is_pixelated": images.tiles.shape[1] <= PIXELATED_UP_TO,
+        "is_pixelated": images.tiles.shape[1] <= MAX_PIXELATED_SIDE,
     }
 
 

@@ -24,7 +24,7 @@ from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
 from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM, TRAINED, Evidence, check
 from moco_tf.training import knn_monitor
 
-PIXELS_SIDE = 32  # Of raw pixels; larger images would have too many values for the probe.
+MAX_PIXELS_SIDE = 32  # Larger images would have too many raw pixels for the linear probe.
 # The number of test images whose neighbors are shown, and the number of neighbors of each.
 ROWS, COLUMNS = 8, 8
 
@@ -89,7 +89,7 @@ def write_report(
     finite = bool(np.isfinite(bank.features).all() and np.isfinite(test.features).all())
     can_compare = can_compare and finite
     total = 3 + (len(PROTOCOLS) * len(features) if can_compare else 0)
-    # With None, tqdm shows no bar where there is no terminal.
+    # With None, tqdm shows a bar in a terminal only.
     with tqdm(total=total, desc="report", unit="part", disable=None) as bar:
         results = _compare(features, bar) if can_compare else None
         evidence = _gather_evidence(workdir, config, test, finite, results)
@@ -146,7 +146,7 @@ def _baselines(
 ) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
     """Return the backbones that the trained one is compared with."""
     random = encoders.random_backbone(config.encoder, config.stem, source.channels, config.seed)
-    side = min(image_size, PIXELS_SIDE)
+    side = min(image_size, MAX_PIXELS_SIDE)
 
     def pixels(images: tf.Tensor) -> tf.Tensor:
         if side < image_size:
