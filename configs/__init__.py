@@ -1,1 +1,1 @@
-"""Pre-training recipes: each file defines `get_config()`."""
+"""Pre-training recipes. Each file defines `get_config()`."""

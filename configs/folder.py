@@ -8,7 +8,8 @@ Two settings differ from configs/imagenet_v2.py. We chose them without measureme
   query would include its own image. Keep K well below the number of images.
 - m is 0.99, so that the key encoder follows faster, because an epoch has few steps.
 
-No number to expect: it depends on the images. If subfolders provide labels, watch the kNN monitor.
+To expect: no number, since it depends on the images. If subfolders provide labels, watch the kNN
+monitor.
 """
 
 import ml_collections

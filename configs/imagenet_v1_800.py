@@ -7,8 +7,9 @@ Settings: as configs/imagenet_v1.py, with four times the epochs. The learning ra
 0.1 at the same fractions of the run, at epochs 480 and 640. This is our interpretation: the papers
 train for 800 epochs with v2 only.
 
-No number to expect: none was published. At the paper's 53 hours for 200 epochs, about 9 days on 8
-V100 GPUs.
+To expect: no accuracy, since none was published. At the paper's 53 hours for 200 epochs, the run
+takes about 9 days on 8 V100 GPUs. We have not run this config, because ImageNet is not available on
+our machines.
 """
 
 import ml_collections

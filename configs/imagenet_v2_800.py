@@ -6,8 +6,8 @@
 Settings: as configs/imagenet_v2.py, with four times the epochs, which the cosine schedule spans.
 
 To expect: 71.1 % top-1 with the paper's linear protocol (Chen et al. 2020; also section 4.1 of the
-paper). At the authors' 53 hours for 200 epochs, about 9 days on 8 V100 GPUs. We have not run this
-config, because ImageNet is not available on our machines.
+paper). At the authors' 53 hours for 200 epochs, the run takes about 9 days on 8 V100 GPUs. We have
+not run this config, because ImageNet is not available on our machines.
 """
 
 import ml_collections

@@ -3,10 +3,10 @@
     python train.py --config=configs/mini_imagenet.py \
         --config.data.source=folder:PATH/TO/mini-imagenet --workdir=DIR
 
-This config follows a report that brought the reference implementation to a single GPU (Lin Yigang's
-reproduction): it pre-trains a ResNet-50 on Mini-ImageNet and then classifies the same images. Where
-the report gives no setting, those of configs/imagenet_v2.py are used, with these exceptions, which
-we chose without measurements:
+This config follows a report that ran the reference implementation on a single GPU (Lin Yigang's
+reproduction). It pre-trains a ResNet-50 on Mini-ImageNet and then classifies the same images. Where
+the report gives no setting, this config uses those of configs/imagenet_v2.py, with these
+exceptions, which we chose without measurements:
 
 - batches of 128 images, since one GPU holds no more, in 4 BatchNormalization groups, so that a
   group has 32 images, as in the paper;

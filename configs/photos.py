@@ -2,7 +2,7 @@
 
     python train.py --config=configs/photos.py --workdir=runs/photos
 
-The data set has 8,116 gray patches of 32x32 pixels in 19 classes; the README describes it.
+The data set has 8,116 gray patches of 32x32 pixels in 19 classes; docs/photos.md describes it.
 
 To expect: 60.5 % kNN and 69.2 % linear-probe top-1; random initialization has 33.3 and 44.8 %.
 We measured this as the mean of three seeds, with moco-demo --workdir=DIR --seeds=0,1,2.
@@ -12,8 +12,8 @@ Differences from MoCo v1 on ImageNet:
 - A three-stage residual network with the small stem, because the images and the machine are small.
 - A queue of 1,024 keys, an eighth of the data set; the paper's queue is a twentieth of ImageNet. A
   queue of 4,096 keys holds half of these overlapping patches, many of them near neighbors of the
-  query, and was worse (before the classes were balanced: kNN top-1 0.587 after 16 epochs against
-  0.622 after 12, one run each).
+  query, and was worse: before the classes were balanced, kNN top-1 was 0.587 after 16 epochs,
+  against 0.622 after 12 epochs with 1,024 keys (one run each).
 - Momentum 0.99 and temperature 0.1, as in the reference implementation's recipe for CIFAR-10,
   because a run has two thousand steps instead of a million.
 - Batches of 128, for more steps in the same time, with a learning rate of 0.12 (0.24 for 256

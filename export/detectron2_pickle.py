@@ -38,18 +38,24 @@ DEPTHS = {
 
 
 def to_detectron2(backbone: keras.Model) -> dict[str, Any]:
-    """Convert a backbone to what Detectron2's checkpointer reads.
+    """Convert a backbone to the dict that Detectron2's checkpointer reads.
 
     Args:
         backbone: A model of `moco_tf.encoders.build` without a head.
 
     Returns:
         A dict with `model`, arrays under Detectron2's names; `__author__`; and
-        `matching_heuristics`, True: names are matched by their ends, wherever the backbone is in a
-        detector.
+        `matching_heuristics`, which is True: Detectron2 matches names by their ends, so that it
+        finds the backbone anywhere in a detector.
 
     Raises:
         UserError: If Detectron2 has no such network.
+
+    Example:
+        >>> from moco_tf.export.detectron2_pickle import to_detectron2
+        >>> content = to_detectron2(moco_tf.encoders.build("resnet18"))
+        >>> content["model"]["stem.conv1.weight"].shape
+        (64, 3, 7, 7)
     """
     from moco_tf.encoders import state_dict
 
@@ -73,6 +79,11 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
 
     Raises:
         UserError: If Detectron2 has no such network.
+
+    Example:
+        >>> from moco_tf.export.detectron2_pickle import detectron2_settings
+        >>> detectron2_settings(moco_tf.encoders.build("resnet18"))["MODEL.RESNETS.DEPTH"]
+        18
     """
     from moco_tf.encoders import state_dict
 
@@ -94,17 +105,18 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
         )
     if stem[2:] != (7, 7):
         raise UserError(
-            f"Detectron2's networks start with a 7x7 convolution, but {backbone.name} with a "
-            f"{stem[2]}x{stem[3]} one: only encoders with stem=imagenet can be exported"
+            f"Detectron2's networks start with a 7x7 convolution, but {backbone.name} starts with "
+            f"a {stem[2]}x{stem[3]} convolution: export an encoder with stem=imagenet"
         )
     if stem[1] != 3:
         raise UserError(
-            f"Detectron2 takes images with 3 channels, but {backbone.name} takes {stem[1]}"
+            f"Detectron2 takes images with 3 channels, but {backbone.name} takes {stem[1]}: export "
+            "an encoder for RGB images"
         )
     if not is_bottleneck and first[0] != 64:
         raise UserError(
             f"Detectron2 has no wider {backbone.name}: its networks of depth 18 and 34 start with "
-            "64 channels"
+            "64 channels; export one of these, or a wider network of another depth"
         )
     settings = {
         "MODEL.RESNETS.DEPTH": matching_depths[0],
@@ -155,7 +167,8 @@ def export_detectron2(backbone: keras.Model, path: str, origin: Origin | None = 
 def _detectron2_name(key: str) -> str:
     """Return Detectron2's name of an entry of the state dict.
 
-    It calls layer1.0.bn2.weight res2.0.conv2.norm.weight, and bn1.bias stem.conv1.norm.bias.
+    For example, the name of layer1.0.bn2.weight is res2.0.conv2.norm.weight, and that of bn1.bias
+    is stem.conv1.norm.bias.
     """
     if not key.startswith("layer"):
         key = f"stem.{key}"

@@ -7,10 +7,10 @@ KerasHub builds its own network from it, for every task that uses a ResNet:
     backbone = keras_hub.models.Backbone.from_preset("preset")
     classifier = keras_hub.models.ImageClassifier.from_preset("preset", num_classes=10)
 
-The network takes normalized images. The preset holds the normalization as well, as KerasHub's own
-presets do: a task's `preprocessor`, and `keras_hub.layers.ImageConverter.from_preset("preset")`
-alone, convert images in [0, 255] to what the network takes. They do not resize images unless you
-set a size: `classifier.preprocessor.image_size = (224, 224)`.
+The network takes normalized images. Like KerasHub's own presets, the preset also contains the
+normalization: a task's `preprocessor`, or `keras_hub.layers.ImageConverter.from_preset("preset")`
+alone, converts images in [0, 255] to the network's input. It does not resize images unless you set
+a size: `classifier.preprocessor.image_size = (224, 224)`.
 
 It needs KerasHub: pip install 'moco-tf[keras-hub]'.
 """
@@ -81,7 +81,7 @@ def to_keras_hub(backbone: keras.Model) -> Any:
     if stem != "imagenet":
         raise UserError(
             f"KerasHub's ResNets start with a convolution of stride 2, but {name} with stem={stem} "
-            "does not: only encoders with stem=imagenet can be exported"
+            "does not: export an encoder with stem=imagenet"
         )
     if architecture.groups > 1:
         raise UserError(f"KerasHub has no ResNeXt such as {name}: export a ResNet")
@@ -129,8 +129,8 @@ def to_image_converter(channels: int) -> Any:
 def _keras_hub_name(layer: str) -> str:
     """Return KerasHub's name of a layer.
 
-    It calls stem_bn conv1_bn, stage2_block1_3_conv stack1_block0_3_conv, and
-    stage2_block1_shortcut_bn stack1_block0_0_bn.
+    For example, the name of stem_bn is conv1_bn, that of stage2_block1_3_conv is
+    stack1_block0_3_conv, and that of stage2_block1_shortcut_bn is stack1_block0_0_bn.
     """
     if layer.startswith("stem_"):
         return layer.replace("stem", "conv1")

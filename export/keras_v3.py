@@ -7,9 +7,9 @@ Loading it needs Keras alone:
     backbone = keras.saving.load_model("backbone.keras")
 
 The model consists of Keras' own layers, so it loads in safe mode, and on the other backends of
-Keras too. It takes images of any size as they are on disk, in [0, 255], and fine-tunes like any
-Keras model. The residual network in it is `backbone.get_layer(NAME)`, with a NAME such as resnet50,
-and its layers are those of the stages.
+Keras too. It takes images of any size with values in [0, 255], and fine-tunes like any Keras model.
+`backbone.get_layer(NAME)`, with a NAME such as resnet50, returns the residual network in it, which
+has the layers of the stages.
 """
 
 from __future__ import annotations
@@ -37,8 +37,13 @@ def to_keras(backbone: keras.Model) -> keras.Model:
         backbone: A model of `moco_tf.encoders.build` without a head.
 
     Returns:
-        A model with the same weights, in variables of its own: from images `[N, H, W, C]` in
-        [0, 255] to features `[N, D]`, float32.
+        A model with the same weights in separate variables, from images `[N, H, W, C]` in [0, 255]
+        to features `[N, D]`, float32.
+
+    Example:
+        >>> from moco_tf.export.keras_v3 import to_keras
+        >>> to_keras(moco_tf.encoders.build("resnet8", stem="small")).output_shape
+        (None, 64)
     """
     import keras
 
@@ -73,7 +78,9 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
     from moco_tf.backbones.model_card import Format, model_card
 
     if not path.endswith(".keras"):
-        raise UserError(f"the path {path} does not end in .keras, as Keras requires")
+        raise UserError(
+            f"the path {path} does not end in .keras, as Keras requires: use {path}.keras"
+        )
     form = Format(
         name="Keras model, made of Keras' own layers",
         inputs="float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside",

@@ -5,8 +5,8 @@
     session = onnxruntime.InferenceSession("backbone.onnx")
     [features] = session.run(["features"], {"images": images})
 
-The model takes images as they are on disk, float32 `[batch, height, width, channels]` in [0, 255].
-Batch, height and width are dynamic, and normalization is inside.
+The model takes images, float32 `[batch, height, width, channels]` in [0, 255]. Batch, height and
+width are dynamic, and normalization is inside.
 
 It needs two more packages: pip install 'moco-tf[onnx]'.
 """
@@ -81,7 +81,7 @@ def _export_with_keras(backbone: keras.Model, path: str) -> None:
     images = keras.Input(backbone.input_shape[1:], name="images")
     model = keras.Model(images, backbone(normalize(images)))
     spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
-    # tf2onnx lists its optimizations, and Keras probes for names that NumPy no longer has.
+    # tf2onnx logs its optimizations, and Keras looks up names that NumPy no longer has.
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         model.export(path, format="onnx", verbose=False, input_signature=[spec])

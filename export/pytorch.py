@@ -7,7 +7,7 @@ r"""Convert to and from PyTorch: checkpoints of the reference implementation, an
     python export/pytorch.py --checkpoint=checkpoint_0199.pth.tar --workdir=runs/imported \
         --config=configs/imagenet_v2.py --config.data.source=folder:PATH
 
-    # The backbone in a SavedModel or in such a checkpoint to a state dict with torchvision's names.
+    # The backbone in a SavedModel or such a checkpoint to a state dict with torchvision's names.
     python export/pytorch.py --saved_model=PATH --out=resnet50.pth
     python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --encoder=resnet50 \
         --out=resnet50.pth
@@ -104,8 +104,8 @@ def from_checkpoint(model: MoCo, checkpoint: dict[str, Any]) -> None:
         checkpoint: The result of `moco_tf.backbones.pytorch_files.read`.
 
     Raises:
-        UserError: If a key is missing, superfluous, or has another shape or type. The model may
-            have been changed in part by then.
+        UserError: If a key is missing or unexpected, or its value has another shape or type. The
+            model may then be partly changed.
     """
     from moco_tf.backbones.pytorch_files import to_arrays
     from moco_tf.encoders import state_dict
@@ -278,11 +278,11 @@ def _import_run(path: str, config: ml_collections.ConfigDict, workdir: str) -> N
     model, steps_per_epoch = start_from(initialize, config, workdir)
     step, epoch = int(model.step.numpy()), checkpoint.get("epoch")
     if not _momentum_arrays(checkpoint):
-        print(f"note: {path} has no momentum buffers; they start at 0")
+        print(f"note: {path} has no momentum buffers, so they start at 0")
     if isinstance(epoch, int) and epoch != step // steps_per_epoch:
         print(
-            f"note: {path} is at step {step} and says that this is after {epoch} epochs; with "
-            f"these images, {steps_per_epoch} steps per epoch, it is after "
+            f"note: {path} is at step {step}, after {epoch} epochs according to its 'epoch'; with "
+            f"the images of this run, an epoch has {steps_per_epoch} steps, so the run is at epoch "
             f"{step / steps_per_epoch:.2f}"
         )
     print(f"wrote {workdir}, a run at step {step}")
@@ -303,8 +303,8 @@ def _convert(values: flags.FlagValues) -> None:
     if values.checkpoint and values.workdir:
         if values.out is not None:
             raise UserError(
-                "--checkpoint is converted to a run, --workdir, or to a state dict, --out: give "
-                "one of the two"
+                "--checkpoint is converted to a run, --workdir, or to a state dict, --out: set "
+                "only one of the two"
             )
         if values.encoder is not None:
             raise UserError(
@@ -314,7 +314,7 @@ def _convert(values: flags.FlagValues) -> None:
         app.require(values, "config")
         _import_run(values.checkpoint, values.config, values.workdir)
         return
-    import_torch()  # Before anything is loaded in vain.
+    import_torch()  # Before anything else is loaded, which may take long.
     app.require(values, "out")
     if backbone_flags.require_one(values) == "workdir":
         saving.require_free(values.out)

@@ -2,7 +2,7 @@
 
     python export/saved_model.py --workdir=runs/photos --out=runs/photos/export/saved_model
 
-Loading it needs TensorFlow and Keras, and nothing of this project:
+Loading it needs TensorFlow and Keras, but not this project:
 
     keras.layers.TFSMLayer(
         PATH, call_endpoint="serve", call_training_endpoint="train", trainable=True)
@@ -54,6 +54,11 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
 
     Returns:
         A `keras.export.ExportArchive`.
+
+    Example:
+        >>> from moco_tf.export.saved_model import to_archive
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> archive = to_archive(backbone, image_size=32)
     """
     import keras
     import tensorflow as tf
@@ -127,7 +132,7 @@ def central_views(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
     from moco_tf.data.views import central_view
 
     def view(contents: tf.Tensor) -> tf.Tensor:
-        # `decoding.decode` reads more formats, and needs Python for them.
+        # Unlike `decoding.decode`, which calls Python for other formats.
         contents = tf.cond(
             tf.io.is_jpeg(contents),
             lambda: decoding.possible_jpeg(contents),
