@@ -1,1 +1,1 @@
-"""The study of the paper's findings: experiments, the rules to judge them, tables and figures."""
+"""The study of the paper's findings: its experiments, its rules, its tables and its figures."""

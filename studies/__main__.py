@@ -23,9 +23,9 @@ hours on two CPU cores. A run corresponds to these commands:
     python evaluate.py --protocol=knn --workdir=DIR
     python evaluate.py --protocol=linear --cached --workdir=DIR
 
-results.json is written to the directory --out after every run, and the figures and README.md at
-the end. The same command again continues a study that was stopped. Checkpoints of finished runs
-are deleted.
+The command writes results.json to the directory --out after every run, and the figures and
+README.md at the end. Run the same command again to continue a study that was stopped. Checkpoints
+of finished runs are deleted.
 """
 
 # Settings that are controlled by the study.
@@ -33,7 +33,7 @@ CONTROLLED_SETTINGS = {
     "epochs": "use --epochs",
     "steps": "use --epochs",
     "seed": "use --seeds",
-    "knn_every": "the kNN monitor runs where a figure needs it",
+    "knn_every": "leave it out, since the kNN monitor runs where a figure needs it",
 }
 
 
@@ -70,8 +70,8 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     )
 
 
-def run_or_draw(values: flags.FlagValues, arguments: Sequence[str]) -> int:
-    """Run a study or draw its results as the flags say, and return the exit status."""
+def run_or_plot(values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Run a study, or only write its figures and README.md, and return the exit status."""
     for key, remedy in CONTROLLED_SETTINGS.items():
         if f"config.{key}" in values:
             raise UserError(f"--config.{key} is controlled by the study: {remedy}")
@@ -102,7 +102,7 @@ def _run(values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
             raise UserError(f"--only={name}: choose from {', '.join(NAMES)}")
     for seed in values.seeds:
         if not seed.isdigit():
-            raise UserError(f"--seeds={seed}: seeds must be integers of 0 or greater")
+            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
     config = values.config.copy_and_resolve_references()
     config.epochs, config.steps = values.epochs, 0
     return study.run(
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "python -m studies",
             HELP,
             define_flags,
-            lambda values: run_or_draw(values, arguments),
+            lambda values: run_or_plot(values, arguments),
         ),
         arguments,
     )

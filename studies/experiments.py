@@ -16,15 +16,15 @@ Settings = dict[str, Any]
 NAMES = ("mechanisms", "momentum", "shuffling", "v2", "epochs", "width")
 
 UNTRAINED: Settings = {"epochs": 0}  # Random initialization.
-MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)  # The paper's.
+MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)  # The values in the paper's table.
 MONITORED_EXPERIMENT = "shuffling"  # Its figure shows kNN accuracy after every epoch.
 
-# Costs, measured, in units of one epoch of the base config: what a run costs besides its training
-# steps, and what makes an epoch more or less expensive.
+# Measured costs in units of one epoch of the base config: the cost of a run besides its training
+# steps, the additional cost of the kNN monitor in each epoch, and factors of the cost of an epoch.
 FIXED_COST = 1.5
 MONITOR_COST = 0.5
 STEP_COST = {"moco": 1.0, "end_to_end": 1.4, "memory_bank": 0.8}
-WIDTH_COST = 1.8  # Of an encoder with twice the channels.
+WIDTH_COST = 1.8  # The factor of an encoder with twice the channels.
 
 
 def experiments(base: Mapping[str, Any]) -> dict[str, list[Settings]]:
@@ -178,6 +178,6 @@ def require_enough_images(base: Mapping[str, Any], names: Sequence[str], num_ima
         if 4 * base[key] >= num_images:
             raise UserError(
                 f"--config.{key}={base[key]}: the experiment 'mechanisms' has runs with four times "
-                f"that, but '{base['data.source']}' has {num_images} images; set it below "
+                f"that number, but '{base['data.source']}' has {num_images} images; set it below "
                 f"{-(-num_images // 4)}"
             )

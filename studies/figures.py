@@ -1,4 +1,4 @@
-"""The figures of the study, with the axes of the paper's, from results.json alone."""
+"""The figures of the study, which correspond to the paper's and need only results.json."""
 
 import math
 import os
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from moco_tf.run_summary import MECHANISMS
 from studies.experiments import UNTRAINED, Settings, experiments, run_name
 from studies.findings import STEPS_TO_V2, by_mechanism, metric_values
 from studies.results import Record, Results
@@ -20,8 +21,8 @@ from studies.results import Record, Results
 COLORS = {"moco": "tab:red", "memory_bank": "tab:blue", "end_to_end": "black"}
 
 
-def draw(directory: str, results: Results) -> list[str]:
-    """Draw `<experiment>.png` for each experiment with a finished run.
+def write_figures(directory: str, results: Results) -> list[str]:
+    """Plot each experiment that has a finished run, and write `<experiment>.png`.
 
     Args:
         directory: Directory of the study.
@@ -31,14 +32,14 @@ def draw(directory: str, results: Results) -> list[str]:
         The names of these experiments.
     """
     table = experiments(results["config"])
-    drawn = []
+    plotted = []
     for name, plot in PLOTS.items():
         if any(metric_values(results, settings, "linear_top1") for settings in table[name]):
             figure = plot(results, table[name])
             with tf.io.gfile.GFile(os.path.join(directory, f"{name}.png"), "wb") as file:
                 figure.savefig(file, format="png", dpi=110)
-            drawn.append(name)
-    return drawn
+            plotted.append(name)
+    return plotted
 
 
 def _figure(columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -61,7 +62,7 @@ def _plot_means(
 
     Args:
         axes: Axes to plot into.
-        results: Results, as for `draw`.
+        results: Results, as for `write_figures`.
         points: `{x: settings}`.
         key: Key of the metric.
         **style: Keyword arguments of `errorbar`.
@@ -99,9 +100,9 @@ def _plot_mechanisms(results: Results, rows: Sequence[Settings]) -> Figure:
     figure, [axes] = _figure()
     groups = by_mechanism(rows)
     for name, points in groups.items():
-        _plot_means(axes, results, points, color=COLORS[name], label=name)
+        _plot_means(axes, results, points, color=COLORS[name], label=MECHANISMS[name])
     _set_powers_of_two(axes, {size for points in groups.values() for size in points})
-    axes.set_xlabel("K (log scale)")
+    axes.set_xlabel("number of keys K (log scale)")
     axes.set_ylabel("linear probe, top-1 (%)")
     axes.set_title("Figure 3: three mechanisms")
     axes.legend()

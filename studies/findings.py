@@ -1,4 +1,4 @@
-"""The paper's findings as comparisons of runs, and the rule that decides if one is reproduced."""
+"""The paper's findings as comparisons of runs, and the rule for whether one is reproduced."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from moco_tf.run_summary import MECHANISMS
 from studies.experiments import Settings, experiments, run_name
 from studies.results import Results
 
@@ -209,7 +210,7 @@ def _mechanisms(rows: Sequence[Settings], compare_settings: Compare) -> list[Fin
             "Figure 3; MoCo has 59.0 % with K = 4,096 and 60.6 % with 65,536",
             [
                 compare_settings(
-                    f"{name}, K = {max(sizes):,} against {min(sizes):,}",
+                    f"{MECHANISMS[name]}, K = {max(sizes):,} against {min(sizes):,}",
                     sizes[max(sizes)],
                     sizes[min(sizes)],
                 )
@@ -222,7 +223,7 @@ def _mechanisms(rows: Sequence[Settings], compare_settings: Compare) -> list[Fin
             "Figure 3",
             [
                 compare_settings(
-                    f"end_to_end against moco, K = {K:,}", end_to_end[K], moco[K], (SAME,)
+                    f"end-to-end against MoCo, K = {K:,}", end_to_end[K], moco[K], (SAME,)
                 )
                 for K in sorted(set(end_to_end) & set(moco))
             ],
@@ -232,7 +233,7 @@ def _mechanisms(rows: Sequence[Settings], compare_settings: Compare) -> list[Fin
             "The memory bank is worse than MoCo.",
             "58.0 against 60.6 % with K = 65,536",
             [
-                compare_settings(f"memory_bank against moco, K = {K:,}", bank[K], moco[K], (LOWER,))
+                compare_settings(f"memory bank against MoCo, K = {K:,}", bank[K], moco[K], (LOWER,))
                 for K in sorted(set(bank) & set(moco))
             ],
         ),

@@ -27,7 +27,7 @@ TITLES = {
 
 
 def write(directory: str) -> list[str]:
-    """Draw the figures of a study and write its README.md, from results.json alone.
+    """Write the figures and the README.md of a study from its results.json.
 
     Args:
         directory: Directory with the results.json of a study, finished or not.
@@ -42,22 +42,22 @@ def write(directory: str) -> list[str]:
     if study is None:
         raise UserError(f"--out={directory} holds no {results.FILE}: run the study first")
     try:
-        drawn = figures.draw(directory, study)
+        plotted = figures.write_figures(directory, study)
         path = os.path.join(directory, "README.md")
-        write_atomically(path, text(study, drawn))
+        write_atomically(path, text(study, plotted))
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--out={directory} cannot be written ({error_reason(error)}): choose another directory"
         ) from error
-    return [*(os.path.join(directory, f"{name}.png") for name in drawn), path]
+    return [*(os.path.join(directory, f"{name}.png") for name in plotted), path]
 
 
-def text(study: Results, drawn: Sequence[str]) -> str:
+def text(study: Results, plotted: Sequence[str]) -> str:
     """Return the text of the README.md.
 
     Args:
         study: Results, as `studies.results.read` returns them.
-        drawn: Names of the experiments that have a figure.
+        plotted: Names of the experiments that have a figure.
 
     Returns:
         Markdown.
@@ -65,7 +65,7 @@ def text(study: Results, drawn: Sequence[str]) -> str:
     all_findings, all_tables = findings(study), tables(study)
     parts = [*_introduction(study), *_summary(study, all_findings), *_scale(study)]
     for name in NAMES:
-        if name in drawn:
+        if name in plotted:
             parts += [f"## {TITLES[name]}\n![{TITLES[name]}]({name}.png)", all_tables[name]]
             parts += [_describe(finding) for finding in all_findings if finding.experiment == name]
     return "\n\n".join(parts) + "\n"
@@ -78,9 +78,10 @@ def _introduction(study: Results) -> Iterator[str]:
     commands = "\n".join(study["commands"]).replace("python study.py", "python -m studies")
     yield f"# The paper's findings on `{data['source']}`\n```\n{commands}\n```"
     yield _paragraph(
-        f"{len(study['runs'])} runs in {study['seconds'] / 60:.0f} minutes, with {versions}. All "
-        "numbers and figures come from [results.json](results.json), which has one line per run; "
-        "`python -m studies --draw` writes the figures and this page again."
+        f"The study took {study['seconds'] / 60:.0f} minutes for {len(study['runs'])} runs, with "
+        f"{versions}. All numbers and figures come from [results.json](results.json), which has "
+        "one line per run. To write the figures and this page again, run `python -m studies "
+        "--draw`."
     )
     missing = _missing(study)
     if missing:
@@ -91,8 +92,8 @@ def _introduction(study: Results) -> Iterator[str]:
     yield _paragraph(
         f"Pre-training uses {data['num_images']:,} images without their labels. kNN and the linear "
         "probe, a logistic regression on frozen features, use "
-        f"{data['num_train']:,} labeled images; {data['num_test']:,} images are for testing. There "
-        f"are {data['num_classes']} classes. Accuracies are top-1 in percent, mean ± standard "
+        f"{data['num_train']:,} labeled training images and {data['num_test']:,} test images of "
+        f"{data['num_classes']} classes. Accuracies are top-1 in percent, as mean ± standard "
         f"deviation over {_seeds(study['seeds'])}."
     )
     yield _paragraph(
@@ -120,11 +121,11 @@ def _missing(study: Results) -> dict[str, list[int]]:
 
 def _summary(study: Results, all_findings: Sequence[Finding]) -> Iterator[str]:
     rows = [[finding.claim, finding.paper, f"**{finding.verdict}**"] for finding in all_findings]
-    yield "## Summary\n" + markdown.table(["finding", "paper", "here"], rows)
+    yield "## Summary\n" + markdown.table(["finding", "paper", "this study"], rows)
     yield _paragraph(
-        "Each finding consists of the comparisons listed below. Two settings differ if their means "
-        "are further apart than twice the standard error of the difference; otherwise there is no "
-        "clear difference. A finding is *reproduced* if every comparison agrees with the paper, "
+        "Each finding consists of the comparisons that are listed below. Two settings differ if "
+        "the difference of their means is more than twice its standard error; otherwise there is "
+        "no clear difference. A finding is *reproduced* if every comparison agrees with the paper, "
         "*partly reproduced* if some do, and *not reproduced* if none does. It has *too few seeds* "
         "if a setting was run with fewer than two."
     )
@@ -145,31 +146,32 @@ def _scale(study: Results) -> Iterator[str]:
     percent = 100 * base["queue_size"] / images
     points = [
         "**K relative to the data set.** The paper's 65,536 keys are 5 % of ImageNet's 1.28 "
-        f"million images, its 4,096 keys 0.3 %. Here K = {base['queue_size']:,} is {percent:.1f} % "
-        f"of the images, and Figure 3 ranges from {percent / 16:.1f} to {percent * 4:.1f} %. The "
-        "larger the fraction, the more near neighbors of a query are among its negatives, and the "
-        "older, in epochs, are the keys.",
-        f"**m relative to the number of steps.** A run has {steps:,} steps, the paper's a million. "
-        "The key encoder lags about 1/(1 - m) steps behind the query encoder: 100 with m = 0.99, "
-        "1,000 with 0.999 and 10,000 with 0.9999. At the end of a run, its random initialization "
-        f"still has a weight of {100 * 0.99**steps:.1f}, {100 * 0.999**steps:.0f} and "
-        f"{100 * 0.9999**steps:.0f} % in it; at the end of the paper's, none.",
+        "million images, and 4,096 keys are 0.3 %. In this study, "
+        f"K = {base['queue_size']:,} is {percent:.1f} % of the images, and Figure 3 ranges from "
+        f"{percent / 16:.1f} to {percent * 4:.1f} %. With a larger fraction, more near neighbors "
+        "of a query are among its negatives, and the keys are older in epochs.",
+        f"**m relative to the number of steps.** A run has {steps:,} steps, and the paper's runs "
+        "have about a million. The key encoder lags about 1/(1 - m) steps behind the query "
+        "encoder: 100 with m = 0.99, 1,000 with 0.999 and 10,000 with 0.9999. At the end of a run, "
+        "the random initialization still has a weight of "
+        f"{100 * 0.99**steps:.1f}, {100 * 0.999**steps:.0f} and {100 * 0.9999**steps:.0f} % in the "
+        "key encoder. In the paper's runs, its weight is practically 0.",
         f"**Network and images.** The study uses {base['encoder']} on images of "
-        f"{base['image_size']} pixels, the paper a ResNet-50 on 224 pixels. Compare the direction "
-        "of the differences, not the accuracies.",
+        f"{base['image_size']} pixels, and the paper uses a ResNet-50 on images of 224 pixels. "
+        "Compare the directions of the differences, not the accuracies.",
     ]
     if base["data.source"] == "photos":
         points.append(
-            "**Gray patches.** The images are gray, so saturation, hue and grayscale have no "
-            "effect in the augmentation; crop, flip, brightness, contrast and blur do. The task is "
-            "texture recognition; see the README of the project."
+            "**Gray patches.** The images are gray, so of the augmentation only crop, flip, "
+            "brightness, contrast and blur have an effect; saturation, hue and grayscale have "
+            "none. The task is texture recognition, as `docs/photos.md` describes."
         )
     bullets = "\n".join(_paragraph(point, "- ") for point in points)
     yield f"## Differences in scale from the paper\n{bullets}"
 
 
 def _describe(finding: Finding) -> str:
-    lines = [f"**{finding.claim}** Paper: {finding.paper}. Here: **{finding.verdict}**.", ""]
+    lines = [f"**{finding.claim}** Paper: {finding.paper}. This study: **{finding.verdict}**.", ""]
     for comparison in finding.comparisons:
         first, second = (
             mean_and_std(values, comparison.key) or "missing"

@@ -1,4 +1,4 @@
-"""Run a study: plan its runs, run each in a process of its own, and collect their records."""
+"""A study: it plans its runs, runs each in its own process, and collects their records."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def run(
     workdir: str,
     command: str,
 ) -> int | None:
-    """Run the runs of a study that are not finished yet.
+    """Train and evaluate the runs of a study that are not finished yet.
 
     `out/results.json` is written after every run. Checkpoints of finished runs are deleted.
 
@@ -72,7 +72,7 @@ def run(
             "num_classes": len(source.class_names),
         },
     )
-    results.write(out, study)  # Now, because an error should not appear after hours of training.
+    results.write(out, study)  # Now, so that an error does not appear after hours of training.
     # Seed by seed, so that an unfinished study covers all experiments.
     unfinished = [
         (name, settings, seed)
@@ -107,7 +107,7 @@ def run(
 
 
 class _Progress:
-    """The progress bar of a study, in estimated costs, and a line for each finished run.
+    """The progress bar of a study, whose unit is the estimated cost, and a line for each run.
 
     Args:
         costs: Estimated cost of each run.

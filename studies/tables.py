@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from moco_tf import markdown
+from moco_tf.run_summary import MECHANISMS
 from studies.experiments import Settings, experiments
 from studies.findings import STEPS_TO_V2, by_mechanism, metric_values
 from studies.results import Results
@@ -69,8 +70,8 @@ def tables(results: Results) -> dict[str, str]:
     return {
         "mechanisms": _mechanisms(results, rows["mechanisms"]),
         "momentum": table("momentum", "m", momentum_title, (LINEAR, KNN, LOSS), PAPER_MOMENTUM)
-        + f"\n\nHere K = {base['queue_size']:,}, so the chance-level loss is "
-        f"{math.log(base['queue_size'] + 1):.2f}; the paper's table has K = 4,096.",
+        + f"\n\nThis study has K = {base['queue_size']:,}, so the chance-level loss is "
+        f"{math.log(base['queue_size'] + 1):.2f}; the paper's numbers are for K = 4,096.",
         "shuffling": table(
             "shuffling", "Shuffling BN", shuffling_title, (CONTRASTIVE, KNN, LINEAR, LOSS)
         ),
@@ -118,9 +119,10 @@ def _mechanisms(results: Results, rows: Sequence[Settings]) -> str:
         for size in sorted({size for group in groups.values() for size in group})
     ]
     return (
-        markdown.table(["K", *groups], lines)
-        + "\n\nAccuracies of the linear probe. K of end_to_end is the batch size, one more than "
-        "its number of\nnegatives; its learning rate scales with it."
+        markdown.table(["K", *(MECHANISMS[name] for name in groups)], lines)
+        + "\n\nThe numbers are accuracies of the linear probe. K of end-to-end is the batch size, "
+        "which is one more\nthan the number of negatives; its learning rate scales with the batch "
+        "size."
     )
 
 

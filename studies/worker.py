@@ -1,8 +1,7 @@
-"""Run one run of the study in a process of its own.
+"""A run of the study in its own process.
 
 TensorFlow keeps the graph of every training step that it has built, about 40 MB per run, until the
-process ends. So the study calls `run_in_process`, which starts `python -m studies.worker` once per
-run.
+process ends. Therefore `run_in_process` starts `python -m studies.worker` for every run.
 """
 
 import json
@@ -33,10 +32,10 @@ def run_in_process(
     signals: Sequence[int],
     on_poll: Callable[[], None],
 ) -> Record | None:
-    """Call `studies.runs.run` in a process of its own.
+    """Call `studies.runs.run` in its own process.
 
-    The output of the process is appended to `workdir/log.txt`. If this process is killed, the
-    other one saves and stops, too.
+    The output of that process is appended to `workdir/log.txt`. If this process is killed, that
+    process saves and stops too.
 
     Args:
         config: Config of the run.
@@ -95,12 +94,12 @@ def run_in_process(
     if signals:
         return None
     raise UserError(
-        f"the run in {workdir} failed with exit status {process.returncode}: {log_path} says why"
+        f"the run in {workdir} failed with exit status {process.returncode}: see {log_path}"
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a run and write its record, or the message of its error, to a file.
+    """Train and evaluate a run, and write its record or the message of its error to a file.
 
     Args:
         arguments: The config as JSON, the path of the run directory, and the path of the file.
