@@ -2,9 +2,9 @@
 
     python benchmarks/fit.py                               (about seven minutes)
 
-The run is ResNet-18 at 224 pixels with the augmentation and the head of MoCo v2, in batches of 16,
-on the CPU. The three run one after the other, several times, and their medians are compared. The
-results are also written to benchmarks/fit.json.
+The run trains a ResNet-18 at 224 pixels with the augmentation and the head of MoCo v2, in batches
+of 16, on the CPU. The three contestants run one after the other, several times, and their medians
+are compared. The results are also written to benchmarks/fit.json.
 
     pipeline        only the batches of two views, as train.py reads them
     step            only the whole step, on the same batch again and again
@@ -65,6 +65,7 @@ def main():
 
 
 def make_config(folder):
+    """Return the config of the run."""
     from moco_tf.configs.imagenet_v2 import get_config
 
     config = get_config()

@@ -79,6 +79,7 @@ def make_epoch(contestant, folder):
 
 
 def make_our_epoch(folder, is_augmented):
+    """Return a function that runs one epoch of the host part, and the device part if asked for."""
     import tensorflow as tf
 
     from moco_tf.data import sources

@@ -72,12 +72,18 @@ def make_folder(directory, count):
 
 
 def in_child(folder):
+    """Call `measure` in its own process."""
     command = [sys.executable, __file__, f"--measure={folder}"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def measure(folder):
-    """Return the seconds of each part, and the peak memory in bytes; with "" only import."""
+    """Open a folder and take batches from it, or only import TensorFlow if `folder` is "".
+
+    Returns:
+        A dict with `seconds`, a dict of the seconds of each part, and `peak`, the peak memory of
+        the process in bytes.
+    """
     from moco_tf.data import sources
     from moco_tf.data.pipeline import TwoViews
 

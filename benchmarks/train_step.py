@@ -33,7 +33,7 @@ SIZES = {
     "small": dict(encoder="resnet18", stem="small", image_size=32, batch=64, queue=4096),
 }
 CONTESTANTS = ("ours", "plain PyTorch", "floor", "small queue", "eight groups", "matrix product")
-SIDE = 3072  # Of the matrices.
+SIDE = 3072  # Number of rows and columns of the matrices.
 
 
 def main():
@@ -93,7 +93,7 @@ def compare(size, rounds):
 
 
 def serve(name, encoder, stem, image_size, batch, queue):
-    """Be a contestant."""
+    """Run a contestant of the given name and size."""
     if name == "plain PyTorch":
         import pytorch  # noqa: F401
     else:
@@ -113,7 +113,7 @@ def serve(name, encoder, stem, image_size, batch, queue):
 
 
 def make_our_step(encoder, stem, image_size, batch, queue, groups):
-    """Return a function that runs a step, and the floating point operations in it."""
+    """Return a function that runs a step, and the number of floating-point operations in it."""
     import tensorflow as tf
 
     from moco_tf import MoCo, encoders
@@ -135,11 +135,11 @@ def make_our_step(encoder, stem, image_size, batch, queue, groups):
 
 
 def forward_flops(backbone, image_size):
-    """Return the floating point operations of the convolutions for one image.
+    """Return the number of floating-point operations of the convolutions for one image.
 
-    The rest of the network is less than a thousandth of the arithmetic. A step takes four times
-    that per image: the forward pass of the keys, that of the queries, and the backward pass of the
-    queries, which costs as much as two.
+    The rest of the network has less than a thousandth of the operations. A step has four times as
+    many per image: one forward pass for the key, one for the query, and a backward pass for the
+    query, which costs as much as two forward passes.
     """
     import keras
 
@@ -221,10 +221,11 @@ def make_pytorch_step(encoder, stem, image_size, batch, queue):
 
 
 def make_matrix_step():
+    """Return a function that computes a product of two matrices."""
     import tensorflow as tf
 
-    a, b = tf.random.normal([2, SIDE, SIDE])
-    return lambda: tf.matmul(a, b).numpy()[0, 0]
+    first, second = tf.random.normal([2, SIDE, SIDE])
+    return lambda: tf.matmul(first, second).numpy()[0, 0]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Contestants of a benchmark, each in a process of its own, that take turns.
+"""Contestants of a benchmark, which take turns, each in its own process.
 
-Each process has its own peak memory, and other load on the machine affects all of them.
+Separate processes have separate peak memory, and because of the turns, other load on the machine
+affects all contestants alike.
 """
 
 import json
