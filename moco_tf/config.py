@@ -1,6 +1,7 @@
-"""The settings of a pre-training run. Every default is the paper's.
+"""The config of a pre-training run: its defaults, its checks and what follows from it.
 
-This module loads without TensorFlow, so that config files and flags can be checked quickly.
+`moco_tf/settings.py` lists the settings. This module loads without TensorFlow, so that config files
+and flags can be checked quickly.
 """
 
 import json
@@ -9,28 +10,12 @@ from typing import Any
 
 import ml_collections
 
-from moco_tf.data.recipes import RECIPES
 from moco_tf.data.sources.source import SOURCE_NAMES
 from moco_tf.errors import UserError
+from moco_tf.settings import SETTINGS
 
-# Settings that may change when a run is resumed: they affect what is logged and saved, not what is
-# computed.
-OPERATIONAL = ("checkpoint_every", "knn_every", "log_every", "data.on_error")
-
-POSITIVE = (
-    "dim",
-    "temperature",
-    "bn_groups",
-    "image_size",
-    "batch_size",
-    "epochs",
-    "learning_rate",
-    "decay_every",
-    "log_every",
-    "checkpoint_every",
-)
-NOT_NEGATIVE = ("seed", "steps", "knn_every", "weight_decay")
-FRACTIONS = ("momentum", "bank_momentum", "sgd_momentum")
+# Settings that may change when a run is resumed.
+OPERATIONAL = tuple(setting.key for setting in SETTINGS if setting.operational)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -46,49 +31,14 @@ def default_config() -> ml_collections.ConfigDict:
         >>> config.encoder, config.queue_size, config.momentum, config.temperature
         ('resnet50', 65536, 0.999, 0.07)
     """
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    # The method (sections 3.2 and 3.3).
-    config.mechanism = "moco"  # or "memory_bank" or "end_to_end", which the paper compares it with
-    config.encoder = "resnet50"
-    config.stem = "imagenet"  # or "small", for images of about 32 pixels
-    config.head = "linear"  # or "mlp", the projection head of MoCo v2
-    config.dim = 128  # length of queries and keys
-    config.queue_size = 65536  # K, number of negatives; 0 for end_to_end, which uses the batch
-    config.momentum = 0.999  # m, of the key encoder (moco only)
-    config.bank_momentum = 0.5  # of the stored representations (memory_bank only)
-    config.temperature = 0.07
-    config.bn_groups = 8  # BatchNormalization groups of the global batch: the paper's 8 GPUs
-    config.shuffle_bn = True
-    config.symmetric_loss = False  # True: each view of an image is query and key in turn
-    # The data.
-    config.data = ml_collections.ConfigDict()
-    config.data.source = ""
-    config.data.on_error = "skip"  # or "fail": stop at an image that cannot be read
-    config.data.image_feature = "image/encoded"  # tfrecord: feature with the encoded image
-    config.data.label_feature = "image/class/label"  # tfrecord: feature with the label, or ""
-    config.data.tfds_dir = ""  # tfds: directory of the data sets; "" for the default directory
-    config.augmentation = "v1"  # or "v2", or "cifar10", the reference's recipe for CIFAR-10
-    config.rgb_operations = True  # False: no saturation, hue and grayscale in the augmentation
-    config.image_size = 224  # side of a view in pixels
-    # The optimization (section 4).
-    config.batch_size = 256  # over all devices
-    config.epochs = 200
-    config.steps = 0  # length of the run in steps; 0 for `epochs`
-    config.learning_rate = 0.03  # for 256 images; scaled linearly with batch_size
-    config.scale_learning_rate = True  # False: learning_rate is used for every batch size
-    config.schedule = "step"  # or "cosine" (MoCo v2) or "exponential" (Instagram-1B)
-    config.milestones = (120, 160)  # epochs at which "step" multiplies the rate by 0.1
-    config.decay_every = 62500  # steps after which "exponential" multiplies the rate by 0.9
-    config.sgd_momentum = 0.9
-    config.weight_decay = 1e-4
-    config.precision = "float32"  # or "mixed_bfloat16" or "mixed_float16"
-    config.jit_compile = False  # True: compile the whole step with XLA (one device only)
-    # Logging and saving.
-    config.log_every = 10  # steps between lines of metrics.jsonl
-    config.checkpoint_every = 1000  # steps
-    config.knn_every = 10  # epochs between evaluations by the kNN monitor; 0 for none
-    return config.lock()
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        *groups, name = setting.key.split(".")
+        parent = values
+        for group in groups:
+            parent = parent.setdefault(group, {})
+        parent[name] = setting.default
+    return ml_collections.ConfigDict(values).lock()
 
 
 def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
@@ -101,15 +51,12 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
     Raises:
         UserError: For the first mistake, with its key, its value and the remedy.
     """
-    for key, choices in _choices().items():
-        _require(_get(config, key) in choices, config, key, f"choose {' or '.join(choices)}")
+    for setting in SETTINGS:
+        value = _get(config, setting.key)
+        problem = setting.range.error(value)
+        if problem:
+            raise UserError(f"config.{setting.key}={value!r}: {problem}")
     _parse_encoder_name(config.encoder)
-    for key in POSITIVE:
-        _require(_get(config, key) > 0, config, key, "must be greater than 0")
-    for key in NOT_NEGATIVE:
-        _require(_get(config, key) >= 0, config, key, "must be 0 or greater")
-    for key in FRACTIONS:
-        _require(0 <= _get(config, key) <= 1, config, key, "must be between 0 and 1")
     _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
     _check_mechanism(config)
 
@@ -137,24 +84,8 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
         )
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
-    # Imported here because these modules need Keras; see the first lines of this module.
-    from moco_tf.encoders.heads import HEADS
-    from moco_tf.encoders.resnet import STEMS
-    from moco_tf.schedules import SCHEDULES
-
-    return {
-        "mechanism": ("moco", "memory_bank", "end_to_end"),
-        "stem": STEMS,
-        "head": HEADS,
-        "augmentation": tuple(RECIPES),
-        "schedule": SCHEDULES,
-        "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
-        "data.on_error": ("skip", "fail"),
-    }
-
-
 def _parse_encoder_name(name: str) -> None:
+    # Imported here because the module needs Keras; see the first lines of this one.
     from moco_tf.encoders.resnet import parse_name
 
     parse_name(name)

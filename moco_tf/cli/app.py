@@ -23,6 +23,7 @@ from ml_collections import config_flags
 import moco_tf.configs
 from moco_tf.cli.formats import in_commands
 from moco_tf.errors import UserError
+from moco_tf.settings import GROUPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Command:
         help: What `--help` prints before the flags, with the command called as in a checkout.
         define_flags: Function of the flag values to define flags in, and of the arguments.
         main: Function of the parsed flag values, which returns the exit status or None for 0.
+        lists_settings: Whether `--help` lists the settings of a config.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Command:
     help: str
     define_flags: Callable[[flags.FlagValues, list[str]], None]
     main: Callable[[flags.FlagValues], int | None]
+    lists_settings: bool = False
 
 
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
@@ -79,7 +82,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
 
 
 def require(values: flags.FlagValues, *names: str) -> None:
-    """Raise a `UserError` unless each of the flags was given."""
+    """Raise a `UserError` unless each of the flags is present."""
     for name in names:
         if values[name].value is None:
             raise UserError(f"--{name} is required; --help lists all flags")
@@ -109,23 +112,25 @@ def define_config_flag(
 
 def define_strategy_flags(values: flags.FlagValues) -> None:
     """Define `--strategy`, `--tpu` and `--virtual_devices`."""
+    group: dict[str, Any] = dict(flag_values=values, module_name="Devices")
     flags.DEFINE_string(
         "strategy",
         "default",
-        "Distribution strategy: default, mirrored, multiworker or tpu.",
-        flag_values=values,
+        "Distribution strategy: default (one device), mirrored (all GPUs of this machine), "
+        "multiworker (several machines) or tpu.",
+        **group,
     )
     flags.DEFINE_string(
         "tpu",
         None,
         "Name of the TPU, or local for the TPU of this machine (--strategy=tpu only).",
-        flag_values=values,
+        **group,
     )
     flags.DEFINE_integer(
         "virtual_devices",
         1,
-        "Number of logical devices to split the CPU into (--strategy=mirrored only).",
-        flag_values=values,
+        "Number of logical devices to split the CPU into, 1 or greater (--strategy=mirrored only).",
+        **group,
     )
 
 
@@ -207,7 +212,13 @@ def _installed_configs() -> list[str]:
 def _define_flags(command: Command, values: flags.FlagValues, arguments: list[str]) -> None:
     with _parsing_errors(arguments):
         command.define_flags(values, arguments)
-        flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+        flags.DEFINE_bool(
+            "debug",
+            False,
+            "Whether to show the traceback of an error.",
+            flag_values=values,
+            module_name="Debugging",
+        )
 
 
 def _parse(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -235,15 +246,16 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
     except (AttributeError, KeyError) as error:  # ml_collections, for a key that does not exist
         key = re.search(r"\w+", str(error))
         name = key.group() if key else ""
-        given = [a for a in arguments if a.startswith("--config.") and f"{name}=" in a]
-        suggestion = re.search(r'Did you mean "\w+"', str(error))
+        overrides = [a for a in arguments if a.startswith("--config.") and f"{name}=" in a]
+        suggestion = re.search(r'Did you mean "(\w+)"', str(error))
+        hint = f"did you mean {suggestion[1]}? " if suggestion else ""
         raise UserError(
-            f"{given[0] if given else name}: there is no such setting; "
-            f"{suggestion.group() + '? ' if suggestion else ''}moco_tf/config.py lists all settings"
+            f"{overrides[0] if overrides else name}: there is no such setting; {hint}"
+            "train.py --help lists all settings"
         ) from error
     except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
-        given = [a for a in arguments if a.startswith("--config")]
-        raise UserError(f"{' '.join(given)}: {_last_line(error)}") from error
+        overrides = [a for a in arguments if a.startswith("--config")]
+        raise UserError(f"{' '.join(overrides)}: {_last_line(error)}") from error
 
 
 def _plain(message: str) -> str:
@@ -264,10 +276,28 @@ def _help(command: Command, values: flags.FlagValues, as_script: bool) -> str:
     for group, members in groups.items():
         lines += ["", f"{group}:"]
         for flag in members:
-            default = "" if flag.default in (None, "") else f" (default: {flag.default_as_str})"
-            lines.append(f"  --{'[no]' if flag.boolean else ''}{flag.name}")
-            lines.append(flags.text_wrap(f"{flag.help}{default}", 80, "      "))
+            name = f"{'[no]' if flag.boolean else ''}{flag.name}"
+            lines += _help_entry(name, flag.help, "", flag.default)
+    if command.lists_settings:
+        for group, settings in GROUPS.items():
+            lines += ["", f"Settings of the config: {group.lower()}"]
+            for setting in settings:
+                lines += _help_entry(
+                    f"config.{setting.key}", setting.help, str(setting.range), setting.default
+                )
     return "\n".join(lines)
+
+
+def _help_entry(name: str, text: str, limits: str, default: Any) -> list[str]:
+    if isinstance(default, (list, tuple)):
+        default = ",".join(map(str, default))
+    facts = [limits] if limits else []
+    if default not in (None, ""):
+        facts.append(f"default: {str(default).lower() if isinstance(default, bool) else default}")
+    return [
+        f"  --{name}",
+        flags.text_wrap(f"{text} ({'; '.join(facts)})" if facts else text, 80, "      "),
+    ]
 
 
 def _report(error: UserError, values: flags.FlagValues, arguments: list[str]) -> int:

@@ -14,20 +14,20 @@ NAMES = ("workdir", "saved_model", "checkpoint")
 
 
 def require_one(values: flags.FlagValues) -> str:
-    """Return which one of `NAMES` was given.
+    """Return which one of the flags `NAMES` is present.
 
     Raises:
-        UserError: If none or several were given, or `require_encoder` fails.
+        UserError: If none or several are present, or `require_encoder` fails.
     """
-    given = [name for name in NAMES if values[name].value]
-    if len(given) != 1:
+    names = [name for name in NAMES if values[name].value]
+    if len(names) != 1:
         raise UserError("give exactly one of --workdir, --saved_model and --checkpoint")
     require_encoder(values)
-    return given[0]
+    return names[0]
 
 
 def require_encoder(values: flags.FlagValues, needs_saved_model_network: bool = True) -> None:
-    """Check that --encoder and --stem are given where they are needed, and only there.
+    """Check that --encoder and --stem are present where they are needed, and only there.
 
     Args:
         values: The parsed flags.

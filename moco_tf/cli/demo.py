@@ -21,15 +21,15 @@ HELP = """Pre-train on the embedded photographs, evaluate the features, export a
     moco-demo --workdir=runs/demo
     moco-demo --workdir=runs/demo --seeds=0,1,2
 
-For each seed it does what these commands do, with a run directory in --workdir:
+For each seed, the demo does the same as these commands, in a run directory of its own:
 
     python train.py --config=configs/photos.py --config.seed=0 --workdir=runs/demo/seed0
     python evaluate.py --protocol=knn --workdir=runs/demo/seed0
     python evaluate.py --protocol=linear --cached --workdir=runs/demo/seed0
     python export/saved_model.py --workdir=runs/demo/seed0 --out=runs/demo/seed0/export/saved_model
 
-It also evaluates an untrained encoder and raw pixels, and prints all results in a table. The same
-command again continues where it was stopped.
+It also evaluates an untrained encoder and raw pixels, and prints a table of all results. If the
+demo was stopped, the same command continues it.
 """
 
 COLUMNS = {"knn": "knn", "linear": "linear_cached"}  # Protocols by their keys in results.json.
@@ -37,11 +37,16 @@ COLUMNS = {"knn": "knn", "linear": "linear_cached"}  # Protocols by their keys i
 
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     """Define the flags of the command."""
-    app.define_config_flag(values, arguments, "Config of the runs.", "configs/photos.py")
+    app.define_config_flag(values, arguments, "Config file of the runs.", "configs/photos.py")
     flags.DEFINE_string(
-        "workdir", None, "Directory for the run directories and results.json.", flag_values=values
+        "workdir",
+        None,
+        "Directory for the run directories and results.json; required.",
+        flag_values=values,
     )
-    flags.DEFINE_list("seeds", ["0"], "Random seeds, separated by commas.", flag_values=values)
+    flags.DEFINE_list(
+        "seeds", ["0"], "Random seeds of the runs, separated by commas.", flag_values=values
+    )
 
 
 def demo(values: flags.FlagValues) -> int:
@@ -97,7 +102,7 @@ def _run(
 
     outcome = train(config, workdir)
     if outcome.stopped_by is not None:
-        print(f"stopped at step {outcome.step}; run the same command again to resume")
+        print(f"stopped at step {outcome.step} and saved; run the same command again to resume")
         return {}, 128 + outcome.stopped_by
 
     source = sources.from_config(config)

@@ -51,67 +51,88 @@ MODES = {"cached": ("linear",), "features": ("knn",), "compare": ("finetune", *T
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     """Define the flags of the command."""
     flags.DEFINE_enum(
-        "protocol", None, PROTOCOLS, "The protocol, as listed above.", flag_values=values
+        "protocol",
+        None,
+        PROTOCOLS,
+        "Evaluation protocol, one of those listed above; required.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
-        "cached", False, "Use precomputed features (--protocol=linear only).", flag_values=values
+        "cached",
+        False,
+        "Whether to train the linear layer on precomputed features (--protocol=linear only).",
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "features",
         "backbone",
         ["backbone", "head"],
-        "Features to use: of the backbone, or of the head of a --workdir (--protocol=knn only).",
+        "Features to compare: those of the backbone, or those of the projection head of a "
+        "--workdir (--protocol=knn only).",
         flag_values=values,
     )
     flags.DEFINE_bool(
         "compare",
         False,
-        "Compare with a random initialization (finetune, detection and segmentation only).",
+        "Whether to compare with a random initialization (finetune, detection and segmentation "
+        "only).",
         flag_values=values,
     )
     flags.DEFINE_string(
         "data",
         None,
-        "Data source with labels; for detection and segmentation coco:PATH or tfds:NAME. By "
-        "default that of the run.",
+        "Labeled images, such as folder:PATH; coco:PATH or tfds:NAME for detection and "
+        "segmentation. By default those of the run.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "image_feature",
         None,
-        "Feature of a record with the encoded image (tfrecord only).",
+        "Feature of a record that holds the encoded image (tfrecord sources only). By default that "
+        "of the run.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "label_feature",
         None,
-        "Feature of a record with the label (tfrecord only).",
+        "Feature of a record that holds the label (tfrecord sources only). By default that of the "
+        "run.",
         flag_values=values,
     )
-    flags.DEFINE_string("tfds_dir", None, "Directory of the tfds data sets.", flag_values=values)
+    flags.DEFINE_string(
+        "tfds_dir",
+        None,
+        "Directory of the data sets (tfds sources only). By default that of the run.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Side of the views in pixels. By default that of the run; 512 for detection and "
-        "segmentation.",
+        "Side of a view in pixels, 1 or greater. By default that of the run; 512 for detection and "
+        "segmentation, where it is a multiple of 32.",
         lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Directory of the result, instead of the backbone's.",
+        "Directory to write eval/ to. By default that of the run or the SavedModel, or the current "
+        "directory.",
         flag_values=values,
     )
     define_backbone_flags(values)
     flags.DEFINE_bool(
         "random_init",
         False,
-        "Evaluate the untrained encoder of --config.",
+        "Whether to evaluate the untrained encoder of --config.",
         flag_values=values,
         module_name="Backbone",
     )
-    app.define_config_flag(values, arguments, "Config whose encoder --random_init builds.")
+    app.define_config_flag(
+        values,
+        arguments,
+        "Config file of the encoder for --random_init, such as configs/photos.py.",
+    )
     define_settings_flags(values)
     app.define_strategy_flags(values)
 
@@ -168,8 +189,8 @@ def _protocol_and_settings(values: flags.FlagValues) -> tuple[str, Settings | No
 def _require_backbone(values: flags.FlagValues) -> None:
     """Check the flags that select the backbone and the data."""
     names = ("workdir", "saved_model", "checkpoint", "random_init")
-    given = [name for name in names if values[name].value]
-    if len(given) != 1 and not (values.compare and given == ["workdir", "checkpoint"]):
+    backbones = [name for name in names if values[name].value]
+    if len(backbones) != 1 and not (values.compare and backbones == ["workdir", "checkpoint"]):
         raise UserError(
             "give exactly one of --workdir, --saved_model, --checkpoint and --random_init; with "
             "--compare, --workdir and --checkpoint can be combined"
@@ -183,8 +204,8 @@ def _require_backbone(values: flags.FlagValues) -> None:
         app.require(values, "config")
     if values.protocol in TRANSFER:
         app.require(values, "data")
-    elif given[0] in ("saved_model", "checkpoint") and not (values.data and values.image_size):
-        raise UserError(f"--{given[0]} requires --data and --image_size as well")
+    elif backbones[0] in ("saved_model", "checkpoint") and not (values.data and values.image_size):
+        raise UserError(f"--{backbones[0]} requires --data and --image_size as well")
 
 
 COMMAND = app.Command("moco-evaluate", "python evaluate.py", HELP, define_flags, evaluate)

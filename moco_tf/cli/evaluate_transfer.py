@@ -79,8 +79,8 @@ def _require_extra(protocol: str) -> None:
 
 def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initialize], str, str]:
     """Return the initializations by their names, the backbone's name and the result's directory."""
-    given = [name for name in backbone_flags.NAMES if values[name].value]
-    backbones = {name: backbone_flags.load(values, name) for name in given}
+    flag_names = [name for name in backbone_flags.NAMES if values[name].value]
+    backbones = {name: backbone_flags.load(values, name) for name in flag_names}
     network = None
     if values.random_init:
         network = encoders.Network(values.config.encoder, values.config.stem, 3)
@@ -109,8 +109,8 @@ def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initial
         path: Any = values[flag].value
         base_name = os.path.basename(path.rstrip("/"))
         initializations[f"{label}, {base_name}"] = copies_of(backbone)
-    if not given:
+    if not flag_names:
         return initializations, f"random {network.encoder}", "."
-    path = values[given[0]].value
+    path = values[flag_names[0]].value
     assert path is not None
-    return initializations, path, "." if given[0] == "checkpoint" else path
+    return initializations, path, "." if flag_names[0] == "checkpoint" else path

@@ -12,9 +12,11 @@ from moco_tf.evaluation.settings import SETTINGS, Settings
 def define_backbone_flags(values: flags.FlagValues) -> None:
     """Define --workdir, --saved_model, --checkpoint, --encoder and --stem."""
     group: dict[str, Any] = dict(flag_values=values, module_name="Backbone")
-    flags.DEFINE_string("workdir", None, "Run directory, whose newest checkpoint is used.", **group)
     flags.DEFINE_string(
-        "saved_model", None, "SavedModel written by export/saved_model.py.", **group
+        "workdir", None, "Run directory; the backbone is that of its newest checkpoint.", **group
+    )
+    flags.DEFINE_string(
+        "saved_model", None, "SavedModel that export/saved_model.py wrote.", **group
     )
     flags.DEFINE_string(
         "checkpoint",
@@ -25,10 +27,13 @@ def define_backbone_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "encoder",
         None,
-        "Network in --checkpoint, such as resnet50, or in a --saved_model that does not name it.",
+        "Name of the network in --checkpoint, such as resnet50, or in a --saved_model that does "
+        "not name it.",
         **group,
     )
-    flags.DEFINE_string("stem", "imagenet", "Stem of --encoder: imagenet or small.", **group)
+    flags.DEFINE_string(
+        "stem", "imagenet", "First layers of --encoder: imagenet or small.", **group
+    )
 
 
 def define_export_flags(values: flags.FlagValues, out_help: str) -> None:
@@ -40,7 +45,8 @@ def define_export_flags(values: flags.FlagValues, out_help: str) -> None:
 def define_settings_flags(values: flags.FlagValues) -> None:
     """Define a flag for every setting of every protocol in `SETTINGS`.
 
-    A flag that is not given has the value None, so that each protocol has a default of its own.
+    A flag that is not on the command line has the value None, so that each protocol can have
+    its own default.
     """
     fields: dict[str, dict[str, dataclasses.Field[Any]]] = {}
     for protocol, settings in SETTINGS.items():
@@ -52,8 +58,8 @@ def define_settings_flags(values: flags.FlagValues) -> None:
         group: dict[str, Any] = dict(flag_values=values, module_name="Settings of the protocols")
         if field.metadata["item"]:
             flags.DEFINE_list(name, None, help_text, **group)
-        elif field.metadata["choices"]:
-            flags.DEFINE_enum(name, None, field.metadata["choices"], help_text, **group)
+        elif field.metadata["range"].choices:
+            flags.DEFINE_enum(name, None, field.metadata["range"].choices, help_text, **group)
         elif field.type is int:
             flags.DEFINE_integer(name, None, help_text, **group)
         else:
@@ -72,19 +78,19 @@ def read_settings(
         label: The flags that chose the protocol, for error messages.
 
     Raises:
-        UserError: If a flag of another protocol was given, or a value is out of range.
+        UserError: If a flag of another protocol is present, or a value is out of range.
     """
     used = [f.name for f in dataclasses.fields(SETTINGS[protocol]) if f.name not in unused]
     reject_settings(values, used, label)
-    given = {name: _value(values, protocol, name) for name in used if values[name].present}
+    settings = {name: _value(values, protocol, name) for name in used if values[name].present}
     try:
-        return SETTINGS[protocol](**given)
+        return SETTINGS[protocol](**settings)
     except UserError as error:
         raise UserError(f"--{error}") from error
 
 
 def reject_settings(values: flags.FlagValues, allowed: list[str], label: str) -> None:
-    """Raise a `UserError` if a flag of a setting was given that is not allowed."""
+    """Raise a `UserError` if a flag of a setting is present that is not allowed."""
     names = {f.name for settings in SETTINGS.values() for f in dataclasses.fields(settings)}
     for name in sorted(names - set(allowed)):
         if values[name].present:
@@ -109,24 +115,31 @@ def _value(values: flags.FlagValues, protocol: str, name: str) -> Any:
 
 
 def _help_texts(by_protocol: dict[str, dataclasses.Field[Any]]) -> list[str]:
-    """Return one sentence for each distinct help text, with the protocols and defaults."""
+    """Return one sentence for each distinct help text, with the protocols, defaults and ranges."""
     texts: dict[str, dict[str, list[str]]] = {}
     for protocol, field in by_protocol.items():
-        shown = _label(protocol)
-        protocols = texts.setdefault(field.metadata["help"], {}).setdefault(
-            _format(field.default), []
-        )
-        if shown not in protocols:
-            protocols.append(shown)
+        facts = _default_and_range(field)
+        protocols = texts.setdefault(field.metadata["help"], {}).setdefault(facts, [])
+        label = _label(protocol)
+        if label not in protocols:
+            protocols.append(label)
     return [
         f"{text} ["
         + "; ".join(
-            f"{', '.join(protocols)}: default {default}" if default else ", ".join(protocols)
-            for default, protocols in defaults.items()
+            f"{', '.join(protocols)}: {facts}" if facts else ", ".join(protocols)
+            for facts, protocols in by_facts.items()
         )
         + "]"
-        for text, defaults in texts.items()
+        for text, by_facts in texts.items()
     ]
+
+
+def _default_and_range(field: dataclasses.Field[Any]) -> str:
+    valid = field.metadata["range"]
+    # absl lists the choices of a flag itself.
+    limits = "" if valid.choices else str(valid)
+    default = "" if field.default is None else f"default {_format(field.default)}"
+    return ", ".join(filter(None, [default, limits]))
 
 
 def _label(protocol: str) -> str:
@@ -136,6 +149,4 @@ def _label(protocol: str) -> str:
 
 
 def _format(default: Any) -> str:
-    if default is None:
-        return ""
     return ",".join(f"{item:g}" for item in default) if isinstance(default, tuple) else str(default)

@@ -10,28 +10,33 @@ HELP = """Pre-train an encoder with MoCo.
 
     python train.py --config=configs/photos.py --workdir=runs/photos
 
-The same command again resumes the run where it was stopped. Every setting of the config can be
-changed on the command line:
+If the run was stopped, the same command resumes it. Any setting of the config can be changed on
+the command line:
 
     python train.py --config=configs/folder.py --config.data.source=folder:PATH --workdir=DIR
 
---preview=FILE.png plots the first images and their views instead of training.
+Before a long run, plot the first images with their augmented views:
+
+    python train.py --config=configs/folder.py --config.data.source=folder:PATH \\
+        --preview=views.png
 """
 
 
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     """Define the flags of the command."""
-    app.define_config_flag(values, arguments, "Config file of the run, such as configs/photos.py.")
+    app.define_config_flag(
+        values, arguments, "Config file of the run, such as configs/photos.py; required."
+    )
     flags.DEFINE_string(
         "workdir",
         None,
-        "Run directory. A new one is created; an existing run is resumed.",
+        "Run directory, which is created if it does not exist; an existing run is resumed.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "preview",
         None,
-        "Write this PNG file, with the first images beside their augmented views, and exit.",
+        "PNG file to write, with the first images and their augmented views, instead of training.",
         flag_values=values,
     )
     app.define_strategy_flags(values)
@@ -67,7 +72,9 @@ def train(values: flags.FlagValues) -> int:
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 
 
-COMMAND = app.Command("moco-train", "python train.py", HELP, define_flags, train)
+COMMAND = app.Command(
+    "moco-train", "python train.py", HELP, define_flags, train, lists_settings=True
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from moco_tf.errors import UserError
+from moco_tf.ranges import Range
 
 
 def setting(
@@ -30,10 +31,8 @@ def setting(
         choices: All valid values.
         item: Type of the items, for a setting that is a tuple.
     """
-    metadata = dict(
-        help=help, minimum=minimum, above=above, maximum=maximum, choices=choices, item=item
-    )
-    return dataclasses.field(default=default, metadata=metadata)
+    valid = Range(minimum, above, maximum, choices)
+    return dataclasses.field(default=default, metadata=dict(help=help, range=valid, item=item))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +42,10 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None:
-                values = value if field.metadata["item"] else [value]
-                for each in values:
-                    self._check_range(field, value, each)
-
-    def _check_range(self, field: dataclasses.Field[Any], value: Any, number: Any) -> None:
-        limits = field.metadata
-        message = None
-        if limits["choices"] and number not in limits["choices"]:
-            message = f"choose {' or '.join(limits['choices'])}"
-        elif limits["minimum"] is not None and not number >= limits["minimum"]:
-            message = f"must be {limits['minimum']:g} or greater"
-        elif limits["above"] is not None and not number > limits["above"]:
-            message = f"must be greater than {limits['above']:g}"
-        elif limits["maximum"] is not None and not number <= limits["maximum"]:
-            message = f"must be {limits['maximum']:g} or less"
-        if message:
-            shown = ",".join(map(str, value)) if limits["item"] else value
-            raise UserError(f"{field.name}={shown}: {message}")
+            problem = None if value is None else field.metadata["range"].error(value)
+            if problem:
+                shown = ",".join(map(str, value)) if field.metadata["item"] else value
+                raise UserError(f"{field.name}={shown}: {problem}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +55,11 @@ class KNNSettings(Settings):
     k: int = setting(
         200, "Number of neighbors; clipped to the number of training images.", minimum=1
     )
-    temperature: float = setting(0.07, "Temperature of the votes.", above=0)
+    temperature: float = setting(
+        0.07,
+        "Temperature of the neighbors' votes, which are weighted by exp(similarity / temperature).",
+        above=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +67,7 @@ class ProbeSettings(Settings):
     """Settings of the cached linear probe, a logistic regression on precomputed features."""
 
     l2: float = setting(1e-3, "Weight of the L2 penalty on the classifier's weights.", above=0)
-    iterations: int = setting(200, "Maximum number of L-BFGS iterations.", minimum=1)
+    iterations: int = setting(200, "Maximum number of iterations of L-BFGS.", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +80,7 @@ class FewShotSettings(ProbeSettings):
     draws: int = setting(
         10, "Number of random choices of the labeled images to average over.", minimum=2
     )
-    seed: int = setting(0, "Random seed of these choices.", minimum=0)
+    seed: int = setting(0, "Random seed of the choice of the labeled images.", minimum=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,10 +94,12 @@ class SGDSettings(Settings):
 
     batch_size: int = setting(256, "Number of images in a batch, over all devices.", minimum=1)
     sgd_momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=1)
-    weight_decay: float = setting(0.0, "Weight decay of everything that is trained.", minimum=0)
+    weight_decay: float = setting(
+        0.0, "Weight decay of all trained parameters, an L2 penalty in the gradient.", minimum=0
+    )
     crop_scale: tuple[float, float] = setting(
         (0.08, 1.0),
-        "Smallest and largest share of an image's area in a random crop, separated by a comma.",
+        "Smallest and largest fraction of an image's area in a random crop, separated by a comma.",
         above=0,
         maximum=1,
         item=float,
@@ -122,8 +112,8 @@ class SGDSettings(Settings):
         super().__post_init__()
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise UserError(
-                f"crop_scale={','.join(f'{share:g}' for share in self.crop_scale)}: give the "
-                "smallest and the largest share, such as 0.08,1"
+                f"crop_scale={','.join(f'{fraction:g}' for fraction in self.crop_scale)}: give "
+                "the smallest and the largest fraction, such as 0.08,1"
             )
 
 
@@ -134,7 +124,7 @@ class LinearSettings(SGDSettings):
     learning_rate: float = setting(
         30.0, "Initial learning rate; 30 suits the paper's ResNet-50 on ImageNet.", above=0
     )
-    epochs: int = setting(100, "Number of epochs.", minimum=1)
+    epochs: int = setting(100, "Number of epochs to train.", minimum=1)
     milestones: tuple[int, ...] = setting(
         (60, 80),
         "Epochs at which the learning rate is divided by 10, separated by commas; empty for none.",
@@ -151,20 +141,24 @@ class FinetuneSettings(SGDSettings):
     """Settings of fine-tuning a classifier."""
 
     learning_rate: float = setting(0.01, "Initial learning rate of the backbone.", above=0)
-    epochs: int = setting(20, "Number of epochs.", minimum=1)
+    epochs: int = setting(20, "Number of epochs to train.", minimum=1)
     head_learning_rate: float = setting(0.2, "Initial learning rate of the new layer.", above=0)
     layers: str = setting(
         "all",
-        "Which layers to train: all, or head for the new layer alone.",
+        "Layers to train: all, or only the new layer (head).",
         choices=("head", "all"),
     )
     batch_norm: str = setting(
         "tuned",
-        "Whether BatchNormalization is tuned, or frozen in inference mode.",
+        "Whether to train BatchNormalization with the statistics of the global batch (tuned), or "
+        "to keep it in inference mode (frozen).",
         choices=("tuned", "frozen"),
     )
     label_fraction: float = setting(
-        1.0, "Share of the training images of each class to use.", above=0, maximum=1
+        1.0,
+        "Fraction of the training images of each class to use, at least one image.",
+        above=0,
+        maximum=1,
     )
 
     def used(self) -> dict[str, Any]:
@@ -177,34 +171,38 @@ class FinetuneSettings(SGDSettings):
 class TransferSettings(Settings):
     """What detection and segmentation have in common (section 4.2)."""
 
-    learning_rate: float = setting(0.01, "Highest learning rate.", above=0)
+    learning_rate: float = setting(
+        0.01, "Learning rate after the warm-up, before the first milestone.", above=0
+    )
     steps: int = setting(24000, "Number of training steps.", minimum=1)
     milestones: tuple[int, ...] | None = setting(
         None,
         "Steps at which the learning rate is divided by 10, separated by commas; empty for none. "
-        "By default two late ones that depend on the number of steps.",
+        "By default two steps near the end of the training.",
         item=int,
     )
     warmup_steps: int = setting(
-        100, "Number of steps over which the learning rate rises linearly.", minimum=0
+        100, "Number of warm-up steps, over which the learning rate rises linearly.", minimum=0
     )
     batch_size: int = setting(16, "Number of images in a batch, over all devices.", minimum=1)
     sgd_momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=1)
-    weight_decay: float = setting(1e-4, "Weight decay of everything that is trained.", minimum=0)
+    weight_decay: float = setting(
+        1e-4, "Weight decay of all trained parameters, an L2 penalty in the gradient.", minimum=0
+    )
     seed: int = setting(
         0, "Random seed of the new layers, the order of the images and the flips.", minimum=0
     )
     trials: int = setting(
-        1, "Number of trainings to average over, with consecutive seeds.", minimum=1
+        1, "Number of trainings with consecutive seeds to average over.", minimum=1
     )
 
-    # Shares of the steps after which the learning rate is divided by 10 by default.
+    # Fractions of the steps after which the learning rate is divided by 10 by default.
     default_milestones = (3 / 4, 11 / 12)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.milestones is None:
-            steps = [int(share * self.steps) for share in self.default_milestones]
+            steps = [int(fraction * self.steps) for fraction in self.default_milestones]
             milestones = tuple(step for step in steps if 0 < step < self.steps)
             object.__setattr__(self, "milestones", milestones)
         _require_milestones_within(self.milestones or (), "step", self.steps, "steps")
@@ -219,7 +217,9 @@ class DetectionSettings(TransferSettings):
 class SegmentationSettings(TransferSettings):
     """Settings of segmentation; the schedule is the paper's for PASCAL VOC (its appendix)."""
 
-    learning_rate: float = setting(0.003, "Highest learning rate.", above=0)
+    learning_rate: float = setting(
+        0.003, "Learning rate after the warm-up, before the first milestone.", above=0
+    )
     steps: int = setting(30000, "Number of training steps.", minimum=1)
 
     default_milestones = (7 / 10, 9 / 10)

@@ -89,7 +89,7 @@ def test_unknown_setting_suggests_the_right_one(script):
     arguments = ["--config=configs/photos.py"] * (script == "train.py")
     line = in_process.run_mistake(script, *arguments, "--config.epocs=3", "--workdir=run")
     assert "--config.epocs=3" in line
-    assert 'Did you mean "epochs"' in line
+    assert "did you mean epochs?" in line
 
 
 def test_setting_without_a_config_says_what_is_missing():

@@ -142,7 +142,7 @@ def test_run_with_another_config_stays_as_it_is(image_folder, trained_run):
 
 def test_run_on_other_images_stays_as_it_is(trained_run, tmp_path):
     workdir = shutil.copytree(trained_run, tmp_path / "run")
-    folder = write_folder(tmp_path / "images", each=20)
+    folder = write_folder(tmp_path / "images", images_per_class=20)
     config = workdir / "config.json"
     text = config.read_text()
     source = text.split('"source": "folder:')[1].split('"')[0]

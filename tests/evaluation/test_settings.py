@@ -27,24 +27,24 @@ FIELDS = [
 
 def limits_of(field):
     """Return pairs of a value and whether it is in the range of a field."""
-    limits = field.metadata
-    step = 1 if isinstance(field.default, int) or limits["item"] is int else 1e-6
+    limits = field.metadata["range"]
+    step = 1 if isinstance(field.default, int) or field.metadata["item"] is int else 1e-6
     values = []
-    if limits["minimum"] is not None:
-        values += [(limits["minimum"], True), (limits["minimum"] - step, False)]
-    if limits["above"] is not None:
-        values += [(limits["above"] + step, True), (limits["above"], False)]
-    if limits["maximum"] is not None:
-        values += [(limits["maximum"], True), (limits["maximum"] + step, False)]
-    if limits["choices"]:
-        values += [*((choice, True) for choice in limits["choices"]), ("other", False)]
+    if limits.minimum is not None:
+        values += [(limits.minimum, True), (limits.minimum - step, False)]
+    if limits.above is not None:
+        values += [(limits.above + step, True), (limits.above, False)]
+    if limits.maximum is not None:
+        values += [(limits.maximum, True), (limits.maximum + step, False)]
+    if limits.choices:
+        values += [*((choice, True) for choice in limits.choices), ("other", False)]
     return values
 
 
 @pytest.mark.parametrize(("settings", "field"), FIELDS)
 def test_range_ends_at_its_limits(settings, field):
     for value, valid in limits_of(field):
-        # Of a tuple, every item has to be in the range.
+        # Every item of a tuple has to be in the range.
         value = (value,) * max(len(field.default), 1) if field.metadata["item"] else value
         if valid:
             # The default milestones of the linear protocol do not fit one epoch.
@@ -69,7 +69,11 @@ def test_every_setting_has_help_and_a_range(settings, field):
     [
         (KNNSettings, dict(k=0), "k=0: must be 1 or greater"),
         (KNNSettings, dict(temperature=0.0), "temperature=0.0: must be greater than 0"),
-        (FinetuneSettings, dict(label_fraction=1.5), "label_fraction=1.5: must be 1 or less"),
+        (
+            FinetuneSettings,
+            dict(label_fraction=1.5),
+            "label_fraction=1.5: must be greater than 0 and at most 1",
+        ),
         (FinetuneSettings, dict(layers="last"), "layers=last: choose head or all"),
         (FewShotSettings, dict(shots=(5, 0)), "shots=5,0: must be 1 or greater"),
     ],
@@ -81,9 +85,10 @@ def test_message_names_value_and_range(settings, values, message):
 
 
 @pytest.mark.parametrize("settings", [LinearSettings, DetectionSettings])
-def test_not_a_number_is_out_of_range(settings):
-    with pytest.raises(UserError, match="^learning_rate=nan: "):
-        settings(learning_rate=math.nan)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_are_finite(settings, value):
+    with pytest.raises(UserError, match=f"^learning_rate={value}: must be a finite number"):
+        settings(learning_rate=value)
 
 
 def test_shots_are_required():
@@ -93,8 +98,8 @@ def test_shots_are_required():
 
 @pytest.mark.parametrize("crop_scale", [(0.5, 0.2), (0.5,), (0.1, 0.2, 0.3), ()])
 @pytest.mark.parametrize("settings", [LinearSettings, FinetuneSettings])
-def test_crop_scale_is_a_smallest_and_a_largest_share(settings, crop_scale):
-    with pytest.raises(UserError, match="^crop_scale=.*give the smallest and the largest share"):
+def test_crop_scale_is_a_smallest_and_a_largest_fraction(settings, crop_scale):
+    with pytest.raises(UserError, match="^crop_scale=.*give the smallest and the largest fraction"):
         settings(crop_scale=crop_scale)
     assert settings(crop_scale=(0.3, 0.3)).crop_scale == (0.3, 0.3)
 

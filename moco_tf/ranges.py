@@ -1,0 +1,55 @@
+"""Ranges of settings: one check and one wording for the config and the protocols."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The valid values of a setting; a tuple is valid if every item is.
+
+    Attributes:
+        minimum: Smallest valid number.
+        above: Number that a valid number is greater than.
+        maximum: Largest valid number.
+        choices: All valid values.
+
+    Example:
+        >>> str(Range(above=0)), Range(above=0).error(0.5), Range(above=0).error(0)
+        ('greater than 0', None, 'must be greater than 0')
+    """
+
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        if self.choices:
+            *others, last = self.choices
+            return f"{', '.join(others)} or {last}"
+        upper = "" if self.maximum is None else f"{self.maximum:g}"
+        if self.minimum is not None:
+            lower = f"{self.minimum:g}"
+            return f"between {lower} and {upper}" if upper else f"{lower} or greater"
+        if self.above is not None:
+            lower = f"greater than {self.above:g}"
+            return f"{lower} and at most {upper}" if upper else lower
+        return f"at most {upper}" if upper else ""
+
+    def error(self, value: Any) -> str | None:
+        """Return what is wrong with a value and which values are valid, or None."""
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if self.choices:
+                if item not in self.choices:
+                    return f"choose {self}"
+            elif isinstance(item, (int, float)) and not isinstance(item, bool):
+                if not math.isfinite(item):
+                    return ", ".join(filter(None, ["must be a finite number", str(self)]))
+                too_small = (self.minimum is not None and item < self.minimum) or (
+                    self.above is not None and item <= self.above
+                )
+                if too_small or (self.maximum is not None and item > self.maximum):
+                    return f"must be {self}"
+        return None

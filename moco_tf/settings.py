@@ -1,0 +1,240 @@
+"""The settings of a pre-training run: keys, defaults, ranges and help texts in one place.
+
+`moco_tf.default_config`, the checks of a config, `train.py --help` and the documentation are made
+from this table. A new setting is one entry here. Every default is the paper's.
+"""
+
+import dataclasses
+from typing import Any
+
+from moco_tf.data.recipes import RECIPES
+from moco_tf.ranges import Range
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting of a run.
+
+    Attributes:
+        key: Its key in the config, such as `"data.source"`.
+        default: Its default value.
+        help: One sentence on what it is, with its unit.
+        range: Its valid values. For a setting that is a tuple, those of its items.
+        operational: Whether it may change when a run is resumed, because it affects what is logged
+            and saved and not what is computed.
+    """
+
+    key: str
+    default: Any
+    help: str
+    range: Range = Range()
+    operational: bool = False
+
+
+COUNT = Range(minimum=1)
+POSITIVE = Range(above=0)
+NOT_NEGATIVE = Range(minimum=0)
+FRACTION = Range(minimum=0, maximum=1)
+
+GROUPS: dict[str, tuple[Setting, ...]] = {
+    "Method": (
+        Setting(
+            "mechanism",
+            "moco",
+            "Contrastive mechanism: MoCo, or one of the two that the paper compares it with "
+            "(section 3.2).",
+            Range(choices=("moco", "memory_bank", "end_to_end")),
+        ),
+        Setting(
+            "encoder",
+            "resnet50",
+            "Network of the backbone, such as resnet18, resnet50, resnet50w2 or resnext50_32x8d.",
+        ),
+        Setting(
+            "stem",
+            "imagenet",
+            "First layers of the backbone; small is for images of about 32 pixels.",
+            Range(choices=("imagenet", "small")),
+        ),
+        Setting(
+            "head",
+            "linear",
+            "Projection head: one linear layer (MoCo v1), or a hidden layer before it (MoCo v2).",
+            Range(choices=("linear", "mlp")),
+        ),
+        Setting("dim", 128, "Number of dimensions of queries and keys.", COUNT),
+        Setting(
+            "queue_size",
+            65536,
+            "Number of negatives K: keys in the queue, or negatives sampled from the memory bank; "
+            "0 for mechanism=end_to_end, which uses the other images of the batch.",
+            NOT_NEGATIVE,
+        ),
+        Setting(
+            "momentum",
+            0.999,
+            "Momentum m of the key encoder, equation 2 (mechanism=moco only).",
+            FRACTION,
+        ),
+        Setting(
+            "bank_momentum",
+            0.5,
+            "Momentum of the representations in the memory bank (mechanism=memory_bank only).",
+            FRACTION,
+        ),
+        Setting("temperature", 0.07, "Temperature of InfoNCE, equation 1.", POSITIVE),
+        Setting(
+            "bn_groups",
+            8,
+            "Number of BatchNormalization groups that the global batch is split into, as among "
+            "the paper's 8 GPUs; it divides batch_size and is a multiple of the number of devices.",
+            COUNT,
+        ),
+        Setting(
+            "shuffle_bn",
+            True,
+            "Whether to shuffle the keys among the BatchNormalization groups (section 3.3).",
+        ),
+        Setting(
+            "symmetric_loss",
+            False,
+            "Whether each of the two views of an image is query and key in turn, as in the "
+            "reference implementation's notebook for CIFAR-10.",
+        ),
+    ),
+    "Data": (
+        Setting(
+            "data.source",
+            "",
+            "Images to train on, such as folder:PATH, tfrecord:GLOB, tfds:NAME, idx:PATH or "
+            "photos; required.",
+        ),
+        Setting(
+            "data.on_error",
+            "skip",
+            "What to do with an image that cannot be read: replace it by another image and count "
+            "it, or stop.",
+            Range(choices=("skip", "fail")),
+            operational=True,
+        ),
+        Setting(
+            "data.image_feature",
+            "image/encoded",
+            "Feature of a record that holds the encoded image (tfrecord sources only).",
+        ),
+        Setting(
+            "data.label_feature",
+            "image/class/label",
+            "Feature of a record that holds the label; empty for none (tfrecord sources only).",
+        ),
+        Setting(
+            "data.tfds_dir",
+            "",
+            "Directory of the data sets; empty for the default of tensorflow-datasets (tfds "
+            "sources only).",
+        ),
+        Setting(
+            "augmentation",
+            "v1",
+            "Augmentation: of MoCo v1, of MoCo v2, or of the reference implementation's notebook "
+            "for CIFAR-10.",
+            Range(choices=tuple(RECIPES)),
+        ),
+        Setting(
+            "rgb_operations",
+            True,
+            "Whether the augmentation changes saturation and hue and converts to grayscale; set it "
+            "to False for images that do not have three channels.",
+        ),
+        Setting("image_size", 224, "Side of a view in pixels.", COUNT),
+    ),
+    "Optimization": (
+        Setting(
+            "seed",
+            0,
+            "Random seed of the initial weights, the order of the images, the augmentation and "
+            "the shuffling.",
+            NOT_NEGATIVE,
+        ),
+        Setting("batch_size", 256, "Number of images in a batch, over all devices.", COUNT),
+        Setting("epochs", 200, "Length of the run in epochs.", COUNT),
+        Setting(
+            "steps", 0, "Length of the run in steps, instead of epochs; 0 for epochs.", NOT_NEGATIVE
+        ),
+        Setting(
+            "learning_rate",
+            0.03,
+            "Initial learning rate for 256 images, scaled linearly with batch_size.",
+            POSITIVE,
+        ),
+        Setting(
+            "scale_learning_rate",
+            True,
+            "Whether to scale learning_rate by batch_size / 256.",
+        ),
+        Setting(
+            "schedule",
+            "step",
+            "Learning rate schedule: steps at milestones (MoCo v1), half a cosine (MoCo v2), or "
+            "exponential decay (Instagram-1B).",
+            Range(choices=("step", "cosine", "exponential")),
+        ),
+        Setting(
+            "milestones",
+            (120, 160),
+            "Epochs at which the learning rate is multiplied by 0.1 (schedule=step only).",
+            COUNT,
+        ),
+        Setting(
+            "decay_every",
+            62500,
+            "Number of steps after which the learning rate is multiplied by 0.9 "
+            "(schedule=exponential only).",
+            COUNT,
+        ),
+        Setting("sgd_momentum", 0.9, "Momentum of SGD.", FRACTION),
+        Setting(
+            "weight_decay",
+            1e-4,
+            "Weight decay, an L2 penalty whose gradient is added to that of every parameter.",
+            NOT_NEGATIVE,
+        ),
+        Setting(
+            "precision",
+            "float32",
+            "Precision of the encoders' computation; variables, normalization statistics and the "
+            "loss stay float32.",
+            Range(choices=("float32", "mixed_bfloat16", "mixed_float16")),
+        ),
+        Setting(
+            "jit_compile",
+            False,
+            "Whether to compile the whole training step with XLA (one device only).",
+        ),
+    ),
+    "Logging and saving": (
+        Setting(
+            "log_every",
+            10,
+            "Number of steps between lines of metrics.jsonl.",
+            COUNT,
+            operational=True,
+        ),
+        Setting(
+            "checkpoint_every",
+            1000,
+            "Number of steps between checkpoints.",
+            COUNT,
+            operational=True,
+        ),
+        Setting(
+            "knn_every",
+            10,
+            "Number of epochs between evaluations by the kNN monitor, which needs labels; 0 for "
+            "none.",
+            NOT_NEGATIVE,
+            operational=True,
+        ),
+    ),
+}
+SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS.values() for setting in group)

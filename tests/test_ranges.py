@@ -1,0 +1,50 @@
+"""Ranges of settings: limits, wording and tuples."""
+
+import math
+
+import pytest
+
+from moco_tf.ranges import Range
+
+
+@pytest.mark.parametrize(
+    ("valid", "text"),
+    [
+        (Range(minimum=0), "0 or greater"),
+        (Range(above=0), "greater than 0"),
+        (Range(minimum=0, maximum=1), "between 0 and 1"),
+        (Range(above=0, maximum=1), "greater than 0 and at most 1"),
+        (Range(maximum=0.5), "at most 0.5"),
+        (Range(choices=("a", "b")), "a or b"),
+        (Range(choices=("a", "b", "c")), "a, b or c"),
+        (Range(), ""),
+    ],
+)
+def test_text_states_the_limits(valid, text):
+    assert str(valid) == text
+
+
+@pytest.mark.parametrize(
+    ("valid", "inside", "outside"),
+    [
+        (Range(minimum=1), [1, 2.5, (1, 7)], [0, -1, (3, 0)]),
+        (Range(above=0), [1e-9, (0.1, 3)], [0, (0.1, 0)]),
+        (Range(minimum=0, maximum=1), [0, 1, [0.5]], [-0.1, 1.1, [0.5, 2]]),
+        (Range(choices=("a", "b")), ["a", "b"], ["c", "", None]),
+    ],
+)
+def test_values_outside_are_errors(valid, inside, outside):
+    assert [valid.error(value) for value in inside] == [None] * len(inside)
+    for value in outside:
+        assert str(valid) in valid.error(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, (1.0, math.nan)])
+def test_numbers_are_finite(value):
+    assert Range(above=0).error(value) == "must be a finite number, greater than 0"
+    assert Range().error(value) == "must be a finite number"
+
+
+def test_other_types_have_no_limits_without_choices():
+    assert Range(minimum=1).error(False) is None
+    assert Range().error("text") is None
