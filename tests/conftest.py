@@ -58,7 +58,7 @@ def image_folder(shared_directory):
     """Return a folder of 100 photographs in two classes. Read only."""
     with _only_one_worker(shared_directory / "images") as folder:
         if not folder.exists():
-            write_folder(folder, each=50)
+            write_folder(folder, images_per_class=50)
     return folder
 
 

@@ -17,10 +17,10 @@ def crops(count, side, seed=0):
     return [photograph[y : y + side, x : x + side] for y, x in corners]
 
 
-def write_folder(folder, classes=("left", "right"), each=40, side=40):
-    """Write `each` JPEG files to a subfolder for each class, and return the folder."""
+def write_folder(folder, classes=("left", "right"), images_per_class=40, side=40):
+    """Write JPEG files to a subfolder for each class, and return the folder."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
-        for i, image in enumerate(crops(each, side, seed=number)):
-            PIL.Image.fromarray(image).save(folder / name / f"{i:03}.jpg", quality=95)
+        for index, image in enumerate(crops(images_per_class, side, seed=number)):
+            PIL.Image.fromarray(image).save(folder / name / f"{index:03}.jpg", quality=95)
     return folder

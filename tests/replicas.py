@@ -109,7 +109,7 @@ def values_on_replicas(weight):
 
 def train(name, strategy, out, resume=None):
     """Train one of `SETTINGS` in float64 and write `out/<name>.npz`."""
-    keras.backend.clear_session()  # Numbers in names of variables start from the beginning again.
+    keras.backend.clear_session()  # The numbers in names of variables start at 0 again.
     settings = SETTINGS[name]
     with strategy.scope():
         model = build(**settings)

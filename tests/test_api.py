@@ -1,4 +1,4 @@
-"""The functions for notebooks against the modules behind them."""
+"""The functions for notebooks against the modules that they call."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ SIZE = 16
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = write_folder(tmp_path_factory.mktemp("images") / "photos", each=20, side=20)
+    folder = write_folder(
+        tmp_path_factory.mktemp("images") / "photos", images_per_class=20, side=20
+    )
     return moco_tf.load_source(f"folder:{folder}")
 
 

@@ -1,4 +1,4 @@
-"""Every file in configs/: its values, what its docstring promises, and that it trains."""
+"""Every file in configs/: its values, the content of its docstring, and a short training."""
 
 import functools
 import importlib
@@ -98,7 +98,7 @@ def test_learning_rate_begins_and_ends_as_in_the_source(name):
     schedule = build_schedule(config, steps_per_epoch)
     last_step = (config.steps or config.epochs * steps_per_epoch) - 1
     for step, expected in zip((0, last_step), RATES[name], strict=True):
-        # Where the cosine is near -1, float32 leaves an error as large as the rate itself.
+        # Near a cosine of -1, the error of float32 is as large as the rate itself.
         assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-8)
 
 
@@ -114,7 +114,7 @@ def test_config_with_data_passes_the_checks(name):
 def test_docstring_has_a_command_and_an_expectation(path):
     docstring = importlib.import_module(f"moco_tf.configs.{path.stem}").__doc__
     assert f"python train.py --config={path} " in docstring
-    assert "o expect" in docstring  # "To expect" or "No number to expect".
+    assert "To expect" in docstring
 
 
 def graph_key(name):
@@ -138,9 +138,9 @@ def two_batches(crop_scale):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_config_trains_for_two_steps(name, monkeypatch):
-    """With its stem, block, width, head and augmentation, but small images and batches."""
+    """It keeps its stem, block, width, head and augmentation, but has small images and batches."""
     for key, architecture in ARCHITECTURES.items():
-        # One block per stage: the others are like it.
+        # One block per stage, since the other blocks are the same.
         depths = (1,) * len(architecture.depths)
         monkeypatch.setitem(ARCHITECTURES, key, architecture._replace(depths=depths))
     config = get_config(name)

@@ -42,7 +42,7 @@ def test_all_gather_returns_the_global_batch_on_every_replica(two_replicas, dtyp
         np.testing.assert_array_equal(result, values)
 
 
-# uint8 travels as integers of eight bytes.
+# uint8 is sent as integers of eight bytes.
 @pytest.mark.parametrize("shape", [(2, 3, 3), (4, 5), (6, 1), (2, 2, 2, 4), (4, 17)])
 def test_all_gather_takes_any_number_of_bytes(two_replicas, shape):
     values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -51,7 +51,7 @@ def test_all_gather_takes_any_number_of_bytes(two_replicas, shape):
 
 
 def test_step_gathers_images_and_keys_once_and_reduces_gradients_once(two_replicas):
-    """The documentation promises this communication; TensorFlow also compares the shapes."""
+    """The documentation states this communication; TensorFlow also compares the shapes."""
 
     def build_encoder():
         images = keras.Input((8, 8, 3))

@@ -23,12 +23,12 @@ def modules():
 
 def examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
-    found = {}
+    tests = {}
     for module in modules():
         for test in finder.find(module, module.__name__):
             if test.examples:
-                found[test.name] = test
-    return found
+                tests[test.name] = test
+    return tests
 
 
 EXAMPLES = examples()

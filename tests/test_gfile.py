@@ -16,7 +16,7 @@ IMAGES, WORKDIR = "ram://images", "ram://runs/first"
 
 @pytest.fixture
 def config(tmp_path):
-    folder = write_folder(tmp_path / "photos", each=16)
+    folder = write_folder(tmp_path / "photos", images_per_class=16)
     for path in folder.rglob("*.*"):
         copy = f"{IMAGES}/{path.relative_to(folder)}"
         tf.io.gfile.makedirs(copy.rpartition("/")[0])

@@ -1,4 +1,4 @@
-"""Whether Keras still needs each workaround in moco_tf/keras_internals.py.
+"""Each workaround in moco_tf/keras_internals.py is still necessary.
 
 Each test fails when the version of Keras no longer needs the workaround that it names, or no longer
 has the private member that it uses.
@@ -40,7 +40,7 @@ def mean_model(base_class, **members):
     ("base_class", "expected_starts"), [(keras.Model, 2), (DistributedModel, 1)]
 )
 def test_fit_under_a_strategy_starts_the_data_set_twice(two_replicas, base_class, expected_starts):
-    """Otherwise `DistributedModel` no longer needs `_maybe_symbolic_build` for this."""
+    """If this fails, `DistributedModel` no longer needs `_maybe_symbolic_build` for this reason."""
     starts = []
 
     def batches():
@@ -64,13 +64,13 @@ def test_optimizer_returns_the_index_of_a_variable():
 
 
 def test_optimizer_has_no_public_index_of_a_variable():
-    """Otherwise `variable_index` can use it."""
+    """If this fails, `variable_index` can use the public method."""
     public = [name for name in dir(keras.optimizers.Optimizer) if not name.startswith("_")]
     assert not [name for name in public if "index" in name]
 
 
 def test_layers_of_a_model_leave_out_nested_layers():
-    """Otherwise `all_layers` can be replaced by `model.layers`."""
+    """If this fails, `model.layers` can replace `all_layers`."""
 
     class Outer(keras.layers.Layer):
         def __init__(self):
@@ -104,7 +104,7 @@ def run_worker():
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_train_function_of_keras_fails_with_several_workers():
-    """Otherwise keras issue 20585 is solved, and `make_train_function` is no longer needed."""
+    """If this fails, keras issue 20585 is solved, and `make_train_function` is no longer needed."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
         workers = [f"127.0.0.1:{server.getsockname()[1]}" for server in sockets]

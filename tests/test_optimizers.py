@@ -51,7 +51,7 @@ def test_twenty_steps_equal_those_of_torch(momentum, weight_decay):
 
 @pytest.mark.parametrize("weight_decay", [0.0, WEIGHT_DECAY])
 def test_sgd_of_keras_differs(weight_decay):
-    # Without decay the difference is the learning rate, which is part of Keras' buffer.
+    # Without weight decay, the difference is that Keras' buffer includes the learning rate.
     other = keras.optimizers.SGD(RATES[0], momentum=0.9, weight_decay=weight_decay or None)
     for actual, expected in zip(keras_values(other), numpy_values(0.9, weight_decay), strict=True):
         assert np.abs(actual - expected).min() > 1e-3
@@ -62,7 +62,7 @@ def test_defaults_are_those_of_the_paper():
     assert (config["momentum"], config["weight_decay"]) == (0.9, 1e-4)
 
 
-def test_config_round_trip():
+def test_config_builds_an_equal_object():
     first = SGD(RATES[0], momentum=0.8, weight_decay=WEIGHT_DECAY)
     second = SGD.from_config(first.get_config())
     for a, b in zip(keras_values(first), keras_values(second), strict=True):

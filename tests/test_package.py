@@ -84,7 +84,7 @@ def installed(built, tmp_path_factory):
 def trained(installed, tmp_path_factory):
     """Return a run of two steps by the installed command, and its output."""
     _, elsewhere, run = installed
-    images = write_folder(tmp_path_factory.mktemp("images") / "photos", each=16)
+    images = write_folder(tmp_path_factory.mktemp("images") / "photos", images_per_class=16)
     overrides = (
         "--config.steps=2",
         "--config.knn_every=0",
@@ -135,7 +135,7 @@ def test_source_distribution_contains_what_a_checkout_does(built):
     assert expected <= names, expected - names
 
 
-def test_metadata(built):
+def test_metadata_is_complete(built):
     with zipfile.ZipFile(built[1]) as wheel:
         folder = f"moco_tf-{moco_tf.__version__}.dist-info"
         metadata = email.message_from_bytes(wheel.read(f"{folder}/METADATA"))
@@ -214,7 +214,7 @@ def test_mistakes_are_one_line(installed, command, message):
     assert message in line
 
 
-def test_citation():
+def test_citation_has_the_required_keys():
     with open(ROOT / "CITATION.cff", encoding="utf-8") as file:
         citation = yaml.safe_load(file)
     assert citation["cff-version"] == "1.2.0"

@@ -29,7 +29,7 @@ def refusal(function, *arguments):
         function(*arguments)
     message = str(error.value)
     assert "\n" not in message
-    assert "--" not in message  # The library does not know of command line flags.
+    assert "--" not in message  # Messages of the library name no flags.
     return message
 
 
@@ -84,7 +84,7 @@ def test_file_is_refused_as_a_run_directory(config, tmp_path):
     assert f"{path}/run cannot be written" in message
 
 
-def test_require_empty(tmp_path):
+def test_directory_with_files_is_refused_as_not_empty(tmp_path):
     run_directory.require_empty(str(tmp_path / "missing"))
     run_directory.require_empty(str(tmp_path))
     (tmp_path / "file").write_text("")

@@ -34,7 +34,7 @@ SCHEDULES = [
 @pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
 def test_rate_equals_the_closed_form_in_every_step(schedule, expected):
     rates = [float(schedule(step)) for step in STEPS]
-    # Where the cosine is near -1, float32 has an absolute error.
+    # Near a cosine of -1, the error of float32 is absolute instead of relative.
     np.testing.assert_allclose(rates, [expected(step) for step in STEPS], rtol=1e-6, atol=1e-8)
 
 
@@ -66,7 +66,7 @@ def test_schedule_gives_the_same_rate_in_a_graph(schedule, expected):
 
 
 @pytest.mark.parametrize(("schedule", "expected"), SCHEDULES)
-def test_config_round_trip(schedule, expected):
+def test_config_builds_an_equal_object(schedule, expected):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     assert type(again) is type(schedule)
     assert [float(again(step)) for step in STEPS] == [float(schedule(step)) for step in STEPS]

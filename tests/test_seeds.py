@@ -9,7 +9,7 @@ from moco_tf import seeds
 from moco_tf.seeds import PURPOSES, key_for, seed_for
 
 
-# Numbers of version 0.1, written out: a change would alter every run.
+# Numbers of version 0.1 as literals, because a change would alter every run.
 @pytest.mark.parametrize(
     ("seed", "expected"),
     [
@@ -30,7 +30,7 @@ def test_ids_are_unique():
 
 def test_new_purpose_changes_no_key_and_collides_with_none(monkeypatch):
     some_seeds = [0, 1, 2, 3, 6, 7, 41, 1000, 2**31, 2**40 // 7, 2**40 // 7 + 1, 2**40 - 1]
-    # Purposes which were added before this test was last edited count as old ones, too.
+    # Purposes that were added later must keep their keys as well.
     new_id = max(PURPOSES.values()) + 1
     pairs = list(itertools.product(PURPOSES, some_seeds))
     before = [key_for(purpose, seed, 0)[0] for purpose, seed in pairs]

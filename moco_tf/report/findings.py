@@ -251,8 +251,10 @@ def check_baselines(evidence: Evidence) -> Finding | None:
     accuracies = evidence.accuracies
     baselines = [name for name in accuracies if name != TRAINED]
     parts = [
-        f"{protocol_name} {percent(accuracies[TRAINED][protocol])}, "
-        + ", ".join(f"{name} {percent(accuracies[name][protocol])}" for name in baselines)
+        f"{protocol_name}: "
+        + ", ".join(
+            f"{name} {percent(accuracies[name][protocol])}" for name in (TRAINED, *baselines)
+        )
         for protocol, protocol_name in PROTOCOLS.items()
     ]
     is_warning = any(
@@ -266,7 +268,7 @@ def check_baselines(evidence: Evidence) -> Finding | None:
         "The features are worse than a baseline"
         if is_warning
         else "The features are at least as good as the baselines",
-        f"{'; '.join(parts)} (on {evidence.num_test:,} test images).",
+        f"Top-1 accuracies on {evidence.num_test:,} test images: {'; '.join(parts)}.",
         "So far, training has not helped with these labels. Check in the curves whether the model "
         "is still learning, and train longer if it is. Also check whether the augmentation "
         "preserves what the labels depend on; config.augmentation changes colors strongly, for "

@@ -39,13 +39,13 @@ def refusal(function, *arguments):
     with pytest.raises(UserError) as error:
         function(*arguments)
     message = str(error.value)
-    assert "--" not in message  # The library does not know of command line flags.
+    assert "--" not in message  # Messages of the library name no flags.
     return message
 
 
 @pytest.mark.parametrize("has_network_file", [True, False])
 def test_saved_model_is_rebuilt_with_all_its_weights(backbone, path, has_network_file):
-    if not has_network_file:  # Like the SavedModels from before there was a network.json.
+    if not has_network_file:  # As in SavedModels of earlier versions.
         (path / "network.json").unlink()
         assert f"{path} does not say" in refusal(loading.load_network, str(path))
     loaded = loading.load_network(str(path), *([] if has_network_file else ["resnet8", "small"]))

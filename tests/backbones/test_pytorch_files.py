@@ -96,7 +96,7 @@ def test_truncated_file_is_refused_at_every_length(moco, tmp_path, zipped):
 
 @FORMATS
 def test_file_with_flipped_bits_is_refused(moco, tmp_path, zipped):
-    """Either it cannot be read, or it is read and refused because keys are missing."""
+    """The file cannot be read, or it is read and refused because keys are missing."""
     small = {
         "epoch": 3,
         "state_dict": {

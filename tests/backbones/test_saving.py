@@ -1,4 +1,4 @@
-"""Exports that fail, or whose path is taken: nothing is left behind, and nothing is overwritten."""
+"""Exports that fail leave nothing behind, and exports to an existing path overwrite nothing."""
 
 import pytest
 

@@ -109,7 +109,7 @@ def jitter_step_by_step(image, brightness, contrast, saturation, hue, order):
     return 255.0 * x
 
 
-def test_operations_are_applied_in_the_order_asked_for():
+def test_operations_are_applied_in_the_requested_order():
     image = patch()[:8, :9]
     settings = dict(brightness=1.4, contrast=0.7, saturation=1.35, hue=0.3)
     images = jitter(image, **settings, orders=ORDERS)
@@ -119,7 +119,7 @@ def test_operations_are_applied_in_the_order_asked_for():
         assert np.abs(a - b).max() > 0.1
 
 
-def test_every_image_has_factors_of_its_own():
+def test_every_image_has_its_own_factors():
     image = patch()[:8, :9]
     generator = np.random.default_rng(1)
     factors = generator.uniform(0.6, 1.4, (3, 6))

@@ -53,7 +53,7 @@ def assert_share(applied, probability):
 
 
 def test_v1_converts_to_grayscale_before_jitter_and_v2_after_it():
-    # Saturation and hue leave gray as it is, but change the gray that a color is converted to.
+    # Saturation and hue do not change gray, but they change the gray that a color is converted to.
     only = dict(brightness=0.0, contrast=0.0, gray_probability=1.0, blur_probability=0.0)
     color = [200, 100, 50]
     v1, v2 = (
@@ -168,7 +168,7 @@ def test_hue_shifts_are_uniform_around_zero(name, amount):
 
 def test_each_of_two_operations_comes_first_equally_often():
     # Contrast blends an image of one color with its gray: the original gray if contrast comes
-    # first, the gray of the shifted color otherwise. So the gray blended with tells the order.
+    # first, the gray of the shifted color otherwise. The result therefore shows the order.
     color = np.array([150, 110, 60]) / 255
     pixels = views(Recipe(**{**OFF, "contrast": 0.4, "hue": 0.4}), plain(255 * color))[:, 0, 0]
     contrast = np.ptp(pixels, axis=-1) / np.ptp(color)

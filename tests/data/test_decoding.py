@@ -69,7 +69,7 @@ def assert_refused(contents):
         (COLOR.convert("1"), {}),
     ],
 )
-def test_png(image, options):
+def test_png_has_the_pixels_of_the_image(image, options):
     assert_same_colors(encode(image, "PNG", **options), image)
 
 
@@ -101,7 +101,7 @@ def test_upper_eight_of_sixteen_bits_are_kept(color_type, channels, interlaced):
 
 
 @pytest.mark.parametrize("image", [COLOR, RGBA, GRAY])
-def test_interlaced_png(image):
+def test_interlaced_png_has_the_pixels_of_the_image(image):
     samples = np.asarray(image).reshape(33, 51, -1)
     color_type = {1: 0, 3: 2, 4: 6}[samples.shape[-1]]
     contents = encode_png(samples, 8, color_type, interlaced=True)
@@ -124,7 +124,7 @@ def assert_close_to_pillow(contents):
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("image", [COLOR, GRAY])
-def test_jpeg(image, subsampling, progressive):
+def test_jpeg_is_close_to_pillow(image, subsampling, progressive):
     options = {"subsampling": subsampling, "progressive": progressive}
     assert_close_to_pillow(encode(image, "JPEG", quality=90, **options))
 
@@ -144,7 +144,7 @@ def as_ycck(jpeg):
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("change", [bytes, as_ycck])
-def test_cmyk_and_ycck_jpeg(change, progressive):
+def test_cmyk_and_ycck_jpeg_are_close_to_pillow(change, progressive):
     """Pillow writes CMYK inverted, with Adobe's segment, as Photoshop does."""
     contents = encode(COLOR.convert("CMYK"), "JPEG", quality=90, progressive=progressive)
     contents = change(contents)
@@ -154,7 +154,7 @@ def test_cmyk_and_ycck_jpeg(change, progressive):
         assert_close_to_pillow(contents)
 
 
-def test_cmyk_jpeg_that_is_not_inverted():
+def test_cmyk_jpeg_without_adobes_segment_is_not_inverted():
     """Without Adobe's segment the numbers are ink, and the reference is computed from them."""
     inverted = encode(COLOR.convert("CMYK"), "JPEG", quality=95)
     position = color_code_position(inverted)
@@ -188,20 +188,20 @@ def test_exif_orientation_is_not_applied():
         (GRAY, {"transparency": 100}),
     ],
 )
-def test_gif(image, options, interlace):
+def test_gif_has_the_pixels_of_the_image(image, options, interlace):
     contents = encode(image, "GIF", interlace=interlace, **options)
     assert_same_colors(contents, image)
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": 3}, {"disposal": 2}])
-def test_first_frame_of_animated_gif(options):
+def test_animated_gif_is_decoded_to_its_first_frame(options):
     others = [PALETTE.rotate(angle) for angle in (90, 180)]
     contents = encode(PALETTE, "GIF", save_all=True, append_images=others, duration=100, **options)
     assert Image.open(io.BytesIO(contents)).n_frames == 3
     assert_same_colors(contents, PALETTE)
 
 
-def test_gif_frame_has_its_place_on_a_larger_canvas():
+def test_gif_frame_is_placed_on_its_larger_canvas():
     contents = bytearray(encode(PALETTE, "GIF"))
     contents[6:10] = struct.pack("<HH", 60, 40)
     pixels = decode(bytes(contents))
@@ -220,21 +220,21 @@ def top_down(bmp):
     [COLOR, RGBA, GRAY, PALETTE, COLOR.quantize(16), COLOR.convert("1")],
     ids=lambda image: image.mode,
 )
-def test_bmp(image):
+def test_bmp_has_the_pixels_of_the_image(image):
     contents = encode(image, "BMP")
     assert_same_colors(contents, image)
     assert_same_colors(top_down(contents), image.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
 
 
 @pytest.mark.parametrize("image", [COLOR, RGBA, GRAY], ids=lambda image: image.mode)
-def test_webp(image):
+def test_webp_has_the_pixels_of_the_image(image):
     assert_same_colors(encode(image, "WEBP", lossless=True, exact=True), image)
     lossy = encode(image, "WEBP", quality=80)
     np.testing.assert_array_equal(decode(lossy), decode_by_pillow(lossy))
 
 
 @pytest.mark.parametrize("image", [COLOR, RGBA], ids=lambda image: image.mode)
-def test_first_frame_of_animated_webp(image):
+def test_animated_webp_is_decoded_to_its_first_frame(image):
     contents = encode(
         image,
         "WEBP",
@@ -273,7 +273,7 @@ def test_truncated_file_is_refused(name):
 
 
 def test_truncated_file_is_an_error_in_a_dataset():
-    """Every error is one that `ignore_errors` drops, and no file affects another one."""
+    """`ignore_errors` drops every error, and a damaged file does not affect other files."""
     whole = list(FILES.values())
     truncated = [contents[: len(contents) // 2] for contents in whole]
     mixed = [contents for pair in zip(whole, truncated, strict=True) for contents in pair] * 10
@@ -300,7 +300,7 @@ def test_truncated_file_is_an_error_in_a_dataset():
         ("BMP", {}),
     ],
 )
-def test_image_of_one_color_is_possible(file_format, options):
+def test_large_image_of_one_color_is_decoded(file_format, options):
     image = Image.new("1", (3000, 2000), 1)
     if file_format == "WEBP":
         image = image.convert("RGB")
@@ -309,7 +309,7 @@ def test_image_of_one_color_is_possible(file_format, options):
     assert np.ptp(pixels) <= 1
 
 
-def test_run_length_encoded_bmp_of_one_color_is_possible():
+def test_large_run_length_encoded_bmp_of_one_color_is_decoded():
     row = b"\xff\x07" * 10 + b"\0\0"  # ten runs of 255 pixels, and the end of the line
     data = row * 100 + b"\0\1"
     palette = bytes(7 * 4) + b"\x30\x20\x10\0" + bytes(248 * 4)
@@ -323,48 +323,48 @@ def test_run_length_encoded_bmp_of_one_color_is_possible():
 KINDS = ["JPEG", "PNG", "GIF", "GIF picture", "BMP", "WebP", "lossless WebP"]
 
 
-def with_size(kind, width, height):
+def with_size(image_kind, width, height):
     """Return a small file of one of `KINDS` with another size in its header."""
-    if kind == "PNG":
-        contents = encode(COLOR, kind)
+    if image_kind == "PNG":
+        contents = encode(COLOR, image_kind)
         header = b"IHDR" + struct.pack(">II", width, height) + contents[24:29]
         return contents[:12] + header + struct.pack(">I", zlib.crc32(header)) + contents[33:]
-    if kind == "JPEG":
-        contents = encode(COLOR, kind)
+    if image_kind == "JPEG":
+        contents = encode(COLOR, image_kind)
         position = contents.index(b"\xff\xc0") + 5
         return contents[:position] + struct.pack(">HH", height, width) + contents[position + 4 :]
-    if kind == "GIF":
-        contents = encode(PALETTE, kind)
+    if image_kind == "GIF":
+        contents = encode(PALETTE, image_kind)
         return contents[:6] + struct.pack("<HH", width, height) + contents[10:]
-    if kind == "GIF picture":
+    if image_kind == "GIF picture":
         contents = encode(PALETTE, "GIF")
         position = contents.index(b"," + struct.pack("<HHHH", 0, 0, 51, 33)) + 5
         return contents[:position] + struct.pack("<HH", width, height) + contents[position + 4 :]
-    if kind == "BMP":
-        contents = encode(COLOR, kind)
+    if image_kind == "BMP":
+        contents = encode(COLOR, image_kind)
         return contents[:18] + struct.pack("<ii", width, height) + contents[26:]
-    contents = encode(COLOR, "WEBP", lossless=kind == "lossless WebP")
-    if kind == "lossless WebP":
+    contents = encode(COLOR, "WEBP", lossless=image_kind == "lossless WebP")
+    if image_kind == "lossless WebP":
         bits = struct.pack("<I", width - 1 | height - 1 << 14)
         return contents[:21] + bits + contents[25:]
     return contents[:26] + struct.pack("<HH", width, height) + contents[30:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_with_size_changes_the_size_in_the_header_only(kind):
-    assert decode(with_size(kind, 51, 33)).shape == (33, 51, 3)
+@pytest.mark.parametrize("image_kind", KINDS)
+def test_with_size_changes_the_size_in_the_header_only(image_kind):
+    assert decode(with_size(image_kind, 51, 33)).shape == (33, 51, 3)
 
 
 @pytest.fixture(params=["default", "disabled"])
 def pillow_limit(request, monkeypatch):
-    """Pillow's own limit as it is, and disabled, as some programs do."""
+    """Pillow's own limit, unchanged and disabled, as some programs do."""
     if request.param == "disabled":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
 
 
 @pytest.fixture
 def no_pixels_decoded(monkeypatch):
-    """Fail where Pillow is about to decode pixels."""
+    """Fail if Pillow starts to decode pixels."""
 
     def load(image):
         raise AssertionError("Pillow decodes pixels")
@@ -373,26 +373,26 @@ def no_pixels_decoded(monkeypatch):
         monkeypatch.setattr(class_, "load", load)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("image_kind", KINDS)
 @pytest.mark.usefixtures("pillow_limit", "no_pixels_decoded")
-def test_more_pixels_than_the_bytes_can_encode_are_refused(kind):
-    largest = 16383 if "WebP" in kind else 65535
-    assert_refused(with_size(kind, largest, largest))
+def test_more_pixels_than_the_bytes_can_encode_are_refused(image_kind):
+    largest = 16383 if "WebP" in image_kind else 65535
+    assert_refused(with_size(image_kind, largest, largest))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("image_kind", KINDS)
 @pytest.mark.usefixtures("pillow_limit", "no_pixels_decoded")
-def test_more_pixels_than_the_limit_are_refused(kind, monkeypatch):
+def test_more_pixels_than_the_limit_are_refused(image_kind, monkeypatch):
     bound = dict.fromkeys(decoding.MAX_PIXELS_PER_BYTE, 2**32)
     monkeypatch.setattr(decoding, "MAX_PIXELS_PER_BYTE", bound)
-    assert_refused(with_size(kind, 13378, 13378))  # 13377 squared is below the limit
+    assert_refused(with_size(image_kind, 13378, 13378))  # 13377 squared is below the limit
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+@pytest.mark.parametrize("image_kind", ["PNG", "BMP"])
 @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (1, 2**31 - 1)])
 @pytest.mark.usefixtures("pillow_limit", "no_pixels_decoded")
-def test_sizes_whose_product_overflows_are_refused(kind, size):
-    assert_refused(with_size(kind, *size))
+def test_sizes_whose_product_overflows_are_refused(image_kind, size):
+    assert_refused(with_size(image_kind, *size))
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])

@@ -1,4 +1,4 @@
-"""Labeled views: whole epochs in a random order, and crops that tell what was cropped.
+"""Labeled views: whole epochs in a random order, and crops that show which part was cropped.
 
 Image i has the label i. Red tells the column that a pixel comes from, green the row.
 """
@@ -96,7 +96,7 @@ def extent(views, channel, axis):
 
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.3, 0.4)])
-def test_crops_have_the_scale_asked_for_and_half_of_them_are_flipped(images, scale):
+def test_crops_have_the_requested_scale_and_half_of_them_are_flipped(images, scale):
     run = batches(images, epochs=25, scale=scale, batch_size=17)
     views = np.concatenate([views for _, views in run]).astype(float)
     width, height = extent(views, 0, 2), extent(views, 1, 1)

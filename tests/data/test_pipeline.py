@@ -200,7 +200,7 @@ def test_substitutes_are_reproducible(copy):
     np.testing.assert_array_equal(batches(two_views(copy), 4), expected[4:])
 
 
-def test_first_readable_image(copy):
+def test_first_readable_skips_damaged_files(copy):
     replace_by_text(copy / "0.jpg")
     make_empty(copy / "1.jpg")
     assert first_readable(sources.load(f"folder:{copy}")) == 2

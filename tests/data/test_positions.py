@@ -30,7 +30,7 @@ def batches(source, **settings):
     return views, list(views.between(0, 5 * views.steps_per_epoch).as_numpy_iterator())
 
 
-def test_positions_are_those_of_the_images_shown_including_substitutes(source):
+def test_positions_are_those_of_the_images_in_the_views_and_of_substitutes(source):
     assert source.pretrain.tolist() == list(range(2, 2 + COUNT))
     views, run = batches(source, with_positions=True)
     seen = []

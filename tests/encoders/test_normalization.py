@@ -144,7 +144,7 @@ def test_momentum_and_epsilon_are_used():
     np.testing.assert_allclose(layer.moving_mean.numpy(), 0.5 * mean, atol=1e-12)
 
 
-def test_config_round_trip():
+def test_config_builds_an_equal_object():
     layer = BatchNormalization(4, momentum=0.8, epsilon=1e-3)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert (again.groups, again.momentum, again.epsilon) == (4, 0.8, 1e-3)

@@ -1,4 +1,4 @@
-"""What the tests of the evaluation share."""
+"""Helpers of the tests of the evaluation."""
 
 import numpy as np
 

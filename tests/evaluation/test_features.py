@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     photo = skimage.data.coffee()
     for number, path in enumerate(PATHS):
         (folder / path).parent.mkdir(exist_ok=True)
-        # As large as the central view, which is then the image itself.
+        # The size of the central view, which is then the image itself.
         corner = 30 * number
         Image.fromarray(photo[corner : corner + SIZE, corner : corner + SIZE]).save(folder / path)
     (folder / "cat" / "3.png").write_text("not an image\n")
@@ -46,7 +46,7 @@ def one_by_one(backbone, folder, indices):
     return np.concatenate([backbone(image[np.newaxis], training=False) for image in images])
 
 
-# One batch; the last one smaller; all of them full.
+# A single batch, a smaller last batch, and only full batches.
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [256, 4, 3])
 def test_features_are_in_the_order_of_the_indices(monkeypatch, folder, backbone, batch_size):

@@ -16,7 +16,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [12, 30, 7]))
 
 
 def example(noise, dim=4):
-    """Return training and test features of three classes; a fourth column is noise alone."""
+    """Return training and test features of three classes; the fourth column is only noise."""
     generator = np.random.default_rng(1)
     parts = []
     for size in (60, 90):

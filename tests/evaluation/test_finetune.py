@@ -1,4 +1,4 @@
-"""Fine-tuning against the same in PyTorch, and what of a backbone may change."""
+"""Fine-tuning against the same training in PyTorch, and which values of a backbone change."""
 
 import dataclasses
 import math
@@ -171,7 +171,7 @@ class Reference:
         return self.network[4](x.mean(dim=(2, 3)))
 
     def accuracy(self, source):
-        """Return top-1 on central views: 24 pixels become nine, of which the middle eight stay."""
+        """Return top-1 on central views: 24 pixels become 9, of which the middle 8 are cropped."""
         test = [i for i in TEST if i not in UNREADABLE]
         images = [Image.fromarray(source.read(tf.constant(i, tf.int64)).numpy()) for i in test]
         views = [
@@ -191,7 +191,7 @@ class Reference:
     "changes",
     [
         {},
-        # One image at a time, of which one cannot be read, and every other setting changed.
+        # Batches of one image, one of which cannot be read, and every other setting changed.
         dict(
             batch_size=1,
             epochs=2,
@@ -347,7 +347,7 @@ def test_saved_model_is_tuned_like_its_backbone(one_epoch, saved_model, batch_no
     scores = [layer(network(images)).numpy() for network, layer in (tuned, expected)]
     np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)
     assert np.ptp(scores[0], axis=0).min() > 1e-4
-    losses = [each["curve"][-1]["loss"] for each in (result, expected_result)]
+    losses = [run_result["curve"][-1]["loss"] for run_result in (result, expected_result)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert {path: path.read_bytes() for path in files} == files
 

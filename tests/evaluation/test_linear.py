@@ -158,7 +158,7 @@ def test_two_replicas_give_weights_of_one(float64, two_replicas):
 
 
 def test_accuracy_is_that_of_central_views():
-    # The shorter side, 24, becomes 256/224 of 8, which is 9. Of these the middle 8 stay.
+    # The shorter side, 24, is resized to 256/224 of 8, which is 9, and the middle 8 are cropped.
     source = example()
     weights, bias, _ = fit(source)
     result = linear.classify(backbone, source, SIZE, SETTINGS)

@@ -13,7 +13,7 @@ from tests.images import crops
 
 
 def randomize(backbone):
-    """Make no BatchNormalization an identity, so that a converter cannot leave one out."""
+    """Randomize BatchNormalization, since a converter could leave out one that is the identity."""
     for number, weight in enumerate(backbone.weights):
         if "bn" in weight.path:
             low, high = (-0.3, 0.3) if weight.path.endswith(("beta", "moving_mean")) else (0.5, 1.5)

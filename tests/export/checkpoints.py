@@ -13,7 +13,7 @@ from tests.command import TINY
 from tests.pytorch import torch, torchvision
 from tests.reference import ResNet8, build_head
 
-# An epoch of 40 images. The queue has come round once by its end, and its pointer is at 16.
+# An epoch of 40 images, at whose end the queue was filled once and its pointer is at 16.
 DIM, KEYS, BATCH, STEPS, RATE = 12, 24, 8, 5, 0.03
 SCRIPT = "export/pytorch.py"
 
@@ -125,7 +125,7 @@ def reference(encoder, head):
 
 
 def randomize(network):
-    """Make no BatchNormalization an identity, so that a converter cannot leave one out."""
+    """Randomize BatchNormalization, since a converter could leave out one that is the identity."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):

@@ -31,7 +31,7 @@ def shapes(content):
 
 @pytest.fixture(scope="module")
 def resnet50():
-    """A network whose weights all differ."""
+    """A network whose weights are all different."""
     backbone = encoders.build("resnet50")
     numbers = np.random.default_rng(0)
     for variable in backbone.variables:

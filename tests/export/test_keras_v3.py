@@ -1,4 +1,4 @@
-"""The .keras file as its users meet it: in a process that has Keras, and not this project."""
+"""The .keras file, loaded in a process that has Keras but cannot import this project."""
 
 import json
 

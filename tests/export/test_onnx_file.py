@@ -1,4 +1,4 @@
-"""The ONNX file, run by ONNX Runtime in a process with neither TensorFlow nor this project."""
+"""The ONNX file, run by ONNX Runtime in a process without TensorFlow and this project."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Networks of torchvision, timm and the reference: as backbones, as a SavedModel, and back."""
+"""Networks of torchvision, timm and the reference implementation as backbones and SavedModels."""
 
 import keras
 import pytest

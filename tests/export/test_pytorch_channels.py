@@ -1,4 +1,4 @@
-"""Models for images of other channels than three, as checkpoints and back."""
+"""Models for images with other than three channels, exported as checkpoints and imported again."""
 
 import numpy as np
 import pytest

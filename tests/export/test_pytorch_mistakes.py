@@ -1,4 +1,4 @@
-"""Checkpoints of another model, or of none: each is refused with one line that names the key."""
+"""Checkpoints that do not fit a model are refused with one line that names the key."""
 
 import functools
 import os
@@ -40,7 +40,7 @@ def good_file(moco, tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(good_file):
-    """A checkpoint that fits, for each test to spoil."""
+    """A checkpoint that fits, which each test may change."""
     return pytorch_files.read(good_file)
 
 
@@ -94,7 +94,7 @@ def refusal_by_backbone(moco, checkpoint, folder):
         ("encoder_q.conv1.weight", torch.zeros(1), "does not belong to a MoCo checkpoint"),
         (f"{Q}conv1.num_batches_tracked", torch.tensor(7), "does not belong to"),
         (f"{K}fc.num_batches_tracked", torch.tensor(7), "does not belong to"),
-        # More than int64 holds; and 128 TiB in a file that stores two bytes.
+        # A number that exceeds int64, and a tensor of 128 TiB in a file that stores two bytes.
         (COUNTER, torch.tensor(2**63, dtype=torch.uint64), f"is {2**63}"),
         (f"{Q}fc.weight", torch.zeros((), dtype=torch.half).expand(2**46), "no plain tensor"),
     ],
@@ -212,7 +212,7 @@ def test_code_in_a_checkpoint_is_not_executed(checkpoint, photos, tmp_path):
 
 
 def test_epoch_that_is_not_a_number_is_ignored(checkpoint, photos, tmp_path):
-    """It is only compared with ours."""
+    """The epoch is only compared with that of the run, and is not required."""
     checkpoint["epoch"] = torch.zeros(2)
     path = saved(checkpoint, tmp_path)
     assert "step 7" in in_process.run(*importing(path, tmp_path / "run", photos))
@@ -241,7 +241,7 @@ def test_existing_files_are_left_alone(good_file, photos, tmp_path):
     assert f"{out} exists" in message
     assert contents(tmp_path) == before
 
-    # Of a run without a config, the checkpoint would pass for the new one.
+    # In a directory without a config, an old checkpoint would be taken for the new one.
     (workdir / "config.json").unlink()
     before = contents(tmp_path)
     assert f"{workdir} is not empty" in refusal(start_from, initialize, config, str(workdir))

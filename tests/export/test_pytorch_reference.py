@@ -1,4 +1,4 @@
-"""Checkpoints of the reference, trained by PyTorch itself, as runs of ours and back."""
+"""Checkpoints of the reference implementation that PyTorch trains, imported and exported again."""
 
 import itertools
 import shutil
@@ -243,7 +243,7 @@ def test_linear_evaluation_of_the_reference_finds_every_key(imported):
 @pytest.mark.slow
 @pytest.mark.parametrize("imported", [("resnet8", "mlp")], indirect=True, ids="-".join)
 def test_imported_run_is_resumed_and_evaluated(imported, tmp_path):
-    """That it resumes exactly is tested with runs of our own, in test_pytorch_runs.py."""
+    """test_pytorch_runs.py checks that an imported run resumes exactly."""
     workdir = shutil.copytree(imported.workdir, tmp_path / "run")
     printed = in_process.run("train.py", *imported.flags, workdir=workdir)
     assert f"resuming from step {STEPS}" in printed

@@ -1,4 +1,4 @@
-"""Runs of ours as checkpoints in the format of the reference, and as runs again."""
+"""Runs that are exported as checkpoints of the reference implementation, and imported again."""
 
 import functools
 import shutil
@@ -83,7 +83,7 @@ def test_run_returns_bit_for_bit(returned_run, stopped_run, checkpoint):
 
 @pytest.mark.slow
 def test_returned_run_ends_as_if_it_had_never_left(returned_run, trained_run, tmp_path):
-    """Though it stopped within an epoch: images, random draws and learning rates continue."""
+    """The run stopped within an epoch, so images, random draws and learning rates must continue."""
     workdir = str(shutil.copytree(returned_run, tmp_path / "run"))
     config = run_directory.read_config(workdir)
     config.knn_every = 0
@@ -102,7 +102,7 @@ def test_checkpoint_of_a_run_holds_its_progress(checkpoint):
     assert counters == {10}
     assert tensors["module.queue"].shape == (128, 100)
     assert tensors["module.queue_ptr"].tolist() == [10 * 16 % 100]
-    # A cosine over two epochs, in its second, from a rate that is for batches of 256.
+    # The second of two epochs of a cosine schedule, whose initial rate is for batches of 256.
     [group] = checkpoint["optimizer"]["param_groups"]
     assert group["lr"] == pytest.approx(0.24 * 16 / 256 * 0.5, rel=1e-6)
 
@@ -155,7 +155,7 @@ def test_half_precision_is_read_exactly(small, tmp_path, dtype):
 
 
 def test_special_values_of_float32_survive_a_run(small, photos, tmp_path):
-    """Bit for bit: -0, the smallest number, -infinity, and a NaN with a payload."""
+    """The bits of -0, the smallest number, -infinity, and a NaN with a payload stay the same."""
     checkpoint = pytorch.to_checkpoint(small, "resnet8", 5)
     bits = np.array([0x80000000, 0x00000001, 0xFF800000, 0x7FC00A0B], np.uint32)
     values = torch.from_numpy(bits.view(np.float32))
@@ -180,7 +180,7 @@ def test_older_format_of_torch_holds_the_same(small, tmp_path):
 
 @pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
 def mixed_model(request):
-    """A model of that precision, which Keras keeps for the whole process."""
+    """A model in mixed precision, which Keras sets for the whole process."""
     config = small_config()
     config.precision = request.param
     yield build_model(config, steps_per_epoch=5)
@@ -196,7 +196,7 @@ def test_model_of_mixed_precision_returns_the_same(small, mixed_model, tmp_path)
 
 
 def test_import_notes_what_a_checkpoint_lacks(small, photos, tmp_path):
-    """Such as a file that was stripped for publication."""
+    """The optimizer may be missing from a published checkpoint."""
     state_dict = pytorch.to_checkpoint(small, "resnet8", 5)["state_dict"]
     path = saved({"epoch": 199, "state_dict": state_dict}, tmp_path)
     flags = (f"--checkpoint={path}", *run_flags(photos))

@@ -1,4 +1,4 @@
-"""The SavedModel as its users meet it: in a process that cannot import this project."""
+"""The SavedModel, loaded in a process that cannot import this project."""
 
 import io
 import json

@@ -39,7 +39,7 @@ def small_encoder(groups):
 
 
 def build(name, strategy, precision=None, **compiling):
-    keras.backend.clear_session()  # Numbers in names of variables start from the beginning again.
+    keras.backend.clear_session()  # The numbers in names of variables start at 0 again.
     keras.config.set_dtype_policy(precision or keras.config.floatx())
     keras.utils.set_random_seed(0)
     groups = 4 // strategy.num_replicas_in_sync

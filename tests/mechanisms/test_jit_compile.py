@@ -1,4 +1,4 @@
-"""XLA for the whole step of MoCo: the same numbers as without it."""
+"""MoCo computes the same numbers with and without XLA."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def float64():
 
 def train(jit_compile):
     """Return the loss of each step and all variables after them, by name."""
-    keras.backend.clear_session()  # Numbers in names of variables start from the beginning again.
+    keras.backend.clear_session()  # The numbers in names of variables start at 0 again.
     keras.utils.set_random_seed(0)
     model = MoCo(
         lambda: small_encoder(groups=2),

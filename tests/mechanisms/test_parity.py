@@ -54,7 +54,7 @@ def set_normalizations(encoder):
 
 
 class Comparison(keras.callbacks.Callback):
-    """After each step of the model takes the same step of the reference, and compares them."""
+    """Takes the same step of the reference after each step of the model, and compares them."""
 
     def __init__(self, reference, views, orders, rates, recorded, tolerance):
         super().__init__()
@@ -109,7 +109,7 @@ def compare(
     steps=STEPS,
     run_eagerly=False,
 ):
-    """Train both in float64; an AssertionError names the first difference."""
+    """Train both in float64, and raise an AssertionError at the first difference."""
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     keras.utils.set_random_seed(1)

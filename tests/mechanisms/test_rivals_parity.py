@@ -39,7 +39,7 @@ def float64():
 
 
 class Reference(reference.MoCo):
-    """What both mechanisms share: encoders, groups of BatchNormalization, and SGD."""
+    """The common part of both mechanisms: encoders, groups of BatchNormalization, and SGD."""
 
     def __init__(self, model):
         f_q = reference.ResNet8("linear", DIM).double()
@@ -137,7 +137,7 @@ def state(model):
 
 
 class Comparison(keras.callbacks.Callback):
-    """After each step of the model takes the same step of the reference, and compares them."""
+    """Takes the same step of the reference after each step of the model, and compares them."""
 
     def __init__(self, reference, batches):
         super().__init__()

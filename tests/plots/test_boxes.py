@@ -41,12 +41,12 @@ def images():
 
 
 def test_detections_are_plotted_beside_the_true_boxes(images, figures):
-    found = (
+    arrays = (
         np.array([[1.0, 2.0, 33.0, 44.0], [5.0, 5.0, 9.0, 9.0]], np.float32),
         np.array([0.9, boxes.MIN_SCORE - 0.01], np.float32),
         np.array([1, 0], np.float32),
     )
-    predictions = {0: (HEIGHT, WIDTH, *found), 1: (HEIGHT, WIDTH, *found)}
+    predictions = {0: (HEIGHT, WIDTH, *arrays), 1: (HEIGHT, WIDTH, *arrays)}
     assert boxes.plot_detections("boxes.png", images, 64, predictions) == "boxes.png"
     [figure] = figures
     assert "coco:somewhere" in figure.get_suptitle()

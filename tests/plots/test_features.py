@@ -15,7 +15,7 @@ from tests.images import write_folder
 
 @pytest.fixture
 def source(tmp_path):
-    return sources.load(f"folder:{write_folder(tmp_path / 'images', each=20)}")
+    return sources.load(f"folder:{write_folder(tmp_path / 'images', images_per_class=20)}")
 
 
 def random_features(source, indices, seed):

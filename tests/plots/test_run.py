@@ -27,7 +27,7 @@ GRAY = "gray"
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    folder = write_folder(tmp_path_factory.mktemp("images") / "photos", each=3, side=80)
+    folder = write_folder(tmp_path_factory.mktemp("images") / "photos", images_per_class=3, side=80)
     config = default_config()
     config.data.source = f"folder:{folder}"
     config.augmentation, config.image_size = "v1", SIZE

@@ -43,7 +43,7 @@ def test_jpeg_file_keeps_tiles_apart():
 @pytest.mark.slow
 @pytest.mark.parametrize(("image_size", "side"), [(24, 32), (32, 32), (48, 64), (128, 64)])
 def test_thumbnails_show_the_central_views(tmp_path, image_size, side):
-    folder = write_folder(tmp_path / "images", each=4, side=120)
+    folder = write_folder(tmp_path / "images", images_per_class=4, side=120)
     source = sources.load(f"folder:{folder}")
     indices = np.array([5, 0, 3])
     tiles = thumbnails(source, indices, image_size)

@@ -1,4 +1,4 @@
-"""The warnings of a report: each kind of problem is reported alone, and a healthy run has none."""
+"""The warnings of a report: a run with one problem has one warning, and a healthy run none."""
 
 import math
 
@@ -86,7 +86,7 @@ def test_problem_is_reported_alone_and_with_its_numbers(name, changes, facts):
     text = " ".join((finding.title, finding.observation, finding.remedy))
     for fact in facts:
         assert fact in text
-    assert "--" not in text  # The library does not know of command line flags.
+    assert "--" not in text  # Messages of the library name no flags.
 
 
 def test_high_contrastive_accuracy_is_no_leak_if_the_features_are_good():

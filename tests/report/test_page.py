@@ -1,4 +1,4 @@
-"""The page of a report as a reader sees it, in a browser."""
+"""The page of a report as a browser shows it."""
 
 import math
 import re
@@ -107,7 +107,7 @@ def test_hostile_names_are_escaped():
 
 @browser.needs_browser
 def test_browser_reports_errors_and_policy_violations(tmp_path):
-    html = page.render(contents()).replace("drawMap();", "drawMap(); nothing.at = all;")
+    html = page.render(contents()).replace("plotMap();", "plotMap(); nothing.at = all;")
     html = html.replace("</header>", '</header><img src="https://example.com/image.png">')
     _, console = browser.run_script(html, "result.done = true;", tmp_path)
     assert any("nothing is not defined" in line for line in console)

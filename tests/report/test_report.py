@@ -1,4 +1,4 @@
-"""Reports on runs: one whose BatchNormalization leaks, and one on images with five channels."""
+"""Reports on a run whose BatchNormalization leaks, and on a run on images with five channels."""
 
 import base64
 import dataclasses
@@ -107,7 +107,7 @@ def test_raw_pixels_of_larger_views_are_resized(folder):
     assert np.abs(np.reshape(expected, [3, -1]) - pixels.numpy()).max() < 1.01
 
 
-def test_problems_of_the_run_are_warned_of(leaking_run):
+def test_report_warns_of_the_problems_of_the_run(leaking_run):
     _, _, result = leaking_run
     assert set(result["warnings"]) >= {
         "not_finished",
@@ -140,7 +140,7 @@ def test_page_of_a_run_in_a_browser(leaking_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_five_channels_without_labels(tmp_path):
+def test_report_on_five_channels_without_labels_has_no_comparison(tmp_path):
     rgb = np.stack(crops(20, 56))
     images = np.concatenate([rgb, 255 - rgb[..., :2]], axis=-1)
     indices = np.arange(20)
@@ -193,7 +193,7 @@ def test_without_held_out_images_the_map_shows_training_images(leaking_run, fold
 
 
 @pytest.mark.slow
-def test_features_that_are_not_finite_are_warned_of(leaking_run, tmp_path):
+def test_report_warns_of_features_that_are_not_finite(leaking_run, tmp_path):
     leaking_workdir, model, _ = leaking_run
     workdir = tmp_path / "run"
     shutil.copytree(leaking_workdir, workdir)

@@ -48,7 +48,7 @@ def test_every_experiment_has_a_figure(directory):
             assert min(image.size) > 300
 
 
-def test_unfinished_study_is_drawn_without_the_missing_runs(tmp_path):
+def test_unfinished_study_is_reported_without_the_missing_runs(tmp_path):
     results = make_results(paper_accuracy, paper_loss, seeds=(0,))
     planned = len(results["runs"])
     finished = experiments.plan(results["config"], ["width"])

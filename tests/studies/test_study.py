@@ -26,7 +26,7 @@ STEPS = 6  # 16 of 96 images each.
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("images") / "photos", each=48)
+    return write_folder(tmp_path_factory.mktemp("images") / "photos", images_per_class=48)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The model that a config describes, where it does not fit into memory."""
+"""The model that a config describes is refused if it does not fit into memory."""
 
 import pytest
 import tensorflow as tf

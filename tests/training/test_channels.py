@@ -1,4 +1,4 @@
-"""Images with one channel or five in the whole program: train, load, evaluate, export, plot."""
+"""Training, loading, evaluation, export and plots of images with one or five channels."""
 
 import json
 

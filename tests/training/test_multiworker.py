@@ -1,4 +1,4 @@
-"""Two workers in processes of their own: they are one run, or none."""
+"""Two workers in separate processes train one run together, or are refused."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ def slurm():
 @contextlib.contextmanager
 def workers(*arguments, own_arguments=((), ()), environments=None):
     """Start `python *arguments` twice, with each worker's own arguments, and end both."""
-    # The environment of a user: without the cluster and the log level of this process.
+    # A user's environment has neither the cluster nor the log level of this process.
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "TF_CONFIG", "TF_CPP"))
     }
@@ -92,10 +92,10 @@ def workers(*arguments, own_arguments=((), ()), environments=None):
 
 
 def outputs_of(processes, status=0, timeout=300):
-    """Wait for workers to exit with a status, and return what each printed after they had met."""
+    """Wait for workers to exit with a status, and return what each printed once all had started."""
     outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     assert [process.returncode for process in processes] == [status] * len(processes), outputs
-    return [output.partition("waiting for the others\n")[2] for output in outputs]
+    return [output.partition("waiting for the other workers\n")[2] for output in outputs]
 
 
 def run_both(*arguments, status=0, **options):
@@ -139,7 +139,7 @@ def states(tmp_path_factory):
 @pytest.mark.distributed
 @pytest.mark.parametrize(("prefix", "steps"), [("", STEPS), ("resumed-", STEPS // 2)])
 def test_two_workers_compute_what_one_device_computes(states, prefix, steps):
-    """Four replicas of one process do so as well: see tests/mechanisms/test_equivalence.py."""
+    """tests/mechanisms/test_equivalence.py checks the same for four replicas of one process."""
     paths = [states / f"{prefix}{index}" / f"{RESUMED}.npz" for index in range(2)]
     first, second = map(np.load, paths)
     assert first.files == second.files
@@ -226,7 +226,7 @@ def test_killed_worker_ends_the_others_with_a_one_line_error(interrupted):
     [error] = [line for line in chief.splitlines() if line.startswith("error: ")]
     assert chief.endswith(f"{error}\n")
     assert "Traceback" not in chief
-    assert "start all of them again with the same command" in error
+    assert "start all workers again with the same command" in error
 
 
 @pytest.mark.slow
@@ -282,7 +282,7 @@ def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninte
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_evaluation_is_the_same_on_two_workers_and_one_device(image_folder, trained_run, tmp_path):
-    """It is on two replicas as well: see tests/evaluation/test_features.py."""
+    """tests/evaluation/test_features.py checks the same for two replicas of one process."""
     source = sources.load(f"folder:{image_folder}")
     features = protocols.extract_both(load_backbone(str(trained_run)), source, 32)
     expected = protocols.evaluate("knn", *features)

@@ -1,4 +1,4 @@
-"""Mixed precision: a loss as good as that of float32, and float32 where it is needed."""
+"""Mixed precision: the loss is close to that of float32, and some values stay in float32."""
 
 import keras
 import numpy as np
@@ -93,11 +93,11 @@ def test_loss_after_200_steps_is_within_2_percent_of_float32(
     strategy = request.getfixturevalue("two_replicas") if devices == 2 else None
     losses = train(build(precision, small_encoder, strategy), batches, STEPS)
     expected = float32_losses[-40:].mean()
-    # By then the loss has peaked and fallen by several times the tolerance.
+    # After 200 steps, the loss has peaked and fallen by several times the tolerance.
     peak = max(block.mean() for block in np.split(float32_losses, 10))
     assert peak > 1.08 * expected
     assert abs(losses[-40:].mean() / expected - 1) < 0.02
-    # And it is a different computation.
+    # Otherwise the computation would not be in half precision.
     assert np.abs(losses - float32_losses).max() > 1e-4
 
 
@@ -107,7 +107,7 @@ def test_variables_are_float32(precision):
     assert model.query_encoder.output.dtype == precision.removeprefix("mixed_")
     assert model.compute_dtype == precision.removeprefix("mixed_")
     variables = model.variables + model.optimizer.variables
-    assert {each.dtype for each in variables if "float" in each.dtype} == {"float32"}
+    assert {variable.dtype for variable in variables if "float" in variable.dtype} == {"float32"}
 
 
 @pytest.mark.slow

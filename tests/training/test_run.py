@@ -1,4 +1,4 @@
-"""Runs that are stopped in every possible way and then end as if they had not been stopped."""
+"""Interrupted runs end like uninterrupted ones, and unreadable files are reported."""
 
 import re
 import shutil
@@ -93,7 +93,7 @@ def test_interrupted_run_ends_bit_identical(arguments, uninterrupted, tmp_path, 
     assert len(expected) > 50
     for name, value in expected.items():
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
-    # And the log is that of one run: each step once, with the same loss.
+    # The log is that of one run, with each step once and the same loss.
     expected_losses, losses = (
         [
             (line["step"], line["loss"])
@@ -183,8 +183,8 @@ def train_on_folder(folder, workdir, *arguments, status=0):
 
 @pytest.fixture
 def damaged_folder(tmp_path):
-    """Return a folder with files that are no images; truncated.jpg looks like one."""
-    folder = write_folder(tmp_path / "damaged", each=10)
+    """Return a folder in which some files are not images, and truncated.jpg is incomplete."""
+    folder = write_folder(tmp_path / "damaged", images_per_class=10)
     (folder / "left" / "truncated.jpg").write_bytes((folder / "left/000.jpg").read_bytes()[:300])
     (folder / "left" / "text.png").write_text("no image")
     (folder / "notes.txt").write_text("no image either")

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, read by TensorBoard's own classes."""
+"""The data of a run for TensorBoard, read with TensorBoard's own classes."""
 
 import io
 
@@ -50,7 +50,7 @@ def labeled(trained_run):
 def unlabeled(tmp_path_factory):
     """Return the same for a memory bank on unlabeled images, with the callbacks but no training."""
     folder = tmp_path_factory.mktemp("images") / "photos"
-    write_folder(folder, classes=(".",), each=100)
+    write_folder(folder, classes=(".",), images_per_class=100)
     for number in range(0, 100, 9):
         (folder / f"{number:03}.jpg").rename(folder / f"a\tname {number}.jpg")
     config = default_config()

@@ -53,7 +53,7 @@ def annotated_images(count, unreadable=()):
 
 
 def targets(annotations, height, width, flip):
-    """The box in the square that is not mirrored; and the index of the image, or its complement."""
+    """Return the unmirrored box, and the image's index, or its complement if it is mirrored."""
     [box] = geometry.boxes_in_square(annotations.boxes, height, width, SIZE)
     [index] = annotations.labels
     return [box.astype(np.float32), np.int32(~index if flip else index)]

@@ -303,7 +303,7 @@ def test_first_of_several_test_folders_is_used(tmp_path):
     assert labels["test/emu/f.png"] == -1
 
 
-def test_class_may_lack_test_images(tmp_path):
+def test_class_without_test_images_is_accepted(tmp_path):
     write_photos(tmp_path, "train/cat/a.png", "train/dog/b.png", "val/dog/c.png")
     source = load(tmp_path)
     assert source.class_names == ["cat", "dog"]

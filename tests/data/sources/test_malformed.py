@@ -1,4 +1,4 @@
-"""Damaged image files: each is decoded or raises an error, without much time or memory.
+"""Damaged image files are decoded or raise an error, in little time and memory.
 
 They are decoded in a process of their own, so that a crash of a decoder is a failed test.
 """
@@ -97,7 +97,7 @@ def damage(contents, others, rng):
     marks = boundaries(contents)
     for end in [*marks, *rng.integers(0, len(contents), 15), len(contents) - 1]:
         yield contents[:end]
-    # Sizes, depths, lengths: whatever the header holds.
+    # This changes the sizes, depths and lengths in the header.
     for position in range(4, 60, 2):
         for number in (NUMBERS[position % len(NUMBERS)], NUMBERS[(position + 5) % len(NUMBERS)]):
             yield contents[:position] + number + contents[position + len(number) :]
@@ -136,7 +136,7 @@ def damaged_files():
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """What the other process reports about the damaged files, followed by the valid ones."""
+    """The report of the other process about the damaged files, followed by the valid ones."""
     folder = tmp_path_factory.mktemp("malformed")
     files = [*damaged_files(), *valid_files().values()]
     for number, contents in enumerate(files):

@@ -40,7 +40,7 @@ def test_labels_are_loaded_once_and_only_when_they_are_read():
     assert len(calls) == 1
 
 
-def test_source_without_labels():
+def test_source_without_labels_has_no_class_names():
     source = make_source(None)
     assert not source.has_labels
     assert source.labels is None

@@ -152,7 +152,7 @@ def test_description_names_the_file(data_dir):
     assert source.describe(source.train[0]).startswith("record 0 of ")
 
 
-def test_part_of_a_split(data_dir):
+def test_requested_part_of_a_split_is_read(data_dir):
     source = load("animals:train[25%:75%]", data_dir)
     assert_images_equal(
         source, source.pretrain, expected_examples(data_dir, "animals", "train[25%:75%]")
@@ -161,7 +161,7 @@ def test_part_of_a_split(data_dir):
     assert_images_equal(source, source.test, expected_examples(data_dir, "animals", "test"))
 
 
-def test_sum_of_splits(data_dir):
+def test_requested_splits_are_added(data_dir):
     source = load("animals:train+unlabeled", data_dir)
     images = sorted(image.tobytes() for image in read_images(source, source.pretrain))
     assert images == sorted(
@@ -177,7 +177,7 @@ def test_requested_split_is_not_the_test_split(data_dir):
     assert_images_equal(source, source.test, expected_examples(data_dir, "animals", "validation"))
 
 
-def test_split_without_labels(data_dir):
+def test_split_without_labels_is_not_the_test_split(data_dir):
     source = load("animals:unlabeled", data_dir)
     assert not source.has_labels
     assert_images_equal(
@@ -200,7 +200,7 @@ def test_gray_images_have_three_channels_and_validation_is_the_test_split(data_d
     assert len(source.test) == COUNTS["validation"]
 
 
-def test_data_set_without_label_feature(data_dir):
+def test_data_set_without_label_feature_has_no_labels(data_dir):
     source = load("no_labels", data_dir)
     assert not source.has_labels
     assert_images_equal(source, source.test, expected_examples(data_dir, "no_labels", "test"))
@@ -211,7 +211,7 @@ def test_data_set_without_label_feature(data_dir):
     [
         ("nosuchset", "has no nosuchset:.*set config.data.tfds_dir"),
         ("animals:9.9.9", "has no animals:9.9.9, .*set config.data.tfds_dir"),
-        ("animals:valid", "no split 'valid': it has .*train"),
+        ("animals:valid", "no split 'valid': use one of .*train"),
         ("animals:train[:x%]", "no split 'train"),
         ("animals:train[:0%]", "no record in the split 'train.:0%.'"),
         (":train", "not of the form tfds:NAME"),

@@ -141,7 +141,7 @@ def test_feature_names_are_arguments(tmp_path):
     assert source.class_names == ["2", "4"]
 
 
-def test_records_without_labels(tmp_path, shards):
+def test_records_without_labels_give_a_source_without_labels(tmp_path, shards):
     write_records(tmp_path / "unlabeled", [example(image__encoded=png(n)[1]) for n in range(3)])
     assert not load(tmp_path / "unlabeled").has_labels
     assert not load(shards / "data-*", label_feature="").has_labels

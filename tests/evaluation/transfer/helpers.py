@@ -1,4 +1,4 @@
-"""What the tests of detection and segmentation share."""
+"""Helpers of the tests of detection and segmentation."""
 
 import keras
 import keras_hub

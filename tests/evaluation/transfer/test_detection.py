@@ -24,7 +24,7 @@ CLASSES, SIZE = 3, 96
 
 
 def annotated_boxes(*boxes_of_images, shape=(60, 90)):
-    """Return test images of which only the boxes exist: `(box, label, crowd, difficult)`."""
+    """Return test images that have only boxes, each `(box, label, crowd, difficult)`."""
 
     def annotations(index, height, width):
         assert (height, width) == shape
@@ -195,7 +195,7 @@ def test_detector_has_synchronized_normalization(detector):
 
 
 def test_loss_equals_that_of_the_paper(detector):
-    """In float64: focal loss of all anchors but the undecided, smooth L1 of those with a box."""
+    """The focal loss covers all anchors except ignored ones, and smooth L1 those with a box."""
     generator = np.random.default_rng(1)
     boxes = np.array([[[10, 12, 50, 60], [30, 5, 70, 40]], [[-1] * 4] * 2], np.float32)
     labels = np.array([[2, 0], [-1, -1]], np.float32)  # The second image has no box.

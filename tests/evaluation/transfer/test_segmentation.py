@@ -38,7 +38,7 @@ def annotations_of(*objects):
 
 
 def label_map(*parts):
-    """Return the labels of an image in which boxes have a label: `(box, label)`."""
+    """Return the labels of an image in which each box, `(box, label)`, has its label."""
     labels = np.zeros(SHAPE, np.int32)
     for (left, top, right, bottom), label in parts:
         labels[top:bottom, left:right] = label
@@ -65,7 +65,7 @@ def test_pixels_of_a_crowd_alone_are_ignored():
 
 
 def images_of(*annotations):
-    """Return test images of which only the annotations exist."""
+    """Return test images that have only annotations."""
     indices = np.arange(len(annotations))
     return AnnotatedImages(
         "memory",
@@ -100,7 +100,7 @@ def test_mean_iou_equals_that_of_numpy():
     predictions = ((index, *SHAPE, square) for index, square in enumerate(squares))
     result = segmentation.measure(images_of(*annotations), 20, predictions)
     # A square of 20 pixels holds these images at their own size.
-    truth = np.stack([segmentation.labels_of(each, *SHAPE) for each in annotations])
+    truth = np.stack([segmentation.labels_of(objects, *SHAPE) for objects in annotations])
     predicted = np.stack([square[: SHAPE[0]] for square in squares])
     counted = truth >= 0
     shares = []

@@ -1,4 +1,4 @@
-"""What detection and segmentation share: the schedule, the replicas, the errors."""
+"""The training of detection and segmentation: schedule, replicas and errors."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def test_image_size_that_is_no_multiple_of_the_stride_is_refused():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Return six training images of noise, each but one with a box or two."""
+    """Return six training images of noise, five of which have one or two boxes."""
     generator = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("coco")
     categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
