@@ -191,9 +191,9 @@ def test_parse_finds_mistakes():
         "python -m studies --onyl=momentum": "onyl",
         "python benchmarks/train_steps.py": "there is no",
     }.items():
+        commands = simple_commands(f"```bash\n{line}\n```\n")
         with pytest.raises(UserError, match=mistake):
-            for words in simple_commands(f"```bash\n{line}\n```\n"):
-                parse(words)
+            parse(commands[-1])
 
 
 def test_parse_accepts_placeholders_and_ignores_other_commands():
