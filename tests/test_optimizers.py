@@ -65,9 +65,9 @@ def test_defaults_are_those_of_the_paper():
 def test_config_builds_an_equal_object():
     first = SGD(RATES[0], momentum=0.8, weight_decay=WEIGHT_DECAY)
     second = SGD.from_config(first.get_config())
-    for a, b in zip(keras_values(first), keras_values(second), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert not np.allclose(a, numpy_values(0.9, WEIGHT_DECAY)[-1])
+    for actual, expected in zip(keras_values(first), keras_values(second), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    assert not np.allclose(actual, numpy_values(0.9, WEIGHT_DECAY)[-1])
 
 
 def test_optimizer_follows_a_schedule():

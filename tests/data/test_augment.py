@@ -115,8 +115,8 @@ def test_operations_are_applied_in_the_requested_order():
     images = jitter(image, **settings, orders=ORDERS)
     expected = np.stack([jitter_step_by_step(image, **settings, order=order) for order in ORDERS])
     np.testing.assert_allclose(images, expected, atol=1e-9)
-    for a, b in itertools.combinations(expected, 2):  # The test can tell the orders apart.
-        assert np.abs(a - b).max() > 0.1
+    for one, other in itertools.combinations(expected, 2):  # The test can tell the orders apart.
+        assert np.abs(one - other).max() > 0.1
 
 
 def test_every_image_has_its_own_factors():

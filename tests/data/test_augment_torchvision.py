@@ -130,8 +130,8 @@ def test_jitter_in_each_of_the_24_orders_equals_torchvisions(monkeypatch, settin
             break
     for order in ORDERS:
         np.testing.assert_allclose(results[order], expected[order], atol=5e-6)
-    for a, b in itertools.combinations(expected.values(), 2):  # The test can tell them apart.
-        assert np.abs(a - b).max() > 1e-4
+    for one, other in itertools.combinations(expected.values(), 2):  # The test can tell them apart.
+        assert np.abs(one - other).max() > 1e-4
 
 
 # 8-bit images, as in the reference implementation.

@@ -110,8 +110,8 @@ def test_training_equals_algorithm_1(float64, queue_size, momentum):
             (model.query_encoder, reference.q),
             (model.key_encoder, reference.k),
         ]:
-            for a, b in zip(encoder.get_weights(), weights, strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+            for actual, expected in zip(encoder.get_weights(), weights, strict=True):
+                np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(model.queue.keys.numpy(), reference.queue, rtol=1e-8, atol=1e-12)
         assert int(model.queue.pointer.numpy()) == reference.pointer
         assert int(model.step.numpy()) == step + 1
@@ -127,10 +127,10 @@ def test_defaults_are_those_of_the_paper():
 
 def test_key_encoder_starts_as_a_copy():
     model = MoCo(lambda: encoders.build("resnet8", head="mlp", stem="small"), queue_size=16)
-    for a, b in zip(
+    for actual, expected in zip(
         model.query_encoder.get_weights(), model.key_encoder.get_weights(), strict=True
     ):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_optimizer_updates_the_query_encoder_only():
@@ -212,8 +212,8 @@ def test_two_replicas_compute_what_one_computes(float64, two_replicas):
 
     one = run(tf.distribute.get_strategy())
     two = run(two_replicas)
-    for a, b in zip(one, two, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
+    for actual, expected in zip(one, two, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-12)
 
 
 def test_end_of_data_of_unknown_length_changes_nothing():
@@ -229,8 +229,9 @@ def test_end_of_data_of_unknown_length_changes_nothing():
             data = data.filter(lambda *_: True)
         model.fit(data, verbose=0, shuffle=False)
         models.append(model)
-    for a, b in zip(*(m.variables + m.optimizer.variables for m in models), strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
+    first, second = (model.variables + model.optimizer.variables for model in models)
+    for actual, expected in zip(first, second, strict=True):
+        np.testing.assert_array_equal(actual.numpy(), expected.numpy(), err_msg=actual.path)
 
 
 @functools.cache
@@ -269,9 +270,11 @@ def test_checkpoint_restores_queue_pointer_and_step(tmp_path):
     path = checkpoint.save(str(tmp_path / "checkpoint"))
     restored, checkpoint = build()
     checkpoint.restore(path).assert_consumed()
-    for a, b in zip(model.variables, restored.variables, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
-    for a, b in zip(model.optimizer.variables, restored.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    for actual, expected in zip(model.variables, restored.variables, strict=True):
+        np.testing.assert_array_equal(actual.numpy(), expected.numpy())
+    for actual, expected in zip(
+        model.optimizer.variables, restored.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(actual.numpy(), expected.numpy())
     assert int(restored.queue.pointer.numpy()) == 3 * N % 13
     assert int(restored.step.numpy()) == 3

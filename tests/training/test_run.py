@@ -97,10 +97,10 @@ def test_interrupted_run_ends_bit_identical(arguments, uninterrupted, tmp_path, 
     expected_losses, losses = (
         [
             (line["step"], line["loss"])
-            for line in run_directory.read_metrics(str(d))
+            for line in run_directory.read_metrics(str(directory))
             if "loss" in line
         ]
-        for d in (uninterrupted, workdir)
+        for directory in (uninterrupted, workdir)
     )
     assert [step for step, _ in losses] == list(range(1, LAST_STEP + 1))
     assert losses == expected_losses

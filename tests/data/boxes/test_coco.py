@@ -137,33 +137,51 @@ def test_scenes_have_exact_boxes_and_masks(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("val2017"), "needs one file .*instances_val\\*.json, but there are none"),
-        (lambda c: c.update(train2014=c["train2017"]), "instances_train.*, but there are 2"),
-        (lambda c: c.update(train2017="[1"), "instances_train2017.json cannot be read: Expecting"),
-        (lambda c: c.update(train2017="[1]"), "instances_train2017.json cannot be read"),
-        (lambda c: c["train2017"].pop("categories"), "not in COCO's format: 'categories' is"),
         (
-            lambda c: c["train2017"]["annotations"][0].update(image_id=5),
+            lambda files: files.pop("val2017"),
+            "needs one file .*instances_val\\*.json, but there are none",
+        ),
+        (
+            lambda files: files.update(train2014=files["train2017"]),
+            "instances_train.*, but there are 2",
+        ),
+        (
+            lambda files: files.update(train2017="[1"),
+            "instances_train2017.json cannot be read: Expecting",
+        ),
+        (lambda files: files.update(train2017="[1]"), "instances_train2017.json cannot be read"),
+        (
+            lambda files: files["train2017"].pop("categories"),
+            "not in COCO's format: 'categories' is",
+        ),
+        (
+            lambda files: files["train2017"]["annotations"][0].update(image_id=5),
             "5 is missing, or is referred",
         ),
         (
-            lambda c: c["train2017"]["annotations"][0].update(category_id=5),
+            lambda files: files["train2017"]["annotations"][0].update(category_id=5),
             "1 has the category 5",
         ),
-        (lambda c: c["train2017"]["annotations"][0].update(bbox=[1]), "annotation 1 has no bbox"),
         (
-            lambda c: c["val2017"].update(categories=[{"id": 7, "name": "x"}]),
+            lambda files: files["train2017"]["annotations"][0].update(bbox=[1]),
+            "annotation 1 has no bbox",
+        ),
+        (
+            lambda files: files["val2017"].update(categories=[{"id": 7, "name": "x"}]),
             "category 7, 'x', but",
         ),
-        (lambda c: c["val2017"].update(annotations=[]), "val2017.json has no boxes"),
-        (lambda c: c["val2017"].update(images=[]), "0 is missing, or is referred"),
-        (lambda c: c["val2017"]["images"][0].update(file_name="9.png"), "9.png, which is in none"),
+        (lambda files: files["val2017"].update(annotations=[]), "val2017.json has no boxes"),
+        (lambda files: files["val2017"].update(images=[]), "0 is missing, or is referred"),
         (
-            lambda c: c["train2017"]["images"][1].update(file_name="9.png"),
+            lambda files: files["val2017"]["images"][0].update(file_name="9.png"),
+            "9.png, which is in none",
+        ),
+        (
+            lambda files: files["train2017"]["images"][1].update(file_name="9.png"),
             "lists 1 images that are",
         ),
         (
-            lambda c: c["train2017"]["images"][1].update(height=0),
+            lambda files: files["train2017"]["images"][1].update(height=0),
             "image 10 has no size or no file name",
         ),
     ],
@@ -181,7 +199,7 @@ def test_error_names_the_problem(tmp_path, change, message):
 def test_error_names_an_image_of_another_size(tmp_path):
     images = boxes.load(f"coco:{write_example(tmp_path, example(), '{}')}")
     with pytest.raises(
-        UserError, match="0.png is 31 pixels wide and 30 pixels high, .* for 50 and 30"
+        UserError, match="0.png is 31 pixels wide and 30 pixels high, .* 50 pixels wide and 30 "
     ):
         images.annotations(0, 30, 31)
 
