@@ -12,7 +12,7 @@ from unittest import mock
 from tests.command import ROOT
 
 
-def code_blocks(page, language=""):
+def code_blocks(page, language):
     """Return the code blocks of a page, given by its path below docs/, in a language."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
@@ -21,7 +21,7 @@ def code_blocks(page, language=""):
 def commands(page):
     """Return the commands on a page that call a script of this project or a console command."""
     pattern = r"^(?:python docs/|moco-).*$"
-    return re.findall(pattern, "\n".join(code_blocks(page)), re.MULTILINE)
+    return re.findall(pattern, "\n".join(code_blocks(page, "bash")), re.MULTILINE)
 
 
 def run_command(command, *more_arguments):

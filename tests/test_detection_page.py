@@ -19,7 +19,7 @@ SMALL = {"TRAIN": "32", "VAL": "3", "EPOCHS": "1", "STEPS": "2", "TRIALS": "1"}
 @pytest.mark.slow
 def test_page_runs_from_its_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = "\n".join(pages.code_blocks(PAGE))
+    text = "\n".join(pages.code_blocks(PAGE, "bash"))
     [variables] = re.findall(r"^([A-Z]+=\d+(?: [A-Z]+=\d+)*)$", text, re.MULTILINE)
     assert {variable.partition("=")[0] for variable in variables.split()} == set(SMALL)
     outputs = [
