@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test test-all check pytorch docs package tpu-check clean
+.PHONY: demo study test test-all check results pytorch docs package tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/moco-demo --workdir=runs/demo
@@ -19,11 +19,16 @@ test: .venv/installed-dev
 test-all: check
 	$(BIN)/python -m pytest
 
-# Style and types.
+# Style, types, and whether the pages show the results that are committed.
 check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/result_tables.py --check
+
+# Writes the tables of measured results into the README and the documentation.
+results: .venv/installed-dev
+	$(BIN)/python docs/result_tables.py
 
 define new_environment
 @$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \

@@ -1,0 +1,185 @@
+"""Write the tables of measured results into the README and the documentation.
+
+    python docs/result_tables.py            (make results)
+    python docs/result_tables.py --check    (part of make check)
+
+A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`, and is made from
+the results that are committed, so a page cannot show numbers that were not measured. With --check,
+nothing is written; the exit status is 1 if a page differs from the results.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+import sys
+from typing import Any
+
+from moco_tf import markdown
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
+
+GIB = 2**30
+
+
+def demo() -> str:
+    """Return the accuracies of the demo, as mean and standard deviation over the seeds."""
+    results = _read("studies/demo/results.json")
+    steps = results["config"]["epochs"] * (8116 // results["config"]["batch_size"])
+    titles = {
+        "raw pixels": "raw pixels",
+        "random initialization": "random initialization",
+        "pre-trained": f"**MoCo, pre-trained for {steps:,} steps**",
+    }
+    rows = []
+    for name, title in titles.items():
+        cells = []
+        for column in ("knn", "linear"):
+            percents = [100 * result[name][column] for result in results["results"]]
+            cell = f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}"
+            cells.append(f"**{cell}**" if name == "pre-trained" else cell)
+        rows.append([title, *cells])
+    return markdown.table(["features", "kNN", "linear probe"], rows)
+
+
+def demo_output() -> str:
+    """Return what `moco-demo` prints at its end, for the first seed."""
+    result = _read("studies/demo/results.json")["results"][0]
+    lines = [
+        "Top-1 accuracy on held-out patches, 1 seed",
+        f"{'':24}{'kNN':>16}{'linear probe':>16}",
+    ]
+    for name, top1 in result.items():
+        cells = [f"{100 * top1[column]:.1f} %" for column in ("knn", "linear")]
+        lines.append(f"{name:24}{cells[0]:>16}{cells[1]:>16}")
+    return "\n".join(["```text", *lines, "```"])
+
+
+def train_step() -> str:
+    """Return the times and the memory of a training step, for both sizes of the benchmark."""
+    texts = {
+        "large": "ResNet-50 at 224 pixels",
+        "small": "ResNet-18 with the small stem at 32 pixels",
+    }
+    titles = {
+        "ours": "moco-tf",
+        "plain PyTorch": "plain PyTorch 2.13",
+        "floor": "encoders alone",
+        "small queue": "moco-tf, a sixteenth of the queue",
+        "eight groups": "moco-tf, 8 groups of BatchNormalization",
+    }
+    header = ["", "ms per step", "images/s", "time, moco-tf = 1"]
+    header += ["share of the matrix rate", "peak memory, GiB"]
+    parts = []
+    for size, result in _read("benchmarks/train_step.json").items():
+        settings, seconds = result["settings"], result["seconds"]
+        rows = []
+        for name, title in titles.items():
+            time = seconds[name]
+            rate = result["step_flops"] / time / result["matrix_flops_per_second"]
+            memory = result["peak_bytes"][name] - result["bytes_after_imports"][name]
+            milliseconds = f"{1000 * time:.0f}"
+            rows.append(
+                [
+                    title,
+                    f"**{milliseconds}**" if name == "ours" else milliseconds,
+                    f"{settings['batch'] / time:.1f}",
+                    f"{time / seconds['ours']:.2f}",
+                    f"{rate:.2f}",
+                    f"{memory / GIB:.2f}",
+                ]
+            )
+        parts.append(
+            f"{texts[size]}, batch of {settings['batch']}, K = {settings['queue']:,}, medians of "
+            f"{result['rounds']} steps:\n\n{markdown.table(header, rows)}"
+        )
+    return "\n\n".join(parts)
+
+
+def speed() -> str:
+    """Return the times of a training step as multiples of ours."""
+    titles = {"large": "ResNet-50 at 224 pixels", "small": "ResNet-18 at 32 pixels"}
+    rows = []
+    for size, result in _read("benchmarks/train_step.json").items():
+        seconds = result["seconds"]
+        ratios = [seconds[name] / seconds["ours"] for name in ("plain PyTorch", "floor")]
+        rows.append([titles[size], "1.00", *(f"{ratio:.2f}" for ratio in ratios)])
+    header = ["encoder", "moco-tf", "plain PyTorch 2.13", "the two encoders alone"]
+    return markdown.table(header, rows)
+
+
+def input_pipeline() -> str:
+    """Return the rates of the input pipeline."""
+    rates = _read("benchmarks/input_pipeline.json")["images_per_second"]
+    titles = {
+        "ours, host": "moco-tf, host part: reading, decoding, crops, flips",
+        "ours, whole": "moco-tf, whole: also color jitter, blur and normalization",
+        "torchvision": "torchvision with Pillow, a DataLoader of two workers",
+    }
+    rows = [
+        [title, f"{rates[name]:.0f}", f"{rates[name] / rates['torchvision']:.2f}"]
+        for name, title in titles.items()
+    ]
+    return markdown.table(["", "images/s", "torchvision = 1"], rows)
+
+
+def fit() -> str:
+    """Return the rates of `train.py` and of its parts."""
+    rates = {
+        name: statistics.median(values)
+        for name, values in _read("benchmarks/fit.json")["images_per_second"].items()
+    }
+    rows = [
+        ["input pipeline alone", f"{rates['pipeline']:.0f}"],
+        ["training step alone", f"{rates['step']:.1f}"],
+        ["`train.py`", f"{rates['train.py']:.1f}"],
+    ]
+    share = rates["train.py"] / min(rates["pipeline"], rates["step"])
+    table = markdown.table(["", "images/s"], rows)
+    return f"{table}\n\n`train.py` reaches {share:.2f} of the slower of the other two."
+
+
+TABLES = {
+    "demo": demo,
+    "demo_output": demo_output,
+    "fit": fit,
+    "input_pipeline": input_pipeline,
+    "speed": speed,
+    "train_step": train_step,
+}
+
+
+def update(text: str) -> str:
+    """Return the text of a page with its tables made from the results."""
+    return BLOCK.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[4]}", text)
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check all pages, and return the exit status."""
+    if arguments not in ([], ["--check"]):
+        print(f"error: unknown arguments {' '.join(arguments)}: use none, or --check")
+        return 2
+    status = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        updated = update(text)
+        if updated == text:
+            continue
+        name = page.relative_to(ROOT)
+        if arguments:
+            print(f"{name} differs from the committed results: run python docs/result_tables.py")
+            status = 1
+        else:
+            page.write_text(updated, encoding="utf-8")
+            print(f"wrote {name}")
+    return status
+
+
+def _read(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""The pages show the committed results, and a changed number is noticed."""
+
+import importlib.util
+import re
+
+import pytest
+
+from tests.command import ROOT
+
+
+@pytest.fixture(scope="module")
+def result_tables():
+    """Load docs/result_tables.py."""
+    path = ROOT / "docs" / "result_tables.py"
+    spec = importlib.util.spec_from_file_location("result_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_show_the_committed_results(result_tables):
+    assert result_tables.main(["--check"]) == 0
+
+
+def test_readme_has_the_headline_tables():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"<!-- begin: (\w+) -->", text) == ["demo", "speed"]
+
+
+def test_changed_number_is_reported_and_mended(result_tables, tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    number = re.search(r"\*\*(\d+\.\d) ± ", text)[1]
+    page = tmp_path / "README.md"
+    page.write_text(text.replace(f"**{number} ±", "**99.9 ±"), encoding="utf-8")
+    monkeypatch.setattr(result_tables, "PAGES", (page,))
+    monkeypatch.setattr(result_tables, "ROOT", tmp_path)
+    for folder in ("studies", "benchmarks"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+
+    assert result_tables.main(["--check"]) == 1
+    assert "README.md differs from the committed results" in capsys.readouterr().out
+    assert "99.9 ±" in page.read_text(encoding="utf-8")
+    assert result_tables.main([]) == 0
+    assert page.read_text(encoding="utf-8") == text
+    assert result_tables.main(["--check"]) == 0
+
+
+def test_unknown_argument_is_an_error(result_tables):
+    assert result_tables.main(["--chek"]) == 2
