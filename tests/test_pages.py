@@ -178,6 +178,16 @@ def test_paths_in_the_text_exist(text):
     assert not missing
 
 
+def test_numbers_of_the_study_on_the_results_page_are_those_of_the_study():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("\n## The study")
+    section, _, _ = section.partition("\n## ")
+    numbers = re.findall(r"\d+\.\d ± \d+\.\d", section)
+    study_page = (ROOT / "studies" / "photos" / "README.md").read_text(encoding="utf-8")
+    assert numbers
+    assert not [number for number in numbers if number not in study_page]
+
+
 def test_parse_finds_mistakes():
     for line, mistake in {
         "python train.py --config=configs/photos.py --wrkdir=runs/a": "workdir",
