@@ -3,9 +3,9 @@
     python docs/result_tables.py            (make results)
     python docs/result_tables.py --check    (part of make check)
 
-A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`, and is made from
-the results that are committed, so a page cannot show numbers that were not measured. With --check,
-nothing is written; the exit status is 1 if a page differs from the results.
+A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`. It is made
+from the results that are committed, so a page cannot show numbers that were not measured. With
+--check, nothing is written, and the exit status is 1 if a page differs from the results.
 """
 
 import json

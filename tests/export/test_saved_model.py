@@ -24,7 +24,7 @@ from tests.images import crops
 
 SIDE = 32  # of the views of encoded images
 
-# Uses the export in its folder frozen, fine-tunes it as the README does, and runs saved_model_cli.
+# Uses the export in its folder frozen, fine-tunes it as docs/export.md does, and runs saved_model_cli.
 CONSUMER = """
 import contextlib, io, json, sys
 import keras, numpy as np
@@ -55,7 +55,7 @@ model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True
 model.fit(images, labels, verbose=0)
 results["changed when frozen"] = changed(frozen)
 
-exec(open("readme.py").read())
+exec(open("example.py").read())
 results["changed when fine-tuned"] = changed(backbone)
 results["losses"] = model.history.history["loss"]
 
@@ -66,11 +66,10 @@ json.dump(results, open("results.json", "w"))
 """
 
 
-def readme_example():
-    """Return the Python block of the README that fine-tunes an export."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    [example] = [block for block in blocks if "TFSMLayer" in block]
-    return example
+def documented_example():
+    """Return the first Python block of docs/export.md that fine-tunes an export."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if "call_training_endpoint" in block)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def expected_features(backbone, files, side):
 def test_process_without_this_project_uses_the_export(backbone, exported, files, tmp_path):
     """One process, because starting it takes longer than everything that it does."""
     shutil.copytree(exported, tmp_path / "backbone")
-    (tmp_path / "readme.py").write_text(readme_example())
+    (tmp_path / "example.py").write_text(documented_example())
     images = np.stack(crops(20, 32)).astype(np.float32)
     images[10:] = images[10:, ::2, ::2].repeat(2, axis=1).repeat(2, axis=2)  # the second class
     np.save(tmp_path / "images.npy", images)
