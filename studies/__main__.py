@@ -13,7 +13,7 @@ HELP = """Run the paper's experiments, and report which of its findings they rep
 
     python -m studies                            (make study)
     python -m studies --only=momentum,width --seeds=0
-    python -m studies --draw                     (figures and README.md only)
+    python -m studies --figures_only             (figures and README.md only)
 
 The experiments are mechanisms, momentum, shuffling, v2, epochs and width; studies/experiments.py
 defines the settings of every run. By default they train on the embedded photographs, which takes
@@ -63,9 +63,9 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "only", [], "Experiments to run, separated by commas; by default all.", flag_values=values
     )
     flags.DEFINE_bool(
-        "draw",
+        "figures_only",
         False,
-        "Only write the figures and README.md from the results in --out, finished or not.",
+        "Whether to only write the figures and README.md, from the results in --out.",
         flag_values=values,
     )
 
@@ -75,11 +75,11 @@ def run_or_plot(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     for key, remedy in CONTROLLED_SETTINGS.items():
         if f"config.{key}" in values:
             raise UserError(f"--config.{key} is controlled by the study: {remedy}")
-    if values.draw:
+    if values.figures_only:
         for name in ("config", "workdir", "seeds", "epochs", "only"):
             if values[name].present:
                 raise UserError(
-                    f"--{name} has no effect with --draw, which reads everything from "
+                    f"--{name} has no effect with --figures_only, which reads everything from "
                     "results.json: leave it out"
                 )
     else:

@@ -81,7 +81,7 @@ def _introduction(study: Results) -> Iterator[str]:
         f"The study took {study['seconds'] / 60:.0f} minutes for {len(study['runs'])} runs, with "
         f"{versions}. All numbers and figures come from [results.json](results.json), which has "
         "one line per run. To write the figures and this page again, run `python -m studies "
-        "--draw`."
+        "--figures_only`."
     )
     missing = _missing(study)
     if missing:

@@ -126,7 +126,7 @@ def test_draw_writes_the_figures_only(arguments, started, monkeypatch, tmp_path)
     main(arguments)
     monkeypatch.undo()
     before = (tmp_path / "out" / "results.json").read_text()
-    assert main(["--draw", f"--out={tmp_path / 'out'}"]) == 0
+    assert main(["--figures_only", f"--out={tmp_path / 'out'}"]) == 0
     assert (tmp_path / "out" / "width.png").exists()
     assert (tmp_path / "out" / "results.json").read_text() == before
 
@@ -138,7 +138,7 @@ def test_draw_writes_the_figures_only(arguments, started, monkeypatch, tmp_path)
         (["--seeds=0,-1"], "--seeds=-1: seeds must be integers"),
         (["--config.epochs=3"], "--config.epochs is controlled by the study: use --epochs"),
         (["--config.seed=3"], "--config.seed is controlled by the study: use --seeds"),
-        (["--draw"], "--config has no effect with --draw"),
+        (["--figures_only"], "--config has no effect with --figures_only"),
         (["--only=mechanisms"], "--config.queue_size=100"),
         (["--config.data.source=folder:/nowhere"], "/nowhere"),
     ],
