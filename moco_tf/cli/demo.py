@@ -57,7 +57,7 @@ def demo(values: flags.FlagValues) -> int:
     seeds = values.seeds
     for seed in seeds:
         if not seed.isdigit():
-            raise UserError(f"--seeds={','.join(seeds)}: give numbers such as 0,1,2")
+            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
     results = []
     for seed in seeds:
         config = values.config.copy_and_resolve_references()

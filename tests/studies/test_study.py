@@ -135,7 +135,7 @@ def test_draw_writes_the_figures_only(arguments, started, monkeypatch, tmp_path)
     ("flags", "message"),
     [
         (["--only=speed"], "--only=speed: choose from mechanisms, momentum"),
-        (["--seeds=0,-1"], "--seeds=-1: seeds must be integers"),
+        (["--seeds=0,-1"], "--seeds=-1: use integers of 0 or greater"),
         (["--config.epochs=3"], "--config.epochs is controlled by the study: use --epochs"),
         (["--config.seed=3"], "--config.seed is controlled by the study: use --seeds"),
         (["--figures_only"], "--config has no effect with --figures_only"),
