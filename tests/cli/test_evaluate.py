@@ -141,7 +141,10 @@ def test_report_is_written_and_its_warnings_are_printed(workdir, tmp_path):
         ("--protocol=linear --learning_rate=-1", "--learning_rate=-1.0: must be greater than 0"),
         ("--protocol=linear --learning_rate=fast", "learning_rate.*fast"),
         ("--protocol=finetune --layers=last", "--?layers"),
-        ("--protocol=finetune --label_fraction=1.5", "--label_fraction=1.5: must be greater than 0 and at most 1"),
+        (
+            "--protocol=finetune --label_fraction=1.5",
+            "--label_fraction=1.5: must be greater than 0 and at most 1",
+        ),
         ("--protocol=knn --encoder=resnet8", "--encoder=resnet8 has no effect"),
         ("--protocol=knn --checkpoint=x", "exactly one of .*--checkpoint and --random_init"),
         ("--protocol=svm", "svm"),

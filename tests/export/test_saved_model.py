@@ -68,7 +68,9 @@ json.dump(results, open("results.json", "w"))
 
 def documented_example():
     """Return the first Python block of docs/export.md that fine-tunes an export."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL
+    )
     return next(block for block in blocks if "call_training_endpoint" in block)
 
 
