@@ -24,7 +24,8 @@ from tests.images import crops
 
 SIDE = 32  # of the views of encoded images
 
-# Uses the export in its folder frozen, fine-tunes it as docs/export.md does, and runs saved_model_cli.
+# Uses the export in its folder frozen, fine-tunes it as docs/export.md does, and runs
+# saved_model_cli.
 CONSUMER = """
 import contextlib, io, json, sys
 import keras, numpy as np
