@@ -21,7 +21,8 @@ def code_blocks(page, language):
 def commands(page):
     """Return the commands on a page that call a script of this project or a console command."""
     pattern = r"^(?:python docs/|moco-).*$"
-    return re.findall(pattern, "\n".join(code_blocks(page, "bash")), re.MULTILINE)
+    text = "\n".join(code_blocks(page, "bash"))
+    return re.findall(pattern, re.sub(r" \\\n +", " ", text), re.MULTILINE)
 
 
 def run_command(command, *more_arguments):
