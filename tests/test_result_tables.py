@@ -27,6 +27,14 @@ def test_readme_has_the_headline_tables():
     assert re.findall(r"<!-- begin: (\w+) -->", text) == ["demo", "speed"]
 
 
+def test_config_states_the_result_of_the_demo(result_tables):
+    # | **MoCo, pre-trained for 2,016 steps** | **60.7 ± 1.2** | **67.9 ± 1.1** |
+    *_, pretrained = result_tables.demo().splitlines()
+    knn, linear = re.findall(r"\*\*(\d+\.\d) ± ", pretrained)
+    docstring = (ROOT / "configs" / "photos.py").read_text(encoding="utf-8")
+    assert f"{knn} % kNN and {linear} % linear-probe" in docstring
+
+
 def test_changed_number_is_reported_and_mended(result_tables, tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     number = re.search(r"\*\*(\d+\.\d) ± ", text)[1]
