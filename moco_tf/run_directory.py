@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from typing import Any
 
 import ml_collections
@@ -10,6 +11,17 @@ import tensorflow as tf
 from moco_tf.config import OPERATIONAL, default_config, flatten
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_atomically
+
+# What TensorFlow raises when it restores a damaged checkpoint, or one of another network.
+RESTORE_ERRORS = (
+    tf.errors.OpError,
+    AssertionError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def require_same_run(
@@ -28,7 +40,7 @@ def require_same_run(
 
     Raises:
         UserError: If the run there has another config, another number of images or images with
-            another number of channels, or if `workdir` is a file.
+            another number of channels, if it has lost its checkpoints, or if `workdir` is a file.
     """
     if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
         saved, current = flatten(read_config(workdir)), flatten(config)
@@ -57,6 +69,7 @@ def require_same_run(
                 f"channels, but those of '{config.data.source}' have {channels} now: use another "
                 "directory, or restore the images"
             )
+        require_progress_kept(workdir)
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"the run directory {workdir} is a file: use a directory")
 
@@ -140,9 +153,69 @@ def _read_data(workdir: str) -> dict[str, int]:
         return json.loads(file.read())
 
 
+def checkpoints(workdir: str) -> list[str]:
+    """Return the paths of the complete checkpoints, the newest first.
+
+    A checkpoint is complete if its index and all parts of its data are there. TensorFlow's own
+    list, the file `checkpoint`, is not used, because it may be lost or damaged.
+    """
+    paths = []
+    for step, names in _checkpoint_files(workdir):
+        counts = [int(name[-5:]) for name in names if not name.endswith(".index")]
+        if counts and len(counts) == counts[0] and len(names) == counts[0] + 1:
+            paths.append(os.path.join(workdir, "checkpoints", f"step-{step}"))
+    return paths
+
+
+def incomplete_checkpoints(workdir: str, after: int) -> list[str]:
+    """Return the names of the checkpoints after a step of which only some files are there."""
+    complete = {os.path.basename(path) for path in checkpoints(workdir)}
+    names = [f"step-{step}" for step, _ in _checkpoint_files(workdir) if step > after]
+    return [name for name in names if name not in complete]
+
+
+def _checkpoint_files(workdir: str) -> list[tuple[int, list[str]]]:
+    """Return the steps of all checkpoints with the names of their files, the newest first."""
+    directory = os.path.join(workdir, "checkpoints")
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    files: dict[int, list[str]] = {}
+    for name in names:
+        match = re.fullmatch(r"step-(\d+)\.(index|data-\d{5}-of-\d{5})", name)
+        if match:
+            files.setdefault(int(match[1]), []).append(name)
+    return sorted(files.items(), reverse=True)
+
+
 def latest_checkpoint(workdir: str) -> str | None:
     """Return the path of the newest complete checkpoint, or None if there is none."""
-    return tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+    return next(iter(checkpoints(workdir)), None)
+
+
+def require_progress_kept(workdir: str) -> None:
+    """Raise a `UserError` if a run has saved checkpoints and lost all of them.
+
+    A run that was killed before its first checkpoint passes: it starts again from step 0.
+
+    Args:
+        workdir: Path of a run directory with a config.json.
+
+    Raises:
+        UserError: If there is no complete checkpoint, and there are files of one, or metrics.jsonl
+            goes beyond the step of the first one.
+    """
+    if checkpoints(workdir):
+        return
+    directory = os.path.join(workdir, "checkpoints")
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    # TensorFlow writes the index of a checkpoint last, and then the file `checkpoint`.
+    has_files = any(re.fullmatch(r"checkpoint|step-\d+\.index", name) for name in names)
+    last_step = max((line.get("step", 0) for line in read_metrics(workdir)), default=0)
+    if has_files or last_step > read_config(workdir).checkpoint_every:
+        reason = f", but metrics.jsonl reaches step {last_step}" if last_step else ""
+        raise UserError(
+            f"the run {workdir} has lost its checkpoints: {directory} holds no complete one"
+            f"{reason}. Restore its files from a backup, or start a new run in another directory"
+        )
 
 
 def require_checkpoint(workdir: str) -> str:

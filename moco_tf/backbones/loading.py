@@ -195,9 +195,12 @@ def load_query_encoder(workdir: str) -> keras.Model:
     checkpoint = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:
         checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except run_directory.RESTORE_ERRORS as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the checkpoint {path} cannot be read: {reason}") from error
+        raise UserError(
+            f"the checkpoint {path} cannot be read: {reason}. Restore it from a backup, or "
+            "resume the run, which continues from an older checkpoint"
+        ) from error
     return encoder
 
 

@@ -32,15 +32,14 @@ class Checkpoints(GlobalStep):
         self.stop_signal: int | None = None
         # Not `self.model`, which Keras sets when `fit` begins.
         self.saved_model = model
-        self.manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model, optimizer=model.optimizer),
-            os.path.join(workdir, "checkpoints"),
-            max_to_keep=keep,
-            checkpoint_name="step",
-        )
+        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self.directory = os.path.join(workdir, "checkpoints")
+        self.keep = keep
+        # Made when it is needed: it fails if TensorFlow's list of checkpoints is damaged.
+        self.manager: tf.train.CheckpointManager | None = None
 
     def restore(self, workdir: str) -> int:
-        """Restore the newest checkpoint of a run, if there is one.
+        """Restore the newest checkpoint of a run that can be read, if the run has one.
 
         Args:
             workdir: Run directory to restore from.
@@ -49,22 +48,48 @@ class Checkpoints(GlobalStep):
             The global step of the model afterwards.
 
         Raises:
-            UserError: If the checkpoint cannot be read.
+            UserError: If there are checkpoints, but none of them can be read.
         """
-        path = run_directory.latest_checkpoint(workdir)
-        if path:
+        paths = run_directory.checkpoints(workdir)
+        reasons = []
+        for path in paths:
             try:
-                self.manager.checkpoint.restore(path).assert_consumed()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                self.checkpoint.restore(path).assert_consumed()
+            except run_directory.RESTORE_ERRORS as error:
                 if distribution.worker_is_gone(error):
                     raise
-                reason = str(error).strip().splitlines()[0]
+                reasons.append(f"{os.path.basename(path)}: {str(error).strip().splitlines()[0]}")
+                continue
+            step = int(self.saved_model.step.numpy())
+            reasons += [
+                f"{name}: files are missing"
+                for name in run_directory.incomplete_checkpoints(workdir, step)
+            ]
+            if reasons and distribution.is_chief():
+                print(
+                    f"continuing from the checkpoint of step {step}, because newer ones in "
+                    f"{os.path.dirname(path)} cannot be read ({'; '.join(reasons)})"
+                )
+            if os.path.dirname(path) == self.directory:
+                self._track(paths[paths.index(path) :])
+            break
+        else:
+            if reasons:
                 raise UserError(
-                    f"the checkpoint {path} cannot be read ({reason}): move it away, or use "
-                    "another run directory"
-                ) from error
+                    f"no checkpoint of the run {workdir} can be read ({'; '.join(reasons)}): "
+                    f"restore {os.path.join(workdir, 'checkpoints')} from a backup, or start a new "
+                    "run in another directory"
+                )
         self.step = int(self.saved_model.step.numpy())
         return self.step
+
+    def _track(self, paths: list[str]) -> None:
+        """Write TensorFlow's list of checkpoints, the newest of which was just restored.
+
+        Rotation deletes the oldest checkpoints of this list. Newer checkpoints that cannot be read
+        are not in it, so they do not count among those that are kept.
+        """
+        tf.compat.v1.train.update_checkpoint_state(self.directory, paths[0], paths[::-1])
 
     def on_step(self, step: int, logs: dict[str, Any] | None) -> None:
         """Save every `every` steps, and if a signal asked the run to stop."""
@@ -86,6 +111,10 @@ class Checkpoints(GlobalStep):
         Raises:
             UserError: If it cannot be written.
         """
+        if self.manager is None:
+            self.manager = tf.train.CheckpointManager(
+                self.checkpoint, self.directory, max_to_keep=self.keep, checkpoint_name="step"
+            )
         path = self.manager.latest_checkpoint or ""
         if path.endswith(f"step-{self.step}"):
             return
@@ -96,6 +125,6 @@ class Checkpoints(GlobalStep):
                 raise
             raise UserError(
                 f"the checkpoint of step {self.step} cannot be written to "
-                f"{self.manager.directory} ({error.message}): free some space there; the run "
+                f"{self.directory} ({error.message}): free some space there; the run "
                 f"resumes from {path or 'its start'}"
             ) from error

@@ -184,6 +184,11 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
         model = build_model(config, batches.steps_per_epoch, channels, num_images)
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
+        if len(set(distribution.gather_from_workers(start))) > 1:
+            raise UserError(
+                f"the workers differ: this one restored step {start} from {workdir}. Use a run "
+                "directory that they share"
+            )
         total = total_steps(config, batches.steps_per_epoch)
         if start >= total:
             if chief:

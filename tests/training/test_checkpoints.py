@@ -1,0 +1,130 @@
+"""A run with damaged or lost checkpoints never starts again without a word."""
+
+import shutil
+
+import pytest
+
+from moco_tf import run_directory
+from tests import in_process
+from tests.command import state
+from tests.conftest import TRAINED_RUN, source_flag
+
+
+@pytest.fixture
+def workdir(trained_run, tmp_path):
+    """Return a copy of a finished run, with checkpoints of steps 8, 10 and 12."""
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+def file_of(workdir, step, suffix):
+    [path] = (workdir / "checkpoints").glob(f"step-{step}.{suffix}*")
+    return path
+
+
+def contents(workdir):
+    return {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+
+
+def remove(path):
+    path.unlink()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        ("index", remove),
+        pytest.param("index", zero, marks=pytest.mark.slow),
+        pytest.param("data", truncate, marks=pytest.mark.slow),
+        pytest.param("data", zero, marks=pytest.mark.slow),
+    ],
+)
+def test_run_continues_from_the_newest_checkpoint_that_can_be_read(
+    workdir, image_folder, trained_run, suffix, damage
+):
+    damage(file_of(workdir, 12, suffix))
+    output = in_process.run("train.py", *TRAINED_RUN, source_flag(image_folder), workdir=workdir)
+    assert "continuing from the checkpoint of step 10, because newer ones" in output
+    assert "step-12: " in output
+    assert "resuming from step 10" in output
+    expected = state(trained_run)
+    for name, value in state(workdir).items():
+        assert (value == expected[name]).all(), name
+    kept = {path.name.split(".")[0] for path in (workdir / "checkpoints").glob("step-*")}
+    assert kept == {"step-8", "step-10", "step-12"}
+    steps = [line["step"] for line in run_directory.read_metrics(str(workdir))]
+    assert steps == [line["step"] for line in run_directory.read_metrics(str(trained_run))]
+
+
+@pytest.mark.parametrize("damage", [remove, truncate, empty, zero])
+def test_list_of_checkpoints_is_not_needed(workdir, image_folder, damage):
+    damage(workdir / "checkpoints" / "checkpoint")
+    output = in_process.run("train.py", *TRAINED_RUN, source_flag(image_folder), workdir=workdir)
+    assert "already finished at step 12" in output
+
+
+def remove_indices(workdir):
+    for path in (workdir / "checkpoints").glob("*.index"):
+        path.unlink()
+
+
+def remove_directory(workdir):
+    shutil.rmtree(workdir / "checkpoints")
+
+
+def zero_data(workdir):
+    for path in (workdir / "checkpoints").glob("*.data-*"):
+        zero(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_indices, "has lost its checkpoints"),
+        (remove_directory, "has lost its checkpoints"),
+        (zero_data, "no checkpoint of the run"),
+    ],
+)
+def test_run_without_a_readable_checkpoint_is_refused(workdir, image_folder, damage, message):
+    damage(workdir)
+    before = contents(workdir)
+    for _ in range(2):
+        line = in_process.run_mistake(
+            "train.py", *TRAINED_RUN, source_flag(image_folder), workdir=workdir
+        )
+        assert message in line
+        assert str(workdir) in line
+        assert "from a backup, or start a new run in another directory" in line
+    assert contents(workdir) == before
+
+
+def test_lost_checkpoints_are_refused_with_a_longer_interval_as_well(workdir, image_folder):
+    remove_directory(workdir)
+    flags = (*TRAINED_RUN, source_flag(image_folder), "--config.checkpoint_every=1000")
+    for _ in range(2):
+        assert "has lost its checkpoints" in in_process.run_mistake(
+            "train.py", *flags, workdir=workdir
+        )
+
+
+def test_run_that_was_killed_before_its_first_checkpoint_starts_again(
+    workdir, image_folder, trained_run
+):
+    remove_directory(workdir)
+    run_directory.rewind_metrics(str(workdir), 2)  # The checkpoint of step 2 was not written.
+    output = in_process.run("train.py", *TRAINED_RUN, source_flag(image_folder), workdir=workdir)
+    assert "resuming" not in output
+    expected = state(trained_run)
+    for name, value in state(workdir).items():
+        assert (value == expected[name]).all(), name
