@@ -152,13 +152,13 @@ def _format(channels: int, image_size: int) -> Format:
         "`images`, float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside"
     )
     encoded = (
-        f". `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, and uses their central "
-        f"{image_size}x{image_size} pixels after resizing the shorter side to "
+        f"{inputs}. `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, and uses their "
+        f"central {image_size}x{image_size} pixels after resizing the shorter side to "
         f"{round(image_size * 256 / 224)}"
     )
     return Format(
         name="TensorFlow SavedModel",
-        inputs=inputs + encoded * (channels == 3),
+        inputs=encoded if channels == 3 else inputs,
         outputs="features, float32 `[N, {features}]`",
         loading="""\
 ```python

@@ -85,7 +85,7 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
 
 
 def _parse_encoder_name(name: str) -> None:
-    # Imported here because the module needs Keras; see the first lines of this one.
+    # Imported here because it imports Keras, and this module has to load without.
     from moco_tf.encoders.resnet import parse_name
 
     parse_name(name)

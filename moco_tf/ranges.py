@@ -40,7 +40,8 @@ class Range:
 
     def error(self, value: Any) -> str | None:
         """Return what is wrong with a value and which values are valid, or None."""
-        for item in value if isinstance(value, (tuple, list)) else (value,):
+        is_tuple = isinstance(value, (tuple, list))
+        for item in value if is_tuple else (value,):
             if self.choices:
                 if item not in self.choices:
                     return f"choose {self}"
@@ -52,4 +53,7 @@ class Range:
                 )
                 if too_small or (self.maximum is not None and item > self.maximum):
                     return f"must be {self}"
+            elif str(self):
+                numbers = "numbers separated by commas" if is_tuple else "a number"
+                return f"must be {numbers}, {self}"
         return None

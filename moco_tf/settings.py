@@ -1,7 +1,8 @@
 """The settings of a pre-training run: keys, defaults, ranges and help texts in one place.
 
 `moco_tf.default_config`, the checks of a config, `train.py --help` and the documentation are made
-from this table. A new setting is one entry here. Every default is the paper's.
+from this table. A new setting is one entry here. A default is the paper's where the paper states
+the setting.
 """
 
 import dataclasses

@@ -45,6 +45,8 @@ def test_numbers_are_finite(value):
     assert Range().error(value) == "must be a finite number"
 
 
-def test_other_types_have_no_limits_without_choices():
-    assert Range(minimum=1).error(False) is None
+def test_other_types_are_errors_where_there_are_limits():
+    assert Range(minimum=1).error("60") == "must be a number, 1 or greater"
+    assert Range(minimum=1).error(("60,x",)) == "must be numbers separated by commas, 1 or greater"
     assert Range().error("text") is None
+    assert Range().error(False) is None

@@ -75,8 +75,8 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever reads the output has stopped, such as `head`. What is left goes nowhere, so that
-        # Python does not fail when it closes the output.
+        # The reader of the output has exited, such as `head`. The remaining output is discarded, so
+        # that Python does not fail when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -320,7 +320,7 @@ def _last_line(error: BaseException) -> str:
 def _start_tensorflow() -> None:
     """Import TensorFlow without the messages that it prints while it starts.
 
-    Someone who sets TF_CPP_MIN_LOG_LEVEL wants to read them, and gets them.
+    If TF_CPP_MIN_LOG_LEVEL is set, it decides which messages are shown.
     """
     logging.set_verbosity(logging.WARNING)
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:

@@ -26,13 +26,14 @@ class MoCo(Mechanism):
 
     Args:
         build_encoder: Function without arguments that returns a new, built model from images to
-            projections `[N, C]`, such as one of `moco_tf.encoders.build`. It is called twice.
+            projections `[N, C]`, such as one that calls `moco_tf.encoders.build`. It is called
+            twice.
         queue_size: Number K of keys in the queue; any positive integer.
         momentum: The momentum m of equation 2, in [0, 1].
         temperature: The temperature tau of equation 1, greater than 0.
         shuffle_bn: Whether to use Shuffling BN (section 3.3). It requires an encoder whose
             BatchNormalization has more than one group in the global batch, as with several
-            replicas or with `bn_groups` greater than 1. `False` shows what Shuffling BN prevents.
+            replicas or with `bn_groups` greater than 1. `False` repeats the paper's ablation.
         symmetric_loss: Whether to add the loss of the same images with the two views exchanged, as
             the reference implementation's recipe for CIFAR-10 can do. The sum of both is minimized
             and their mean is reported, so that chance level stays the same. The keys of both views
@@ -87,7 +88,7 @@ class MoCo(Mechanism):
 
         self.query_encoder = build_encoder()
         # The key encoder stays trainable, although no gradient reaches it: `trainable = False`
-        # would put its BatchNormalization into inference mode, with nothing left to shuffle.
+        # would put its BatchNormalization into inference mode, where shuffling has no effect.
         self.key_encoder = build_encoder()
         copy_weights(self.query_encoder, self.key_encoder)
         self.queue = Queue(queue_size, self.query_encoder.output_shape[-1], seed)

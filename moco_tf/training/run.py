@@ -243,7 +243,7 @@ def _announce(
 ) -> None:
     print(
         f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
-        f"{total / steps_per_epoch:g} epochs of {steps_per_epoch} steps; "
+        f"{total / steps_per_epoch:.4g} epochs of {steps_per_epoch} steps; "
         f"chance-level loss {chance_formula(config)} = {chance_loss(config):.2f}"
     )
     if config.mechanism == "memory_bank":

@@ -40,7 +40,7 @@ def schedule(name):
     if name == "cosine":
         rates = [RATE * 0.5 * (1 + math.cos(math.pi * epoch / EPOCHS)) for epoch in epochs]
         return Cosine(RATE, STEPS_PER_EPOCH, EPOCHS), rates
-    rates = [RATE * 0.1 ** ((epoch >= 2) + (epoch >= 4)) for epoch in epochs]
+    rates = [RATE * 0.1 ** sum(epoch >= milestone for milestone in MILESTONES) for epoch in epochs]
     return Step(RATE, STEPS_PER_EPOCH, MILESTONES), rates
 
 
