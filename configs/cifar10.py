@@ -1,7 +1,10 @@
 """MoCo on CIFAR-10: the recipe of the reference implementation's notebook, for one GPU.
 
-    python train.py --config=configs/cifar10.py --config.data.source=folder:PATH/TO/cifar10/train \
+    python train.py --config=configs/cifar10.py --config.data.source=folder:PATH/TO/cifar10 \
         --workdir=DIR
+
+PATH/TO/cifar10 holds train/ and test/, each with one folder per class. Pre-training uses train/
+only, and the kNN monitor tests on test/.
 
 Settings: ResNet-18 with one 3x3 convolution as its stem, linear head, K 4,096, m 0.99, temperature
 0.1, SGD with learning rate 0.06 and weight decay 5e-4, batches of 512 images in 8

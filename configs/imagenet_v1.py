@@ -1,7 +1,10 @@
 """MoCo v1 on ImageNet, the paper's main setting (section 4).
 
     python train.py --config=configs/imagenet_v1.py --strategy=mirrored \
-        --config.data.source=folder:PATH/TO/imagenet/train --workdir=DIR
+        --config.data.source=folder:PATH/TO/imagenet --workdir=DIR
+
+PATH/TO/imagenet holds train/ and val/, each with one folder per class. Pre-training uses train/
+only, and an evaluation tests on val/.
 
 Settings: ResNet-50, K 65,536, m 0.999, temperature 0.07, batches of 256 images in 8
 BatchNormalization groups, learning rate 0.03, multiplied by 0.1 at epochs 120 and 160, 200 epochs.

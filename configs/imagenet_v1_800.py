@@ -1,7 +1,10 @@
 """MoCo v1 on ImageNet for 800 epochs.
 
     python train.py --config=configs/imagenet_v1_800.py --strategy=mirrored \
-        --config.data.source=folder:PATH/TO/imagenet/train --workdir=DIR
+        --config.data.source=folder:PATH/TO/imagenet --workdir=DIR
+
+PATH/TO/imagenet holds train/ and val/, each with one folder per class. Pre-training uses train/
+only, and an evaluation tests on val/.
 
 Settings: as configs/imagenet_v1.py, with four times the epochs. The learning rate is multiplied by
 0.1 at the same fractions of the run, at epochs 480 and 640. This is our interpretation: the papers

@@ -1,7 +1,10 @@
 """MoCo v1 on ImageNet with a ResNet-50 of twice the width (Table 1 of the paper).
 
     python train.py --config=configs/imagenet_v1_resnet50w2.py --strategy=mirrored \
-        --config.data.source=folder:PATH/TO/imagenet/train --workdir=DIR
+        --config.data.source=folder:PATH/TO/imagenet --workdir=DIR
+
+PATH/TO/imagenet holds train/ and val/, each with one folder per class. Pre-training uses train/
+only, and an evaluation tests on val/.
 
 Settings: as configs/imagenet_v1.py, except for the encoder, in which every convolution has twice
 the channels: 94 million parameters.

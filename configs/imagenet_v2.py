@@ -1,7 +1,10 @@
 """MoCo v2 on ImageNet (Chen et al. 2020).
 
     python train.py --config=configs/imagenet_v2.py --strategy=mirrored \
-        --config.data.source=folder:PATH/TO/imagenet/train --workdir=DIR
+        --config.data.source=folder:PATH/TO/imagenet --workdir=DIR
+
+PATH/TO/imagenet holds train/ and val/, each with one folder per class. Pre-training uses train/
+only, and an evaluation tests on val/.
 
 Settings: as configs/imagenet_v1.py, with an MLP head, more augmentation, a cosine schedule and
 temperature 0.2. That is ResNet-50, K 65,536, m 0.999, batches of 256 images, learning rate 0.03,

@@ -1,7 +1,10 @@
 """MoCo v2 on ImageNet for 800 epochs (Chen et al. 2020), its best setting.
 
     python train.py --config=configs/imagenet_v2_800.py --strategy=mirrored \
-        --config.data.source=folder:PATH/TO/imagenet/train --workdir=DIR
+        --config.data.source=folder:PATH/TO/imagenet --workdir=DIR
+
+PATH/TO/imagenet holds train/ and val/, each with one folder per class. Pre-training uses train/
+only, and an evaluation tests on val/.
 
 Settings: as configs/imagenet_v2.py, with four times the epochs, which the cosine schedule spans.
 

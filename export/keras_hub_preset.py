@@ -12,7 +12,7 @@ normalization: a task's `preprocessor`, or `keras_hub.layers.ImageConverter.from
 alone, converts images in [0, 255] to the network's input. It does not resize images unless you set
 a size: `classifier.preprocessor.image_size = (224, 224)`.
 
-It needs KerasHub: pip install 'moco-tf[keras-hub]'.
+It needs KerasHub, the extra `keras-hub`: pip install '.[keras-hub]' in a checkout of moco-tf.
 """
 
 from __future__ import annotations
@@ -144,7 +144,10 @@ def _import_keras_hub() -> Any:
     try:
         import keras_hub
     except ImportError as error:
-        raise UserError("KerasHub is not installed: pip install 'moco-tf[keras-hub]'") from error
+        raise UserError(
+            "KerasHub is not installed: install the extra 'keras-hub': pip install '.[keras-hub]' "
+            "in a checkout of moco-tf"
+        ) from error
     return keras_hub
 
 

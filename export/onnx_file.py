@@ -8,7 +8,7 @@
 The model takes images, float32 `[batch, height, width, channels]` in [0, 255]. Batch, height and
 width are dynamic, and normalization is inside.
 
-It needs two more packages: pip install 'moco-tf[onnx]'.
+It needs two more packages, the extra `onnx`: pip install '.[onnx]' in a checkout of moco-tf.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _import_onnx() -> Any:
         import tf2onnx  # noqa: F401, because Keras imports it for the export
     except ImportError as error:
         raise UserError(
-            "tf2onnx and onnx are not installed: pip install 'moco-tf[onnx]'"
+            "tf2onnx and onnx are not installed: install the extra 'onnx': pip install '.[onnx]' "
+            "in a checkout of moco-tf"
         ) from error
     return onnx
 

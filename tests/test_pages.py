@@ -209,7 +209,7 @@ def test_parse_finds_mistakes():
 def test_parse_accepts_placeholders_and_ignores_other_commands():
     block = """
         # train.py --no_such_flag
-        pip install 'moco-tf[onnx]'
+        pip install '.[onnx]'
         CUDA_VISIBLE_DEVICES=0 python train.py --config=mine.py \\
             --config.data.source=folder:PATH --config.batch_size=... --workdir=DIR
         moco-export FORMAT --help

@@ -16,20 +16,23 @@ from moco_tf.errors import UserError
 if TYPE_CHECKING:
     import ml_collections
 
-HELP = """Pre-train on the embedded photographs, evaluate the features, export and plot them.
+HELP = """Pre-train on the embedded photographs, evaluate, export and plot.
 
     moco-demo --workdir=runs/demo
     moco-demo --workdir=runs/demo --seeds=0,1,2
 
-For each seed, the demo does the same as these commands, in a run directory of its own:
+For each seed, the demo does the same as these commands, in a separate run
+directory:
 
-    python train.py --config=configs/photos.py --config.seed=0 --workdir=runs/demo/seed0
+    python train.py --config=configs/photos.py --config.seed=0 \\
+        --workdir=runs/demo/seed0
     python evaluate.py --protocol=knn --workdir=runs/demo/seed0
     python evaluate.py --protocol=linear --cached --workdir=runs/demo/seed0
-    python export/saved_model.py --workdir=runs/demo/seed0 --out=runs/demo/seed0/export/saved_model
+    python export/saved_model.py --workdir=runs/demo/seed0 \\
+        --out=runs/demo/seed0/export/saved_model
 
-It also evaluates an untrained encoder and raw pixels, and prints a table of all results. If the
-demo was stopped, the same command continues it.
+It also evaluates an untrained encoder and raw pixels, and prints a table of all
+results. If the demo was stopped, the same command continues it.
 """
 
 COLUMNS = {"knn": "knn", "linear": "linear_cached"}  # Protocols by their keys in results.json.

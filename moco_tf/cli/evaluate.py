@@ -17,29 +17,43 @@ from moco_tf.evaluation.settings import Settings
 HELP = """Evaluate a backbone on labeled images, frozen or fine-tuned.
 
     python evaluate.py --protocol=knn --workdir=runs/photos
-    python evaluate.py --protocol=linear --saved_model=PATH --data=folder:PATH --image_size=224
-    python evaluate.py --protocol=few-shot --random_init --config=configs/photos.py
-    python evaluate.py --protocol=finetune --checkpoint=moco_v2_200ep_pretrain.pth.tar \\
-        --encoder=resnet50 --data=folder:PATH --image_size=224
-    python evaluate.py --protocol=detection --compare --workdir=runs/mine --data=coco:PATH
+    python evaluate.py --protocol=linear --saved_model=PATH \\
+        --data=folder:PATH --image_size=224
+    python evaluate.py --protocol=few-shot --random_init \\
+        --config=configs/photos.py
+    python evaluate.py --protocol=finetune --encoder=resnet50 \\
+        --checkpoint=moco_v2_200ep_pretrain.pth.tar \\
+        --data=folder:PATH --image_size=224
+    python evaluate.py --protocol=detection --compare --workdir=runs/mine \\
+        --data=coco:PATH
 
 Protocols:
 
-    knn                  weighted nearest neighbors, with the features of the backbone or the head
-    linear               the paper's linear protocol: one layer, trained by SGD on random crops
-    linear --cached      the same layer as a logistic regression, in a fraction of the time
+    knn                  weighted nearest neighbors, with the features of the
+                         backbone or the head
+    linear               the paper's linear protocol: one layer, trained by SGD
+                         on random crops
+    linear --cached      the same layer as a logistic regression, in a fraction
+                         of the time
     few-shot             logistic regression with a few labels per class
-    finetune             a new layer and a copy of the backbone, trained by SGD on random crops
-    finetune --compare   the same, with the new layer alone and with all layers, from this backbone,
-                         a random one and, with --workdir and --checkpoint, an imported one
-    detection            RetinaNet of KerasHub on the backbone, all layers trained; COCO's AP
-    segmentation         DeepLabV3+ of KerasHub on the backbone, all layers trained; mean IoU
-    ... --compare        either of them, from the initializations of finetune --compare
-    report               a page about a run: curves, comparisons, a map of the features, warnings
+    finetune             a new layer and a copy of the backbone, trained by SGD
+                         on random crops
+    finetune --compare   the same, with the new layer alone and with all layers,
+                         from this backbone, a random one and, with --workdir
+                         and --checkpoint, an imported one
+    detection            RetinaNet of KerasHub on the backbone, all layers
+                         trained; COCO's AP
+    segmentation         DeepLabV3+ of KerasHub on the backbone, all layers
+                         trained; mean IoU
+    ... --compare        either of them, from the initializations of finetune
+                         --compare
+    report               a page about a run: curves, comparisons, a map of the
+                         features, warnings
 
-Results are written to DIR/eval/PROTOCOL.json, where DIR is the run directory, the SavedModel or
---output_dir. The result of --cached is linear_cached.json, that of --features=head knn_head.json,
-and that of --compare PROTOCOL_comparison.json. The report is DIR/report.html.
+Results are written to DIR/eval/PROTOCOL.json, where DIR is the run directory,
+the SavedModel or --output_dir. The result of --cached is linear_cached.json,
+that of --features=head knn_head.json, and that of --compare
+PROTOCOL_comparison.json. The report is DIR/report.html.
 """
 
 TRANSFER = ("detection", "segmentation")

@@ -72,8 +72,8 @@ def _require_extra(protocol: str) -> None:
         import pycocotools  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--protocol={protocol} needs KerasHub and pycocotools: "
-            "pip install 'moco-tf[detection]'"
+            f"--protocol={protocol} needs KerasHub and pycocotools: install the extra 'detection': "
+            "pip install '.[detection]' in a checkout of moco-tf"
         ) from error
 
 

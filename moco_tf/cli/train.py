@@ -10,15 +10,16 @@ HELP = """Pre-train an encoder with MoCo.
 
     python train.py --config=configs/photos.py --workdir=runs/photos
 
-If the run was stopped, the same command resumes it. Any setting of the config can be changed on
-the command line:
+If the run was stopped, the same command resumes it. Any setting of the config
+can be changed on the command line:
 
-    python train.py --config=configs/folder.py --config.data.source=folder:PATH --workdir=DIR
+    python train.py --config=configs/folder.py \\
+        --config.data.source=folder:PATH --workdir=DIR
 
 Before a long run, plot the first images with their augmented views:
 
-    python train.py --config=configs/folder.py --config.data.source=folder:PATH \\
-        --preview=views.png
+    python train.py --config=configs/folder.py \\
+        --config.data.source=folder:PATH --preview=views.png
 """
 
 

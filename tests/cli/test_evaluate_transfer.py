@@ -125,4 +125,4 @@ def test_missing_extra_is_one_line_with_the_command_to_install_it(missing, monke
     line = in_process.run_mistake(
         "evaluate.py", "--protocol=detection", "--workdir=none", "--data=coco:none"
     )
-    assert "pip install 'moco-tf[detection]'" in line
+    assert "pip install '.[detection]' in a checkout" in line

@@ -47,6 +47,8 @@ def test_onnx_runtime_computes_the_features_at_any_size(trained_run, tmp_path):
 def test_missing_package_is_named(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)  # Python's own mark of a missing module.
     backbone = encoders.random_network("resnet8", stem="small")
-    with pytest.raises(UserError, match=r"tf2onnx and onnx are not installed: pip install .*onnx"):
+    with pytest.raises(
+        UserError, match=r"tf2onnx and onnx are not installed: .* pip install '\.\[onnx\]'"
+    ):
         export_onnx(backbone, str(tmp_path / "backbone.onnx"))
     assert list(tmp_path.iterdir()) == []
