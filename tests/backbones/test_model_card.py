@@ -118,6 +118,6 @@ def test_damaged_result_is_refused_with_its_path(workdir, text):
     path = workdir / "eval" / "other.json"
     path.write_text(text)
     backbone = encoders.build("resnet8", stem="small")
-    with pytest.raises(UserError, match="eval/other.json is not an evaluation result"):
+    with pytest.raises(UserError, match="eval/other.json is not the result of an evaluation"):
         model_card(backbone, FORMAT, Origin("workdir", str(workdir)))
     path.unlink()
