@@ -57,6 +57,25 @@ def demo_output() -> str:
     return "\n".join(["```text", *lines, "```"])
 
 
+def finetuning() -> str:
+    """Return the accuracies of fine-tuning with a tenth of the labels, over the demo's seeds."""
+    header = ["", "random initialization", "MoCo, pre-trained"]
+    results = _read("studies/demo/finetuning.json")["results"]
+    rows = []
+    for layers, title in (("head", "new layer only"), ("all", "all layers")):
+        cells = []
+        for initialization in ("random", "pre-trained"):
+            percents = [
+                100 * curve["top1"]
+                for result in results
+                for curve in result["curves"]
+                if (curve["initialization"], curve["layers"]) == (initialization, layers)
+            ]
+            cells.append(f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}")
+        rows.append([title, *cells])
+    return markdown.table(header, rows)
+
+
 def train_step() -> str:
     """Return the times and the memory of a training step, for both sizes of the benchmark."""
     texts = {
@@ -132,7 +151,7 @@ def fit() -> str:
         for name, values in _read("benchmarks/fit.json")["images_per_second"].items()
     }
     rows = [
-        ["input pipeline alone", f"{rates['pipeline']:.0f}"],
+        ["host part of the input pipeline alone", f"{rates['pipeline']:.0f}"],
         ["training step alone", f"{rates['step']:.1f}"],
         ["`train.py`", f"{rates['train.py']:.1f}"],
     ]
@@ -144,6 +163,7 @@ def fit() -> str:
 TABLES = {
     "demo": demo,
     "demo_output": demo_output,
+    "finetuning": finetuning,
     "fit": fit,
     "input_pipeline": input_pipeline,
     "speed": speed,
