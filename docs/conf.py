@@ -20,6 +20,7 @@ copyright = author
 version = release = __version__
 
 extensions = [
+    "api_links",
     "api_pages",
     "command_help",
     "myst_parser",
@@ -50,6 +51,14 @@ napoleon_custom_sections = [("Call arguments", "params_style")]  # As Keras docu
 # In the docstrings, single backticks are code, and most indented paragraphs are shell commands.
 default_role = "code"
 highlight_language = "none"
+# Where the classes of other projects are defined, and where users find them.
+PUBLIC_NAMES = {
+    r"\babsl\.flags\._flagvalues\.": "absl.flags.",
+    r"\bcollections\.abc\.": "",
+    r"\bkeras\.src\.(\w+\.)+": "keras.",
+    r"\bml_collections\.config_dict\.config_dict\.": "ml_collections.",
+    r"\btensorflow\.python\.framework\.tensor\.": "tf.",
+}
 # Links to other projects would need network access.
 nitpick_ignore_regex = [("py:.*", r"(?!moco_tf\.).*")]
 
@@ -79,6 +88,8 @@ def setup(app):
     # Before napoleon, which has priority 500.
     app.connect("autodoc-process-docstring", _mark_literal_blocks, priority=300)
     app.connect("autodoc-process-docstring", _format_returns, priority=400)
+    # After napoleon.
+    app.connect("autodoc-process-docstring", _shorten_types, priority=600)
     app.connect("autodoc-process-signature", _restore_signature)
     app.connect("autodoc-skip-member", _skip_fields)
     app.connect("env-updated", _mark_aliases)
@@ -115,6 +126,15 @@ def _format_returns(app, what, name, obj, options, lines):
         values = [re.sub(r"\n +", "\n  ", value) for value in values]
     field = textwrap.indent("\n".join(values), "    ").strip()
     lines[start:end] = [*f":returns: {field}".splitlines(), ""]
+
+
+def _shorten_types(app, what, name, obj, options, lines):
+    """Show types by their public names, such as `keras.Model`, in the types that napoleon adds."""
+    for i, line in enumerate(lines):
+        if re.match(r"\s*:(var)?type\b", line):
+            for pattern, public in PUBLIC_NAMES.items():
+                line = re.sub(pattern, public, line)
+            lines[i] = line
 
 
 def _restore_signature(app, what, name, obj, options, arguments, return_annotation):
