@@ -46,6 +46,7 @@ autodoc_default_options = {"ignore-module-all": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Call arguments", "params_style")]  # As Keras documents `call`.
 # In the docstrings, single backticks are code, and most indented paragraphs are shell commands.
