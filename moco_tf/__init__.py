@@ -15,6 +15,7 @@ Example:
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from moco_tf.training.run import train
 
 __version__ = "0.1.0"
+
+# Installed, `moco_tf.configs` and `moco_tf.export` are inside this package. In a checkout they are
+# the folders beside it, which have to be found whether or not the package is installed as well.
+_HERE = os.path.dirname(__file__)
+if not os.path.isdir(os.path.join(_HERE, "configs")):
+    __path__.append(os.path.dirname(_HERE))
 
 __all__ = [
     "MoCo",

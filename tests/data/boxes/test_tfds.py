@@ -141,7 +141,7 @@ def test_data_set_like_coco(data_dir):
 @pytest.mark.parametrize(
     ("dataset", "masks", "message"),
     [
-        ("voc_like", True, "has boxes but no masks: masks need coco:PATH"),
+        ("voc_like", True, "has boxes but no masks: use coco:PATH"),
         ("no_test", False, "has no other split with boxes to test on"),
         ("no_test:test", False, "there is no box in the split 'test'"),
         (
