@@ -169,8 +169,9 @@ class UnreadableImages(GlobalStep):
             self._reported |= skipped
             names = sorted(skipped)
             more = ", ..." if len(names) > MAX_NAMES else ""
+            files = "file" if len(names) == 1 else "files"
             tqdm.write(
-                f"skipped {len(names)} files that cannot be read as images: "
+                f"skipped {len(names)} {files} that cannot be read as images: "
                 f"{', '.join(names[:MAX_NAMES])}{more}"
             )
 

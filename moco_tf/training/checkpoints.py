@@ -35,7 +35,11 @@ class Checkpoints(GlobalStep):
         self.checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         self.directory = os.path.join(workdir, "checkpoints")
         self.keep = keep
-        # Made when it is needed: it fails if TensorFlow's list of checkpoints is damaged.
+        # The checkpoints to go on from, the newest first; newer ones that cannot be read are left
+        # out, so that they do not count among those that are kept.
+        self.restored: list[str] = []
+        # Made at the first save, when TensorFlow's list of checkpoints, which may be lost or
+        # damaged, is written.
         self.manager: tf.train.CheckpointManager | None = None
 
     def restore(self, workdir: str) -> int:
@@ -71,7 +75,7 @@ class Checkpoints(GlobalStep):
                     f"{os.path.dirname(path)} cannot be read ({'; '.join(reasons)})"
                 )
             if os.path.dirname(path) == self.directory:
-                self._track(paths[paths.index(path) :])
+                self.restored = paths[paths.index(path) :]
             break
         else:
             if reasons:
@@ -82,14 +86,6 @@ class Checkpoints(GlobalStep):
                 )
         self.step = int(self.saved_model.step.numpy())
         return self.step
-
-    def _track(self, paths: list[str]) -> None:
-        """Write TensorFlow's list of checkpoints, the newest of which was just restored.
-
-        Rotation deletes the oldest checkpoints of this list. Newer checkpoints that cannot be read
-        are not in it, so they do not count among those that are kept.
-        """
-        tf.compat.v1.train.update_checkpoint_state(self.directory, paths[0], paths[::-1])
 
     def on_step(self, step: int, logs: dict[str, Any] | None) -> None:
         """Save every `every` steps, and if a signal asked the run to stop."""
@@ -112,6 +108,10 @@ class Checkpoints(GlobalStep):
             UserError: If it cannot be written.
         """
         if self.manager is None:
+            if self.restored:
+                tf.compat.v1.train.update_checkpoint_state(
+                    self.directory, self.restored[0], self.restored[::-1]
+                )
             self.manager = tf.train.CheckpointManager(
                 self.checkpoint, self.directory, max_to_keep=self.keep, checkpoint_name="step"
             )

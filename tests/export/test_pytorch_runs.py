@@ -41,8 +41,8 @@ def imported(checkpoint, config, workdir):
 def stopped_run(trained_run, tmp_path_factory):
     """The trained run as it was at step 10 of 12, in the middle of its second epoch."""
     workdir = shutil.copytree(trained_run, tmp_path_factory.mktemp("stopped") / "run")
-    newest = workdir / "checkpoints" / "checkpoint"
-    newest.write_text('model_checkpoint_path: "step-10"\n')
+    for path in (workdir / "checkpoints").glob("step-12.*"):
+        path.unlink()
     return workdir
 
 
