@@ -1,4 +1,4 @@
-"""MoCo on the embedded photographs: the demo, a few minutes on two CPU cores.
+"""MoCo on the sample photographs: the demo, a few minutes on two CPU cores.
 
     python train.py --config=configs/photos.py --workdir=runs/photos
 

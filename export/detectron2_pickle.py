@@ -192,7 +192,7 @@ def _format(settings: dict[str, Any]) -> Format:
 
 
 def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
-    define_export_flags(values, "File to write, which must not exist.")
+    define_export_flags(values, "File to write, which must not exist; required.")
 
 
 def _export(values: flags.FlagValues) -> None:

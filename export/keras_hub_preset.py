@@ -174,7 +174,7 @@ classifier = keras_hub.models.ImageClassifier.from_preset(PATH, num_classes=10)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    out_help = "Directory to write, which must not exist."
+    out_help = "Directory to write, which must not exist; required."
     return export_command.run("keras_hub", __doc__ or "", out_help, export_keras_hub, argv)
 
 

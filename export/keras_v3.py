@@ -93,7 +93,7 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    out_help = "File to write, which must end in .keras and not exist."
+    out_help = "File to write, which must end in .keras and not exist; required."
     return export_command.run("keras", __doc__ or "", out_help, export_keras, argv)
 
 

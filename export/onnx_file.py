@@ -112,7 +112,7 @@ def _import_onnx() -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
-    out_help = "File to write, which must not exist."
+    out_help = "File to write, which must not exist; required."
     return export_command.run("onnx", __doc__ or "", out_help, export_onnx, argv)
 
 

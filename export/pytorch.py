@@ -1,19 +1,24 @@
-r"""Convert to and from PyTorch: checkpoints of the reference implementation, and plain ResNets.
+r"""Export to PyTorch, or import a checkpoint of facebookresearch/moco.
 
     # A run to a checkpoint in the format of facebookresearch/moco.
     python export/pytorch.py --workdir=runs/mine --out=checkpoint_0199.pth.tar
 
-    # Such a checkpoint to a run, which train.py resumes and evaluate.py evaluates.
-    python export/pytorch.py --checkpoint=checkpoint_0199.pth.tar --workdir=runs/imported \
-        --config=configs/imagenet_v2.py --config.data.source=folder:PATH
+    # Such a checkpoint to a run, which can be resumed and evaluated.
+    python export/pytorch.py --checkpoint=checkpoint_0199.pth.tar \
+        --workdir=runs/imported --config=configs/imagenet_v2.py \
+        --config.data.source=folder:PATH
 
-    # The backbone in a SavedModel or such a checkpoint to a state dict with torchvision's names.
+    # The backbone in a SavedModel or such a checkpoint to a state dict with
+    # torchvision's names.
     python export/pytorch.py --saved_model=PATH --out=resnet50.pth
-    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar --encoder=resnet50 \
-        --out=resnet50.pth
+    python export/pytorch.py --checkpoint=moco_v2_200ep_pretrain.pth.tar \
+        --encoder=resnet50 --out=resnet50.pth
 
-It needs PyTorch. No code in a checkpoint is ever executed. The other formats take PyTorch
-checkpoints as well: export/saved_model.py --checkpoint=resnet50.pth --encoder=resnet50.
+It needs PyTorch. No code in a checkpoint is ever executed. The other formats
+take PyTorch checkpoints as well:
+
+    python export/saved_model.py --checkpoint=resnet50.pth \
+        --encoder=resnet50 --out=PATH
 """
 
 from __future__ import annotations
@@ -289,9 +294,13 @@ def _import_run(path: str, config: ml_collections.ConfigDict, workdir: str) -> N
 
 
 def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
-    define_export_flags(values, "File to write, which must not exist.")
+    define_export_flags(
+        values,
+        "File to write, which must not exist; required, except to import a run.",
+        heading="Backbone (give exactly one; to import a run, --checkpoint and --workdir)",
+    )
     app.define_config_flag(
-        values, arguments, "Config of the run, --workdir, to create from --checkpoint."
+        values, arguments, "Config of the run to import, such as configs/imagenet_v2.py."
     )
 
 

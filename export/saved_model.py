@@ -172,7 +172,7 @@ To freeze it, leave out `call_training_endpoint` and pass `trainable=False`.""",
 
 
 def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
-    define_export_flags(values, "Directory to write, which must not exist.")
+    define_export_flags(values, "Directory to write, which must not exist; required.")
     flags.DEFINE_integer(
         "image_size",
         None,

@@ -119,6 +119,8 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         UserError: If the directory holds no run, or its config cannot be read.
     """
     path = os.path.join(workdir, "config.json")
+    if not tf.io.gfile.exists(workdir):
+        raise UserError(f"there is no directory {workdir}, which should be a run directory")
     if not tf.io.gfile.exists(path):
         raise UserError(f"the run directory {workdir} holds no run: it has no config.json")
     with tf.io.gfile.GFile(path) as file:

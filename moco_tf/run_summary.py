@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from moco_tf.config import OPERATIONAL, default_config, flatten, total_steps
+from moco_tf.config import OPERATIONAL, default_config, flatten
 
 MECHANISMS = {"moco": "MoCo", "end_to_end": "end-to-end", "memory_bank": "memory bank"}
 # Settings that the paper does not state. The settings of the data are left out by their prefix.
@@ -38,7 +38,6 @@ def summarize(
         ('queue of 65,536 keys, m = 0.999', '200 epochs of 5,004 steps')
     """
     steps_per_epoch = num_images // config.batch_size
-    epochs = total_steps(config, steps_per_epoch) / steps_per_epoch
     stem = "" if config.stem == "imagenet" else f", {config.stem} stem"
     channels_note = "" if channels == 3 else f", {channels} channels"
     dictionary = {
@@ -56,7 +55,7 @@ def summarize(
         "Batch": f"{config.batch_size:,} images, {config.bn_groups} BatchNormalization groups",
         "Learning rate": f"{config.learning_rate:g}{per_images}, {config.schedule} schedule",
         "Augmentation": config.augmentation,
-        "Length": f"{epochs:g} epochs of {steps_per_epoch:,} steps",
+        "Length": _length(config, steps_per_epoch),
     }
     if seconds := _seconds(metrics, config.batch_size):
         facts["Time in training steps"] = _duration(seconds)
@@ -66,7 +65,8 @@ def summarize(
 def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ from the paper's (MoCo v1 on ImageNet).
 
-    Settings that the paper does not state, such as the seed, are left out.
+    Settings that the paper does not state, such as the seed, are left out, and so is the number of
+    epochs of a run whose length is a number of steps.
 
     Args:
         config: Config of a run.
@@ -82,11 +82,19 @@ def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any
         {'temperature': (0.2, 0.07)}
     """
     values, paper = flatten(config), flatten(default_config())
+    left_out = {*NOT_IN_PAPER, *(["epochs"] if config.steps else [])}
     return {
         key: (value, paper[key])
         for key, value in values.items()
-        if value != paper[key] and key not in NOT_IN_PAPER and not key.startswith("data.")
+        if value != paper[key] and key not in left_out and not key.startswith("data.")
     }
+
+
+def _length(config: ml_collections.ConfigDict, steps_per_epoch: int) -> str:
+    if config.steps:
+        epochs = config.steps / steps_per_epoch
+        return f"{config.steps:,} steps ({epochs:.3g} epochs of {steps_per_epoch:,} steps)"
+    return f"{config.epochs:,} epochs of {steps_per_epoch:,} steps"
 
 
 def _seconds(metrics: Sequence[dict[str, Any]], batch_size: int) -> float:

@@ -16,7 +16,7 @@ HELP = """Run the paper's experiments, and report which of its findings they rep
     python -m studies --figures_only             (figures and README.md only)
 
 The experiments are mechanisms, momentum, shuffling, v2, epochs and width; studies/experiments.py
-defines the settings of every run. By default they train on the embedded photographs, which takes
+defines the settings of every run. By default they train on the sample photographs, which takes
 hours on two CPU cores. A run corresponds to these commands:
 
     python train.py --config=configs/photos.py --config.epochs=8 --config.KEY=VALUE --workdir=DIR

@@ -46,6 +46,17 @@ def test_time_is_computed_from_the_rates_in_the_metrics(config, rate, expected):
     assert "Time in training steps" not in summarize(config, 25_600, "folder:photos", 3, [])
 
 
+def test_length_is_stated_as_it_was_set(config):
+    config.epochs = 32
+    facts = summarize(config, 25_600, "folder:photos", 3, [])
+    assert facts["Length"] == "32 epochs of 100 steps"
+    assert differing_settings(config)["epochs"] == (32, 200)
+    config.steps = 150
+    facts = summarize(config, 25_600, "folder:photos", 3, [])
+    assert facts["Length"] == "150 steps (1.5 epochs of 100 steps)"
+    assert "epochs" not in differing_settings(config)
+
+
 def test_differing_settings_are_those_of_the_paper_alone(config):
     assert differing_settings(config) == {"queue_size": (4096, 65536)}
     config.seed, config.steps, config.knn_every, config.temperature = 5, 7, 1, 0.2

@@ -7,6 +7,7 @@ tests as often as needed.
 
 import contextlib
 import dataclasses
+import difflib
 import os
 import re
 import runpy
@@ -22,8 +23,16 @@ from ml_collections import config_flags
 
 import moco_tf.configs
 from moco_tf.cli.formats import in_commands
+from moco_tf.cli.help import help_text
 from moco_tf.errors import UserError
-from moco_tf.settings import GROUPS
+
+# Examples of required flags.
+EXAMPLES = {
+    "config": "configs/photos.py",
+    "data": "coco:PATH",
+    "protocol": "knn",
+    "workdir": "runs/photos",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +73,14 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
         is_help = any(argument in ("--help", "-h") for argument in arguments)
         _define_flags(command, values, [] if is_help else arguments)
         if is_help:
-            print(_help(command, values, as_script))
+            introduction = command.help if as_script else in_commands(command.help)
+            print(help_text(introduction, values, command.lists_settings))
             return 0
         _parse(values, arguments)
         _start_tensorflow()
         return command.main(values) or 0
     except UserError as error:
-        return _report(error, values, arguments)
+        return _report(error, values, arguments, as_script)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -85,7 +95,8 @@ def require(values: flags.FlagValues, *names: str) -> None:
     """Raise a `UserError` unless each of the flags is present."""
     for name in names:
         if values[name].value is None:
-            raise UserError(f"--{name} is required; --help lists all flags")
+            example = f"for example --{name}={EXAMPLES[name]}" if name in EXAMPLES else ""
+            raise UserError(f"--{name} is required: {example or '--help lists all flags'}")
 
 
 def define_config_flag(
@@ -251,7 +262,7 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
         hint = f"did you mean {suggestion[1]}? " if suggestion else ""
         raise UserError(
             f"{overrides[0] if overrides else name}: there is no such setting; {hint}"
-            "train.py --help lists all settings"
+            "python train.py --help lists all settings"
         ) from error
     except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
         overrides = [a for a in arguments if a.startswith("--config")]
@@ -259,52 +270,27 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
 
 
 def _plain(message: str) -> str:
-    """Return an error message of absl without the words of Python's number parsers."""
+    """Return an error message of absl in plain words, with the closest valid choice."""
     message = message.removeprefix("flag ")
     message = re.sub(r"invalid literal for int\(\).*", "must be an integer", message)
-    return re.sub(r"could not convert string to float.*", "must be a number", message)
+    message = re.sub(r"could not convert string to float.*", "must be a number", message)
+    if choice := re.fullmatch(r"(--\w+=(.*)): value should be one of <(.*)>", message):
+        argument, value, names = choice[1], choice[2], choice[3].split("|")
+        similar = difflib.get_close_matches(value, names, n=1)
+        hint = f"did you mean {similar[0]}? " if similar else ""
+        return f"{argument}: {hint}choose one of {', '.join(names)}"
+    return message
 
 
-def _help(command: Command, values: flags.FlagValues, as_script: bool) -> str:
-    text = command.help if as_script else in_commands(command.help)
-    groups: dict[str, list[flags.Flag]] = {}
-    for group, members in values.flags_by_module_dict().items():
-        if group != "absl.flags":
-            # A flag without a group of its own is filed under the module that defines it.
-            groups.setdefault("Flags" if "." in group else group, []).extend(members)
-    lines = [text.strip()]
-    for group, members in groups.items():
-        lines += ["", f"{group}:"]
-        for flag in members:
-            name = f"{'[no]' if flag.boolean else ''}{flag.name}"
-            lines += _help_entry(name, flag.help, "", flag.default)
-    if command.lists_settings:
-        for group, settings in GROUPS.items():
-            lines += ["", f"Settings of the config: {group.lower()}"]
-            for setting in settings:
-                lines += _help_entry(
-                    f"config.{setting.key}", setting.help, str(setting.range), setting.default
-                )
-    return "\n".join(lines)
-
-
-def _help_entry(name: str, text: str, limits: str, default: Any) -> list[str]:
-    if isinstance(default, (list, tuple)):
-        default = ",".join(map(str, default))
-    facts = [limits] if limits else []
-    if default not in (None, ""):
-        facts.append(f"default: {str(default).lower() if isinstance(default, bool) else default}")
-    return [
-        f"  --{name}",
-        flags.text_wrap(f"{text} ({'; '.join(facts)})" if facts else text, 80, "      "),
-    ]
-
-
-def _report(error: UserError, values: flags.FlagValues, arguments: list[str]) -> int:
+def _report(
+    error: UserError, values: flags.FlagValues, arguments: list[str], as_script: bool
+) -> int:
     if "--debug" in arguments or ("debug" in values and values["debug"].value):
         traceback.print_exception(error)
     sys.stdout.flush()
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    message = " ".join(str(error).split())
+    message = message if as_script else in_commands(message)
+    print(f"error: {message}", file=sys.stderr, flush=True)
     if "strategy" in values and values["strategy"].value == "multiworker":
         # TensorFlow's own shutdown may wait for a worker that is gone, while the others wait for
         # this one.

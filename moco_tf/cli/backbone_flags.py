@@ -44,11 +44,23 @@ def require_encoder(values: flags.FlagValues, needs_saved_model_network: bool = 
         for name in ("encoder", "stem"):
             if values[name].present:
                 raise UserError(
-                    f"--{name}={values[name].value} has no effect without --checkpoint, whose "
-                    "network it names: remove it"
+                    f"--{name}={values[name].value} has no effect {_why_no_effect(values)}: "
+                    f"remove --{name}"
                 )
     if values["stem"].present and not values.encoder:
         raise UserError(f"--stem={values.stem} requires --encoder, the network that has this stem")
+
+
+def _why_no_effect(values: flags.FlagValues) -> str:
+    """Return why --encoder and --stem have no effect."""
+    path = values.saved_model
+    if not path:
+        return "without --checkpoint, whose network it names"
+    try:
+        network = loading.read_network(path)
+        return f"with --saved_model={path}, which names its network itself ({network.encoder})"
+    except UserError:  # It is not needed here, so an old SavedModel does not have to name it.
+        return f"with --saved_model={path} here, because the SavedModel contains its network"
 
 
 def load(values: flags.FlagValues, name: str) -> keras.Model:

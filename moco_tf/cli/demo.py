@@ -1,4 +1,4 @@
-"""The command moco-demo: pre-train on the embedded photographs, evaluate, export and plot."""
+"""The command moco-demo: pre-train on the sample photographs, evaluate, export and plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moco_tf.errors import UserError
 if TYPE_CHECKING:
     import ml_collections
 
-HELP = """Pre-train on the embedded photographs, evaluate, export and plot.
+HELP = """Pre-train on the sample photographs, evaluate, export and plot.
 
     moco-demo --workdir=runs/demo
     moco-demo --workdir=runs/demo --seeds=0,1,2
@@ -125,6 +125,7 @@ def _run(
     }
     table: dict[str, dict[str, float]] = {}
     for name, backbone in backbones.items():
+        print(f"evaluating: {name}", flush=True)
         train_features, test_features = protocols.extract_both(backbone, source, config.image_size)
         directory = workdir if backbone is pretrained else f"{workdir}/{name.replace(' ', '_')}"
         table[name] = {}
@@ -138,6 +139,7 @@ def _run(
     )
     saved_model = f"{workdir}/export/saved_model"
     if not os.path.exists(saved_model):
+        print("exporting the SavedModel", flush=True)
         export_saved_model(pretrained, saved_model, Origin("workdir", workdir), config.image_size)
     return table, 0
 

@@ -6,6 +6,7 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.cli.flag_groups import (
+    BACKBONE_GROUP,
     define_backbone_flags,
     define_settings_flags,
     read_settings,
@@ -89,7 +90,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "compare",
         False,
         "Whether to compare with a random initialization (finetune, detection and segmentation "
-        "only).",
+        "only). With it, --workdir and --checkpoint can be combined.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -140,7 +141,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         False,
         "Whether to evaluate the untrained encoder of --config.",
         flag_values=values,
-        module_name="Backbone",
+        module_name=BACKBONE_GROUP,
     )
     app.define_config_flag(
         values,

@@ -52,7 +52,10 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if isinstance(settings, FewShotSettings):
         assert source.labels is not None
         assert source.class_names is not None
-        few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
+        try:
+            few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
+        except UserError as error:
+            raise UserError(f"--{error}") from error
     directory = values.output_dir or directory
     description = {"backbone": name, "data": data, "image_size": image_size}
 

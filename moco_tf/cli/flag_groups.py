@@ -8,15 +8,17 @@ from absl import flags
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import SETTINGS, Settings
 
+BACKBONE_GROUP = "Backbone (give exactly one)"
 
-def define_backbone_flags(values: flags.FlagValues) -> None:
+
+def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROUP) -> None:
     """Define --workdir, --saved_model, --checkpoint, --encoder and --stem."""
-    group: dict[str, Any] = dict(flag_values=values, module_name="Backbone")
+    group: dict[str, Any] = dict(flag_values=values, module_name=heading)
     flags.DEFINE_string(
         "workdir", None, "Run directory; the backbone is that of its newest checkpoint.", **group
     )
     flags.DEFINE_string(
-        "saved_model", None, "SavedModel that export/saved_model.py wrote.", **group
+        "saved_model", None, "SavedModel that moco-export saved_model wrote.", **group
     )
     flags.DEFINE_string(
         "checkpoint",
@@ -24,11 +26,12 @@ def define_backbone_flags(values: flags.FlagValues) -> None:
         "PyTorch checkpoint of facebookresearch/moco, torchvision or timm.",
         **group,
     )
+    group["module_name"] = "Network of the backbone"
     flags.DEFINE_string(
         "encoder",
         None,
-        "Name of the network in --checkpoint, such as resnet50, or in a --saved_model that does "
-        "not name it.",
+        "Name of the network in --checkpoint, such as resnet50, or in an old --saved_model "
+        "without a network.json.",
         **group,
     )
     flags.DEFINE_string(
@@ -36,9 +39,11 @@ def define_backbone_flags(values: flags.FlagValues) -> None:
     )
 
 
-def define_export_flags(values: flags.FlagValues, out_help: str) -> None:
-    """Define the backbone flags and --out."""
-    define_backbone_flags(values)
+def define_export_flags(
+    values: flags.FlagValues, out_help: str, heading: str = BACKBONE_GROUP
+) -> None:
+    """Define the backbone flags, under this heading, and --out."""
+    define_backbone_flags(values, heading)
     flags.DEFINE_string("out", None, out_help, flag_values=values)
 
 
@@ -53,7 +58,7 @@ def define_settings_flags(values: flags.FlagValues) -> None:
         for field in dataclasses.fields(settings):
             fields.setdefault(field.name, {})[protocol] = field
     for name, by_protocol in fields.items():
-        help_text = " ".join(_help_texts(by_protocol))
+        help_text = "\n".join(_help_texts(by_protocol))
         field = next(iter(by_protocol.values()))
         group: dict[str, Any] = dict(flag_values=values, module_name="Settings of the protocols")
         if field.metadata["item"]:

@@ -54,18 +54,20 @@ def train(values: flags.FlagValues) -> int:
         return 0
     app.require(values, "workdir")
     strategy = app.make_strategy(values)
-    from moco_tf import distribution
+    from moco_tf import distribution, run_directory
     from moco_tf.training.run import train
 
+    previous = run_directory.latest_checkpoint(values.workdir)
     outcome = train(values.config, values.workdir, strategy)
+    has_trained = run_directory.latest_checkpoint(values.workdir) != previous
     with strategy.scope():
         if distribution.is_chief():
-            if outcome.stopped_by is None:
+            if outcome.stopped_by is None and has_trained:
                 print(
                     f"wrote checkpoints, metrics.jsonl, curves.png and tensorboard to "
                     f"{values.workdir}"
                 )
-            else:
+            elif outcome.stopped_by is not None:
                 print(
                     f"stopped at step {outcome.step} of {outcome.total_steps} and saved to "
                     f"{values.workdir}; run the same command again to resume"

@@ -23,6 +23,11 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
     "linear_cached": logistic.probe,
     "few-shot": few_shot.classify,
 }
+# How the images of a data source get labels.
+LABEL_REMEDIES = {
+    "folder": "put the images of each class into a subfolder, or ",
+    "tfrecord": "set label_feature to the feature of the records that holds the label, or ",
+}
 LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
@@ -33,10 +38,10 @@ def require_two_labeled_parts(source: Source) -> None:
         UserError: If it has no labels, or one of the two parts is empty.
     """
     if not source.has_labels:
+        remedy = LABEL_REMEDIES.get(source.name.partition(":")[0], "")
         raise UserError(
-            f"data source '{source.name}' has no labels, which an evaluation needs: put the images "
-            "of each class into a subfolder, or name the feature of the records that holds the "
-            "label"
+            f"data source '{source.name}' has no labels, which an evaluation needs: {remedy}"
+            "evaluate with other images, such as folder:PATH with a subfolder for each class"
         )
     if not (len(source.train) and len(source.test)):
         raise UserError(

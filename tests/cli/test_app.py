@@ -90,6 +90,7 @@ def test_unknown_setting_suggests_the_right_one(script):
     line = in_process.run_mistake(script, *arguments, "--config.epocs=3", "--workdir=run")
     assert "--config.epocs=3" in line
     assert "did you mean epochs?" in line
+    assert "moco-train --help lists all settings" in line
 
 
 def test_setting_without_a_config_says_what_is_missing():
@@ -100,7 +101,7 @@ def test_setting_without_a_config_says_what_is_missing():
 def test_flags_do_not_carry_over_to_the_next_call():
     in_process.run_mistake("train.py", "--config=configs/photos.py", "--config.epochs=-3")
     line = in_process.run_mistake("train.py")
-    assert "--config is required" in line
+    assert "--config is required: for example --config=configs/photos.py" in line
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,16 @@ def test_help_lists_the_flags(script, flags):
     for flag in flags:
         assert f"\n  --{flag}\n" in text
     assert "python " not in text  # It names the console commands.
+
+
+def test_help_shows_the_path_of_the_default_config():
+    assert "(default: configs/photos.py)" in in_process.run("demo", "--help")
+
+
+def test_help_has_a_line_for_each_meaning_of_a_setting():
+    lines = in_process.run("evaluate.py", "--help").splitlines()
+    meanings = lines[lines.index("  --seed") + 1 : lines.index("  --learning_rate")]
+    assert sum(line.startswith("      Random seed of ") for line in meanings) == 3
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export/saved_model.py"])

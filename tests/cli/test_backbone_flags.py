@@ -15,7 +15,7 @@ from tests import in_process
         (["--workdir=a", "--encoder=resnet50"], "--encoder=resnet50 has no effect"),
         (["--workdir=a", "--stem=small"], "--stem=small has no effect"),
         (["--saved_model=a", "--stem=small"], "--stem=small requires --encoder"),
-        (["--workdir=/no/run"], "/no/run"),
+        (["--workdir=/no/run"], "there is no directory /no/run"),
         (["--saved_model=/no/run"], "/no/run"),
         pytest.param(
             ["--checkpoint=/no/run", "--encoder=resnet50"], "/no/run", marks=pytest.mark.torch

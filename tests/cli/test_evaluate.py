@@ -132,7 +132,7 @@ def test_report_is_written_and_its_warnings_are_printed(workdir, tmp_path):
         ("--protocol=few-shot --shots=0", "--shots=0: must be 1 or greater"),
         ("--protocol=few-shot --shots=1,two", "--shots=1,two: give numbers"),
         ("--protocol=few-shot --shots=", "--shots=: give"),
-        ("--protocol=few-shot --shots=5,90", "shots=5,90: class '.*' has only .. training"),
+        ("--protocol=few-shot --shots=5,90", "--shots=5,90: class '.*' has only .. training"),
         ("--protocol=few-shot --draws=1", "--draws=1: must be 2"),
         ("--protocol=linear --milestones=a", "--milestones=a: give numbers"),
         ("--protocol=linear --epochs=70", "milestones=60,80: epoch 80 .*epochs=70"),
@@ -147,8 +147,9 @@ def test_report_is_written_and_its_warnings_are_printed(workdir, tmp_path):
         ),
         ("--protocol=knn --encoder=resnet8", "--encoder=resnet8 has no effect"),
         ("--protocol=knn --checkpoint=x", "exactly one of .*--checkpoint and --random_init"),
-        ("--protocol=svm", "svm"),
-        ("", "--protocol is required"),
+        ("--protocol=svm", "--protocol=svm: choose one of knn, linear"),
+        ("--protocol=kmn", "--protocol=kmn: did you mean knn[?]"),
+        ("", "--protocol is required: for example --protocol=knn"),
     ],
 )
 def test_mistakes_are_one_line(image_folder, tmp_path, arguments, pattern):
@@ -163,7 +164,7 @@ def test_mistakes_are_one_line(image_folder, tmp_path, arguments, pattern):
     ("arguments", "parts"),
     [
         ("--protocol=knn", ["--workdir", "--saved_model", "--random_init"]),
-        ("--protocol=knn --workdir=/no/run", ["/no/run", "config.json"]),
+        ("--protocol=knn --workdir=/no/run", ["there is no directory /no/run"]),
         ("--protocol=knn --saved_model=configs", ["--data", "--image_size"]),
         ("--protocol=knn --saved_model=configs --data=photos --image_size=32", ["configs"]),
         ("--protocol=knn --random_init", ["--config"]),
@@ -175,8 +176,18 @@ def test_missing_backbone_is_one_line(arguments, parts):
         assert part in line
 
 
+def test_network_of_a_saved_model_that_names_it_is_refused(tmp_path):
+    (tmp_path / "network.json").write_text('{"encoder": "resnet8", "stem": "small", "channels": 3}')
+    flags = ("--protocol=knn", f"--saved_model={tmp_path}", "--data=photos", "--image_size=32")
+    line = in_process.run_mistake("evaluate.py", *flags, "--encoder=resnet50")
+    assert "names its network itself (resnet8): remove --encoder" in line
+    (tmp_path / "network.json").unlink()
+    line = in_process.run_mistake("evaluate.py", *flags, "--stem=small")
+    assert "contains its network: remove --stem" in line
+
+
 def test_images_without_labels_are_one_line(image_folder, trained_run):
     unlabeled = f"--data=folder:{image_folder / 'left'}"
     line = in_process.run_mistake("evaluate.py", "--protocol=knn", unlabeled, workdir=trained_run)
     assert "no labels" in line
-    assert "subfolder" in line
+    assert "put the images of each class into a subfolder, or evaluate with other images" in line

@@ -69,6 +69,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(image_folder, trained_run, tm
         np.testing.assert_array_equal(value, expected[name])
     output = in_process.run("train.py", *flags, workdir=workdir)
     assert "already finished at step 12" in output
+    assert "wrote" not in output
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Data sources. A string names a source, and every image of a source has a stable index."""
 
+import os
+
 import ml_collections
 
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
@@ -59,7 +61,9 @@ def load(
         from moco_tf.data.sources import tfds
 
         return tfds.load(name, location, tfds_dir)
-    raise UserError(f"unknown data source '{name}': use {SOURCE_NAMES}")
+    is_path = ":" not in name and ("/" in name or os.path.isdir(name))
+    hint = f"did you mean folder:{name}? " if is_path else ""
+    raise UserError(f"unknown data source '{name}': {hint}use {SOURCE_NAMES}")
 
 
 def from_config(config: ml_collections.ConfigDict) -> Source:

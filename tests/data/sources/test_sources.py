@@ -18,6 +18,11 @@ def test_error_names_an_unknown_source_and_the_choices(name):
         sources.load(name)
 
 
+def test_path_without_a_scheme_is_taken_for_a_folder():
+    with pytest.raises(UserError, match="did you mean folder:/data[?]"):
+        sources.load("/data")
+
+
 def make_source(load_labels):
     indices = np.arange(2)
     return sources.Source(
