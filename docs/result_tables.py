@@ -59,7 +59,7 @@ def demo_output() -> str:
 
 def finetuning() -> str:
     """Return the accuracies of fine-tuning with a tenth of the labels, over the demo's seeds."""
-    header = ["", "random initialization", "MoCo, pre-trained"]
+    header = ["trained", "random initialization", "MoCo, pre-trained"]
     results = _read("studies/demo/finetuning.json")["results"]
     rows = []
     for layers, title in (("head", "new layer only"), ("all", "all layers")):
@@ -89,7 +89,7 @@ def train_step() -> str:
         "small queue": "moco-tf, a sixteenth of the queue",
         "eight groups": "moco-tf, 8 groups of BatchNormalization",
     }
-    header = ["", "ms per step", "images/s", "time, moco-tf = 1"]
+    header = ["implementation", "ms per step", "images/s", "time, moco-tf = 1"]
     header += ["share of the matrix rate", "peak memory, GiB"]
     parts = []
     for size, result in _read("benchmarks/train_step.json").items():
@@ -125,7 +125,8 @@ def speed() -> str:
         seconds = result["seconds"]
         ratios = [seconds[name] / seconds["ours"] for name in ("plain PyTorch", "floor")]
         rows.append([titles[size], "1.00", *(f"{ratio:.2f}" for ratio in ratios)])
-    header = ["encoder", "moco-tf", "plain PyTorch 2.13", "the two encoders alone"]
+    alone = "both encoders alone: forward and backward passes"
+    header = ["encoder", "moco-tf", "plain PyTorch 2.13", alone]
     return markdown.table(header, rows)
 
 
@@ -141,7 +142,7 @@ def input_pipeline() -> str:
         [title, f"{rates[name]:.0f}", f"{rates[name] / rates['torchvision']:.2f}"]
         for name, title in titles.items()
     ]
-    return markdown.table(["", "images/s", "torchvision = 1"], rows)
+    return markdown.table(["pipeline", "images/s", "torchvision = 1"], rows)
 
 
 def fit() -> str:
@@ -156,7 +157,7 @@ def fit() -> str:
         ["`train.py`", f"{rates['train.py']:.1f}"],
     ]
     share = rates["train.py"] / min(rates["pipeline"], rates["step"])
-    table = markdown.table(["", "images/s"], rows)
+    table = markdown.table(["part", "images/s"], rows)
     return f"{table}\n\n`train.py` reaches {share:.2f} of the slower of the other two."
 
 
