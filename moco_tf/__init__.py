@@ -15,7 +15,9 @@ Example:
 """
 
 import importlib
+import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,11 +32,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Installed, `moco_tf.configs` and `moco_tf.export` are inside this package. In a checkout they are
-# the folders beside it, which have to be found whether or not the package is installed as well.
-_HERE = os.path.dirname(__file__)
-if not os.path.isdir(os.path.join(_HERE, "configs")):
-    __path__.append(os.path.dirname(_HERE))
+
+def _use_folders_of_checkout() -> None:
+    """Make the folders configs/ and export/ of a checkout `moco_tf.configs` and `moco_tf.export`.
+
+    When the package is installed, they are inside it. In a checkout they are beside it, and are
+    found this way whether or not the package is installed as well.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name in ("configs", "export"):
+        folder = os.path.join(os.path.dirname(here), name)
+        if os.path.isdir(os.path.join(here, name)) or not os.path.isdir(folder):
+            continue
+        spec = importlib.util.spec_from_file_location(
+            f"moco_tf.{name}",
+            os.path.join(folder, "__init__.py"),
+            submodule_search_locations=[folder],
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        globals()[name] = module
+
+
+_use_folders_of_checkout()
 
 __all__ = [
     "MoCo",

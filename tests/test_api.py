@@ -8,6 +8,8 @@ from moco_tf import UserError, encoders
 from moco_tf.evaluation import knn, logistic
 from moco_tf.evaluation.features import extract
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
+from tests import command
+from tests.command import ROOT
 from tests.images import write_folder
 
 SIZE = 16
@@ -66,3 +68,15 @@ def test_settings_out_of_range_are_refused(features):
         moco_tf.knn(*features, k=0)
     with pytest.raises(UserError, match="^l2=0: must be greater than 0"):
         moco_tf.linear_probe(*features, l2=0)
+
+
+def test_checkout_is_complete_beside_an_installed_package():
+    # Without the finder of an editable installation, as after `pip install .`.
+    program = """
+import sys
+sys.meta_path = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__edit")]
+import moco_tf.configs.photos, moco_tf.export
+print(moco_tf.configs.photos.__file__, moco_tf.export.__file__)
+"""
+    files = command.run("-c", program).split()
+    assert files == [str(ROOT / "configs" / "photos.py"), str(ROOT / "export" / "__init__.py")]
