@@ -145,6 +145,16 @@ def num_negatives(config: ml_collections.ConfigDict) -> int:
     return config.batch_size - 1 if config.mechanism == "end_to_end" else config.queue_size
 
 
+def suggested_queue_size(num_images: int) -> int:
+    """Return a queue size for a data set: the largest power of two up to an eighth of its images.
+
+    Example:
+        >>> suggested_queue_size(607)
+        64
+    """
+    return 2 ** int(math.log2(max(num_images / 8, 1)))
+
+
 def total_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
     """Return the number of steps of the whole run."""
     return config.steps or config.epochs * steps_per_epoch

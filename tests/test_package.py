@@ -173,7 +173,9 @@ def test_training_outside_the_checkout(trained):
 
 def test_report_outside_the_checkout(trained, installed):
     output = installed[2]("moco-evaluate", "--protocol=report", "--workdir=run")
-    assert output.splitlines()[-1].endswith("wrote run/report.html"), output
+    assert output.splitlines()[-1].endswith(
+        "wrote run/report.html, which you can open in a browser"
+    )
     page = (trained[0] / "report.html").read_text(encoding="utf-8")
     assert f"moco-tf {moco_tf.__version__}" in page
     for name in ("page.css", "page.js"):

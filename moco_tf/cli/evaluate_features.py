@@ -21,6 +21,7 @@ from moco_tf.evaluation.settings import (
     Settings,
 )
 from moco_tf.plots import features as feature_plots
+from moco_tf.report.findings import TITLES
 from moco_tf.report.report import write_report
 
 
@@ -32,8 +33,11 @@ def report(values: flags.FlagValues) -> None:
     _require_channels(source, data, name, channels)
     directory = values.output_dir or directory
     if result := write_report(values.workdir, source, image_size, directory):
-        warnings = ", ".join(result["warnings"]) or "none"
-        print(f"report of {name} on {data}: warnings: {warnings}; wrote {directory}/report.html")
+        titles = [TITLES[warning][0] for warning in result["warnings"]]
+        print(
+            f"report of {name} on {data}: warnings: {'; '.join(titles) or 'none'}; wrote "
+            f"{directory}/report.html, which you can open in a browser"
+        )
 
 
 def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> None:

@@ -57,7 +57,7 @@ def plot_neighbors(
                 source,
                 train.indices[neighbors[row, column]],
                 image_size,
-                f"{similarities[row, column]:.2f}",
+                f"{similarities[row, column]:.3f}",
                 query=query,
             )
     title = f"Test images of {source.name} and their nearest training images by cosine similarity"

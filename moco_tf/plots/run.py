@@ -113,7 +113,7 @@ def plot_curves(workdir: str) -> str:
     loss.legend()
     accuracy.plot(*series("contrastive_top1"), label="top-1")
     accuracy.plot(*series("contrastive_top5"), label="top-5")
-    accuracy.set_title(f"Contrastive accuracy, {num_negatives(config) + 1:,}-way")
+    accuracy.set_title(f"Contrastive accuracy, among {num_negatives(config) + 1:,} keys")
     accuracy.legend()
     knn.plot(*series("knn_top1"), marker="o")
     knn.set_title("kNN top-1 on held-out images")

@@ -37,7 +37,7 @@ def charts(evidence: Evidence) -> list[dict[str, Any]]:
         ),
         _chart(
             evidence,
-            f"Contrastive accuracy, {num_negatives(evidence.config) + 1:,}-way",
+            f"Contrastive accuracy, among {num_negatives(evidence.config) + 1:,} keys",
             {"top-1": "contrastive_top1", "top-5": "contrastive_top5"},
             percent=True,
         ),

@@ -7,11 +7,31 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from moco_tf.config import chance_formula, chance_loss, num_negatives
+from moco_tf.config import chance_formula, chance_loss, num_negatives, suggested_queue_size
 
 # Names of the backbones that are compared.
 TRAINED, RANDOM, PIXELS = "trained", "random initialization", "raw pixels"
 PROTOCOLS = {"knn": "kNN", "linear_cached": "linear probe"}
+# Titles of the findings by their names: that of a warning, and that of a passed check.
+TITLES = {
+    "not_finite": ("The loss or the features are not finite", "Loss and features are finite"),
+    "not_finished": ("The run is not finished", "The run is finished"),
+    "loss_at_chance": ("The loss is at chance level", "The loss is below chance level"),
+    "leaking_normalization": (
+        "BatchNormalization leaks the positive key",
+        "No sign that BatchNormalization leaks the positive key",
+    ),
+    "collapsed_features": ("The features have collapsed", "The features have not collapsed"),
+    "queue_larger_than_data": (
+        "The queue is larger than the data set",
+        "The queue is not larger than the data set",
+    ),
+    "few_images": ("The data set is small", "The data set is large enough"),
+    "worse_than_baselines": (
+        "The features are worse than a baseline",
+        "The features are at least as good as the baselines",
+    ),
+}
 
 # A loss of at least this share of the chance level counts as chance level.
 CHANCE = 0.97
@@ -69,16 +89,20 @@ class Finding:
     Attributes:
         name: Name of the check, for programs.
         is_warning: Whether something may be wrong.
-        title: The result in a few words.
         observation: The numbers behind it.
         remedy: What to do about a warning.
     """
 
     name: str
     is_warning: bool
-    title: str
     observation: str
     remedy: str
+
+    @property
+    def title(self) -> str:
+        """The result in a few words."""
+        warning, passed = TITLES[self.name]
+        return warning if self.is_warning else passed
 
 
 def check(evidence: Evidence) -> list[Finding]:
@@ -112,7 +136,6 @@ def check_finite(evidence: Evidence) -> Finding:
     return Finding(
         "not_finite",
         is_warning,
-        "The loss or the features are not finite" if is_warning else "Loss and features are finite",
         f"{observation}.",
         f"Training diverged. Lower config.learning_rate (now {_learning_rate(evidence.config)}), "
         "and check whether config.precision='float32' helps (now "
@@ -128,7 +151,6 @@ def check_finished(evidence: Evidence) -> Finding:
     return Finding(
         "not_finished",
         is_warning,
-        "The run is not finished" if is_warning else "The run is finished",
         f"The newest checkpoint is at step {evidence.step:,} of {evidence.total_steps:,}, epoch "
         f"{epoch:.4g} of {epochs:.4g}.",
         "Start the training again with the same config and run directory to resume it, then "
@@ -151,7 +173,6 @@ def check_loss(evidence: Evidence) -> Finding | None:
     return Finding(
         "loss_at_chance",
         is_warning,
-        "The loss is at chance level" if is_warning else "The loss is below chance level",
         f"The mean loss of the last epoch is {loss:.2f}. Chance level, the loss of a model that "
         f"cannot tell the {num_negatives(config) + 1:,} keys apart, is {chance_formula(config)} = "
         f"{chance:.2f}.",
@@ -183,9 +204,6 @@ def check_batch_normalization(evidence: Evidence) -> Finding | None:
     return Finding(
         "leaking_normalization",
         is_warning,
-        "BatchNormalization leaks the positive key"
-        if is_warning
-        else "No sign that BatchNormalization leaks the positive key",
         observation,
         "The encoders recognize the positive key by the statistics of its batch and learn nothing "
         "else. Train with config.shuffle_bn=True and config.bn_groups=8 (the paper's eight GPUs).",
@@ -201,10 +219,10 @@ def check_collapse(evidence: Evidence) -> Finding | None:
     return Finding(
         "collapsed_features",
         is_warning,
-        "The features have collapsed" if is_warning else "The features have not collapsed",
         "The features of 95 % of the pairs of test images have a cosine similarity above "
-        f"{evidence.low_cosine:.3f}. The effective rank of the features, which estimates the "
-        f"number of directions in which they vary, is {evidence.effective_rank:.1f}.",
+        f"{evidence.low_cosine:.3f}. The effective rank of the features is "
+        f"{evidence.effective_rank:.1f}: they vary in about as many directions. It is close to 1 "
+        "if all features are almost the same.",
         "The features of different images are almost the same. Common causes: too few training "
         f"steps so far, a learning rate that is too high (now {_learning_rate(config)}), or a "
         f"weight decay that is too high (now {config.weight_decay:g}).",
@@ -220,13 +238,11 @@ def check_queue(evidence: Evidence) -> Finding | None:
     return Finding(
         "queue_larger_than_data",
         is_warning,
-        "The queue is larger than the data set"
-        if is_warning
-        else "The queue is not larger than the data set",
-        f"The queue has {size:,} keys for {num_images:,} images: {size / num_images:.2g} keys per "
-        "image, compared with 0.051 for the paper's ImageNet.",
-        "Queries find keys of their own images among the negatives. Set config.queue_size to much "
-        f"less than {num_images:,}.",
+        f"The queue has {size:,} keys, and the data set has {num_images:,} images. In the paper, "
+        "the queue has one key for every 20 images of ImageNet.",
+        "Queries find keys of their own images among the negatives. Train a new run with "
+        f"config.queue_size={suggested_queue_size(num_images)}, which is at most an eighth of the "
+        "images.",
     )
 
 
@@ -236,11 +252,10 @@ def check_num_images(evidence: Evidence) -> Finding:
     return Finding(
         "few_images",
         is_warning,
-        "The data set is small" if is_warning else "The data set is large enough",
-        f"The run trains on {evidence.num_images:,} images. The smaller data set of the paper has "
-        "1,280,000 images, and that of this project's demo 8,116.",
-        "Add images, which need no labels, or use a backbone that was trained on more images, such "
-        "as a published checkpoint (see moco_tf.export.pytorch).",
+        f"The run trains on {evidence.num_images:,} images. The demo of moco-tf trains on 8,116 "
+        "images, and the paper on 1.28 million images or more.",
+        "Add images, which need no labels, or use a backbone that was trained on more images: "
+        "moco-evaluate and moco-export also take the published PyTorch checkpoints of MoCo.",
     )
 
 
@@ -265,9 +280,6 @@ def check_baselines(evidence: Evidence) -> Finding | None:
     return Finding(
         "worse_than_baselines",
         is_warning,
-        "The features are worse than a baseline"
-        if is_warning
-        else "The features are at least as good as the baselines",
         f"Top-1 accuracies on {evidence.num_test:,} test images: {'; '.join(parts)}.",
         "So far, training has not helped with these labels. Check in the curves whether the model "
         "is still learning, and train longer if it is. Also check whether the augmentation "

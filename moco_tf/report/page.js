@@ -235,7 +235,7 @@ function plotMap() {
       const button = html("button", { type: "button", class: differs ? "other" : "", title: names[other] }, tiles);
       tile(other, 64, button);
       const name = labels ? ` ${differs ? "\u2260 " : ""}${className(other)}` : "";
-      html("span", {}, button, `${cosines[index][i].toFixed(2)}${name}`);
+      html("span", {}, button, `${cosines[index][i].toFixed(3)}${name}`);
       button.addEventListener("click", () => choose(other));
     });
   }

@@ -157,7 +157,7 @@ def _neighbors(contents: Contents) -> list[list[dict[str, Any]]] | None:
         for column, cosine in enumerate(cosines):
             index = row * len(cosines) + column
             figure = _figure(contents, neighbors.images, index)
-            figure["cosine"] = f"{cosine:.2f}"
+            figure["cosine"] = f"{cosine:.3f}"
             if neighbors.images.labels is not None:
                 figure["is_different"] = bool(neighbors.images.labels[index] != query_label)
             figures.append(figure)

@@ -16,7 +16,15 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import distribution, run_directory
-from moco_tf.config import chance_formula, chance_loss, check, flatten, require_moco, total_steps
+from moco_tf.config import (
+    chance_formula,
+    chance_loss,
+    check,
+    flatten,
+    require_moco,
+    suggested_queue_size,
+    total_steps,
+)
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
@@ -255,7 +263,7 @@ def _announce(
         print(
             f"note: the queue of {config.queue_size} keys is larger than the data set of "
             f"{len(source.pretrain)} images, so queries find their own images among the negatives; "
-            "set config.queue_size to a smaller number"
+            f"set config.queue_size={suggested_queue_size(len(source.pretrain))}, for example"
         )
     if start:
         print(f"resuming from step {start} in {workdir}")

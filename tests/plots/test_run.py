@@ -158,7 +158,7 @@ def test_curves_state_the_chance_level_of_each_mechanism(
     chance = loss.lines[1]
     np.testing.assert_allclose(chance.get_ydata(), math.log(num_keys))
     assert f"{formula} = {math.log(num_keys):.2f}" in chance.get_label()
-    assert f"{num_keys:,}-way" in accuracy.get_title()
+    assert f"among {num_keys:,} keys" in accuracy.get_title()
 
 
 def test_curves_are_those_of_the_metrics(tmp_path, figures):

@@ -67,8 +67,12 @@ def test_healthy_run_passes_all_checks():
         ),
         ("collapsed_features", {"low_cosine": 0.997}, ["0.997", "40.0"]),
         ("collapsed_features", {"effective_rank": 1.2}, ["0.200", "1.2"]),
-        ("queue_larger_than_data", {"config_queue_size": 65536}, ["65,536", "25,600"]),
-        ("few_images", {"num_images": 4500}, ["4,500"]),
+        (
+            "queue_larger_than_data",
+            {"config_queue_size": 65536},
+            ["65,536", "25,600", "config.queue_size=2048"],
+        ),
+        ("few_images", {"num_images": 4500}, ["4,500", "moco-export"]),
         (
             "worse_than_baselines",
             {"accuracies": accuracies(0.32, 0.7)},

@@ -1,5 +1,6 @@
 """The page of a report as a browser shows it."""
 
+import dataclasses
 import math
 import re
 
@@ -181,7 +182,7 @@ def test_click_on_a_point_shows_its_neighbors(healthy, healthy_page):
     colors = healthy.feature_map.images.tiles[neighbors, 0, 0].astype(int)
     assert np.abs(colors - healthy_page["neighbor_colors"]).max() < 6  # JPEG
     assert [float(text.split()[0]) for text in healthy_page["neighbors"]] == pytest.approx(
-        healthy.feature_map.cosines[17], abs=0.006
+        healthy.feature_map.cosines[17], abs=0.0006
     )
     assert healthy_page["lines"] == 8
     assert f"<{neighbors[2]}>" in healthy_page["next"]
@@ -228,6 +229,20 @@ def test_settings_that_differ_are_shown_beside_those_of_the_paper():
     rows = re.findall(r"<code>(.*?)</code></td><td>(.*?)</td><td>(.*?)</td>", differing)
     # The paper does not state a seed.
     assert rows == [("queue_size", "4096", "65536"), ("temperature", "0.2", "0.07")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"class_names": None}, "the images have no labels. Look at the nearest neighbors"),
+        ({"held_out": False}, "no test images are held out."),
+        ({}, "all training images have the same label."),
+        ({"evidence": evidence(finite=False)}, "the features are not finite."),
+    ],
+)
+def test_page_without_a_comparison_names_the_reason(changes, reason):
+    html = page.render(dataclasses.replace(contents(), results=None, **changes))
+    assert f"No comparison: {reason}" in html
 
 
 def test_curves_with_many_lines_are_averaged():
