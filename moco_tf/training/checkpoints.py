@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from moco_tf import distribution, run_directory
 from moco_tf.errors import UserError
+from moco_tf.files import write_atomically
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.training.callbacks import GlobalStep
 
@@ -107,19 +108,13 @@ class Checkpoints(GlobalStep):
         Raises:
             UserError: If it cannot be written.
         """
-        if self.manager is None:
-            if self.restored:
-                tf.compat.v1.train.update_checkpoint_state(
-                    self.directory, self.restored[0], self.restored[::-1]
-                )
-            self.manager = tf.train.CheckpointManager(
-                self.checkpoint, self.directory, max_to_keep=self.keep, checkpoint_name="step"
-            )
-        path = self.manager.latest_checkpoint or ""
-        if path.endswith(f"step-{self.step}"):
-            return
+        path = self.restored[0] if self.restored else ""
         try:
-            self.manager.save(checkpoint_number=self.step)
+            if self.manager is None:
+                self.manager = self._make_manager()
+            path = self.manager.latest_checkpoint or ""
+            if not path.endswith(f"step-{self.step}"):
+                self.manager.save(checkpoint_number=self.step)
         except tf.errors.OpError as error:
             if distribution.worker_is_gone(error):
                 raise
@@ -128,3 +123,14 @@ class Checkpoints(GlobalStep):
                 f"{self.directory} ({error.message}): free some space there; the run "
                 f"resumes from {path or 'its start'}"
             ) from error
+
+    def _make_manager(self) -> tf.train.CheckpointManager:
+        if self.restored:
+            # TensorFlow's list of the checkpoints that rotation counts, the oldest first.
+            names = [os.path.basename(path) for path in self.restored]
+            lines = [f'model_checkpoint_path: "{names[0]}"']
+            lines += [f'all_model_checkpoint_paths: "{name}"' for name in reversed(names)]
+            write_atomically(os.path.join(self.directory, "checkpoint"), "\n".join(lines) + "\n")
+        return tf.train.CheckpointManager(
+            self.checkpoint, self.directory, max_to_keep=self.keep, checkpoint_name="step"
+        )
