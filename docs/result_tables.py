@@ -125,7 +125,7 @@ def speed() -> str:
         seconds = result["seconds"]
         ratios = [seconds[name] / seconds["ours"] for name in ("plain PyTorch", "floor")]
         rows.append([titles[size], "1.00", *(f"{ratio:.2f}" for ratio in ratios)])
-    alone = "both encoders alone: forward and backward passes"
+    alone = "lower bound: both encoders forward, query encoder backward"
     header = ["encoder", "moco-tf", "plain PyTorch 2.13", alone]
     return markdown.table(header, rows)
 

@@ -40,7 +40,12 @@ COLUMNS = {"knn": "knn", "linear": "linear_cached"}  # Protocols by their keys i
 
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     """Define the flags of the command."""
-    app.define_config_flag(values, arguments, "Config file of the runs.", "configs/photos.py")
+    app.define_config_flag(
+        values,
+        arguments,
+        "Config file of the runs; --config.KEY=VALUE changes a setting.",
+        "configs/photos.py",
+    )
     flags.DEFINE_string(
         "workdir",
         None,

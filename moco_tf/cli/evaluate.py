@@ -15,7 +15,7 @@ from moco_tf.cli.flag_groups import (
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import Settings
 
-HELP = """Evaluate a backbone on labeled images, frozen or fine-tuned.
+HELP = """Evaluate a backbone, frozen or fine-tuned. All protocols except report need labels.
 
     python evaluate.py --protocol=knn --workdir=runs/photos
     python evaluate.py --protocol=linear --saved_model=PATH \\
