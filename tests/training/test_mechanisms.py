@@ -2,8 +2,8 @@
 
 import glob
 import json
-import os
 import math
+import os
 import shutil
 
 import keras
