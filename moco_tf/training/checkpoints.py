@@ -130,6 +130,9 @@ class Checkpoints(GlobalStep):
             names = [os.path.basename(path) for path in self.restored]
             lines = [f'model_checkpoint_path: "{names[0]}"']
             lines += [f'all_model_checkpoint_paths: "{name}"' for name in reversed(names)]
+            # Rotation only counts checkpoints that are later than this one.
+            lines += [f"all_model_checkpoint_timestamps: {i + 1}.0" for i in range(len(names))]
+            lines += ["last_preserved_timestamp: 0.0"]
             write_atomically(os.path.join(self.directory, "checkpoint"), "\n".join(lines) + "\n")
         return tf.train.CheckpointManager(
             self.checkpoint, self.directory, max_to_keep=self.keep, checkpoint_name="step"

@@ -5,6 +5,9 @@ import shutil
 import pytest
 
 from moco_tf import run_directory
+from moco_tf.config import default_config
+from moco_tf.training.build import build_model
+from moco_tf.training.checkpoints import Checkpoints
 from tests import in_process
 from tests.command import state
 from tests.conftest import TRAINED_RUN, source_flag
@@ -72,6 +75,27 @@ def test_list_of_checkpoints_is_not_needed(workdir, image_folder, damage):
     damage(workdir / "checkpoints" / "checkpoint")
     output = in_process.run("train.py", *TRAINED_RUN, source_flag(image_folder), workdir=workdir)
     assert "already finished at step 12" in output
+
+
+def test_resumed_run_deletes_the_oldest_checkpoints(tmp_path):
+    config = default_config()
+    config.update(encoder="resnet8", stem="small", image_size=32, batch_size=4, bn_groups=2)
+    config.queue_size = 8
+    model = build_model(config, steps_per_epoch=5)
+
+    def save(checkpoints, steps):
+        for step in steps:
+            model.step.assign(step)
+            checkpoints.step = step
+            checkpoints.save()
+
+    save(Checkpoints(model, str(tmp_path), every=1), [1, 2, 3])
+    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    resumed = Checkpoints(model, str(tmp_path), every=1)
+    assert resumed.restore(str(tmp_path)) == 3
+    save(resumed, [4, 5])
+    names = [path.rsplit("/", 1)[1] for path in run_directory.checkpoints(str(tmp_path))]
+    assert names == ["step-5", "step-4", "step-3"]
 
 
 def remove_indices(workdir):
