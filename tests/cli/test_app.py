@@ -121,7 +121,7 @@ def test_help_lists_the_flags(script, flags):
 
 
 def test_help_shows_the_path_of_the_default_config():
-    assert "(default: configs/photos.py)" in in_process.run("demo", "--help")
+    assert "(default: configs/photos.py)" in " ".join(in_process.run("demo", "--help").split())
 
 
 def test_help_has_a_line_for_each_meaning_of_a_setting():
