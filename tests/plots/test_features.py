@@ -44,7 +44,7 @@ def test_neighbors_are_the_nearest_training_images(source, figures):
             rows[row, 1:], source.train[nearest[row]], similarities[row], strict=True
         ):
             assert_shows(axes, neighbor)
-            assert f"{similarity:.2f}" in axes.get_title()
+            assert f"{similarity:.3f}" in axes.get_title()
             is_red = matplotlib.colors.same_color(axes.title.get_color(), "crimson")
             assert is_red == (source.labels[neighbor] != source.labels[query])
 
