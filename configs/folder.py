@@ -1,4 +1,4 @@
-"""MoCo v2 on a folder of tens of thousands of unlabeled photos, on one GPU.
+"""MoCo v2 on a folder of tens of thousands of unlabeled photos, on one or more GPUs.
 
     python train.py --config=configs/folder.py --config.data.source=folder:PATH --workdir=DIR
 

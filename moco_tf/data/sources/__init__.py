@@ -19,7 +19,7 @@ def load(
     Args:
         name: One of
 
-            - `"photos"`: the embedded patches of sample photographs;
+            - `"photos"`: patches of the sample photographs that scikit-image and scikit-learn ship;
             - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP and WebP files;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
             - `"tfrecord:GLOB"`: the TFRecord files that match a pattern;

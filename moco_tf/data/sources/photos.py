@@ -1,4 +1,4 @@
-"""The embedded `photos` source: patches of photographs in scikit-image and scikit-learn."""
+"""The source `photos`: patches of the sample photographs in scikit-image and scikit-learn."""
 
 import dataclasses
 import functools
