@@ -1,0 +1,71 @@
+"""The report on images that cannot be read: a line for the terminal, and a file with all names."""
+
+import os
+from collections.abc import Iterable
+
+import tensorflow as tf
+
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason, write_atomically
+
+MAX_NAMES = 10  # Number of images that are named in a line.
+
+
+def line(names: Iterable[str], total: int, path: str) -> str:
+    """Return one line that counts and names images that cannot be read.
+
+    Args:
+        names: Their names, at least one, such as `Source.describe` returns them.
+        total: Number of all images, of which these are a part.
+        path: Path of the file with all names, which `write` wrote.
+
+    Returns:
+        The line. It has at most `MAX_NAMES` names.
+
+    Example:
+        >>> line(["b.jpg", "a.jpg"], 30, "names.txt")
+        'skipped 2 of 30 images that cannot be read: a.jpg, b.jpg; listed in names.txt'
+    """
+    printable = _printable(names)
+    shown = ", ".join(printable[:MAX_NAMES])
+    rest = len(printable) - MAX_NAMES
+    more = f" and {rest} more" if rest > 0 else ""
+    return (
+        f"skipped {len(printable)} of {total} images that cannot be read: {shown}{more}; "
+        f"listed in {path}"
+    )
+
+
+def write(names: Iterable[str], path: str) -> None:
+    """Write all names to a file, one in each line; without names, remove an older file.
+
+    Args:
+        names: Names of the images that cannot be read.
+        path: Path of the file. Its folder is created if it does not exist.
+
+    Raises:
+        UserError: If the file cannot be written or removed.
+    """
+    printable = _printable(names)
+    try:
+        if printable:
+            tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+            write_atomically(path, "\n".join(printable) + "\n")
+        elif tf.io.gfile.exists(path):
+            tf.io.gfile.remove(path)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{path} cannot be written: {error_reason(error)}") from error
+
+
+def _printable(names: Iterable[str]) -> list[str]:
+    """Return the distinct names in order, each in one line: a name may contain a line break."""
+    escaped = {
+        "".join(
+            character
+            if character.isprintable()
+            else character.encode("unicode_escape").decode("ascii")
+            for character in name
+        )
+        for name in names
+    }
+    return sorted(escaped)
