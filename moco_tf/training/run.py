@@ -28,8 +28,9 @@ from moco_tf.config import (
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
-from moco_tf.files import atomic_directory, error_reason
+from moco_tf.files import error_reason
 from moco_tf.mechanisms.moco import MoCo
+from moco_tf.new_paths import new_directory
 from moco_tf.plots.run import plot_curves, plot_preview
 from moco_tf.training.build import (
     build_augment,
@@ -135,7 +136,7 @@ def start_from(
 
     Raises:
         UserError: If a setting is invalid, the data source cannot be read, or the directory is
-            not empty.
+            not empty or cannot be written.
     """
     check(config)
     require_moco(config)
@@ -144,11 +145,22 @@ def start_from(
     model = build_model(config, batches.steps_per_epoch, source.channels)
     assert isinstance(model, MoCo)
     initialize(model)
-    with atomic_directory(workdir) as unfinished:
-        run_directory.open_for_training(unfinished, config, len(source.pretrain), source.channels)
-        checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
-        checkpoints.step = int(model.step.numpy())
-        checkpoints.save()
+    num_images, channels = len(source.pretrain), source.channels
+    try:
+        with new_directory(workdir) as unfinished:
+            run_directory.open_for_training(unfinished, config, num_images, channels)
+            checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
+            checkpoints.step = int(model.step.numpy())
+            checkpoints.save()
+    except FileExistsError as error:  # Another process has created a run there in the meantime.
+        raise UserError(
+            f"the run directory {workdir} is not empty: use another directory"
+        ) from error
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"the run directory {workdir} cannot be written ({error_reason(error)}): use a "
+            "directory that can be written"
+        ) from error
     return model, batches.steps_per_epoch
 
 
