@@ -5,8 +5,8 @@ directory beside the path, `.NAME.RANDOM.unfinished`, and moved from there. Each
 scratch directory of its own, which it locks. A kill leaves it behind without the lock, so that the
 next process that writes to the same path can tell that it is abandoned, and removes it.
 
-On the file systems of TensorFlow, such as `gs://`, nothing can be locked or moved without the chance
-to replace something, so the path is checked right before the move.
+The file systems of TensorFlow, such as `gs://`, have no locks and no move that never replaces.
+There the path is checked right before the move, and a kill leaves its scratch directory behind.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def new_directory(path: str) -> Iterator[str]:
     If the block fails or is killed, nothing appears at `path`.
 
     Args:
-        path: Path of the directory; nothing or an empty directory is there. Its parents are
+        path: Path of the directory; nothing or an empty local directory is there. Its parents are
             created. Local or a `tf.io.gfile` path.
 
     Yields:
@@ -177,6 +177,8 @@ def _link(source: str, path: str) -> None:
         os.fsync(file.fileno())
     try:
         os.link(source, path)
+    except FileExistsError as error:
+        raise _file_exists(path) from error  # Without the name of the source.
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
@@ -198,13 +200,13 @@ def _new_remote_directory(path: str) -> Iterator[str]:
     unfinished = f"{parent}/.{name[:50]}.{uuid.uuid4().hex[:8]}{SUFFIX}"
     try:
         yield unfinished
-        if tf.io.gfile.exists(path) and (
-            not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path)
-        ):
+        if tf.io.gfile.exists(path):
             raise _file_exists(path)
         tf.io.gfile.rename(unfinished, path)
+    except tf.errors.AlreadyExistsError as error:
+        raise _file_exists(path) from error
     finally:
-        if tf.io.gfile.exists(unfinished):
+        with contextlib.suppress(tf.errors.NotFoundError):
             tf.io.gfile.rmtree(unfinished)
 
 

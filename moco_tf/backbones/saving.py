@@ -1,32 +1,33 @@
 """Writing of exports with their model cards. An export is written completely or not at all."""
 
-import contextlib
 import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
+from moco_tf import new_paths
 from moco_tf.errors import UserError
-from moco_tf.files import atomic_directory, error_reason, write_atomically
+from moco_tf.files import error_reason, write_atomically
 
 CARD = "README.md"  # Name of the model card in a directory, where model hubs look for it.
 
 
 def require_free(path: str) -> None:
     """Raise a `UserError` if something exists at `path`."""
-    if tf.io.gfile.exists(path):
+    if new_paths.exists(path):
         raise UserError(f"the path {path} exists: use a path that does not exist")
 
 
 def write_file(path: str, fill: Callable[[str], object], card: str) -> None:
     """Write a file, and its model card to `<path>.md`.
 
-    If it fails, nothing is left at either path.
+    If it fails, nothing is left at either path. Nothing that exists is replaced, not even by two
+    exports to the same path at once: one of them fails.
 
     Args:
         path: Path of the file, at which nothing exists.
-        fill: Function that writes the file to the path that it is passed, which has the same
-            extension as `path`.
+        fill: Function that writes the file to the path that it is passed, a local one with the same
+            last component as `path`.
         card: The model card, in Markdown.
 
     Raises:
@@ -34,31 +35,25 @@ def write_file(path: str, fill: Callable[[str], object], card: str) -> None:
     """
     require_free(path)
     card_path = f"{path}.md"
-    if os.path.exists(card_path):
-        raise UserError(
-            f"the path {card_path} exists, but the model card of {path} belongs there: use another "
-            "path"
-        )
-    root, extension = os.path.splitext(path)
-    unfinished = f"{root}.unfinished{extension}"
     try:
-        fill(unfinished)
         # The card comes first, so that a kill cannot leave an export without a card.
-        write_atomically(card_path, card)
-        os.replace(unfinished, path)
+        with new_paths.new_files(card_path, path) as (unfinished_card, unfinished):
+            if new_paths.exists(card_path):
+                raise UserError(
+                    f"the path {card_path} exists, but the model card of {path} belongs there: use "
+                    "another path"
+                )
+            fill(unfinished)
+            write_atomically(unfinished_card, card)
     except (tf.errors.OpError, OSError) as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(card_path)
         raise _cannot_be_written(path, error) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
 
 
 def write_directory(path: str, fill: Callable[[str], object], card: str) -> None:
     """Write a directory, with its model card as README.md inside.
 
-    If it fails, nothing is left at the path.
+    If it fails, nothing is left at the path. Nothing that exists is replaced, not even by two
+    exports to the same path at once: one of them fails.
 
     Args:
         path: Path of the directory, at which nothing exists.
@@ -70,7 +65,7 @@ def write_directory(path: str, fill: Callable[[str], object], card: str) -> None
     """
     require_free(path)
     try:
-        with atomic_directory(path) as unfinished:
+        with new_paths.new_directory(path) as unfinished:
             fill(unfinished)
             write_atomically(os.path.join(unfinished, CARD), card)
     except (tf.errors.OpError, OSError) as error:
@@ -78,4 +73,9 @@ def write_directory(path: str, fill: Callable[[str], object], card: str) -> None
 
 
 def _cannot_be_written(path: str, error: Exception) -> UserError:
+    if isinstance(error, FileExistsError):
+        return UserError(
+            f"the path {path} cannot be written: another process created {error.filename} during "
+            "this export, and it is kept. Use another path"
+        )
     return UserError(f"the path {path} cannot be written: {error_reason(error)}")
