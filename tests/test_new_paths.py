@@ -231,18 +231,19 @@ def test_files_are_created_without_hard_links(tmp_path, monkeypatch):
 
 
 def test_paths_of_tensorflow(tmp_path):
-    folder = f"ram://{tmp_path.name}"  # In memory; only TensorFlow can open these paths.
+    """TensorFlow's file system in memory renames no directory with its files, so none moves here."""
+    folder = f"ram://{tmp_path.name}"
+    paths = [f"{folder}/a", f"{folder}/b"]
     for text, error in (("new", None), ("second", FileExistsError)):
         with pytest.raises(error) if error else contextlib.nullcontext():  # noqa: SIM117
-            with new_directory(f"{folder}/out/") as unfinished:
-                tf.io.gfile.makedirs(unfinished)
-                with tf.io.gfile.GFile(f"{unfinished}/file", "w") as file:
-                    file.write(text)
-        with pytest.raises(error) if error else contextlib.nullcontext():  # noqa: SIM117
-            with new_files(f"{folder}/a", f"{folder}/b") as paths:
-                for path in paths:
+            with new_files(*paths) as unfinished:
+                for path in unfinished:
                     write(path, text)
-    for name in ("out/file", "a", "b"):
-        assert tf.io.gfile.GFile(f"{folder}/{name}").read() == "new"
-        assert new_paths.exists(f"{folder}/{name}")
-    assert {name.rstrip("/") for name in tf.io.gfile.listdir(folder)} == {"out", "a", "b"}
+    for path in paths:
+        assert new_paths.exists(path)
+        with tf.io.gfile.GFile(path) as file:
+            assert file.read() == "new"
+    with pytest.raises(FileExistsError), new_directory(paths[0]) as unfinished:
+        tf.io.gfile.makedirs(unfinished)
+        assert unfinished.startswith(f"{folder}/.a.")
+    assert sorted(tf.io.gfile.listdir(folder)) == ["a", "b"]
