@@ -1,6 +1,8 @@
 """File operations that survive an interruption: a file is written completely or not at all."""
 
 import contextlib
+import errno
+import re
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -42,4 +44,34 @@ def atomic_directory(path: str) -> Iterator[str]:
 
 def error_reason(error: Exception) -> str:
     """Return the reason behind an `OSError` or `tf.errors.OpError`, without its traceback."""
-    return getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+    reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+    # An operation of TensorFlow adds its name before and after the reason, and further lines.
+    reason = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*", "", reason.strip())
+    return reason.splitlines()[0] if reason else type(error).__name__
+
+
+def write_remedy(error: Exception, directory: str) -> str:
+    """Return what to do about a file that cannot be written, which depends on the cause.
+
+    Args:
+        error: The `OSError` or `tf.errors.OpError` that was raised.
+        directory: The directory that was written to.
+
+    Returns:
+        An imperative such as "free some space there".
+
+    Example:
+        >>> write_remedy(OSError(errno.ENOSPC, "No space left on device"), "runs/photos")
+        'free some space there'
+    """
+    code = getattr(error, "errno", None)
+    # TensorFlow raises OutOfRangeError beyond the limit of the size of a file.
+    full = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
+    if isinstance(error, full) or code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space there"
+    denied = (errno.EACCES, errno.EPERM, errno.EROFS)
+    if isinstance(error, tf.errors.PermissionDeniedError) or code in denied:
+        return "make it writable"
+    if not tf.io.gfile.isdir(directory):
+        return "restore the directory, which does not exist any more"
+    return "check the disk or the network that it is on"

@@ -1,5 +1,6 @@
 """The run directory: the config of a run, its checkpoints and its metrics."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,9 +9,9 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from moco_tf.config import OPERATIONAL, default_config, flatten
+from moco_tf.config import OPERATIONAL, check, default_config, flatten
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, write_atomically
+from moco_tf.files import error_reason, write_atomically, write_remedy
 
 # What TensorFlow raises when it restores a damaged checkpoint, or one of another network.
 RESTORE_ERRORS = (
@@ -40,7 +41,8 @@ def require_same_run(
 
     Raises:
         UserError: If the run there has another config, another number of images or images with
-            another number of channels, if it has lost its checkpoints, or if `workdir` is a file.
+            another number of channels, if it has lost its config or its checkpoints or a file of
+            it is damaged, or if `workdir` is a file.
     """
     if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
         saved, current = flatten(read_config(workdir)), flatten(config)
@@ -72,6 +74,11 @@ def require_same_run(
         require_progress_kept(workdir)
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"the run directory {workdir} is a file: use a directory")
+    elif _checkpoint_files(workdir) or read_metrics(workdir):
+        raise UserError(
+            f"the run directory {workdir} holds a run without its config.json: restore that file "
+            "from a backup, or use another directory"
+        )
 
 
 def open_for_training(
@@ -99,9 +106,10 @@ def open_for_training(
             write_atomically(os.path.join(workdir, name), text + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"the run directory {workdir} cannot be written ({error_reason(error)}): use a "
-            "directory that can be written"
+            f"the run directory {workdir} cannot be written ({error_reason(error)}): "
+            f"{write_remedy(error, workdir)}, or use another directory"
         ) from error
+    _remove_leftovers(workdir)
 
 
 def require_empty(path: str) -> None:
@@ -123,17 +131,18 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         raise UserError(f"there is no directory {workdir}, which should be a run directory")
     if not tf.io.gfile.exists(path):
         raise UserError(f"the run directory {workdir} holds no run: it has no config.json")
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
+    values = _read_json(path)
     try:
-        values = json.loads(text)
         config = default_config()
         with config.unlocked():
             config.update(ml_collections.ConfigDict(values))
-        if set(flatten(config)) != set(flatten(default_config())):
-            raise ValueError("it has unknown settings")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not the config of a run: {error}") from error
+        if unknown := sorted(set(flatten(config)) - set(flatten(default_config()))):
+            raise ValueError(f"there is no setting {unknown[0]}")
+        check(config)
+    except (AttributeError, TypeError, ValueError, UserError) as error:
+        raise UserError(
+            f"{path} is not the config of a run ({error_reason(error)}): restore it from a backup"
+        ) from error
     return config
 
 
@@ -151,8 +160,28 @@ def read_channels(workdir: str) -> int:
 
 
 def _read_data(workdir: str) -> dict[str, int]:
-    with tf.io.gfile.GFile(os.path.join(workdir, "data.json")) as file:
-        return json.loads(file.read())
+    path = os.path.join(workdir, "data.json")
+    data = _read_json(path)
+    numbers = data.get("num_images"), data.get("channels", 3)
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise UserError(
+            f"{path} has no valid numbers of images and channels: restore it from a backup"
+        )
+    return data
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    """Return the object in a JSON file of a run."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            values = json.loads(file.read())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__} and not an object")
+    except (tf.errors.OpError, OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error_reason(error)}): restore it from a backup"
+        ) from error
+    return values
 
 
 def checkpoints(workdir: str) -> list[str]:
@@ -233,26 +262,64 @@ def require_checkpoint(workdir: str) -> str:
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl as dicts; an incomplete line is left out.
+    """Return the lines of metrics.jsonl as dicts, without values that are null.
 
-    Without a metrics.jsonl the list is empty.
+    A last line that a kill has cut short is left out. Without a metrics.jsonl the list is empty.
+
+    Raises:
+        UserError: If another line is damaged.
     """
     path = os.path.join(workdir, "metrics.jsonl")
     if not tf.io.gfile.exists(path):
         return []
-    with tf.io.gfile.GFile(path) as file:
-        lines = file.read().splitlines()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        *lines, incomplete = file.read().split(b"\n")
+    del incomplete  # Empty, unless a kill has cut it short.
     metrics = []
-    for line in lines:
+    for number, text in enumerate(lines, start=1):
         try:
-            metrics.append(json.loads(line))
-        except json.JSONDecodeError:  # A kill cut the line short.
-            continue
+            line = json.loads(text)
+            if not isinstance(line, dict) or type(line.get("step")) is not int:
+                raise ValueError("no object with a step")
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"line {number} of {path} is not a line of metrics ({error_reason(error)}): "
+                "restore the file from a backup, or remove the line"
+            ) from error
+        metrics.append({name: value for name, value in line.items() if value is not None})
     return metrics
 
 
 def rewind_metrics(workdir: str, step: int) -> None:
-    """Remove the lines of metrics.jsonl after `step`, which a resumed run writes again."""
+    """Remove the lines of metrics.jsonl after `step`, which a resumed run writes again.
+
+    Raises:
+        UserError: If a line is damaged, or the file cannot be written.
+    """
+    path = os.path.join(workdir, "metrics.jsonl")
     kept = [line for line in read_metrics(workdir) if line["step"] <= step]
-    text = "".join(json.dumps(line) + "\n" for line in kept)
-    write_atomically(os.path.join(workdir, "metrics.jsonl"), text)
+    try:
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be written ({error_reason(error)}): {write_remedy(error, workdir)}"
+        ) from error
+
+
+def has_curves(workdir: str) -> bool:
+    """Return whether the run has a curves.png, which it gets after its last checkpoint."""
+    return tf.io.gfile.exists(os.path.join(workdir, "curves.png"))
+
+
+def _remove_leftovers(workdir: str) -> None:
+    """Remove the temporary files of a process that was killed while it wrote them."""
+    for directory in (workdir, *(os.path.join(workdir, d) for d in ("checkpoints", "tensorboard"))):
+        names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+        for name in names:
+            # TensorFlow's names of an unfinished checkpoint, and that of `write_atomically`.
+            if re.fullmatch(r"step-\d+_temp/?|checkpoint\.tmp\w+|.+\.tmp", name):
+                path = os.path.join(directory, name.rstrip("/"))
+                # Whatever cannot be removed now does no harm.
+                with contextlib.suppress(tf.errors.OpError, OSError):
+                    remove = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
+                    remove(path)

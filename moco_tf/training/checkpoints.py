@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from moco_tf import distribution, run_directory
 from moco_tf.errors import UserError
-from moco_tf.files import write_atomically
+from moco_tf.files import error_reason, write_atomically, write_remedy
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.training.callbacks import GlobalStep
+from moco_tf.training.finite import FiniteCheck
 
 
 class Checkpoints(GlobalStep):
@@ -23,6 +24,7 @@ class Checkpoints(GlobalStep):
 
     Attributes:
         step: Global step of the model, an int.
+        finite: The `FiniteCheck` of the model, which nothing is saved without.
         stop_signal: Number of the signal that asked the run to stop, or None. When it is set, the
             run saves and stops after its current step.
     """
@@ -33,6 +35,7 @@ class Checkpoints(GlobalStep):
         self.stop_signal: int | None = None
         # Not `self.model`, which Keras sets when `fit` begins.
         self.saved_model = model
+        self.finite = FiniteCheck(model, workdir)
         self.checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         self.directory = os.path.join(workdir, "checkpoints")
         self.keep = keep
@@ -44,7 +47,10 @@ class Checkpoints(GlobalStep):
         self.manager: tf.train.CheckpointManager | None = None
 
     def restore(self, workdir: str) -> int:
-        """Restore the newest checkpoint of a run that can be read, if the run has one.
+        """Restore the newest checkpoint of a run that can be used, if the run has one.
+
+        A checkpoint that cannot be read is passed over, and so is one with weights that are not
+        finite.
 
         Args:
             workdir: Run directory to restore from.
@@ -53,7 +59,7 @@ class Checkpoints(GlobalStep):
             The global step of the model afterwards.
 
         Raises:
-            UserError: If there are checkpoints, but none of them can be read.
+            UserError: If there are checkpoints, but none of them can be used.
         """
         paths = run_directory.checkpoints(workdir)
         reasons = []
@@ -63,7 +69,10 @@ class Checkpoints(GlobalStep):
             except run_directory.RESTORE_ERRORS as error:
                 if distribution.worker_is_gone(error):
                     raise
-                reasons.append(f"{os.path.basename(path)}: {str(error).strip().splitlines()[0]}")
+                reasons.append(f"{os.path.basename(path)}: {error_reason(error)}")
+                continue
+            if not_finite := self.finite.first_not_finite():
+                reasons.append(f"{os.path.basename(path)}: {not_finite}")
                 continue
             step = int(self.saved_model.step.numpy())
             reasons += [
@@ -73,7 +82,7 @@ class Checkpoints(GlobalStep):
             if reasons and distribution.is_chief():
                 print(
                     f"continuing from the checkpoint of step {step}, because newer ones in "
-                    f"{os.path.dirname(path)} cannot be read ({'; '.join(reasons)})"
+                    f"{os.path.dirname(path)} cannot be used ({'; '.join(reasons)})"
                 )
             if os.path.dirname(path) == self.directory:
                 self.restored = paths[paths.index(path) :]
@@ -81,7 +90,7 @@ class Checkpoints(GlobalStep):
         else:
             if reasons:
                 raise UserError(
-                    f"no checkpoint of the run {workdir} can be read ({'; '.join(reasons)}): "
+                    f"no checkpoint of the run {workdir} can be used ({'; '.join(reasons)}): "
                     f"restore {os.path.join(workdir, 'checkpoints')} from a backup, or start a new "
                     "run in another directory"
                 )
@@ -106,8 +115,10 @@ class Checkpoints(GlobalStep):
         """Save a checkpoint of the current step unless there is one.
 
         Raises:
-            UserError: If it cannot be written.
+            UserError: If the training has diverged, or the checkpoint cannot be written. Those of
+                earlier steps are kept.
         """
+        self.finite.require(self.step)
         path = self.restored[0] if self.restored else ""
         try:
             if self.manager is None:
@@ -115,12 +126,13 @@ class Checkpoints(GlobalStep):
             path = self.manager.latest_checkpoint or ""
             if not path.endswith(f"step-{self.step}"):
                 self.manager.save(checkpoint_number=self.step)
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, OSError) as error:
             if distribution.worker_is_gone(error):
                 raise
+            remedy = write_remedy(error, os.path.dirname(self.directory))
             raise UserError(
                 f"the checkpoint of step {self.step} cannot be written to "
-                f"{self.directory} ({error.message}): free some space there; the run "
+                f"{self.directory} ({error_reason(error)}): {remedy}; the run "
                 f"resumes from {path or 'its start'}"
             ) from error
 

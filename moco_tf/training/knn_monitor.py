@@ -12,7 +12,7 @@ from moco_tf import distribution, encoders
 from moco_tf.config import total_steps
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.evaluation import features, knn
-from moco_tf.training.callbacks import GlobalStep, MetricsLog
+from moco_tf.training.callbacks import Accessory, GlobalStep, MetricsLog
 from moco_tf.training.tensorboard import Projector
 
 # Maximum numbers of training images, the bank, and of test images, which are classified.
@@ -24,7 +24,8 @@ class KNNMonitor(GlobalStep):
     """Classifies test images by nearest neighbors every `knn_every` epochs, and logs the accuracy.
 
     It also does so before the first step and after the last. If the source has no labels, only the
-    features go to the projector.
+    features go to the projector. If the accuracy cannot be computed, as without an image that can
+    be read, the run goes on without it.
 
     Args:
         log: The run's `MetricsLog`.
@@ -52,6 +53,7 @@ class KNNMonitor(GlobalStep):
         self.projector = projector
         self.train = evenly_spaced(source.train, MAX_TRAIN)
         self.test = evenly_spaced(source.test, MAX_TEST)
+        self.accuracy = Accessory("kNN accuracy")
         self.classifies = source.has_labels and len(self.train) > 0
         self.every = config.knn_every * steps_per_epoch if len(self.test) else 0
 
@@ -77,18 +79,26 @@ class KNNMonitor(GlobalStep):
         Args:
             step: The current global step.
         """
+        if self.accuracy.has_failed:
+            return
+        top1 = None
+        with self.accuracy.may_fail():
+            top1, count = self._evaluate(step)
+        if top1 is not None:
+            self.log.write(step, {"knn_top1": top1})
+            if distribution.is_chief():
+                tqdm.write(f"step {step}: kNN top-1 {top1:.3f} on {count} images")
+
+    def _evaluate(self, step: int) -> tuple[float | None, int]:
+        """Return the accuracy, None without labels, and the number of test images."""
         self._copy.set_weights(self._trained.get_weights())
         test = self._extract(self.test)
         if self.projector is not None:
-            self.projector.write(step, test)
+            with self.log.tensorboard.may_fail():
+                self.projector.write(step, test)
         if not self.classifies:
-            return
-        accuracy = knn.classify(self._extract(self.train), test)
-        self.log.write(step, {"knn_top1": accuracy["top1"]})
-        if distribution.is_chief():
-            tqdm.write(
-                f"step {step}: kNN top-1 {accuracy['top1']:.3f} on {len(test.indices)} images"
-            )
+            return None, len(test.indices)
+        return knn.classify(self._extract(self.train), test)["top1"], len(test.indices)
 
     def _extract(self, indices: np.ndarray) -> features.Features:
         return features.extract(self._backbone, self.source, indices, self.image_size)

@@ -5,9 +5,7 @@ import dataclasses
 import json
 import math
 import os
-import signal
 import tempfile
-import types
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -15,7 +13,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, run_directory
+from moco_tf import distribution, run_directory, run_lock
 from moco_tf.config import (
     chance_formula,
     chance_loss,
@@ -25,7 +23,7 @@ from moco_tf.config import (
     suggested_queue_size,
     total_steps,
 )
-from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.pipeline import TwoViews, first_readable
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
@@ -38,9 +36,17 @@ from moco_tf.training.build import (
     build_model,
     memory_bank_size,
 )
-from moco_tf.training.callbacks import MetricsLog, Progress, StopAt, UnreadableImages
+from moco_tf.training.callbacks import (
+    Accessory,
+    MetricsLog,
+    Progress,
+    StopAt,
+    UnreadableImages,
+)
 from moco_tf.training.checkpoints import Checkpoints
 from moco_tf.training.knn_monitor import KNNMonitor
+from moco_tf.training.printing import printing_may_fail
+from moco_tf.training.signals import StopOnSignals
 from moco_tf.training.tensorboard import Projector, ViewImages
 
 
@@ -66,11 +72,11 @@ def train(
 ) -> Outcome:
     """Pre-train an encoder, or resume the run in `workdir`.
 
-    SIGINT and SIGTERM stop the run after its current step with a checkpoint; a second signal stops
-    it at once. After any interruption, SIGKILL included, the same call resumes from the last
-    checkpoint, and on the CPU the result is bit-identical to that of an uninterrupted run. (With
-    several replicas the moving statistics round differently, because a checkpoint holds their
-    mean.)
+    SIGINT, SIGTERM and SIGHUP stop the run after its current step with a checkpoint; a second
+    signal stops it at once. After any interruption, SIGKILL included, the same call resumes from
+    the last checkpoint, and on the CPU the result is bit-identical to that of an uninterrupted
+    run. (With several replicas the moving statistics round differently, because a checkpoint holds
+    their mean.)
 
     Args:
         config: A config with the keys of `moco_tf.default_config`.
@@ -82,7 +88,8 @@ def train(
 
     Raises:
         UserError: If a setting is invalid, the data source cannot be read, or the run directory
-            cannot be written or holds a run with another config.
+            cannot be written, is in use or holds a run with another config, or if the training
+            diverges.
 
     Example:
         >>> import moco_tf
@@ -96,7 +103,7 @@ def train(
     """
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
-    with distribution.scope(strategy):
+    with distribution.scope(strategy), printing_may_fail():
         return _train(config, workdir)
 
 
@@ -191,16 +198,21 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     source, batches = build_data(config)
     num_images, channels = len(source.pretrain), source.channels
     _require_identical_workers(config, workdir, num_images, channels)
+    run_directory.require_same_run(workdir, config, num_images, channels)
+    callbacks: list[keras.callbacks.Callback] = []
     chief = distribution.is_chief()
     with contextlib.ExitStack() as stack:
         if chief:
             output_dir = workdir
+            lock = stack.enter_context(run_lock.hold(workdir))
+            callbacks.append(
+                keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: lock.require())
+            )
             run_directory.open_for_training(workdir, config, num_images, channels)
         else:
             # Every worker saves, since each holds a part of the moving statistics. Only the
             # chief's checkpoints are kept.
             output_dir = stack.enter_context(tempfile.TemporaryDirectory())
-            run_directory.require_same_run(workdir, config, num_images, channels)
         model = build_model(config, batches.steps_per_epoch, channels, num_images)
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
@@ -210,32 +222,52 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                 "directory that they share"
             )
         total = total_steps(config, batches.steps_per_epoch)
-        if start >= total:
+        if start < total:
             if chief:
-                print(f"{workdir}: already finished at step {total}")
-            return Outcome(start, total, None)
-        if chief:
-            _announce(config, workdir, source, start, total, batches.steps_per_epoch)
-        run_directory.rewind_metrics(output_dir, start)
-
-        # Keras calls them in this order, so the log of a step is on disk before its checkpoint.
-        log = MetricsLog(output_dir, start, config, batches.steps_per_epoch)
-        projector = Projector(workdir, source, config.image_size) if chief else None
-        callbacks: list[keras.callbacks.Callback] = [
-            log,
-            KNNMonitor(log, start, config, batches.steps_per_epoch, source, projector),
-            UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
-            checkpoints,
-            StopAt(start, total),
-        ]
-        if chief:
-            callbacks.append(ViewImages(log.summaries, start, config, batches))
-            callbacks.append(Progress(log, start, total, batches.steps_per_epoch, config.log_every))
-        with _stop_on_signals(checkpoints):
-            _fit(model, batches, start, total, callbacks)
-        if chief:
-            plot_curves(workdir)
+                _announce(config, workdir, source, start, total, batches.steps_per_epoch)
+            # A run that starts again from step 0 evaluates that step again.
+            run_directory.rewind_metrics(output_dir, start or -1)
+            stop = StopOnSignals(start, checkpoints)
+            stack.callback(stop.restore)
+            callbacks.append(stop)
+            callbacks += _callbacks(config, output_dir, source, batches, checkpoints, start, total)
+            with _data_may_vanish(source, checkpoints):
+                _fit(model, batches, start, total, callbacks)
+        elif chief:
+            print(f"{workdir}: already finished at step {total}")
+        if chief and (start < total or not run_directory.has_curves(workdir)):
+            with Accessory("curves.png").may_fail():
+                plot_curves(workdir)
         return Outcome(checkpoints.step, total, checkpoints.stop_signal)
+
+
+def _callbacks(
+    config: ml_collections.ConfigDict,
+    output_dir: str,
+    source: Source,
+    batches: TwoViews,
+    checkpoints: Checkpoints,
+    start: int,
+    total: int,
+) -> list[keras.callbacks.Callback]:
+    """Return the callbacks in the order in which Keras calls them.
+
+    The log of a step is on disk before its checkpoint.
+    """
+    steps_per_epoch, chief = batches.steps_per_epoch, distribution.is_chief()
+    log = MetricsLog(output_dir, start, config, steps_per_epoch, checkpoints.finite)
+    projector = Projector(output_dir, source, config.image_size) if chief else None
+    callbacks: list[keras.callbacks.Callback] = [
+        log,
+        KNNMonitor(log, start, config, steps_per_epoch, source, projector),
+        UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
+        checkpoints,
+        StopAt(start, total),
+    ]
+    if chief:
+        callbacks.append(ViewImages(log, start, config, batches))
+        callbacks.append(Progress(log, start, total, steps_per_epoch, config.log_every))
+    return callbacks
 
 
 def _require_identical_workers(
@@ -281,6 +313,28 @@ def _announce(
         print(f"resuming from step {start} in {workdir}")
 
 
+@contextlib.contextmanager
+def _data_may_vanish(source: Source, checkpoints: Checkpoints) -> Iterator[None]:
+    """Save the run and raise a `UserError` if all images have become unreadable in the block."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if distribution.worker_is_gone(error):
+            raise
+        try:
+            first_readable(source)
+        except UserError:
+            saved = "the newest checkpoint"
+            if not distribution.several_workers():  # The others cannot save this step.
+                checkpoints.save()
+                saved = f"step {checkpoints.step}, which is saved"
+            raise UserError(
+                f"no image of '{source.name}' can be read any more: restore the images and run the "
+                f"same command again, which resumes from {saved}"
+            ) from error
+        raise
+
+
 def _fit(
     model: keras.Model,
     batches: TwoViews,
@@ -318,22 +372,3 @@ def _fit(
             shuffle=False,
             verbose=0,
         )
-
-
-@contextlib.contextmanager
-def _stop_on_signals(checkpoints: Checkpoints) -> Iterator[None]:
-    """Stop the run after its current step at the first SIGINT or SIGTERM, at once at a second."""
-
-    def stop(number: int, _: types.FrameType | None) -> None:
-        checkpoints.stop_signal = number
-        signal.signal(number, previous[number])
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = {int(number): signal.getsignal(number) for number in signals}
-    for number in previous:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -16,7 +16,7 @@ from moco_tf.files import write_atomically
 from moco_tf.plots.images import visible
 from moco_tf.plots.thumbnails import jpeg, sheet, thumbnails
 from moco_tf.seeds import seed_for
-from moco_tf.training.callbacks import GlobalStep
+from moco_tf.training.callbacks import GlobalStep, MetricsLog
 
 MAX_PAIRS = 4  # Number of pairs of views that are shown for a step.
 
@@ -91,7 +91,7 @@ class ViewImages(GlobalStep):
     first step. They are shown at the start, every `knn_every` epochs, and at the end.
 
     Args:
-        summaries: Summary writer to write to.
+        log: The run's `MetricsLog`, to whose summary writer they go.
         start: Global step that the run starts from.
         config: Config of the run.
         batches: Batches of the run.
@@ -99,13 +99,13 @@ class ViewImages(GlobalStep):
 
     def __init__(
         self,
-        summaries: tf.summary.SummaryWriter,
+        log: MetricsLog,
         start: int,
         config: ml_collections.ConfigDict,
         batches: TwoViews,
     ) -> None:
         super().__init__(start)
-        self.summaries = summaries
+        self.log = log
         self.config = config
         self.batches = batches
         self.every = config.knn_every * batches.steps_per_epoch
@@ -114,19 +114,23 @@ class ViewImages(GlobalStep):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Show the views of the first step of a run that has no steps yet."""
         if self.every and self.step == 0:
-            self.write(0)
+            self.show(0)
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         """Show the views every `knn_every` epochs and after the last step."""
         if self.every and (step % self.every == 0 or step == self.last_step):
-            self.write(step)
+            self.show(step)
 
-    def write(self, step: int) -> None:
-        """Write the summary of the views.
+    def show(self, step: int) -> None:
+        """Write the summary of the views; if that fails, the run goes on without it.
 
         Args:
             step: The current global step.
         """
+        with self.log.tensorboard.may_fail():
+            self._write(step)
+
+    def _write(self, step: int) -> None:
         # The batch is computed again, because taking it from the training's iterator would skip it.
         position = max(step - 1, 0)
         batch = next(self.batches.between(position, position + 1).as_numpy_iterator())
@@ -136,7 +140,7 @@ class ViewImages(GlobalStep):
             self._augmented(name, images, position)
             for name, images in zip(names, batch, strict=False)
         ]
-        with self.summaries.as_default(step):
+        with self.log.summaries.as_default(step):
             tf.summary.image("views", np.concatenate(views, axis=2), max_outputs=MAX_PAIRS)
 
     def _augmented(self, name: str, images: np.ndarray, position: int) -> np.ndarray:

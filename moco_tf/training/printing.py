@@ -1,0 +1,55 @@
+"""Output that a run goes on without if its terminal, pipe or disk is gone."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from moco_tf.files import error_reason
+
+
+class _Output:
+    """A text stream that discards its output from the first failure on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._has_failed = False
+
+    def write(self, text: str) -> int:
+        with self._may_fail():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._may_fail():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _may_fail(self) -> Iterator[None]:
+        if self._has_failed:
+            return
+        try:
+            yield
+        except OSError as error:
+            self._has_failed = True
+            # Python writes what is left in the buffer when the process ends.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if self._stream is not sys.__stderr__:
+                reason = error_reason(error)
+                message = f"warning: output cannot be printed any more ({reason}); the run goes on"
+                print(message, file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def printing_may_fail() -> Iterator[None]:
+    """Go on without standard output and standard error in the block once they cannot be written."""
+    with (
+        contextlib.redirect_stdout(_Output(sys.stdout)),
+        contextlib.redirect_stderr(_Output(sys.stderr)),
+    ):
+        yield
