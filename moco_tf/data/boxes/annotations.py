@@ -1,5 +1,6 @@
 """Images by index, with the boxes and, if there are any, the masks of their objects."""
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,36 @@ class Annotations:
     masks: list[dict[str, Any]] | None = None
 
 
+@dataclasses.dataclass
+class Tally:
+    """What was left out of a source, or changed.
+
+    Attributes:
+        skipped: Numbers of annotations and images that were left out, by what they are, such as
+            "annotations without an area".
+        clipped: Number of boxes that exceeded their image by more than a pixel. All boxes are
+            clipped to their image.
+        first_fault: Description of the first annotation or image that is invalid; empty if there is
+            none, or if such a fault is an error.
+    """
+
+    skipped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    clipped: int = 0
+    first_fault: str = ""
+
+    def __str__(self) -> str:
+        """Return the numbers in one line; empty if there are none."""
+        parts = []
+        if self.skipped:
+            counts = ", ".join(f"{count} {what}" for what, count in self.skipped.items())
+            parts.append(f"skipped {counts}")
+        if self.clipped:
+            parts.append(f"clipped {self.clipped} boxes to their images")
+        if self.first_fault:
+            parts.append(f"the first fault is in {self.first_fault}")
+        return "; ".join(parts)
+
+
 @dataclasses.dataclass(frozen=True)
 class AnnotatedImages:
     """Images by index, each with `Annotations`.
@@ -51,6 +82,8 @@ class AnnotatedImages:
         test: Indices of the test images, int64, disjoint from `train`.
         max_boxes: An upper bound on the boxes of a training image, not counting crowds; at most
             `MAX_BOXES`.
+        tally: What was left out or changed. A source that reads its annotations with the images
+            counts those that were read so far.
     """
 
     name: str
@@ -61,3 +94,4 @@ class AnnotatedImages:
     train: np.ndarray
     test: np.ndarray
     max_boxes: int
+    tally: Tally = dataclasses.field(default_factory=Tally)

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from moco_tf.data import boxes
+from moco_tf.data.sources import examples
 from moco_tf.errors import UserError
 
 CLASSES = ["cat", "dog"]
@@ -156,3 +157,81 @@ def test_data_set_like_coco(data_dir):
 def test_error_names_the_problem(data_dir, dataset, masks, message):
     with pytest.raises(UserError, match=message):
         boxes.load(f"tfds:{dataset}", masks=masks, tfds_dir=data_dir)
+
+
+# Boxes (top, left, bottom, right), relative to the sides of an image of 20 x 40 pixels.
+MALFORMED = {
+    "valid": [0.1, 0.2, 0.3, 0.4],
+    "rounded": [-0.001, 0.0, 1.001, 1.0],
+    "beyond": [0.5, 0.5, 1.5, 3.0],
+    "flat": [0.1, 0.2, 0.1, 0.4],
+    "nan": [0.1, float("nan"), 0.3, 0.4],
+    "infinite": [0.1, 0.2, 0.3, float("inf")],
+    "swapped": [0.3, 0.2, 0.1, 0.4],
+    "outside": [1.2, 0.2, 1.3, 0.4],
+}
+
+
+class Malformed(Builder, skip_registration=True):
+    def _generate_examples(self, split):
+        objects = [{"bbox": box, "label": 1, self.FLAG: False} for box in MALFORMED.values()]
+        objects = objects if split == "validation" else objects[:3]
+        yield 0, {"image": np.zeros([20, 40, 3], np.uint8), "objects": objects}
+
+
+@pytest.fixture
+def malformed(tmp_path, monkeypatch):
+    # tensorflow-datasets itself checks boxes, but data sets may be written by other programs.
+    monkeypatch.setattr(
+        tfds.features.BBoxFeature, "encode_example", lambda self, box: np.array(box, np.float32)
+    )
+    tfds.display_progress_bar(False)
+    Malformed(data_dir=str(tmp_path)).download_and_prepare()
+    return str(tmp_path)
+
+
+def test_invalid_boxes_are_one_line_or_skipped(malformed):
+    images = boxes.load("tfds:malformed:validation", tfds_dir=malformed)
+    index = int(images.train[0])
+    with pytest.raises(
+        UserError, match=r"record 0 of .*: object 4 is invalid: its box .* nan"
+    ) as e:
+        images.annotations(index, 20, 40)
+    assert str(e.value).isprintable()
+    assert str(e.value).endswith("or set skip_invalid to leave out such objects")
+
+    images = boxes.load("tfds:malformed:validation", tfds_dir=malformed, skip_invalid=True)
+    for _ in range(2):  # An image is counted once, however often it is read.
+        annotations = images.annotations(index, 20, 40)
+        expected = [[8, 2, 16, 6], [0, 0, 40, 20], [20, 10, 40, 20]]
+        np.testing.assert_allclose(annotations.boxes, expected, rtol=1e-6)
+        assert annotations.labels.tolist() == [1, 1, 1]
+        assert images.tally.skipped == {"invalid annotations": 4, "annotations without an area": 1}
+        assert images.tally.clipped == 1
+        assert ": object 4 is invalid" in images.tally.first_fault
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "fault"),
+    [
+        ("objects/label", [7, 0, 1], "object 0 is invalid: .* its label 7 of 2"),
+        ("objects/label", [0, -1, 1], "object 1 is invalid: .* its label -1 of 2"),
+        ("objects/label", [0, 1], "it has 2 labels, but 12 numbers of boxes instead of four each"),
+        ("objects/bbox", [0.5] * 9, "it has 3 labels, but 9 numbers of boxes"),
+        ("objects/bbox", [b"0.5"] * 12, "its objects have text instead of numbers"),
+        ("objects/is_difficult", [1], "it has 3 objects, but 0 or 1 flags"),
+    ],
+)
+def test_inconsistent_record_is_one_line(malformed, monkeypatch, feature, values, fault):
+    values_of = examples.feature_values
+    monkeypatch.setattr(
+        examples,
+        "feature_values",
+        lambda example, name: values if name == feature else values_of(example, name),
+    )
+    images = boxes.load("tfds:malformed", tfds_dir=malformed)
+    with pytest.raises(UserError, match=f"record 0 of .*: {fault}"):
+        images.annotations(int(images.train[0]), 20, 40)
+    images = boxes.load("tfds:malformed", tfds_dir=malformed, skip_invalid=True)
+    assert len(images.annotations(int(images.train[0]), 20, 40).boxes) < 3
+    assert str(images.tally).isprintable()

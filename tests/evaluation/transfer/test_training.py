@@ -18,7 +18,7 @@ from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.detection import DETECTION
 from moco_tf.evaluation.transfer.segmentation import SEGMENTATION
 from moco_tf.keras_internals import all_layers
-from tests.data.boxes.test_coco import annotation, run_lengths, write_example
+from tests.data.boxes.coco_files import annotation, run_lengths, write_example
 from tests.evaluation.transfer.helpers import small_encoder
 
 SIZE = 64
