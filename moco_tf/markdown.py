@@ -1,6 +1,9 @@
-"""Tables in Markdown."""
+"""Tables and names in Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
+
+from moco_tf.names import printable
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -8,7 +11,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     Args:
         header: Titles of the columns.
-        rows: Cells of each row, as many as there are columns.
+        rows: Cells of each row, as many as there are columns. A `|` in a cell is escaped.
 
     Example:
         >>> print(table(["m", "top-1"], [["0.999", "59.0"]]))
@@ -17,4 +20,18 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         | 0.999 | 59.0 |
     """
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def code(name: str) -> str:
+    """Return a name or a path, in which nothing is Markdown, as a code span.
+
+    Example:
+        >>> print(code("a*b*"), code("`"))
+        `a*b*` `` ` ``
+    """
+    text = printable(name)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{padding}{text}{padding}{fence}"

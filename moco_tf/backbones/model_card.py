@@ -14,7 +14,7 @@ from moco_tf import encoders, run_directory, run_summary
 from moco_tf.backbones.saving import CARD
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.errors import UserError
-from moco_tf.markdown import table
+from moco_tf.markdown import code, table
 
 UNKNOWN = "The training data and the recipe are not known."
 NO_RESULTS = "No results are known."
@@ -103,7 +103,7 @@ def _history(origin: Origin | None) -> tuple[str, str]:
         return UNKNOWN, NO_RESULTS
     if origin.source == "workdir":
         return _history_of_run(origin.path)
-    loaded_from = f"Loaded from `{origin.path}`"
+    loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
         return f"{loaded_from}, a PyTorch file. {UNKNOWN}", NO_RESULTS
     card, results = os.path.join(origin.path, CARD), _results(origin.path)
@@ -124,13 +124,13 @@ def _history_of_run(workdir: str) -> tuple[str, str]:
     facts = run_summary.summarize(
         config,
         run_directory.read_num_images(workdir),
-        config.data.source,
+        code(config.data.source),
         run_directory.read_channels(workdir),
         metrics,
     )
     checkpoint = os.path.basename(run_directory.require_checkpoint(workdir))
     training = (
-        f"The query encoder of the run `{workdir}` at the checkpoint `{checkpoint}`.\n\n"
+        f"The query encoder of the run {code(workdir)} at the checkpoint `{checkpoint}`.\n\n"
         f"{_facts_table(facts)}"
     )
     if differences := run_summary.differing_settings(config):
@@ -158,9 +158,8 @@ def _results(directory: str) -> str:
             with tf.io.gfile.GFile(path) as file:
                 result = json.loads(file.read())
             if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
-                lines.append(
-                    f"- `{result['protocol']}` on `{result['data']}`: {_describe_result(result)}"
-                )
+                data = code(str(result["data"]))
+                lines.append(f"- `{result['protocol']}` on {data}: {_describe_result(result)}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not the result of an evaluation: delete the file"

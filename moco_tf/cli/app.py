@@ -8,6 +8,7 @@ tests as often as needed.
 import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import re
 import runpy
@@ -25,7 +26,11 @@ import moco_tf.configs
 from moco_tf.cli.formats import in_commands
 from moco_tf.cli.help import help_text
 from moco_tf.errors import UserError
+from moco_tf.names import printable
+from moco_tf.paths import expand, expand_source
 
+# The flags that are paths. So are --config, whose parser expands it, and the location in --data.
+PATH_FLAGS = ("workdir", "out", "preview", "saved_model", "checkpoint", "output_dir", "tfds_dir")
 # Examples of required flags.
 EXAMPLES = {
     "config": "configs/photos.py",
@@ -68,6 +73,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_script = argv is None and sys.argv[0].endswith(".py")
+    _escape_what_cannot_be_encoded()
     values = flags.FlagValues()
     try:
         is_help = any(argument in ("--help", "-h") for argument in arguments)
@@ -175,7 +181,7 @@ class _ConfigFileParser(flags.ArgumentParser):
     """Loads a config file, and says where a mistake in it is."""
 
     def parse(self, path: str) -> ml_collections.ConfigDict:
-        located = _locate_config(path)
+        located = _locate_config(expand(path, "--config"))
         if not os.path.exists(located):
             installed = ", ".join(f"configs/{name}" for name in _installed_configs())
             raise UserError(f"--config={path}: there is no such file; installed are {installed}")
@@ -237,6 +243,29 @@ def _parse(values: flags.FlagValues, arguments: list[str]) -> None:
         _, *rest = values(["", *arguments])
     if rest:
         raise UserError(f"unexpected argument '{rest[0]}': flags have the form --name=value")
+    _expand_paths(values)
+
+
+def _expand_paths(values: flags.FlagValues) -> None:
+    """Expand `~` and environment variables in the flags and settings that are paths.
+
+    The config of a run holds the expanded paths. The same command gives the same config, and the
+    run can be read where a variable is not set.
+    """
+    for name in PATH_FLAGS:
+        if name in values and values[name].value is not None:
+            values[name].value = expand(str(values[name].value), f"--{name}")
+    if "data" in values and values["data"].value is not None:
+        if not values["data"].value:
+            raise UserError("--data is empty: name a data source, such as folder:PATH")
+        values["data"].value = expand_source(str(values["data"].value), "--data")
+    config: Any = values["config"].value if "config" in values else None
+    data = config.get("data") if config is not None else None
+    if isinstance(data, ml_collections.ConfigDict):
+        if isinstance(source := data.get("source"), str):
+            data.source = expand_source(source, "config.data.source")
+        if isinstance(tfds_dir := data.get("tfds_dir"), str) and tfds_dir:
+            data.tfds_dir = expand(tfds_dir, "config.data.tfds_dir")
 
 
 @contextlib.contextmanager
@@ -288,7 +317,7 @@ def _report(
     if "--debug" in arguments or ("debug" in values and values["debug"].value):
         traceback.print_exception(error)
     sys.stdout.flush()
-    message = " ".join(str(error).split())
+    message = printable(" ".join(str(error).split()))
     message = message if as_script else in_commands(message)
     print(f"error: {message}", file=sys.stderr, flush=True)
     if "strategy" in values and values["strategy"].value == "multiworker":
@@ -296,6 +325,13 @@ def _report(
         # this one.
         os._exit(2)
     return 2
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Let the output of a command pass a terminal whose encoding lacks some characters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _last_line(error: BaseException) -> str:

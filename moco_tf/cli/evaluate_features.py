@@ -11,6 +11,7 @@ from moco_tf.backbones import loading
 from moco_tf.cli import backbone_flags
 from moco_tf.config import check
 from moco_tf.data import sources
+from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, few_shot, protocols
@@ -28,14 +29,15 @@ from moco_tf.report.report import write_report
 def report(values: flags.FlagValues) -> None:
     """Write the report on a run."""
     config = _read_config(values)
-    source, data, image_size = _open_source(values, config)
+    source, image_size = _open_source(values, config)
     _, name, directory, channels = _load_backbone(values, config, source)
-    _require_channels(source, data, name, channels)
+    _require_channels(source, name, channels)
     directory = values.output_dir or directory
+    _print_summary(source)
     if result := write_report(values.workdir, source, image_size, directory):
         titles = [TITLES[warning][0] for warning in result["warnings"]]
         print(
-            f"report of {name} on {data}: warnings: {'; '.join(titles) or 'none'}; wrote "
+            f"report of {name} on {source.name}: warnings: {'; '.join(titles) or 'none'}; wrote "
             f"{directory}/report.html, which you can open in a browser"
         )
 
@@ -49,9 +51,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         settings: Settings of the protocol.
     """
     config = _read_config(values)
-    source, data, image_size = _open_source(values, config)
+    source, image_size = _open_source(values, config)
     backbone, name, directory, channels = _load_backbone(values, config, source)
-    _require_channels(source, data, name, channels)
+    _require_channels(source, name, channels)
     protocols.require_two_labeled_parts(source)
     if isinstance(settings, FewShotSettings):
         assert source.labels is not None
@@ -61,18 +63,20 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         except UserError as error:
             raise UserError(f"--{error}") from error
     directory = values.output_dir or directory
-    description = {"backbone": name, "data": data, "image_size": image_size}
+    description = {"backbone": name, "data": source.name, "image_size": image_size}
+    picture = _picture(values, protocol, directory)
+    if picture:
+        require_outside(values.data or config.data.source, picture)
+    _print_summary(source)
 
     # Every process computes; the chief alone writes.
-    pictures = []
     if isinstance(settings, LinearSettings):
         result = protocols.evaluate_linear(backbone, source, image_size, settings)
     elif isinstance(settings, FinetuneSettings) and values.compare:
         backbones = _backbones_to_compare(values, config, source, backbone, settings.seed)
         result = comparison.compare(backbones, source, image_size, directory, description, settings)
         if distribution.is_chief():
-            path = os.path.join(directory, "eval", f"{protocol}.png")
-            pictures.append(feature_plots.plot_comparison(path, {**result, **description}))
+            feature_plots.plot_comparison(picture, {**result, **description})
     elif isinstance(settings, FinetuneSettings):
         result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     else:
@@ -83,20 +87,29 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             return
         result = protocols.evaluate(protocol, train, test, settings)
         result["feature_seconds"] = seconds
-        if values.protocol == "knn":
-            path = os.path.join(directory, f"{protocol.replace('knn', 'neighbours')}.png")
-            pictures.append(path)
     if not distribution.is_chief():
         return
     result |= description
-    written = [protocols.write_result(directory, result), *pictures]
+    written = [protocols.write_result(directory, result), *filter(None, [picture])]
     if values.protocol == "knn":
         # After the result, so that a picture that cannot be written does not cost it.
-        feature_plots.plot_neighbors(pictures[0], source, image_size, train, test)
+        feature_plots.plot_neighbors(picture, source, image_size, train, test)
     print(
-        f"{protocol} of {name} on {data}: {protocols.summarize(result)}; "
+        f"{protocol} of {name} on {source.name}: {protocols.summarize(result)}; "
         f"wrote {' and '.join(written)}"
     )
+
+
+def _picture(values: flags.FlagValues, protocol: str, directory: str) -> str:
+    """Return the path of the picture that a protocol writes; "" if it writes none."""
+    if values.protocol == "knn":
+        return os.path.join(directory, f"{protocol.replace('knn', 'neighbours')}.png")
+    return os.path.join(directory, "eval", f"{protocol}.png") if values.compare else ""
+
+
+def _print_summary(source: Source) -> None:
+    if distribution.is_chief():
+        print(source.summary, flush=True)
 
 
 def _read_config(values: flags.FlagValues) -> Any:
@@ -110,14 +123,14 @@ def _read_config(values: flags.FlagValues) -> Any:
     return None
 
 
-def _open_source(values: flags.FlagValues, config: Any) -> tuple[Source, str, int]:
-    """Return the data source, its name and the side of the views in pixels."""
+def _open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:
+    """Return the data source and the side of the views in pixels."""
     data = values.data or config.data.source
     options = sources.options(config) if config else {}
     for name in ("image_feature", "label_feature", "tfds_dir"):
         if values[name].value is not None:
             options[name] = str(values[name].value)
-    return sources.load(data, **options), data, values.image_size or config.image_size
+    return sources.load(data, **options), values.image_size or config.image_size
 
 
 def _load_backbone(
@@ -144,11 +157,11 @@ def _load_checkpoint(values: flags.FlagValues) -> Any:
     return encoders.with_normalization(backbone_flags.load(values, "checkpoint"))
 
 
-def _require_channels(source: Source, data: str, name: str, channels: int) -> None:
+def _require_channels(source: Source, name: str, channels: int) -> None:
     if channels != source.channels:
         raise UserError(
-            f"the images of '{data}' have {source.channels} channels, but {name} takes {channels}: "
-            f"choose images with {channels} channels by --data"
+            f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
+            f"{channels}: choose images with {channels} channels by --data"
         )
 
 

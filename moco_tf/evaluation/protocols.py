@@ -25,7 +25,7 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
 }
 # How the images of a data source get labels.
 LABEL_REMEDIES = {
-    "folder": "put the images of each class into a subfolder, or ",
+    "folder": "put the images of each class into a subfolder, with the same name in all parts, or ",
     "tfrecord": "set label_feature to the feature of the records that holds the label, or ",
 }
 LAYERS = {"head": "only the new layer", "all": "all layers"}
@@ -39,9 +39,11 @@ def require_two_labeled_parts(source: Source) -> None:
     """
     if not source.has_labels:
         remedy = LABEL_REMEDIES.get(source.name.partition(":")[0], "")
+        reason = f", because {source.no_labels}" if source.no_labels else ""
         raise UserError(
-            f"data source '{source.name}' has no labels, which an evaluation needs: {remedy}"
-            "evaluate with other images, such as folder:PATH with a subfolder for each class"
+            f"data source '{source.name}' has no labels, which an evaluation needs{reason}: "
+            f"{remedy}evaluate with other images, such as folder:PATH with a subfolder for "
+            "each class"
         )
     if not (len(source.train) and len(source.test)):
         raise UserError(

@@ -13,6 +13,7 @@ import tensorflow as tf
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.boxes.geometry import map_in_image
 from moco_tf.evaluation.transfer import detection, segmentation
+from moco_tf.names import printable
 from moco_tf.plots.images import save_figure
 
 MIN_SCORE = 0.3  # Detections with a lower score are not shown.
@@ -42,11 +43,11 @@ def plot_detections(
     ):
         annotations = images.annotations(index, height, width)
         for box, label in zip(annotations.boxes, annotations.labels, strict=True):
-            _plot_box(true_axes, box, images.class_names[label], f"C{label % 10}")
+            _plot_box(true_axes, box, printable(images.class_names[label]), f"C{label % 10}")
         boxes, scores, labels = detection.detections(image_size, height, width, *arrays)
         for box, score, label in zip(boxes, scores, labels.astype(int), strict=True):
             if score >= MIN_SCORE:
-                text = f"{images.class_names[label]} {score:.2f}"
+                text = f"{printable(images.class_names[label])} {score:.2f}"
                 _plot_box(detected_axes, box, text, f"C{label % 10}")
     figure.suptitle(
         f"Test images of {images.name}: true boxes on the left, and on the right detections with "
@@ -87,7 +88,9 @@ def plot_segmentations(
                 visible_labels.add(int(label))
             axes.imshow(overlay)
     patches = [
-        matplotlib.patches.Patch(color=f"C{(label - 1) % 10}", label=images.class_names[label - 1])
+        matplotlib.patches.Patch(
+            color=f"C{(label - 1) % 10}", label=printable(images.class_names[label - 1])
+        )
         for label in sorted(visible_labels)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=8)
@@ -112,7 +115,7 @@ def _image_pairs(
         image = images.read(tf.constant(index, tf.int64)).numpy()
         for axes in pair:
             axes.imshow(image)
-        pair[0].set_title(os.path.basename(images.describe(index))[-40:], fontsize=7)
+        pair[0].set_title(printable(os.path.basename(images.describe(index)))[-40:], fontsize=7)
     return figure, pairs
 
 

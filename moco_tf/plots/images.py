@@ -1,6 +1,9 @@
 """Helpers of all plots, which show an image and save a figure."""
 
+import warnings
+
 import matplotlib.figure
+import matplotlib.text
 import numpy as np
 import tensorflow as tf
 
@@ -35,7 +38,20 @@ def title_with_note(title: str, source: Source) -> str:
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: str) -> str:
-    """Save a figure as a PNG file and return its path."""
+    """Save a figure as a PNG file and return its path.
+
+    No text in it is read as mathematics or TeX, because it may have names of files or classes,
+    such as `a$b$c`. A character that the font lacks is shown as a box.
+    """
+    for text in figure.findobj(matplotlib.text.Text):
+        text.set_parse_math(False)
+        text.set_usetex(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        _write_png(figure, path)
+    return path
+
+
+def _write_png(figure: matplotlib.figure.Figure, path: str) -> None:
     with tf.io.gfile.GFile(path, "wb") as file:
         figure.savefig(file, format="png", dpi=110)
-    return path

@@ -12,6 +12,7 @@ from moco_tf import run_directory
 from moco_tf.config import chance_formula, chance_loss, num_negatives
 from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.data.views import FLIP_PROBABILITY, crop_window, view_draws
 from moco_tf.plots.images import save_figure, title_with_note, visible
@@ -41,7 +42,11 @@ def plot_preview(
 
     Returns:
         `path`.
+
+    Raises:
+        UserError: If the plot would become an image of the source.
     """
+    require_outside(config.data.source, path)
     rows = min(rows, config.batch_size)
     views = next(batches.between(0, 1).as_numpy_iterator())
     indices = batches.order(0)[:rows]

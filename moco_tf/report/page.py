@@ -15,6 +15,7 @@ import numpy as np
 import moco_tf
 from moco_tf import run_summary
 from moco_tf.config import flatten
+from moco_tf.names import printable
 from moco_tf.plots.images import channels_note
 from moco_tf.plots.thumbnails import columns, jpeg, sheet
 from moco_tf.report.contents import Contents, Images
@@ -95,7 +96,7 @@ def _settings(contents: Contents, only_differing: bool = False) -> list[dict[str
 
 
 def _format_setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _evaluation(contents: Contents) -> dict[str, Any] | None:

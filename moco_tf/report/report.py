@@ -18,6 +18,7 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.features import Features, extract
 from moco_tf.files import error_reason, write_atomically
+from moco_tf.names import printable
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.report import embedding, page
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
@@ -96,7 +97,7 @@ def write_report(
         findings = check(evidence)
         bar.update()
         contents = Contents(
-            name=os.path.basename(os.path.normpath(workdir)),
+            name=printable(os.path.basename(os.path.normpath(workdir))),
             data=source.name,
             channels=source.channels,
             held_out=held_out,

@@ -68,7 +68,7 @@ def test_card_lists_the_settings_that_differ_from_the_paper(card, workdir):
     config = run_directory.read_config(str(workdir))
     assert f"`{workdir}` at the checkpoint `step-" in text
     num_images = run_directory.read_num_images(str(workdir))
-    assert f"{num_images:,} of {config.data.source}, views of {config.image_size} px" in text
+    assert f"{num_images:,} of `{config.data.source}`, views of {config.image_size} px" in text
     rows = {row.split(" | ")[0]: row for row in text.splitlines() if row.startswith("| `")}
     assert rows["| `encoder`"] == '| `encoder` | "resnet8" | "resnet50" |'
     assert rows["| `queue_size`"] == f"| `queue_size` | {config.queue_size} | 65536 |"
@@ -85,6 +85,17 @@ def test_card_lists_the_results_of_the_evaluation(card):
     assert "ap 0.1235" in lines["detection"]
     assert "random: ap 0.25" in lines["detection_comparison"]
     assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in card["Evaluation"]
+
+
+def test_names_in_a_card_are_code_and_not_markdown(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "a_b_`c`|d")
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["source"] = "folder:*x*|\udce9\n"
+    (copy / "config.json").write_text(json.dumps(config))
+    text = model_card(load_backbone(str(copy)), FORMAT, Origin("workdir", str(copy)))
+    assert f"the run ``{copy}`` at" in text
+    assert r"of `folder:*x*\|\xe9\n`, views" in text
+    text.encode()
 
 
 def test_card_leaves_the_license_to_the_user(card):

@@ -192,4 +192,4 @@ def test_images_without_labels_are_one_line(image_folder, trained_run):
     unlabeled = f"--data=folder:{image_folder / 'left'}"
     line = in_process.run_mistake("evaluate.py", "--protocol=knn", unlabeled, workdir=trained_run)
     assert "no labels" in line
-    assert "put the images of each class into a subfolder, or evaluate with other images" in line
+    assert "because the images are not in class folders: put the images of each class" in line

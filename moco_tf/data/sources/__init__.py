@@ -6,6 +6,8 @@ import ml_collections
 
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
+from moco_tf.names import printable
+from moco_tf.paths import expand, expand_source
 
 
 def load(
@@ -17,7 +19,7 @@ def load(
     """Open a data source.
 
     Args:
-        name: One of
+        name: One of the following. In a path, `~` and environment variables are expanded.
 
             - `"photos"`: patches of the sample photographs that scikit-image and scikit-learn ship;
             - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP and WebP files;
@@ -39,8 +41,12 @@ def load(
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
+    name = expand_source(name)
+    if tfds_dir:
+        tfds_dir = expand(tfds_dir, "tfds_dir")
     # Readers are imported when they are used: tensorflow-datasets alone takes seconds.
     scheme, _, location = name.partition(":")
+    name = printable(name)
     if name == "photos":
         from moco_tf.data.sources import photos
 

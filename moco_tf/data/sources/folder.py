@@ -3,35 +3,36 @@
 import array
 import os
 import zlib
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.decoding import decode
+from moco_tf.data.sources.image_files import IMAGE_SUFFIXES
+from moco_tf.data.sources.layout import Group, Layout, recognize
 from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.walk import RUN_ENTRIES, Skipped, is_run_directory, listed, walk
 from moco_tf.errors import UserError
+from moco_tf.names import printable
+from moco_tf.paths import expand_source
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("val", "validation", "test")
-
-# The first two levels of folders that an image is in, with None for a level that it lacks.
-Group = tuple[str | None, str | None]
+MAX_CLASSES = 5  # Maximum number of classes that the summary lists.
 
 
 def load(name: str, folder: str) -> Source:
     """Open the image files below a folder, in the order of their paths.
 
-    The first level of subfolders names the classes if every image is in one of them and there are
-    at least two. An evaluation holds out a fifth of the images, chosen by a checksum of the path
-    below the folder, so a new file does not move other images.
+    If the first level of subfolders has the usual names of the parts of a data set, in any case and
+    spelling (`train`, `val`, `test`, `unlabeled` and others, see `layout.PART_NAMES`), pre-training
+    uses the images in `train` and `unlabeled`, and an evaluation trains on those in `train` and
+    tests on those in `val`, or in `test` if there is no `val`. The second level then names the
+    classes, if each of these images is in a subfolder and there are at least two.
 
-    If the first level consists of a folder for training (`train` or `training`) and one for testing
-    (`val`, `validation` or `test`; the first of these that exists) and nothing else, as is usual
-    for ImageNet, pre-training and the training of an evaluation use the images of the former, and
-    its test uses those of the latter. The second level then names the classes, if every one of
-    these images is in a subfolder and there are at least two for training.
+    Otherwise the first level names the classes, if every image is in a subfolder and there are at
+    least two.
+
+    If there is no part for testing, an evaluation holds out a fifth of the images, chosen by a
+    checksum of the path below the folder, so a new file does not move other images.
 
     Args:
         name: The string that names the source.
@@ -42,48 +43,25 @@ def load(name: str, folder: str) -> Source:
         1.3 million files take 75 MB.
 
     Raises:
-        UserError: If the folder does not exist, cannot be listed or has no image, or a class for
-            testing has no images for training.
+        UserError: If the folder does not exist, cannot be listed or has no image; or as
+            `layout.recognize`.
     """
-    if not tf.io.gfile.isdir(folder):
-        raise UserError(f"data source '{name}': there is no folder '{folder}'")
-    # Compact arrays, because there may be millions of files.
-    paths = _PathList()
-    is_held_out = bytearray()
-    group_numbers = array.array("i")
-    groups: dict[Group, int] = {}
-    ignored = []
-    for path in _walk(name, folder):
-        encoded_path = os.fsencode(path)
-        # A file without a suffix may be an image, which decoding will show.
-        if os.path.splitext(path)[1].lower() not in (*IMAGE_SUFFIXES, ""):
-            ignored.append(_printable(folder, encoded_path))
-            continue
-        paths.append(encoded_path)
-        is_held_out.append(zlib.crc32(encoded_path) % 5 == 0)
-        first, second, *_ = [*path.split("/")[:-1], None, None]
-        group_numbers.append(groups.setdefault((first, second), len(groups)))
-    if not groups:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
+    is_local = "://" not in folder
+    if not (os.path.isdir(folder) if is_local else tf.io.gfile.isdir(folder)):
+        raise UserError(f"data source '{name}': there is no folder '{printable(folder)}'")
+    skipped = Skipped(folder)
+    files = _Files(name, folder, skipped)
+    if not files.groups:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        notes = "; ".join(skipped.notes()) or "it is empty"
         raise UserError(
-            f"data source '{name}': there is no image file ({suffixes}) in '{folder}' or below it"
+            f"data source '{name}': there is no image file ({suffixes}) in '{printable(folder)}' "
+            f"or below it: {notes}"
         )
-
-    group_of_image = np.asarray(group_numbers)
-    test_folder = _test_folder(groups)
-    if test_folder is None:
-        is_pretrain = np.ones(len(paths), bool)
-        is_test = np.frombuffer(is_held_out, bool)
-        class_of_group = {group: group[0] for group in groups}
-    else:
-        is_pretrain = np.array([first in TRAIN_FOLDERS for first, _ in groups])[group_of_image]
-        is_test = np.array([first == test_folder for first, _ in groups])[group_of_image]
-        class_of_group = {
-            (first, second): second
-            for first, second in groups
-            if first in (*TRAIN_FOLDERS, test_folder)
-        }
-        _require_training_images(name, folder, class_of_group)
+    layout = recognize(name, printable(folder), files.examples())
+    is_pretrain, is_train, is_test = _split(files, layout)
+    paths = files.paths
+    root = os.fsencode(os.path.join(folder, ""))
 
     def path_at(index: int) -> bytes:
         return paths[index]
@@ -91,16 +69,12 @@ def load(name: str, folder: str) -> Source:
     def read(index: tf.Tensor) -> tf.Tensor:
         # The paths stay in Python, because tf.data makes several copies of captured tensors.
         path = tf.ensure_shape(tf.numpy_function(path_at, [index], tf.string), [])
-        return decode(tf.io.read_file(tf.strings.join([os.path.join(folder, ""), path])))
+        return decode(tf.io.read_file(tf.strings.join([root, path])))
 
     load_labels = None
-    class_names = _class_names(class_of_group.values())
-    if class_names is not None:
-        label_of_class: dict[str | None, int] = {
-            class_name: label for label, class_name in enumerate(class_names)
-        }
-        label_of_group = [label_of_class.get(class_of_group.get(group), -1) for group in groups]
-        labels = np.array(label_of_group, np.int32)[group_of_image]
+    if layout.class_names:
+        class_names = [printable(class_name) for class_name in layout.class_names]
+        labels = _labels(files, layout)
 
         def load_labels() -> tuple[np.ndarray, list[str]]:
             return labels, class_names
@@ -109,13 +83,105 @@ def load(name: str, folder: str) -> Source:
         name=name,
         size=len(paths),
         read=read,
-        describe=lambda index: _printable(folder, paths[index]),
+        describe=lambda index: printable(os.path.join(os.fsencode(folder), paths[index])),
         pretrain=np.flatnonzero(is_pretrain),
-        train=np.flatnonzero(is_pretrain & ~is_test),
+        train=np.flatnonzero(is_train),
         test=np.flatnonzero(is_test),
         load_labels=load_labels,
-        ignored=ignored,
+        ignored=skipped.paths,
+        no_labels=layout.no_labels,
+        found=_found(files, layout),
+        part_names=_part_names(layout),
+        notes=(*skipped.notes(), *_empty_folders(files, layout, skipped)),
     )
+
+
+def require_outside(name: str, path: str) -> None:
+    """Check that a picture is not written where a folder of images would include it.
+
+    A picture in a run directory is accepted, because it is not read as an image.
+
+    Args:
+        name: The string that names the source; every source but a `folder` is accepted.
+        path: Path of the picture.
+
+    Raises:
+        UserError: If the picture would become an image of the source.
+    """
+    scheme, _, folder = expand_source(name).partition(":")
+    if scheme != "folder" or ("://" in folder) != ("://" in path):
+        return
+    target = path
+    if "://" not in folder:
+        folder, target = os.path.realpath(folder), os.path.realpath(path)
+    below = target.removeprefix(os.path.join(folder, ""))
+    if below == target:
+        return
+    directory = folder
+    for number, entry in enumerate(parts := below.split("/")):
+        is_last = number == len(parts) - 1
+        if _is_run(directory) and (number or entry + "/" * (not is_last) in RUN_ENTRIES):
+            return
+        directory = os.path.join(directory, entry)
+    raise UserError(
+        f"{path} would be one of the images of the data source '{name}': write it to another folder"
+    )
+
+
+def _is_run(directory: str) -> bool:
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    # tf.io.gfile lists local folders without a slash.
+    return is_run_directory({*names, *(f"{name}/" for name in names)})
+
+
+class _Files:
+    """The image files below a folder, in compact arrays, because there may be millions.
+
+    Attributes:
+        paths: The encoded paths, in order.
+        held_out: bool `[N]`, a fifth of the files, chosen by a checksum.
+        groups: The groups of files, and their numbers.
+        group_of_file: int32 `[N]`, the number of each file's group.
+        folders: The first two levels of folders, empty ones included.
+    """
+
+    def __init__(self, name: str, folder: str, skipped: Skipped) -> None:
+        self.paths = _PathList()
+        self.groups: dict[Group, int] = {}
+        self.folders: set[Group] = set()
+        held_out = bytearray()
+        group_numbers = array.array("i")
+        for below, names in walk(name, folder, skipped):
+            first, second, *_ = [*below.split("/")[:-1], None, None]
+            self.folders.add((first, second))
+            if not names:
+                continue
+            group = self.groups.setdefault((first, second), len(self.groups))
+            start = os.fsencode(below)
+            checksum = zlib.crc32(start)
+            for file_name in names:
+                encoded = os.fsencode(file_name)
+                self.paths.append(start + encoded)
+                held_out.append(zlib.crc32(encoded, checksum) % 5 == 0)
+                group_numbers.append(group)
+        self.held_out = np.frombuffer(held_out, bool)
+        self.group_of_file = np.asarray(group_numbers)
+
+    def examples(self) -> dict[Group, str]:
+        """Return the first path of each group."""
+        _, first_indices = np.unique(self.group_of_file, return_index=True)
+        return {
+            group: os.fsdecode(self.paths[int(first_indices[number])])
+            for group, number in self.groups.items()
+        }
+
+    def counts(self) -> dict[str | None, int]:
+        """Return the number of images in each folder of the first level."""
+        group_counts = np.bincount(self.group_of_file)
+        counts: dict[str | None, int] = {}
+        for (first, _), number in self.groups.items():
+            counts[first] = counts.get(first, 0) + int(group_counts[number])
+        return counts
 
 
 class _PathList:
@@ -139,69 +205,69 @@ class _PathList:
         return bytes(self._contents[self._ends[index] : self._ends[index + 1]])
 
 
-def _test_folder(groups: Iterable[Group]) -> str | None:
-    """Return the folder for testing; None if the first level has no folders for both purposes."""
-    first_level = {first for first, _ in groups}
-    if not first_level <= {*TRAIN_FOLDERS, *TEST_FOLDERS} or first_level.isdisjoint(TRAIN_FOLDERS):
-        return None
-    return next((folder for folder in TEST_FOLDERS if folder in first_level), None)
+def _split(files: _Files, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which files are for pre-training, training and testing, bool `[N]` each."""
+
+    def within(*folders: str | None) -> np.ndarray:
+        return np.array([first in folders for first, _ in files.groups])[files.group_of_file]
+
+    everything = np.ones(len(files.paths), bool)
+    is_pretrain = within(*layout.pretrain_folders) if layout.parts else everything
+    candidates = within(layout.train_folder) if layout.parts else everything
+    if layout.test_folder is not None:
+        return is_pretrain, candidates, within(layout.test_folder)
+    return is_pretrain, candidates & ~files.held_out, candidates & files.held_out
 
 
-def _require_training_images(
-    name: str, folder: str, class_of_group: dict[Group, str | None]
-) -> None:
-    """Raise a `UserError` if a class for testing has no images for training."""
-    classes = [class_name for class_name in class_of_group.values() if class_name is not None]
-    if len(classes) < len(class_of_group):  # The images have no labels.
-        return
-    train_classes = {second for first, second in class_of_group if first in TRAIN_FOLDERS}
-    missing = sorted({*classes} - train_classes)
-    if missing:
-        raise UserError(
-            f"data source '{name}': '{folder}' holds images of '{missing[0]}' for testing but none "
-            "for training: give both the same class folders"
-        )
+def _labels(files: _Files, layout: Layout) -> np.ndarray:
+    """Return the labels, int32 `[N]`, with -1 for images of parts that need none."""
+    label_of_class = {name: label for label, name in enumerate(layout.class_names)}
+    labels = [label_of_class.get(layout.classes.get(group) or "", -1) for group in files.groups]
+    return np.array(labels, np.int32)[files.group_of_file]
 
 
-def _class_names(classes: Iterable[str | None]) -> list[str] | None:
-    """Return the distinct classes in order; None if there is only one, or an image has none."""
-    class_names = [class_name for class_name in {*classes} if class_name is not None]
-    return sorted(class_names) if len(class_names) == len({*classes}) > 1 else None
+def _found(files: _Files, layout: Layout) -> str:
+    """Return the parts and the classes, as a phrase for the summary."""
+    counts = files.counts()
+    phrases = []
+    if layout.parts:
+        parts = [f"{printable(first)}/ ({counts[first]:,})" for first in layout.parts.values()]
+        phrases.append(f"in {', '.join(parts)}")
+    if layout.class_names:
+        names = listed([printable(n)[:40] for n in layout.class_names], limit=MAX_CLASSES)
+        phrases.append(f"in {len(layout.class_names):,} classes: {names}")
+    return ", ".join(phrases)
 
 
-def _walk(name: str, folder: str, below: str = "") -> Iterator[str]:
-    """Yield the paths below a folder of all files that are not hidden, in order."""
-    directory = os.path.join(folder, below)
-    try:
-        entries = sorted(_entries(directory))
-    except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", "")
-        raise UserError(
-            f"data source '{name}': '{directory}' cannot be listed ({reason}): make it readable, "
-            "or remove it"
-        ) from error
-    for entry in entries:
-        if entry.startswith("."):
-            continue
-        if entry.endswith("/"):
-            yield from _walk(name, folder, below + entry)
-        else:
-            yield below + entry
+def _part_names(layout: Layout) -> tuple[str, str, str]:
+    """Return the folders of pre-training, and of training and testing in an evaluation."""
+    if not layout.parts:
+        return "", "", ""
+    unused = [
+        folder
+        for folder in layout.parts.values()
+        if folder not in (*layout.pretrain_folders, layout.train_folder, layout.test_folder)
+    ]
+    test = f"{printable(layout.test_folder)}/" if layout.test_folder else ""
+    return (
+        ", ".join(f"{printable(folder)}/" for folder in layout.pretrain_folders),
+        f"{printable(layout.train_folder or '')}/",
+        test + "".join(f", not {printable(folder)}/" for folder in unused),
+    )
 
 
-def _entries(directory: str) -> list[str]:
-    """Return the names in a directory. Those of folders end in a slash, to sort by whole paths."""
-    if "://" not in directory:
-        # tf.io.gfile queries every file, which takes four times as long for a million of them.
-        with os.scandir(directory) as entries:
-            return [entry.name + "/" * entry.is_dir() for entry in entries]
-    names = []
-    for name in tf.io.gfile.listdir(directory):
-        is_folder = name.endswith("/") or tf.io.gfile.isdir(os.path.join(directory, name))
-        names.append(name.rstrip("/") + "/" * is_folder)
-    return names
-
-
-def _printable(folder: str, path: bytes) -> str:
-    """Return a path for messages; bytes that are not UTF-8 are written as escapes."""
-    return os.path.join(folder, path.decode(errors="backslashreplace"))
+def _empty_folders(files: _Files, layout: Layout, skipped: Skipped) -> list[str]:
+    """Return a note about the folders of parts and of classes that hold no images, if any."""
+    first_level = {first for first, _ in files.groups}
+    empty = {first for first, _ in files.folders if first is not None} - first_level
+    paths = [f"{first}/" for first in empty]
+    paths += [
+        f"{first}/{second}/"
+        for first, second in files.folders - files.groups.keys()
+        if second is not None and first in (layout.train_folder, layout.test_folder)
+    ]
+    paths = sorted(path for path in paths if not skipped.is_above_folder(path))
+    if not paths:
+        return []
+    folders = "folder" if len(paths) == 1 else "folders"
+    return [f"{len(paths):,} {folders} without images: {listed(map(printable, paths))}"]

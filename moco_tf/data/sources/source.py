@@ -34,7 +34,13 @@ class Source:
             function is called when `labels` or `class_names` is first read, because it may have to
             read every record.
         channels: Number of channels of every image; 3 for RGB.
-        ignored: Paths of the files that were skipped because they are not images.
+        ignored: Paths of the files and folders that were skipped because they are not images. Those
+            of folders end in a slash.
+        no_labels: Why there are no labels, as a phrase such as "the images are not in class
+            folders"; "" if there are labels or nothing more is known.
+        found: Where the images were found, as a phrase for the summary.
+        part_names: Names of the parts that `pretrain`, `train` and `test` were found in, or "".
+        notes: Further lines of the summary.
     """
 
     name: str
@@ -47,6 +53,37 @@ class Source:
     load_labels: Callable[[], tuple[np.ndarray, list[str]]] | None = None
     channels: int = 3
     ignored: list[str] = dataclasses.field(default_factory=list)
+    no_labels: str = ""
+    found: str = ""
+    part_names: tuple[str, str, str] = ("", "", "")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a few lines: the numbers of images, the parts, what was ignored.
+
+        Labels are not loaded for it.
+        """
+        if self.has_labels:
+            labels = "" if self.found else " with labels"
+        else:
+            labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
+        counts = [len(indices) for indices in (self.pretrain, self.train, self.test)]
+        pretrain, train, test = (
+            f"{count:,}" + (f" ({name})" if name else "")
+            for count, name in zip(counts, self.part_names, strict=True)
+        )
+        # The indices are sorted, so this is whether the test images are among those.
+        is_held_out = np.isin(self.test[:1], self.pretrain).any()
+        held_out = " held-out images, which pre-training sees too" if is_held_out else ""
+        images = "image" if self.size == 1 else "images"
+        lines = [
+            f"{self.name}: {self.size:,} {images}{' ' * bool(self.found)}{self.found}{labels}",
+            f"pre-training uses {pretrain} of them; an evaluation trains on {train} and tests on "
+            f"{test}{held_out}",
+            *self.notes,
+        ]
+        return "\n".join(lines)
 
     @property
     def has_labels(self) -> bool:

@@ -1,0 +1,261 @@
+"""The image files below a folder, and what is skipped there."""
+
+import collections
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+
+import tensorflow as tf
+
+from moco_tf.data.sources.image_files import is_image, suffix
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+from moco_tf.names import printable
+
+# Folders that operating systems create for themselves. Hidden folders are skipped as well.
+SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "System Volume Information"}
+)
+# What a run writes. These names are skipped in an image folder that is a run directory itself.
+RUN_ENTRIES = frozenset(
+    {"checkpoints/", "tensorboard/", "eval/", "export/", "curves.png", "neighbours.png"}
+)
+MAX_NAMES = 3  # Maximum number of names in a note.
+BROKEN_LINKS, SPECIAL_FILES = "broken links", "special files"
+
+
+class Skipped:
+    """What was skipped below a folder, and why.
+
+    Args:
+        root: Path of the folder.
+
+    Attributes:
+        paths: Printable paths of the skipped files and folders. Those of folders end in a slash.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.paths: list[str] = []
+        self._root = root
+        self._kinds: collections.Counter[str] = collections.Counter()
+        self._file_names: list[str] = []
+        self._folders: list[tuple[str, str]] = []
+
+    def add_file(self, path: str, kind: str = "") -> None:
+        """Add a file.
+
+        Args:
+            path: Path below the root.
+            kind: What it is; by default its suffix.
+        """
+        self.paths.append(printable(os.path.join(self._root, path)))
+        ending = suffix(path)
+        # A name such as `v1.2 of cat` has no suffix that means anything.
+        usual = ending if re.fullmatch(r"\.\w{1,9}", ending) else "without a known suffix"
+        self._kinds[kind or usual] += 1
+        if len(self._file_names) < MAX_NAMES:
+            self._file_names.append(printable(path))
+
+    def add_folder(self, path: str, reason: str) -> None:
+        """Add a folder, whose path below the root ends in a slash, and why it was skipped."""
+        self.paths.append(printable(os.path.join(self._root, path)))
+        self._folders.append((path, f"{printable(path)} ({printable(reason)})"))
+
+    def is_above_folder(self, path: str) -> bool:
+        """Return whether a skipped folder is below this one, whose path ends in a slash."""
+        return any(folder.startswith(path) for folder, _ in self._folders)
+
+    def notes(self) -> list[str]:
+        """Return phrases that count and name what was skipped; none if nothing was."""
+        notes = []
+        count = self._kinds.total()
+        if count:
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self._kinds.most_common())
+            files = "file" if count == 1 else "files"
+            names = listed(self._file_names, count)
+            notes.append(f"ignored {count:,} {files}: {kinds} ({names})")
+        if self._folders:
+            folders = "folder" if len(self._folders) == 1 else "folders"
+            names = listed([text for _, text in self._folders])
+            notes.append(f"ignored {len(self._folders):,} {folders}: {names}")
+        return notes
+
+
+def listed(names: Iterable[str], count: int | None = None, limit: int = MAX_NAMES) -> str:
+    """Return the first names, separated by commas, and `...` if there are more.
+
+    Args:
+        names: The names; the first of them are enough if `count` is given.
+        count: Number of all names, if `names` does not have all.
+        limit: Maximum number of names to list.
+    """
+    names = list(names)
+    more = ", ..." if (count or len(names)) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str]]]:
+    """Yield the image files below a folder, in the order of their paths.
+
+    Every folder is read once, whatever links lead to it. Hidden files and folders are left out,
+    and so are run directories, and files that are not images.
+
+    Args:
+        name: The string that names the source, for messages.
+        root: Path of the folder, local or one that `tf.io.gfile` supports.
+        skipped: Receives what is skipped, except for what is hidden.
+
+    Yields:
+        The path of a folder below the root, which is empty or ends in a slash, and names of image
+        files in it. Each folder comes at least once, and several times if its subfolders sort
+        between its files.
+
+    Raises:
+        UserError: If a folder cannot be listed.
+    """
+    folders = _Folders(name, root, skipped)
+    stack = [("", iter(folders.entries("")))]
+    while stack:
+        below, entries = stack[-1]
+        names, subfolder = [], None
+        for entry in entries:
+            if entry.endswith("/"):
+                subfolder = below + entry
+                break
+            if is_image(os.path.join(root, below, entry), entry):
+                names.append(entry)
+            else:
+                skipped.add_file(below + entry)
+        yield below, names
+        if subfolder is None:
+            stack.pop()
+        else:
+            stack.append((subfolder, iter(folders.entries(subfolder))))
+
+
+class _Folders:
+    """Lists folders below a root, each of them once."""
+
+    def __init__(self, name: str, root: str, skipped: Skipped) -> None:
+        self.name = name
+        self.root = root
+        self.skipped = skipped
+        self.is_local = "://" not in root
+        self.real_root = os.path.realpath(root) if self.is_local else root
+        self.seen: dict[tuple[int, int], str] = {}
+
+    def entries(self, below: str) -> list[str]:
+        """Return the names in a folder in order. Those of folders end in a slash.
+
+        The slash makes whole paths sort in the same order.
+        """
+        directory = os.path.join(self.root, below)
+        try:
+            if self._was_seen(directory, below):
+                return []
+            names = self._local_entries(below) if self.is_local else _remote_entries(directory)
+        except (tf.errors.OpError, OSError) as error:
+            raise UserError(
+                f"data source '{self.name}': '{printable(directory)}' cannot be listed "
+                f"({error_reason(error)}): make it readable, or remove it"
+            ) from error
+        if is_run_directory(names):
+            if below:
+                self.skipped.add_folder(below, "a run directory")
+                return []
+            names = self._without_run(names)
+        for entry in SYSTEM_FOLDERS.intersection(name[:-1] for name in names if name[-1] == "/"):
+            self.skipped.add_folder(f"{below}{entry}/", "of the operating system")
+            names.remove(f"{entry}/")
+        return sorted(names)
+
+    def _without_run(self, names: list[str]) -> list[str]:
+        for entry in sorted(RUN_ENTRIES.intersection(names)):
+            if entry.endswith("/"):
+                self.skipped.add_folder(entry, "of the run in this folder")
+            else:
+                self.skipped.add_file(entry)
+        return [entry for entry in names if entry not in RUN_ENTRIES]
+
+    def _was_seen(self, directory: str, below: str) -> bool:
+        """Return whether a folder was listed under another path, and take note of it."""
+        if not self.is_local:
+            return False
+        status = os.stat(directory)
+        first = self.seen.setdefault((status.st_dev, status.st_ino), below)
+        if first != below:
+            self.skipped.add_folder(below, f"the same folder as {first or './'}")
+        return first != below
+
+    def _local_entries(self, below: str) -> list[str]:
+        # tf.io.gfile queries every file, which takes four times as long for a million of them.
+        names = []
+        with os.scandir(os.path.join(self.root, below)) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    names.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    names.append(f"{name}/")
+                elif entry.is_symlink():
+                    names += self._linked_entry(entry.path, below + name, name)
+                else:
+                    self.skipped.add_file(below + name, SPECIAL_FILES)
+        return names
+
+    def _linked_entry(self, path: str, below: str, name: str) -> list[str]:
+        """Return the entry of a link, or none if it is not followed."""
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            self.skipped.add_file(below, BROKEN_LINKS)
+            return []
+        if stat.S_ISREG(mode):
+            return [name]
+        if not stat.S_ISDIR(mode):
+            self.skipped.add_file(below, SPECIAL_FILES)
+            return []
+        if reason := self._why_not_followed(os.path.realpath(path)):
+            self.skipped.add_folder(f"{below}/", reason)
+            return []
+        return [f"{name}/"]
+
+    def _why_not_followed(self, target: str) -> str:
+        """Return why a link to a folder is not followed; "" if it is."""
+        if _is_within(self.real_root, target):
+            return "a link to a folder that contains it"
+        if not _is_within(target, self.real_root):
+            return ""
+        # The folder is read at its own path, which does not depend on the order of the names.
+        path = os.path.relpath(target, self.real_root)
+        parts = path.split("/")
+        hidden = any(part.startswith(".") or part in SYSTEM_FOLDERS for part in parts)
+        return "" if hidden else f"a link to {path}/"
+
+
+def is_run_directory(names: Iterable[str]) -> bool:
+    """Return whether a folder is a run directory.
+
+    Args:
+        names: The names in it. Those of folders end in a slash.
+    """
+    names = set(names)
+    return "config.json" in names and bool(names & {"checkpoints/", "metrics.jsonl"})
+
+
+def _is_within(path: str, folder: str) -> bool:
+    """Return whether a path is that of a folder or below it."""
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _remote_entries(directory: str) -> list[str]:
+    names = []
+    for name in tf.io.gfile.listdir(directory):
+        if name.startswith("."):
+            continue
+        is_folder = name.endswith("/") or tf.io.gfile.isdir(os.path.join(directory, name))
+        names.append(name.rstrip("/") + "/" * is_folder)
+    return names

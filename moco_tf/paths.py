@@ -1,0 +1,103 @@
+"""Paths as people write them: `~` and environment variables are expanded, in this module only."""
+
+import os
+import re
+
+from moco_tf.errors import UserError
+
+VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
+# The schemes of data sources whose location is a path.
+PATH_SCHEMES = ("folder", "idx", "tfrecord", "coco")
+
+
+def expand(path: str, label: str) -> str:
+    """Return a path with `~` and the environment variables in it replaced by their values.
+
+    A part of the path that exists as it is written is kept, so a file whose name contains `$`, or
+    begins with `~`, can be named.
+
+    Args:
+        path: A path, local or of a file system that TensorFlow supports.
+        label: What the path is, for messages, such as `"--workdir"`.
+
+    Returns:
+        The path. A relative path stays relative.
+
+    Raises:
+        UserError: If the path is empty, a variable is not set or is empty, there is no such user,
+            or the path is not UTF-8.
+
+    Example:
+        >>> os.environ["DATA"] = "/mnt/data"
+        >>> expand("${DATA}/photos", "data")
+        '/mnt/data/photos'
+    """
+    return _require_utf8(_expand(path, label), label)
+
+
+def expand_source(name: str, label: str = "data source") -> str:
+    """Return the string that names a data source, with its path expanded as by `expand`.
+
+    Args:
+        name: A string such as `"folder:~/photos"`. A string of another form, such as `"tfds:mnist"`
+            or `"photos"`, is returned as it is.
+        label: What the string is, for messages.
+
+    Raises:
+        UserError: As `expand`. The path of a `folder` source does not have to be UTF-8.
+    """
+    scheme, colon, location = name.partition(":")
+    if scheme not in PATH_SCHEMES or not location:
+        return name
+    location = _expand(location, f"{label} '{name}'")
+    if scheme != "folder":
+        _require_utf8(location, label)
+    return f"{scheme}{colon}{location}"
+
+
+def _expand(path: str, label: str) -> str:
+    if not path.strip():
+        raise UserError(
+            f"{label} is empty: give a path, and check that the variables in it are set"
+        )
+    root, separator, rest = path.partition("://")
+    if not separator:
+        root, rest = "", path
+    parts = rest.split("/")
+    if not separator and parts[0].startswith("~") and not os.path.lexists(parts[0]):
+        parts[0] = _home(parts[0], label)
+    expanded: list[str] = []
+    for part in parts:
+        if "$" in part and (separator or not os.path.lexists("/".join([*expanded, part]))):
+            part = VARIABLE.sub(lambda match: _value(match, label), part)
+        expanded.append(part)
+    return f"{root}{separator}{'/'.join(expanded)}"
+
+
+def _home(part: str, label: str) -> str:
+    home = os.path.expanduser(part)
+    if home.startswith("~"):
+        raise UserError(
+            f"{label}: there is no user '{part[1:]}': write ./{part} for a path that begins so"
+        )
+    return home
+
+
+def _value(match: re.Match[str], label: str) -> str:
+    name = match[1] or match[2]
+    value = os.environ.get(name, "")
+    if not value:
+        state = "is empty" if name in os.environ else "is not set"
+        raise UserError(f"{label}: the environment variable {name} {state}: set it, or replace it")
+    return value
+
+
+def _require_utf8(path: str, label: str) -> str:
+    """Return the path. TensorFlow's file system takes UTF-8 only."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{label}: the path '{path}' is not encoded in UTF-8: rename it, or use a link to it"
+        ) from error
+    return path
