@@ -1,5 +1,6 @@
 """Masks of objects in COCO's format: polygons, run lengths as a list, or run lengths as text."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,15 @@ def _polygon_fault(polygon: Any, height: int, width: int) -> str | None:
         return "segmentation has a polygon that is not a list of numbers"
     if len(polygon) % 2 or not polygon:
         return f"segmentation has a polygon of {len(polygon)} numbers instead of pairs of x and y"
-    points = _numbers(polygon)
-    if points is None:
+    # Without NumPy, which is slower for the short lists of most polygons.
+    if not {*map(type, polygon)} <= {int, float}:
         return "segmentation has a polygon that is not a list of numbers"
-    # This also refuses NaN. The memory that a polygon takes grows with its extent.
-    x_is_near = (points[::2] >= -width) & (points[::2] <= 2 * width)
-    y_is_near = (points[1::2] >= -height) & (points[1::2] <= 2 * height)
-    if not (x_is_near & y_is_near).all():
+    xs, ys = polygon[::2], polygon[1::2]
+    # The memory that a polygon takes grows with its extent. NaN, which the order of the numbers may
+    # hide from min and max, makes the sum NaN.
+    x_is_near = -width <= min(xs) and max(xs) <= 2 * width
+    y_is_near = -height <= min(ys) and max(ys) <= 2 * height
+    if not (x_is_near and y_is_near) or math.isnan(sum(polygon)):
         return (
             f"segmentation has a polygon with points far outside its image of {width} x {height} "
             "pixels"

@@ -64,7 +64,7 @@ MASKS = [
     ([["1", "2", "3", "4", "5", "6"]], POLYGON + "that is not a list of numbers"),
     ([[1, 2, 3, 4, 5, None]], POLYGON + "that is not a list of numbers"),
     ([[1, 2, 3, 4, 5, [6]]], POLYGON + "that is not a list of numbers"),
-    ([[1, 2, 3, 4, 5, 10**30]], POLYGON + "that is not a list of numbers"),
+    ([[1, 2, 3, 4, 5, 10**400]], POLYGON + "with points far outside its image of 50 x 30 pixels"),
     ([[1, 2, 3, 4, 5, 6, 7]], POLYGON + "of 7 numbers instead of pairs of x and y"),
     ([[]], POLYGON + "of 0 numbers instead of pairs of x and y"),
     ([[1, 2, 3, 4, 5, NAN]], POLYGON + "with points far outside its image of 50 x 30 pixels"),
