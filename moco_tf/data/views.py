@@ -182,15 +182,51 @@ def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
     """
 
     def resize_and_crop() -> tf.Tensor:
-        shape = tf.shape(image)[:2]
+        shape = tf.shape(image, tf.int64)[:2]
         # As in torchvision, the longer side is truncated, and the offsets are rounded half to even.
-        height, width = tf.unstack(round(size * 256 / 224) * shape // tf.reduce_min(shape))
-        resized = resize(image, height, width)
-        top, left = (tf.cast(tf.round((side - size) / 2), tf.int32) for side in (height, width))
-        return resized[top : top + size, left : left + size]
+        resized_shape = round(size * 256 / 224) * shape // tf.reduce_min(shape)
+        corner = tf.round(tf.cast(resized_shape - size, tf.float64) / 2)
+        return _resized_window(image, resized_shape, corner, size)
 
     view = tf.cond(tf.reduce_all(tf.shape(image)[:2] == size), lambda: image, resize_and_crop)
     return tf.ensure_shape(view, [size, size, image.shape[-1]])
+
+
+def _resized_window(
+    image: tf.Tensor, resized_shape: tf.Tensor, corner: tf.Tensor, size: int
+) -> tf.Tensor:
+    """Return a square window of a resized image without the rest of the resized image.
+
+    The rest can be much larger: a strip of 1,000 x 1 pixels, resized to a height of 256, takes
+    gigabytes.
+
+    Args:
+        image: uint8 `[H, W, C]`.
+        resized_shape: int64 `[2]`, height and width of the resized image.
+        corner: float64 `[2]`, top and left of the window in the resized image.
+        size: Side of the window.
+
+    Returns:
+        uint8 `[size, size, C]`.
+    """
+    shape = tf.shape(image, tf.int64)[:2]
+    scale = tf.cast(resized_shape, tf.float64) / tf.cast(shape, tf.float64)
+    # A pixel of the result depends on the pixels of the image within this distance.
+    radius = tf.maximum(1 / scale, 1) + 1
+    start = tf.cast(tf.floor(corner / scale - radius), tf.int64)
+    end = tf.cast(tf.math.ceil((corner + size) / scale + radius), tf.int64)
+    (top, left), (bottom, right) = tf.unstack(tf.maximum(start, 0)), tf.unstack(end)
+    part = image[top:bottom, left:right]
+    # `tf.image.resize` with antialiasing is this operation without a translation.
+    window = tf.raw_ops.ScaleAndTranslate(
+        images=part[tf.newaxis],
+        size=[size, size],
+        scale=tf.cast(scale, tf.float32),
+        translation=tf.cast(tf.cast([top, left], tf.float64) * scale - corner, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return _to_uint8(window)
 
 
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
@@ -205,4 +241,8 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) ->
         uint8 `[height, width, C]`.
     """
     resized = tf.image.resize(image, [height, width], antialias=True)
-    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+    return _to_uint8(resized)
+
+
+def _to_uint8(image: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)

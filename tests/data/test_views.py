@@ -263,6 +263,11 @@ def test_central_view_of_an_image_of_that_size_is_the_image():
         ((40, 61), 32),
         ((32, 33), 32),
         ((20, 20), 32),
+        ((2, 300), 32),
+        ((300, 2), 32),
+        ((1, 1000), 32),
+        ((3000, 12), 32),
+        ((50, 2000), 16),  # shrunk, with many columns too many
     ],
 )
 def test_central_view_equals_torchvisions_resize_and_center_crop(shape, size):
@@ -274,4 +279,14 @@ def test_central_view_equals_torchvisions_resize_and_center_crop(shape, size):
     top, left = int(round((height - size) / 2.0)), int(round((width - size) / 2.0))
     expected = np.asarray(resized)[top : top + size, left : left + size].astype(int)
     view = central_view(tf.constant(image), size).numpy().astype(int)
+    assert np.abs(view - expected).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 3_000_000), (3_000_000, 1), (5, 1_000_000)])
+def test_central_view_of_a_strip_is_that_of_its_center(shape):
+    """The resized strip as a whole would have a hundred billion pixels."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    middle = [slice(max(0, side // 2 - 50), side // 2 + 50) for side in shape]
+    expected = central_view(tf.constant(image[tuple(middle)]), 224).numpy().astype(int)
+    view = central_view(tf.constant(image), 224).numpy().astype(int)
     assert np.abs(view - expected).max() <= 1

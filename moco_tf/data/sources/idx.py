@@ -5,15 +5,21 @@ import gzip
 import math
 import re
 import zlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+from moco_tf.names import printable
 
 # The format's code of unsigned bytes, the type of all images and labels of the MNIST family.
 UNSIGNED_BYTES = 0x08
+MAX_DIMENSIONS = 4  # Number, height, width and channels.
+MAX_COMPRESSION = 1032  # Deflate, the method of gzip, expands one byte to no more than these.
+CHUNK = 2**24  # Number of bytes to read at a time.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +123,17 @@ def _read_part(folder: str, name_pattern: str) -> Part | None:
     if image_path is None:
         return None
     images = read(image_path)
-    if images.ndim < 3:
-        raise UserError(f"{image_path} holds no images: its items have fewer than two dimensions")
+    if not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)) or not images.size:
+        raise UserError(
+            f"{image_path} holds no images: its shape is {images.shape}, but images have the shape "
+            "(number, height, width) or (number, height, width, 3)"
+        )
     label_path = _find(folder, rf"(.*-)?({name_pattern})-labels-idx1-ubyte(\.gz)?")
     if label_path is None:
         return Part(images, labels=None)
     labels = read(label_path).astype(np.int32)
+    if labels.ndim != 1:
+        raise UserError(f"{label_path} holds no labels: its shape is {labels.shape}")
     if len(labels) != len(images):
         raise UserError(
             f"{label_path} holds {len(labels)} labels, but {image_path} holds {len(images)} "
@@ -132,11 +143,18 @@ def _read_part(folder: str, name_pattern: str) -> Part | None:
 
 
 def _find(folder: str, pattern: str) -> str | None:
-    """Return the path of the folder's first file whose name matches, or None."""
-    for name in sorted(tf.io.gfile.listdir(folder)):
-        if re.fullmatch(pattern, name):
-            return f"{folder.rstrip('/')}/{name}"
-    return None
+    """Return the path of the folder's file whose name matches, or None.
+
+    Raises:
+        UserError: If several match, other than a file and its `.gz`.
+    """
+    names = sorted(name for name in tf.io.gfile.listdir(folder) if re.fullmatch(pattern, name))
+    if len({name.removesuffix(".gz") for name in names}) > 1:
+        raise UserError(
+            f"'{folder}' holds several data sets, with the files {printable(', '.join(names))}: "
+            "move each to a folder of its own"
+        )
+    return f"{folder.rstrip('/')}/{names[0]}" if names else None
 
 
 def read(path: str) -> np.ndarray:
@@ -149,26 +167,58 @@ def read(path: str) -> np.ndarray:
         uint8 array of the shape in the file's header.
 
     Raises:
-        UserError: If the file is not an IDX file of unsigned bytes, or is incomplete.
+        UserError: If the file is not an IDX file of unsigned bytes, or has another length than its
+            header declares.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            contents = file.read()
-        if path.endswith(".gz"):
-            contents = gzip.decompress(contents)
+            max_length = file.size()
+            if not path.endswith(".gz"):
+                return _read_array(path, file, max_length)
+            with gzip.GzipFile(fileobj=file) as decompressed:
+                return _read_array(path, decompressed, MAX_COMPRESSION * max_length)
     except (tf.errors.OpError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if len(contents) < 4 or contents[:2] != b"\0\0" or contents[2] != UNSIGNED_BYTES:
+        raise UserError(f"{path} cannot be read: {error_reason(error)}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} is larger than the memory: use a smaller data set") from error
+
+
+def _read_array(path: str, file: Any, max_length: int) -> np.ndarray:
+    """Read the header of a file, and as many bytes as it declares.
+
+    Args:
+        path: Path of the file, for messages.
+        file: The open file.
+        max_length: Number of bytes that the file can hold, compressed or not.
+    """
+    start = file.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] != UNSIGNED_BYTES:
         raise UserError(
-            f"{path} is not an IDX file of bytes: it begins with {contents[:4].hex()} instead of "
-            "000008; use a file of MNIST's format"
+            f"{path} is not an IDX file of bytes: it begins with {start.hex()} instead of 000008; "
+            "use a file of MNIST's format"
         )
-    header_length = 4 + 4 * contents[3]
-    shape = [int.from_bytes(contents[i : i + 4], "big") for i in range(4, header_length, 4)]
-    length = header_length + math.prod(shape)
-    if len(contents) != length:
+    header_length = 4 + 4 * start[3]
+    sides = file.read(4 * start[3])
+    shape = [int.from_bytes(sides[i : i + 4], "big") for i in range(0, len(sides), 4)]
+    total = header_length + math.prod(shape)
+    declared = f"{total} bytes, the length in its header"
+    if len(sides) < 4 * start[3] or total > max_length:
+        raise UserError(f"{path} is incomplete: it holds less than {declared}; copy the file again")
+    # No more than is needed to notice that the file is longer: a small file can decompress to
+    # terabytes.
+    contents = bytearray()
+    while len(contents) < total - header_length + 1:
+        chunk = file.read(min(total - header_length + 1 - len(contents), CHUNK))
+        if not chunk:
+            break
+        contents += chunk
+    if len(contents) < total - header_length:
         raise UserError(
-            f"{path} is incomplete: it has {len(contents)} bytes instead of {length}; copy the "
-            "file again"
+            f"{path} is incomplete: it holds {header_length + len(contents)} bytes instead of "
+            f"{declared}; copy the file again"
         )
-    return np.frombuffer(contents, np.uint8, offset=header_length).reshape(shape)
+    if len(contents) > total - header_length:
+        raise UserError(f"{path} is damaged: it holds more than {declared}; copy the file again")
+    if len(shape) > MAX_DIMENSIONS:
+        raise UserError(f"{path} holds no images: it has {len(shape)} dimensions")
+    return np.frombuffer(contents, np.uint8).reshape(shape)

@@ -99,11 +99,42 @@ def test_color_images_with_a_name_prefix_and_no_labels(tmp_path):
         (
             "train-images-idx3-ubyte",
             idx_file(random_images(6))[:-1],
-            "incomplete: it has 225 bytes instead of 226",
+            "is incomplete: it holds less than 226 bytes, the length in its header",
         ),
-        ("train-images-idx3-ubyte", idx_file(random_images(6))[:9], "incomplete: it has 9 bytes"),
-        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12, "incomplete"),
-        ("train-images-idx3-ubyte", idx_file(np.zeros(6)), "holds no images"),
+        ("train-images-idx3-ubyte", idx_file(random_images(6))[:9], "is incomplete: it holds less"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12, "is incomplete: it holds less"),
+        (
+            "train-images-idx3-ubyte",
+            idx_file(random_images(6)) + b"\0",
+            "is damaged: it holds more than 226 bytes, the length in its header",
+        ),
+        ("train-images-idx3-ubyte", idx_file(np.zeros(6)), r"holds no images: its shape is \(6,\)"),
+        (
+            "train-images-idx3-ubyte",
+            idx_file(random_images(6, shape=(5, 7, 4))),
+            r"holds no images: its shape is \(6, 5, 7, 4\)",
+        ),
+        (
+            "train-images-idx3-ubyte",
+            idx_file(random_images(6, shape=(0, 7))),
+            r"holds no images: its shape is \(6, 0, 7\)",
+        ),
+        (
+            "train-images-idx3-ubyte",
+            idx_file(random_images(0)),
+            r"holds no images: its shape is \(0, 5, 7\)",
+        ),
+        (
+            "train-images-idx3-ubyte",
+            b"\0\0\x08\x64" + b"\0\0\0\1" * 100 + b"\0",
+            "holds no images: it has 100 dimensions",
+        ),
+        (
+            "train-labels-idx1-ubyte",
+            idx_file(np.zeros([6, 2])),
+            r"holds no labels: its shape is \(6, 2\)",
+        ),
+        ("mine-train-images-idx3-ubyte.gz", b"", "holds several data sets, with the files mine-tr"),
         ("train-labels-idx1-ubyte", idx_file(np.zeros(5)), "holds 5 labels, but .* holds 6 images"),
         ("t10k-images-idx3-ubyte", idx_file(random_images(2, shape=(5, 8))), "differ in size"),
     ],
@@ -112,6 +143,36 @@ def test_error_names_an_invalid_file(folder, name, contents, message):
     (folder / name).write_bytes(contents)
     with pytest.raises(UserError, match=message):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        # A header that declares a terabyte.
+        (
+            idx_file(np.zeros([0, 0, 0]))[:4] + b"\0\0\x27\x10" * 3,
+            "it holds less than 1000000000016",
+        ),
+        (idx_file(random_images(6))[:-1], "it holds 225 bytes instead of 226 bytes"),
+        # Much more than the header declares, of which only one byte is read.
+        (idx_file(random_images(6)) + bytes(2**26), "is damaged: it holds more than 226 bytes"),
+    ],
+)
+def test_gzip_file_is_read_up_to_the_length_in_its_header(folder, monkeypatch, contents, message):
+    (folder / "train-images-idx3-ubyte").unlink()
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(contents, compresslevel=1))
+    num_read = []
+    read_some = gzip.GzipFile.read
+    monkeypatch.setattr(
+        gzip.GzipFile,
+        "read",
+        lambda file, size=-1: num_read.append(size) or read_some(file, size),
+    )
+    with pytest.raises(UserError, match=f"{path} .*{message}"):
+        load(folder)
+    assert 0 < sum(num_read) < 1000
+    assert min(num_read) > 0
 
 
 def test_error_names_a_damaged_gzip_file(folder):
