@@ -65,10 +65,10 @@ def write_remedy(error: Exception, directory: str) -> str:
         'free some space there'
     """
     code = getattr(error, "errno", None)
-    # TensorFlow raises OutOfRangeError beyond the limit of the size of a file.
-    full = (tf.errors.ResourceExhaustedError, tf.errors.OutOfRangeError)
-    if isinstance(error, full) or code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, tf.errors.ResourceExhaustedError) or code in (errno.ENOSPC, errno.EDQUOT):
         return "free some space there"
+    if isinstance(error, tf.errors.OutOfRangeError) or code == errno.EFBIG:
+        return "raise the limit of the size of a file, ulimit -f"
     denied = (errno.EACCES, errno.EPERM, errno.EROFS)
     if isinstance(error, tf.errors.PermissionDeniedError) or code in denied:
         return "make it writable"

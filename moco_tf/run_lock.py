@@ -141,7 +141,11 @@ def _create(lock: Lock) -> bool:
             return False
     elif tf.io.gfile.exists(lock.path):
         return False
-    lock.write()
+    try:
+        lock.write()
+    except (tf.errors.OpError, OSError):
+        tf.io.gfile.remove(lock.path)  # The next process would take it for the lock of another.
+        raise
     return True
 
 

@@ -57,12 +57,12 @@ class FiniteCheck:
             kept = f"The checkpoint {saved} is from before that and is kept"
         else:
             kept = "No checkpoint was saved before that"
-        precision = " or with config.precision='float32'" if is_float16 else ""
+        precision = " or config.precision='float32'" if is_float16 else ""
         raise UserError(
             f"the training has diverged: at step {step}, "
             f"{weight if loss_is_finite else f'the loss is {loss}'}. {kept}. Start a run in "
-            f"another directory with a learning rate below "
-            f"{float(self.model.optimizer.learning_rate):g}{precision}"
+            f"another directory with a smaller config.learning_rate{precision}; the learning rate "
+            f"of this step is {float(self.model.optimizer.learning_rate):g}"
         )
 
     def first_not_finite(self) -> str | None:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from moco_tf.files import error_reason
@@ -17,20 +17,17 @@ class _Output:
         self._has_failed = False
 
     def write(self, text: str) -> int:
-        with self._may_fail():
-            self._stream.write(text)
+        self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        with self._may_fail():
-            self._stream.flush()
+        self._try(self._stream.flush)
 
-    @contextlib.contextmanager
-    def _may_fail(self) -> Iterator[None]:
+    def _try(self, operation: Callable[[], object]) -> None:
         if self._has_failed:
             return
         try:
-            yield
+            operation()
         except OSError as error:
             self._has_failed = True
             # Python writes what is left in the buffer when the process ends.

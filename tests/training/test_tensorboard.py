@@ -25,6 +25,7 @@ from moco_tf.evaluation.features import extract
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_data, build_model
 from moco_tf.training.callbacks import MetricsLog
+from moco_tf.training.finite import FiniteCheck
 from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.run import train
 from moco_tf.training.tensorboard import Projector, ViewImages
@@ -60,14 +61,14 @@ def unlabeled(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unlabeled")
     source, batches = build_data(config)
     model = build_model(config, STEPS_PER_EPOCH, num_images=100)
-    log = MetricsLog(str(workdir), 0, config, STEPS_PER_EPOCH)
+    log = MetricsLog(str(workdir), 0, config, STEPS_PER_EPOCH, FiniteCheck(model, str(workdir)))
     projector = Projector(str(workdir), source, SIZE)
     monitor = KNNMonitor(log, 0, config, STEPS_PER_EPOCH, source, projector)
-    views = ViewImages(log.summaries, 0, config, batches)
+    views = ViewImages(log, 0, config, batches)
     for callback in (monitor, views):
         callback.set_model(model)
         callback.on_train_begin()
-    views.write(7)
+    views.show(7)
     log.on_train_end()
     return config, workdir
 
