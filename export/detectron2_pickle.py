@@ -149,11 +149,14 @@ def export_detectron2(backbone: keras.Model, path: str, origin: Origin | None = 
         origin: Where the backbone comes from, for the model card; None if that is unknown.
 
     Raises:
-        UserError: If Detectron2 has no such network, or the path exists or cannot be written.
+        UserError: If Detectron2 has no such network, the path exists or cannot be written, or the
+            backbone holds NaN or infinity.
     """
     from moco_tf.backbones import saving
+    from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
 
+    require_finite(backbone.weights)
     content = to_detectron2(backbone)
 
     def fill(unfinished: str) -> None:

@@ -40,12 +40,15 @@ def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = N
         origin: Where the backbone comes from, for the model card; None if that is unknown.
 
     Raises:
-        UserError: As `to_keras_hub`, or if the path exists or cannot be written.
+        UserError: As `to_keras_hub`, or if the path exists or cannot be written, or the backbone
+            holds NaN or infinity.
     """
     from moco_tf.backbones import saving
+    from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
 
     saving.require_free(path)
+    require_finite(backbone.weights)
     converted = to_keras_hub(backbone)
     converter = to_image_converter(backbone.input_shape[-1])
 

@@ -72,15 +72,18 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
         origin: Where the backbone comes from, for the model card; None if that is unknown.
 
     Raises:
-        UserError: If the path ends otherwise, exists, or cannot be written.
+        UserError: If the path ends otherwise, exists, or cannot be written, or the backbone holds
+            NaN or infinity.
     """
     from moco_tf.backbones import saving
+    from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import Format, model_card
 
     if not path.endswith(".keras"):
         raise UserError(
             f"the path {path} does not end in .keras, as Keras requires: use {path}.keras"
         )
+    require_finite(backbone.weights)
     form = Format(
         name="Keras model, made of Keras' own layers",
         inputs="float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside",

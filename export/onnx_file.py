@@ -38,13 +38,16 @@ def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) 
         origin: Where the backbone comes from, for the model card; None if that is unknown.
 
     Raises:
-        UserError: If tf2onnx or onnx is not installed, or the path exists or cannot be written.
+        UserError: If tf2onnx or onnx is not installed, the path exists or cannot be written, or the
+            backbone holds NaN or infinity.
     """
     from moco_tf.backbones import saving
+    from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import Format, model_card
 
     onnx = _import_onnx()
     saving.require_free(path)
+    require_finite(backbone.weights)
 
     def fill(unfinished: str) -> None:
         _export_with_keras(backbone, unfinished)

@@ -92,14 +92,16 @@ def export_saved_model(
         image_size: As for `to_archive`.
 
     Raises:
-        UserError: If the path exists or cannot be written.
+        UserError: If the path exists or cannot be written, or the backbone holds NaN or infinity.
     """
     from moco_tf import encoders
     from moco_tf.backbones import loading, saving
+    from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
     from moco_tf.files import write_atomically
 
     saving.require_free(path)
+    require_finite(backbone.weights)
     archive, network = to_archive(backbone, image_size), encoders.network_of(backbone)
 
     def fill(directory: str) -> None:

@@ -2,15 +2,21 @@
 
 import json
 import os
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from moco_tf import encoders, run_directory
 from moco_tf.backbones import pytorch_files
+from moco_tf.backbones.finite import require_finite
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+from moco_tf.paths import expand
 
 NETWORK_FILE = "network.json"  # The file in a SavedModel that names its network.
+# What TensorFlow and Keras raise when they load a damaged SavedModel.
+LOAD_ERRORS = (tf.errors.OpError, AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
 def load_backbone(workdir: str) -> keras.Model:
@@ -19,7 +25,7 @@ def load_backbone(workdir: str) -> keras.Model:
     Its BatchNormalization has one group, so the backbone can be fine-tuned with any batch size.
 
     Args:
-        workdir: Path of the run directory.
+        workdir: Path of the run directory, in which `~` and environment variables are expanded.
 
     Returns:
         A `keras.Model` from images `[N, H, W, C]` in [0, 255], with as many channels as the
@@ -27,7 +33,7 @@ def load_backbone(workdir: str) -> keras.Model:
 
     Raises:
         UserError: If there is no run, it has no checkpoint yet, or the checkpoint is of another
-            architecture.
+            architecture or holds NaN or infinity.
 
     Example:
         >>> import moco_tf
@@ -39,6 +45,7 @@ def load_backbone(workdir: str) -> keras.Model:
         >>> backbone.predict(images, verbose=0).shape
         (4, 64)
     """
+    workdir = expand(workdir, "workdir")
     return encoders.with_normalization(load_query_encoder(workdir).backbone)
 
 
@@ -69,14 +76,16 @@ def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
         the number of channels C of these images.
 
     Raises:
-        UserError: If there is no such SavedModel.
+        UserError: If there is no such SavedModel, or it holds NaN or infinity.
     """
+    _require_saved_model(path)
     try:
         layer = keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
-        [images] = layer.call_endpoint_fn.input_signature
-        return layer, images.shape[-1]
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise _not_a_saved_model(path, error) from error
+    except LOAD_ERRORS as error:
+        raise _cannot_be_loaded(path, error) from error
+    images = _input_of(layer.call_endpoint_fn, path)
+    _require_finite(layer.weights, f"the SavedModel {path}")
+    return layer, images.shape[-1]
 
 
 def read_network(path: str) -> encoders.Network:
@@ -118,14 +127,15 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         `[N, H, W, C]` to features `[N, D]`.
 
     Raises:
-        UserError: If there is no such SavedModel, or it holds another network.
+        UserError: If there is no such SavedModel, or it holds another network, or NaN or infinity.
     """
+    _require_saved_model(path)
     try:
         saved = tf.saved_model.load(path)
-        [images] = saved.serve.input_signature
-        variables = {variable.name.partition(":")[0]: variable for variable in saved.variables}
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        raise _not_a_saved_model(path, error) from error
+    except LOAD_ERRORS as error:
+        raise _cannot_be_loaded(path, error) from error
+    images = _input_of(getattr(saved, "serve", None), path)
+    variables = {variable.name.partition(":")[0]: variable for variable in saved.variables}
     if encoder is None:
         network = read_network(path)
     else:
@@ -139,14 +149,15 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         )
     for weight in backbone.weights:
         weight.assign(variables[weight.path])
+    _require_finite(backbone.weights, f"the SavedModel {path}")
     return backbone
 
 
 def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Model:
-    """Load the backbone in a PyTorch file of facebookresearch/moco, torchvision or timm.
+    """Load the backbone in a file of facebookresearch/moco, torchvision, timm and others.
 
     Args:
-        path: Path of the file.
+        path: Path of a file of torch.save or safetensors.
         encoder: Name of the encoder that the file holds, as for `moco_tf.encoders.build`.
         stem: Stem of that encoder.
 
@@ -155,13 +166,15 @@ def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Mo
         convolution in the file takes.
 
     Raises:
-        UserError: If PyTorch is not installed, there is no such file, it cannot be read, or it
-            holds another network.
+        UserError: If PyTorch is not installed, there is no such file, it cannot be read, it holds
+            another network or several that fit, or it holds NaN or infinity.
     """
     content = pytorch_files.read(path)
     try:
-        channels = pytorch_files.channels(content)
-        backbone = encoders.build(encoder, stem=stem, channels=channels)
+        backbone = encoders.build(encoder, stem=stem)
+        channels = pytorch_files.channels(content, backbone)
+        if channels != backbone.input_shape[-1]:
+            backbone = encoders.build(encoder, stem=stem, channels=channels)
         pytorch_files.backbone_from_checkpoint(backbone, content)
     except UserError as error:
         raise UserError(
@@ -201,8 +214,47 @@ def load_query_encoder(workdir: str) -> keras.Model:
             f"the checkpoint {path} cannot be read: {reason}. Restore it from a backup, or "
             "resume the run, which continues from an older checkpoint"
         ) from error
+    require_finite(
+        encoder.weights,
+        f"the checkpoint {path}",
+        "move its files elsewhere to use the checkpoint before it, or train again, for example "
+        "with a lower learning rate",
+    )
     return encoder
 
 
-def _not_a_saved_model(path: str, error: Exception) -> UserError:
-    return UserError(f"{path} is not a SavedModel that the SavedModel export wrote: {error}")
+def _require_finite(weights: list[Any], name: str) -> None:
+    require_finite(weights, name, "export another checkpoint of its run")
+
+
+def _require_saved_model(path: str) -> None:
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"there is no directory {path}, which should be a SavedModel")
+    if not tf.io.gfile.isdir(path):
+        raise UserError(f"{path} is a file, but a SavedModel is a directory")
+    if not tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+        is_run = tf.io.gfile.exists(os.path.join(path, "config.json"))
+        remedy = ": it is a run directory, so give it as workdir" if is_run else ""
+        raise UserError(f"the directory {path} holds no SavedModel, no saved_model.pb{remedy}")
+
+
+def _input_of(serve: Any, path: str) -> tf.TensorSpec:
+    """Return the specification of the images that the endpoint `serve` takes."""
+    signature: Any = getattr(serve, "input_signature", None) or ()
+    if len(signature) != 1 or len(signature[0].shape) != 4:
+        raise _no_endpoint(path)
+    return signature[0]
+
+
+def _no_endpoint(path: str) -> UserError:
+    return UserError(
+        f"the SavedModel {path} has no endpoint 'serve' that takes images alone, so it was not "
+        "written by the SavedModel export: use one that was"
+    )
+
+
+def _cannot_be_loaded(path: str, error: Exception) -> UserError:
+    reason = error_reason(error)
+    if isinstance(error, ValueError) and "'serve'" in reason:  # Keras looked for it.
+        return _no_endpoint(path)
+    return UserError(f"the SavedModel {path} cannot be loaded: {reason}. Export the run again")

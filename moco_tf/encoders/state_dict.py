@@ -14,6 +14,10 @@ import numpy as np
 from moco_tf.errors import UserError
 
 
+class MismatchError(UserError):
+    """A state dict belongs to another network: a key or a shape is not that of this network."""
+
+
 class Entry(NamedTuple):
     """A variable of an encoder and its place in a state dict.
 
@@ -119,15 +123,15 @@ def write(encoder: keras.Model, arrays: Mapping[str, np.ndarray], prefix: str = 
         prefix: Prefix of every key.
 
     Raises:
-        UserError: If a key is missing or unexpected, or an array has another shape or is not
-            floating point.
+        MismatchError: If a key is missing or unexpected, or an array has another shape.
+        UserError: If an array is not floating point, or holds NaN or infinity.
     """
     expected = entries(encoder, prefix)
     known_keys = {entry.key for entry in expected}
     known_keys |= {_counter_key(key) for key in known_keys if key.endswith("running_var")}
     for key in arrays:
         if key not in known_keys:
-            raise UserError(f"the key {key!r} does not belong to this encoder")
+            raise MismatchError(f"the key {key!r} does not belong to this encoder")
     for entry in expected:
         require(arrays, entry.key, entry.shape, np.floating)
     for entry in expected:
@@ -146,16 +150,25 @@ def require(
         dtype: The expected type or abstract type, such as `np.floating`.
 
     Raises:
-        UserError: If the key is missing, or its array has another shape or type.
+        MismatchError: If the key is missing, or its array has another shape.
+        UserError: If its array has another type, or holds NaN or infinity.
     """
     if key not in arrays:
-        raise UserError(f"the key {key!r} is missing")
+        raise MismatchError(f"the key {key!r} is missing")
     array = arrays[key]
     if array.shape != shape:
-        raise UserError(f"the key {key!r} has shape {array.shape}, expected {shape}")
+        raise MismatchError(f"the key {key!r} has shape {array.shape}, expected {shape}")
     if not np.issubdtype(array.dtype, dtype):
         raise UserError(f"the key {key!r} has dtype {array.dtype}, expected {dtype.__name__}")
+    if not are_finite(array):
+        raise UserError(f"the key {key!r} holds NaN or infinity: use another file")
     return array
+
+
+def are_finite(array: np.ndarray) -> bool:
+    """Return whether no number in an array is NaN or infinite, as float32 represents it."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
 
 
 def _counter_key(key: str) -> str:

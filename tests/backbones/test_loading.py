@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import encoders, run_directory
 from moco_tf.backbones import loading
@@ -85,9 +86,40 @@ def test_edited_network_file_is_refused(path):
     assert str(file) in refusal(loading.load_network, str(path))
 
 
+def write_file(path, trained_run):
+    path.write_text("mine")
+
+
+def write_other_model(path, trained_run):
+    module = tf.Module()
+    module.weight = tf.Variable(1.0)
+    tf.saved_model.save(module, str(path))
+
+
+def write_damaged(path, trained_run):
+    path.mkdir()
+    (path / "saved_model.pb").write_bytes(b"damaged")
+
+
 @pytest.mark.parametrize("function", [loading.load_network, loading.load_saved_model])
-def test_directory_without_a_saved_model_is_refused(tmp_path, function):
-    assert f"{tmp_path} is not a SavedModel" in refusal(function, str(tmp_path))
+@pytest.mark.parametrize(
+    ("write", "fact"),
+    [
+        (lambda path, trained_run: None, "there is no directory {path}, which should be"),
+        (write_file, "{path} is a file, but a SavedModel is a directory"),
+        (lambda path, trained_run: path.mkdir(), "{path} holds no SavedModel, no saved_model.pb"),
+        (lambda path, trained_run: shutil.copytree(trained_run, path), "give it as workdir"),
+        (write_damaged, "the SavedModel {path} cannot be loaded: "),
+        (write_other_model, "the SavedModel {path} has no endpoint 'serve'"),
+    ],
+    ids=["nothing", "file", "empty", "run", "damaged", "other"],
+)
+def test_path_without_a_saved_model_is_refused(tmp_path, trained_run, function, write, fact):
+    path = tmp_path / "path"
+    write(path, trained_run)
+    message = refusal(function, str(path))
+    assert fact.format(path=path) in message
+    assert message.isprintable()
 
 
 def test_run_is_loaded_from_its_newest_checkpoint(trained_run):

@@ -2,24 +2,28 @@
 
 import builtins
 import contextlib
+import gzip
 import io
 import os
 import pickle
 import sys
 import warnings
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
 
 from moco_tf.backbones import pytorch_files
+from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
 from moco_tf.errors import UserError
-from moco_tf.export import pytorch
 from tests.export.checkpoints import DIM, KEYS, Calls, refusal, saved, small_model
 from tests.images import patch
 from tests.pytorch import torch
 
 pytestmark = pytest.mark.torch
+
+UNKNOWN = "is truncated or damaged, or not a file of torch.save: download it again"
 
 
 @pytest.fixture(scope="module")
@@ -34,24 +38,47 @@ def test_file_without_a_dict_is_refused(tmp_path, content):
     assert message.startswith(f"{path} holds a {type(content).__name__} ")
 
 
-@pytest.mark.parametrize("file_format", ["empty", "text", "JPEG", "NumPy", "pickle", "TorchScript"])
-def test_file_of_another_format_is_refused_without_warnings(tmp_path, file_format):
-    path = tmp_path / "file"
-    if file_format == "JPEG":
-        PIL.Image.fromarray(patch()).save(path, format="jpeg")
-    elif file_format == "NumPy":
-        with open(path, "wb") as file:
-            np.savez(file, queue=np.zeros(3))  # A zip file as well.
-    elif file_format == "pickle":
-        path.write_bytes(pickle.dumps({"state_dict": {}}))
-    elif file_format == "TorchScript":
-        path.write_bytes(torch_script())
-    else:
-        path.write_text("no checkpoint\n" if file_format == "text" else "")
+def write_jpeg(path):
+    PIL.Image.fromarray(patch()).save(path, format="jpeg")
+
+
+def write_keras(path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+
+
+def write_numpy(path):
+    with open(path, "wb") as file:
+        np.savez(file, queue=np.zeros(3))  # A zip file, as those of torch.save are.
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "fact"),
+    [
+        ("empty", lambda path: path.write_bytes(b""), "is empty: download"),
+        (
+            "lfs",
+            lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+            "LFS",
+        ),
+        ("page", lambda path: path.write_text("<!DOCTYPE html><p>Not found"), "is a web page"),
+        ("gzip", lambda path: path.write_bytes(gzip.compress(b"weights")), "with gzip: decompress"),
+        ("NumPy", write_numpy, "is a file of NumPy: save a state dict"),
+        ("TorchScript", lambda path: path.write_bytes(torch_script()), "is a TorchScript archive"),
+        ("model.keras", write_keras, "is a Keras file: save a state dict"),
+        ("HDF5", lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "is an HDF5 file"),
+        ("text", lambda path: path.write_text("no checkpoint\n"), UNKNOWN),
+        ("JPEG", write_jpeg, UNKNOWN),
+        ("pickle", lambda path: path.write_bytes(pickle.dumps({"state_dict": {}})), UNKNOWN),
+    ],
+)
+def test_file_of_another_format_is_named_without_warnings(tmp_path, name, write, fact):
+    path = tmp_path / name
+    write(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         message = refusal(pytorch_files.read, str(path))
-    assert message.startswith(f"{path} is truncated, or not a file of torch.save")
+    assert message.startswith(f"{path} is ")
+    assert fact in message
     assert [str(warning.message) for warning in caught] == []
 
 
@@ -82,7 +109,7 @@ FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"]
 
 @FORMATS
 def test_truncated_file_is_refused_at_every_length(moco, tmp_path, zipped):
-    checkpoint = pytorch.to_checkpoint(moco, "resnet8", 5)
+    checkpoint = to_checkpoint(moco, "resnet8", 5)
     whole = to_bytes(checkpoint, _use_new_zipfile_serialization=zipped)
     path = tmp_path / "file"
     # Within the first bytes, within names such as torch.FloatStorage, and within the numbers.
@@ -122,7 +149,7 @@ def test_file_with_flipped_bits_is_refused(moco, tmp_path, zipped):
         with contextlib.suppress(UserError), warnings.catch_warnings(action="ignore"):
             content = pytorch_files.read(str(path))
             num_read += 1
-            pytorch.from_checkpoint(moco, content)
+            from_checkpoint(moco, content)
             raise AssertionError("an encoder with a single kernel was accepted")
     assert 10 < num_read < 190
 
@@ -154,6 +181,49 @@ def test_code_in_a_file_is_named_and_not_executed(tmp_path, function, name, file
     else:
         torch.load(path, weights_only=False)
     assert marker.exists()
+
+
+@pytest.fixture
+def safetensors_file(tmp_path):
+    """A file with tensors of several types, and what they are in PyTorch."""
+    torch_files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    tensors = {
+        "conv1.weight": torch.arange(6.0).reshape(2, 3),
+        "half": torch.tensor([1.5, -0.25], dtype=torch.float16),
+        "bfloat": torch.tensor([3.0, 1e30], dtype=torch.bfloat16),
+        "bn1.num_batches_tracked": torch.tensor(7),
+    }
+    path = tmp_path / "model.pth"  # The content counts, not the name.
+    torch_files.save_file(tensors, path, metadata={"format": "pt"})
+    return path, tensors
+
+
+def test_safetensors_file_holds_the_same_as_one_of_torch_save(safetensors_file, tmp_path):
+    path, tensors = safetensors_file
+    content = pytorch_files.read(str(path))
+    expected = pytorch_files.read(saved(tensors, tmp_path))
+    assert content.keys() == expected.keys()
+    for key, array in pytorch_files.to_arrays(content).items():
+        np.testing.assert_array_equal(array, pytorch_files.to_array(key, expected[key]))
+        assert array.dtype == (np.int64 if key.endswith("tracked") else np.float32)
+
+
+@pytest.mark.parametrize("length", [9, 20, 100, 300, -1])
+def test_truncated_safetensors_file_is_refused(safetensors_file, length):
+    path, _ = safetensors_file
+    path.write_bytes(path.read_bytes()[:length])
+    message = refusal(pytorch_files.read, str(path))
+    assert message.startswith(f"{path} is a safetensors file that is truncated or damaged (")
+    assert message.isprintable()
+
+
+def test_safetensors_file_needs_its_package(safetensors_file, monkeypatch):
+    path, _ = safetensors_file
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    message = refusal(pytorch_files.read, str(path))
+    assert message == (
+        f"{path} is a safetensors file, which needs a package: pip install safetensors"
+    )
 
 
 def test_missing_pytorch_is_named_with_the_remedy(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moco_tf.backbones import pytorch_files
-from moco_tf.export import pytorch
+from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
 from moco_tf.training.build import build_model
 from tests import in_process
 from tests.export.checkpoints import (
@@ -33,22 +33,24 @@ def model():
 
 @pytest.fixture(scope="module")
 def path(model, tmp_path_factory):
-    checkpoint = pytorch.to_checkpoint(model, "resnet8", 5)
-    for encoder in (pytorch.QUERY, pytorch.KEY):
+    checkpoint = to_checkpoint(model, "resnet8", 5)
+    for encoder in ("module.encoder_q.", "module.encoder_k."):
         assert checkpoint["state_dict"][f"{encoder}conv1.weight"].shape == (16, 5, 3, 3)
     return saved(checkpoint, tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_model_of_five_channels_returns_unchanged(model, path):
     other = model_of_five_channels()
-    pytorch.from_checkpoint(other, pytorch_files.read(path))
+    from_checkpoint(other, pytorch_files.read(path))
     variables = [m.variables + m.optimizer.variables for m in (model, other)]
+    rounded = {id(variable) for variable in model.key_encoder.trainable_variables}
     for expected, actual in zip(*variables, strict=True):
-        np.testing.assert_array_equal(actual.numpy(), expected.numpy(), err_msg=expected.path)
+        tolerance = 2.5e-7 if id(expected) in rounded else 0
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=tolerance, atol=0)
 
 
 def test_model_of_three_channels_refuses_it(path):
-    message = refusal(pytorch.from_checkpoint, small_model(), pytorch_files.read(path))
+    message = refusal(from_checkpoint, small_model(), pytorch_files.read(path))
     assert "conv1.weight' has shape (16, 5, 3, 3), expected (16, 3, 3, 3)" in message
 
 

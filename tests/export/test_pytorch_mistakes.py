@@ -6,7 +6,7 @@ import os
 import pytest
 
 from moco_tf.backbones import pytorch_files
-from moco_tf.export import pytorch
+from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
 from moco_tf.training.run import start_from
 from tests import in_process
 from tests.export.checkpoints import (
@@ -35,7 +35,7 @@ def moco():
 
 @pytest.fixture(scope="module")
 def good_file(moco, tmp_path_factory):
-    return saved(pytorch.to_checkpoint(moco, "resnet8", 5), tmp_path_factory.mktemp("good"))
+    return saved(to_checkpoint(moco, "resnet8", 5), tmp_path_factory.mktemp("good"))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def checkpoint(good_file):
 
 def refusal_by_model(moco, checkpoint, folder):
     """Return the message with which a model refuses a checkpoint."""
-    return refusal(pytorch.from_checkpoint, moco, pytorch_files.read(saved(checkpoint, folder)))
+    return refusal(from_checkpoint, moco, pytorch_files.read(saved(checkpoint, folder)))
 
 
 def refusal_by_backbone(moco, checkpoint, folder):
@@ -106,19 +106,85 @@ def test_value_that_does_not_fit_is_named(moco, checkpoint, tmp_path, key, value
     assert fact in message
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "module.queue",
-        "module.queue_ptr",
-        COUNTER,
-        f"{Q}layer2.0.downsample.1.running_mean",
-        f"{K}fc.bias",
-    ],
-)
+@pytest.mark.parametrize("key", [COUNTER, f"{Q}layer2.0.downsample.1.running_mean", f"{K}fc.bias"])
 def test_missing_key_is_named(moco, checkpoint, tmp_path, key):
     del checkpoint["state_dict"][key]
     assert f"'{key}' is missing" in refusal_by_model(moco, checkpoint, tmp_path)
+
+
+# What a checkpoint has beside the query encoder, and the names in messages.
+PARTS = {
+    "module.queue": "'module.queue'",
+    "module.queue_ptr": "'module.queue_ptr'",
+    K: f"'{K}*'",
+    "optimizer": "the momentum buffers in 'optimizer'",
+}
+
+
+def without(checkpoint, parts):
+    """Return a checkpoint without some of `PARTS`."""
+    tensors = checkpoint["state_dict"]
+    prefixes = tuple(part for part in parts if part != "optimizer")
+    kept = {key: value for key, value in tensors.items() if not key.startswith(prefixes or "?")}
+    return {
+        "state_dict": kept,
+        **{key: value for key, value in checkpoint.items() if key not in ("state_dict", *parts)},
+    }
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ["module.queue_ptr"],
+        [K],
+        ["optimizer"],
+        ["module.queue", "module.queue_ptr"],
+        ["module.queue", "module.queue_ptr", K],
+        ["module.queue", "module.queue_ptr", "optimizer"],
+        [K, "optimizer"],
+    ],
+)
+def test_incomplete_checkpoint_is_refused_with_what_is_missing(moco, checkpoint, tmp_path, missing):
+    parts = set(missing) | {"module.queue_ptr"} if "module.queue" in missing else set(missing)
+    message = refusal_by_model(moco, without(checkpoint, parts), tmp_path)
+    for part, name in PARTS.items():
+        assert (f"{name}" in message) == (part in parts), part
+    assert "config" not in message
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"state": {}}, {"state": {}, "param_groups": []}])
+def test_optimizer_without_buffers_is_incomplete(moco, checkpoint, tmp_path, optimizer):
+    checkpoint["optimizer"] = optimizer
+    message = refusal_by_model(moco, checkpoint, tmp_path)
+    assert "missing: the momentum buffers in 'optimizer'. A run continues" in message
+
+
+def test_other_file_cannot_become_a_run(checkpoint, photos, tmp_path):
+    """A backbone alone has no head, and other methods have other encoders."""
+    tensors = {
+        key.removeprefix(Q): tensor
+        for key, tensor in checkpoint["state_dict"].items()
+        if key.startswith(Q)
+    }
+    path = saved(tensors, tmp_path)
+    message = in_process.run_mistake(*importing(path, tmp_path / "run", photos))
+    assert f"{path} cannot become a run: no key starts with '{Q}'" in message
+    assert "config" not in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "key", ["module.queue", f"{Q}conv1.weight", f"{K}bn1.running_var", "optimizer state 3"]
+)
+def test_number_that_is_not_finite_is_named(moco, checkpoint, tmp_path, key, value):
+    if key.startswith("optimizer"):
+        tensor = checkpoint["optimizer"]["state"][3]["momentum_buffer"]
+    else:
+        tensor = checkpoint["state_dict"][key]
+    tensor.view(-1)[-1] = value
+    message = refusal_by_model(moco, checkpoint, tmp_path)
+    assert f"the key '{key}' holds NaN or infinity" in message
 
 
 @pytest.mark.parametrize(
@@ -231,7 +297,7 @@ def test_existing_files_are_left_alone(good_file, photos, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out.pth"
     out.write_bytes(b"mine")
     checkpoint = pytorch_files.read(good_file)
-    initialize = functools.partial(pytorch.from_checkpoint, checkpoint=checkpoint)
+    initialize = functools.partial(from_checkpoint, checkpoint=checkpoint)
     config = small_config(f"folder:{photos}")
     start_from(initialize, config, str(workdir))
     before = contents(tmp_path)

@@ -1,5 +1,6 @@
 """Checkpoints of the reference implementation that PyTorch trains, imported and exported again."""
 
+import copy
 import itertools
 import shutil
 
@@ -12,23 +13,25 @@ from tests import in_process
 from tests.export.backbones import assert_close, photographs
 from tests.export.checkpoints import (
     BATCH,
-    KEYS,
     RATE,
     SCRIPT,
     STEPS,
-    assert_identical,
     assert_same_checkpoint,
     build_torch,
+    is_key_parameter,
     momentum,
     normalized,
     reference,
     run_flags,
     saved,
     torch_features,
+    train_reference,
 )
 from tests.pytorch import torch
 
 pytestmark = pytest.mark.torch
+
+M = 0.99  # Momentum of the key encoder.
 
 # PyTorch's names of our variables and layers.
 PARTS = {
@@ -57,23 +60,10 @@ for stage, block in itertools.product((1, 2, 3, 4), (1, 2)):
 
 
 def step(model, optimizer, seed):
-    """Take a training step of MoCo on random images."""
-    moco = model["module"].train()
+    """Take a training step of the reference on random images."""
     generator = torch.Generator().manual_seed(seed)
     images_q, images_k = torch.randn(2, BATCH, 3, 32, 32, generator=generator)
-    pairs = zip(moco.encoder_q.parameters(), moco.encoder_k.parameters(), strict=True)
-    with torch.no_grad():
-        for parameter_q, parameter_k in pairs:
-            parameter_k.lerp_(parameter_q, 0.01)
-        k = torch.nn.functional.normalize(moco.encoder_k(images_k))
-    q = torch.nn.functional.normalize(moco.encoder_q(images_q))
-    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ moco.queue], 1) / 0.07
-    optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(logits, torch.zeros(BATCH, dtype=torch.long)).backward()
-    optimizer.step()
-    first = int(moco.queue_ptr)
-    moco.queue[:, first : first + BATCH] = k.T
-    moco.queue_ptr[0] = (first + BATCH) % KEYS
+    train_reference(model, optimizer, images_q, images_k, M)
 
 
 def in_torch_format(encoder, head, values=None):
@@ -118,6 +108,7 @@ class Imported:
             f"--config.head={head}",
             "--config.schedule=step",
             f"--config.learning_rate={RATE}",
+            f"--config.momentum={M}",
             "--config.scale_learning_rate=False",
             "--config.checkpoint_every=100",
         )
@@ -146,8 +137,18 @@ def imported(request, photos, tmp_path_factory):
     shutil.rmtree(folder)  # Hundreds of megabytes.
 
 
+def at_the_end_of_a_step(tensors):
+    """Return a state dict of the reference with the momentum update of its next step."""
+    tensors = dict(tensors)
+    for key in filter(is_key_parameter, tensors):
+        theta_q = tensors[key.replace("encoder_k", "encoder_q")].double()
+        tensors[key] = (M * tensors[key].double() + (1 - M) * theta_q).float()
+    return tensors
+
+
 def test_imported_run_holds_every_value_of_the_reference(imported):
-    moco, expected = imported.moco, imported.checkpoint["state_dict"]
+    moco = imported.moco
+    expected = at_the_end_of_a_step(imported.checkpoint["state_dict"])
     arrays = {
         "module.queue": moco.queue.keys.numpy().T,
         "module.queue_ptr": moco.queue.pointer.numpy()[np.newaxis],
@@ -158,7 +159,9 @@ def test_imported_run_holds_every_value_of_the_reference(imported):
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     assert arrays.keys() == expected.keys() - counters
     for key, array in arrays.items():
-        np.testing.assert_array_equal(array, expected[key].numpy(), err_msg=key)
+        np.testing.assert_allclose(
+            array, expected[key].numpy(), rtol=2.5e-7 * is_key_parameter(key), err_msg=key
+        )
 
     assert moco.queue.pointer.numpy() == 16
     assert {int(expected[key]) for key in counters} == {STEPS}
@@ -194,6 +197,9 @@ def test_imported_encoders_compute_the_same_as_in_torch(imported):
     features = load_backbone(str(imported.workdir))(images, training=False)
     assert_close(features, torch_features(theirs.encoder_q, images))
     x = normalized(images)
+    theirs = copy.deepcopy(imported.model).eval()
+    theirs.load_state_dict(at_the_end_of_a_step(theirs.state_dict()))
+    theirs = theirs["module"]
     for ours, encoder in (
         (moco.query_encoder, theirs.encoder_q),
         (moco.key_encoder, theirs.encoder_k),
@@ -217,8 +223,11 @@ def test_torch_continues_from_the_written_checkpoint_as_from_its_own(imported):
         optimizer.param_groups[0]["lr"] = RATE
         step(model, optimizer, seed=STEPS)
         states.append((model.state_dict(), momentum({"optimizer": optimizer.state_dict()})))
-    for expected, actual in zip(*states, strict=True):
-        assert_identical(actual, expected)
+    (expected, expected_momentum), (actual, actual_momentum) = states
+    for key, tensor in expected.items():  # The two differ by the rounding of the key encoder.
+        torch.testing.assert_close(actual[key], tensor, rtol=1e-4, atol=1e-5, msg=key)
+    for index, tensor in expected_momentum.items():
+        torch.testing.assert_close(actual_momentum[index], tensor, rtol=1e-3, atol=1e-4)
     kernel = "module.encoder_q.conv1.weight"
     assert (states[0][0][kernel] != imported.checkpoint["state_dict"][kernel]).any()
 
