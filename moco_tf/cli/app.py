@@ -11,7 +11,6 @@ import difflib
 import io
 import os
 import re
-import runpy
 import sys
 import tempfile
 import traceback
@@ -22,7 +21,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-import moco_tf.configs
+from moco_tf.cli.config_file import ConfigFileParser, last_line
 from moco_tf.cli.formats import in_commands
 from moco_tf.cli.help import help_text
 from moco_tf.errors import UserError
@@ -122,7 +121,7 @@ def define_config_flag(
     config_flags.DEFINE_config_file(
         "config", help_string=help, flag_values=values, sys_argv=["", *arguments]
     )
-    values["config"].parser = _ConfigFileParser()
+    values["config"].parser = ConfigFileParser()
     if default is not None:
         values.set_default("config", default)
 
@@ -175,55 +174,6 @@ def make_strategy(values: flags.FlagValues) -> Any:
             raise UserError(f"--virtual_devices={devices}: must be 1 or greater")
         distribution.split_cpu(devices)
     return distribution.make_strategy(name, values.tpu)
-
-
-class _ConfigFileParser(flags.ArgumentParser):
-    """Loads a config file, and says where a mistake in it is."""
-
-    def parse(self, path: str) -> ml_collections.ConfigDict:
-        located = _locate_config(expand(path, "--config"))
-        if not os.path.exists(located):
-            installed = ", ".join(f"configs/{name}" for name in _installed_configs())
-            raise UserError(f"--config={path}: there is no such file; installed are {installed}")
-        try:
-            module = runpy.run_path(located)
-            if "get_config" not in module:
-                raise UserError(f"--config={path}: the file defines no function get_config()")
-            config = module["get_config"]()
-        except UserError:
-            raise
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"--config={path} cannot be loaded: {_last_line(error)}") from error
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            lines = [frame.lineno for frame in frames if frame.filename == located]
-            place = f"line {lines[-1]}: " if lines else ""
-            raise UserError(
-                f"--config={path} cannot be loaded: {place}{type(error).__name__}: "
-                f"{_last_line(error)}"
-            ) from error
-        if not isinstance(config, ml_collections.ConfigDict):
-            raise UserError(
-                f"--config={path}: get_config() returns {type(config).__name__}, not a "
-                "ml_collections.ConfigDict such as moco_tf.default_config() returns"
-            )
-        return config.lock()
-
-    def flag_type(self) -> str:
-        return "config file"
-
-
-def _locate_config(path: str) -> str:
-    folder, name = os.path.split(path)
-    if not os.path.exists(path) and folder == "configs" and name in _installed_configs():
-        # A checkout has them in configs/, and an installed package in moco_tf/configs/.
-        return os.path.join(os.path.dirname(moco_tf.configs.__file__), name)
-    return path
-
-
-def _installed_configs() -> list[str]:
-    names = os.listdir(os.path.dirname(moco_tf.configs.__file__))
-    return sorted(name for name in names if name.endswith(".py") and name != "__init__.py")
 
 
 def _define_flags(command: Command, values: flags.FlagValues, arguments: list[str]) -> None:
@@ -295,7 +245,7 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
         ) from error
     except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
         overrides = [a for a in arguments if a.startswith("--config")]
-        raise UserError(f"{' '.join(overrides)}: {_last_line(error)}") from error
+        raise UserError(f"{' '.join(overrides)}: {last_line(error)}") from error
 
 
 def _plain(message: str) -> str:
@@ -334,11 +284,6 @@ def _escape_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
-
-
 def _start_tensorflow() -> None:
     """Import TensorFlow without the messages that it prints while it starts.
 
@@ -355,7 +300,7 @@ def _start_tensorflow() -> None:
         os.dup2(held_back.fileno(), 2)
         try:
             import tensorflow as tf
-        except BaseException:
+        except Exception:
             held_back.seek(0)
             os.write(terminal, held_back.read())
             raise

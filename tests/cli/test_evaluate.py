@@ -91,7 +91,10 @@ def test_knn_of_backbone_and_head(image_folder, workdir, name):
     flags = ["--features=head"] if name == "knn_head" else []
     load = loading.load_encoder if flags else loading.load_backbone
     output = in_process.run("evaluate.py", "--protocol=knn", "--k=3", *flags, workdir=workdir)
-    assert output.startswith(f"{name} of ")
+    lines = output.splitlines()
+    assert lines[0] == f"folder:{image_folder}: 100 images in 2 classes: left, right"
+    assert lines[1].startswith("pre-training uses 100 of them; an evaluation trains on ")
+    assert lines[2].startswith(f"{name} of ")
     result = json.loads((workdir / "eval" / f"{name}.json").read_text())
 
     source = sources.load(f"folder:{image_folder}")

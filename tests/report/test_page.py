@@ -107,6 +107,15 @@ def test_hostile_names_are_escaped():
 
 
 @browser.needs_browser
+def test_path_that_is_not_utf8_is_shown_with_escapes():
+    run_evidence = evidence()
+    run_evidence.config.data.source = "folder:caf\udce9\n\x1b[31m"
+    html = page.render(contents(run_evidence))
+    html.encode()
+    assert r"folder:caf\xe9\n\x1b[31m" in html
+    assert "\x1b" not in html
+
+
 def test_browser_reports_errors_and_policy_violations(tmp_path):
     html = page.render(contents()).replace("plotMap();", "plotMap(); nothing.at = all;")
     html = html.replace("</header>", '</header><img src="https://example.com/image.png">')

@@ -129,8 +129,12 @@ def require_outside(name: str, path: str) -> None:
 
 
 def _is_run(directory: str) -> bool:
-    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
-    # tf.io.gfile lists local folders without a slash.
+    """Return whether a directory, which may not exist yet, is a run directory."""
+    is_local = "://" not in directory
+    try:
+        names = os.listdir(directory) if is_local else tf.io.gfile.listdir(directory)
+    except (tf.errors.OpError, OSError):
+        return False
     return is_run_directory({*names, *(f"{name}/" for name in names)})
 
 

@@ -111,6 +111,7 @@ def _parts(name: str, folder: str, examples: Mapping[Group, str]) -> dict[str, s
     folders = sorted({first for first, _ in examples if first is not None})
     part_folders = [first for first in folders if part_of(first)]
     if not part_folders:
+        _require_no_deeper_parts(name, folder, examples)
         return {}
     names = _listed_folders(part_folders)
     mixed = f"data source '{name}': '{folder}' has the part {names}"
@@ -142,6 +143,23 @@ def _parts(name: str, folder: str, examples: Mapping[Group, str]) -> dict[str, s
             f"folder:{folder.rstrip('/')}/{printable(part_folders[0])} for the images of one part"
         )
     return {part: parts[part] for part in (TRAIN, UNLABELED, VALIDATION, TEST) if part in parts}
+
+
+def _require_no_deeper_parts(name: str, folder: str, examples: Mapping[Group, str]) -> None:
+    """Raise a `UserError` if a folder of the first level is a data set with parts itself."""
+    subfolders: dict[str, set[str | None]] = {}
+    for first, second in examples:
+        if first is not None:
+            subfolders.setdefault(first, set()).add(second)
+    for first, seconds in sorted(subfolders.items()):
+        parts = {second and part_of(second) for second in seconds}
+        if None not in parts and TRAIN in parts and len(parts) > 1:
+            names = _listed_folders(sorted(second for second in seconds if second))
+            path = f"{folder.rstrip('/')}/{printable(first)}"
+            raise UserError(
+                f"data source '{name}': the parts {names} are one level deeper, in {path}: use "
+                f"folder:{path}"
+            )
 
 
 def _class_names(

@@ -68,19 +68,15 @@ class Source:
             labels = "" if self.found else " with labels"
         else:
             labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
-        counts = [len(indices) for indices in (self.pretrain, self.train, self.test)]
-        pretrain, train, test = (
-            f"{count:,}" + (f" ({name})" if name else "")
-            for count, name in zip(counts, self.part_names, strict=True)
-        )
+        pretrain, train, test = (f" ({name})" if name else "" for name in self.part_names)
         # The indices are sorted, so this is whether the test images are among those.
         is_held_out = np.isin(self.test[:1], self.pretrain).any()
         held_out = " held-out images, which pre-training sees too" if is_held_out else ""
         images = "image" if self.size == 1 else "images"
         lines = [
             f"{self.name}: {self.size:,} {images}{' ' * bool(self.found)}{self.found}{labels}",
-            f"pre-training uses {pretrain} of them; an evaluation trains on {train} and tests on "
-            f"{test}{held_out}",
+            f"pre-training uses {len(self.pretrain):,} of them{pretrain}; an evaluation trains on "
+            f"{len(self.train):,}{train} and tests on {len(self.test):,}{test}{held_out}",
             *self.notes,
         ]
         return "\n".join(lines)

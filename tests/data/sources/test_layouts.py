@@ -85,7 +85,7 @@ def test_unlabeled_images_are_for_pre_training_only(tmp_path, unlabeled):
     )
     assert [train, test] == [within("train"), within("test")]
     assert sorted(label_names(source, tmp_path)) == sorted(within("train", "test"))
-    assert f"pre-training uses 4 (train/, {unlabeled}/) of them" in source.summary
+    assert f"pre-training uses 4 of them (train/, {unlabeled}/)" in source.summary
 
 
 def test_train_alone_holds_out_a_fifth(tmp_path):
@@ -133,6 +133,7 @@ def test_unlabeled_and_test(tmp_path):
         ([*within("train", "val", "dev")], ["dev/ and val/", "merge"]),
         ([*within("Train", "train", "test")], ["Train/ and train/"]),
         ([*within("val", "test")], ["test/, val/", "no train/", "folder:{}/test"]),
+        (within("imagenet/train", "imagenet/val"), ["train/, val/", "use folder:{}/imagenet"]),
         ([*within("test")], ["test/", "no train/ or unlabeled/", "folder:{}/test"]),
     ],
 )
@@ -145,6 +146,12 @@ def test_mixtures_are_refused_in_one_line(tmp_path, paths, named):
     assert "\n" not in message
     for part in named:
         assert part.format(tmp_path) in message
+
+
+def test_class_folders_may_have_a_subfolder_that_is_named_as_a_part(tmp_path):
+    write(tmp_path, "vehicles/boat/a.png", "vehicles/train/b.png", "pets/cat/c.png")
+    write(tmp_path, "pets/test/d.png")
+    assert load(tmp_path).class_names == ["pets", "vehicles"]
 
 
 def test_folders_without_images_are_no_mixture(tmp_path):

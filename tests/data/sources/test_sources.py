@@ -56,3 +56,23 @@ def test_options_of_a_config_are_the_arguments_of_load():
     parameters = inspect.signature(sources.load).parameters
     defaults = {name: parameters[name].default for name in list(parameters)[1:]}
     assert sources.options(default_config()) == defaults
+
+
+def test_summary_loads_no_labels():
+    def load_labels():
+        raise AssertionError
+
+    assert make_source(load_labels).summary.splitlines() == [
+        "name: 2 images with labels",
+        "pre-training uses 2 of them; an evaluation trains on 2 and tests on 2 held-out images, "
+        "which pre-training sees too",
+    ]
+    assert make_source(None).summary.startswith("name: 2 images; no labels\n")
+
+
+def test_summary_of_a_source_with_a_test_part():
+    summary = sources.load("photos").summary
+    assert summary.splitlines() == [
+        "photos: 9,934 images with labels",
+        "pre-training uses 8,116 of them; an evaluation trains on 8,116 and tests on 1,818",
+    ]
