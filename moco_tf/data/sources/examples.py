@@ -15,6 +15,7 @@ from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.errors import UserError
+from moco_tf.names import printable
 
 LABEL_BATCH_SIZE = 1024
 LABEL_BUFFER_BYTES = 8 << 20
@@ -35,6 +36,7 @@ def make_source(
     image_feature: str,
     label_feature: str | None,
     class_names: list[str] | None = None,
+    part_names: tuple[str, str, str] = ("", "", ""),
 ) -> Source:
     """Return the source of records that each hold an encoded image or a raw array.
 
@@ -52,6 +54,7 @@ def make_source(
         label_feature: int64 feature that holds the label; None for no labels.
         class_names: Names of the labels, counted from 0. If None, the distinct labels, in ascending
             order, are the classes.
+        part_names: As in `Source`.
 
     Returns:
         The source. Its labels are read when they are first used.
@@ -63,7 +66,10 @@ def make_source(
     load_labels = None
     if label_feature is not None:
         # Cached here, so that copies made by dataclasses.replace share the pass over the records.
-        load_labels = functools.cache(lambda: read_labels(records, label_feature, class_names))
+        labeled = np.union1d(train, test)
+        load_labels = functools.cache(
+            lambda: read_labels(records, label_feature, class_names, labeled)
+        )
     read_record = records.reader()
     parse = _raw_parser(image_feature, raw_channels) if raw_channels else _parser(image_feature)
     return Source(
@@ -76,6 +82,7 @@ def make_source(
         test=test,
         load_labels=load_labels,
         channels=raw_channels or 3,
+        part_names=part_names,
     )
 
 
@@ -155,7 +162,10 @@ def _raw_channels(name: str, records: Records, image_feature: str) -> int | None
 
 
 def read_labels(
-    records: Records, label_feature: str, class_names: list[str] | None = None
+    records: Records,
+    label_feature: str,
+    class_names: list[str] | None = None,
+    labeled: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Read the labels of all records in one pass, with a progress bar on a terminal.
 
@@ -164,13 +174,15 @@ def read_labels(
         label_feature: int64 feature that holds the label.
         class_names: Names of the labels, counted from 0. If None, the distinct labels, in ascending
             order, are the classes.
+        labeled: Indices of the records whose labels are needed; by default all.
 
     Returns:
-        The labels, int32 `[N]`, with -1 for a record that cannot be read; and the class names.
+        The labels, int32 `[N]`, with -1 for a record that cannot be read or whose label is not
+        needed; and the class names.
 
     Raises:
-        UserError: If a file can no longer be read, or a readable record has no label or one without
-            a class name.
+        UserError: If a file can no longer be read, or a readable record whose label is needed has
+            none, or one without a class name.
     """
     spec = {label_feature: tf.io.FixedLenFeature([], tf.int64, UNKNOWN)}
     try:
@@ -188,11 +200,15 @@ def read_labels(
         raise UserError(
             f"the labels in {records.paths[0]} or in the files beside it cannot be read: {error}"
         ) from error
-    is_valid = values != UNKNOWN
+    is_needed = np.ones(records.size, bool)
+    if labeled is not None:
+        is_needed[:] = False
+        is_needed[labeled] = True
+    is_valid = is_needed & (values != UNKNOWN)
     if class_names is not None:
         is_valid &= (values >= 0) & (values < len(class_names))
     read_record = records.reader()
-    for index in np.flatnonzero(~is_valid).tolist():
+    for index in np.flatnonzero(is_needed & ~is_valid).tolist():
         example = _read_example(read_record, index)
         if example is not None:
             expected = f"from 0 to {len(class_names) - 1}" if class_names else "that is an integer"
@@ -203,7 +219,7 @@ def read_labels(
     labels = np.full(records.size, -1, np.int32)
     if class_names is not None:
         labels[is_valid] = values[is_valid]
-        return labels, class_names
+        return labels, [printable(class_name) for class_name in class_names]
     classes, labels[is_valid] = np.unique(values[is_valid], return_inverse=True)
     return labels, [str(label) for label in classes]
 

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.errors import UserError
+from moco_tf.names import printable
 
 HEADER = struct.Struct("<QI")  # The length of the payload, and the checksum of the length.
 FRAME_BYTES = 16  # Bytes around a payload.
@@ -61,7 +62,7 @@ class Records:
     def describe(self, index: int) -> str:
         """Return a description of a record for messages: its number and its file."""
         files, numbers = self.locate(np.array([index]))
-        return f"record {numbers[0]} of {self.paths[files[0]]}"
+        return f"record {numbers[0]} of {printable(self.paths[files[0]])}"
 
     def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return a function from an index, an int64 scalar, to the payload, a string scalar.

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import itertools
+import os
 import zlib
 
 import numpy as np
@@ -203,12 +204,63 @@ def test_file_names_decide_the_split(tmp_path, prefix):
     assert all("train-0" in source.describe(index) for index in source.train)
 
 
+@pytest.mark.parametrize(
+    ("names", "pretrain", "train", "test", "found"),
+    [
+        (["train-0", "val-0", "test-0"], "train-0", "train-0", "val-0", "(val, not test)"),
+        (["mnist-train.tfrecord-0", "mnist-test.tfrecord-0"], "train", "train", "test", "(test)"),
+        (["Training_0", "Testing_0"], "Training", "Training", "Testing", "2 (train) and"),
+        (["train-0", "train-1", "dev-0"], "train", "train", "dev", "(val)"),
+        (["unlabeled-0", "test-0"], "unlabeled", "unlabeled", "test", "(unlabeled)"),
+    ],
+)
+def test_words_in_file_names_decide_the_split(tmp_path, names, pretrain, train, test, found):
+    for name in names:
+        write_records(tmp_path / name, [labeled_example(n, n) for n in range(2)])
+    source = load(tmp_path / "*")
+    for indices, part in ((source.pretrain, pretrain), (source.train, train), (source.test, test)):
+        expected = [i for i in range(source.size) if part in source.describe(i).split("/")[-1]]
+        assert indices.tolist() == expected
+        assert len(indices) >= 2
+    assert found in source.summary
+
+
+def test_unlabeled_files_need_no_labels(tmp_path):
+    write_records(tmp_path / "train-0", [labeled_example(n, 3 + n) for n in range(2)])
+    write_records(tmp_path / "test-0", [labeled_example(n, 3 + n) for n in range(2)])
+    unlabeled = [example(image__encoded=png(1)[1]), labeled_example(2, -1)]
+    write_records(tmp_path / "unlabeled-0", unlabeled)
+    source = load(tmp_path / "*")
+    assert source.pretrain.tolist() == [2, 3, 4, 5]
+    assert [source.train.tolist(), source.test.tolist()] == [[2, 3], [0, 1]]
+    assert source.class_names == ["3", "4"]
+    assert source.labels.tolist() == [0, 1, 0, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train-0", "test-0", "more"], "mixes .*such as .*test-0, with others, such as .*more:"),
+        (["val-0", "test-0"], "for validation and for testing, but none for training"),
+        ([b"caf\xe9-0"], r"not encoded in UTF-8 \(.*caf\\xe9-0\)"),
+    ],
+)
+def test_files_whose_use_is_unclear_are_refused(tmp_path, names, message):
+    write_records(tmp_path / "file", [labeled_example(0, 0)])
+    contents = (tmp_path / "file").read_bytes()
+    (tmp_path / "file").unlink()
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(contents)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "*")
+
+
 def write_many(folder, name, count):
     """Write records whose images are never read."""
     return write_records(folder / name, [example(image__encoded=b"any") for _ in range(count)])
 
 
-@pytest.mark.parametrize("names", [("train-0", "train-1"), ("train-0", "test-0", "more"), ("a",)])
+@pytest.mark.parametrize("names", [("train-0", "train-1"), ("val-0",), ("a", "b"), ("train_val",)])
 def test_a_fifth_is_held_out_if_the_names_decide_nothing(tmp_path, names):
     for name in names:
         write_many(tmp_path, name, 3000 // len(names))
