@@ -35,3 +35,15 @@ def code(name: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def text(value: str) -> str:
+    r"""Return text on one line, in which nothing is Markdown or HTML.
+
+    Example:
+        >>> print(text("*<b>[a](b)"))
+        \*&lt;b>\[a\](b)
+    """
+    escaped = printable(value).replace("&", "&amp;").replace("<", "&lt;")
+    # A `|` ends a cell only in a table, which escapes it. `_` has no effect within a word.
+    return re.sub(r"[\\`*\[\]~]", r"\\\g<0>", escaped)

@@ -14,7 +14,7 @@ from moco_tf import encoders, run_directory, run_summary
 from moco_tf.backbones.saving import CARD
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.errors import UserError
-from moco_tf.markdown import code, table
+from moco_tf.markdown import code, table, text
 
 UNKNOWN = "The training data and the recipe are not known."
 NO_RESULTS = "No results are known."
@@ -111,8 +111,8 @@ def _history(origin: Origin | None) -> tuple[str, str]:
         return f"{loaded_from}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
     with tf.io.gfile.GFile(card) as file:
         sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", file.read(), re.MULTILINE))
-    training = sections.get("Training", UNKNOWN).strip()
-    evaluation = sections.get("Evaluation", NO_RESULTS).strip()
+    training = _without_html(sections.get("Training", UNKNOWN).strip())
+    evaluation = _without_html(sections.get("Evaluation", NO_RESULTS).strip())
     return (
         f"{loaded_from}, a SavedModel, whose model card says:\n\n{training}",
         f"{evaluation}\n\n{results}",
@@ -135,7 +135,7 @@ def _history_of_run(workdir: str) -> tuple[str, str]:
     )
     if differences := run_summary.differing_settings(config):
         rows = [
-            (f"`{key}`", json.dumps(value), json.dumps(paper_value))
+            (code(key), code(json.dumps(value)), code(json.dumps(paper_value)))
             for key, (value, paper_value) in differences.items()
         ]
         header = ["setting", "this run", "paper (MoCo v1, ImageNet)"]
@@ -144,8 +144,15 @@ def _history_of_run(workdir: str) -> tuple[str, str]:
         training += "\n\nAll settings are the paper's."
     evaluation = _results(workdir) or NO_RESULTS
     if metrics:
-        evaluation += f"\n\nLast line of `metrics.jsonl`: {_numbers(metrics[-1])}."
+        evaluation += f"\n\nLast line of `metrics.jsonl`: {text(_numbers(metrics[-1]))}."
     return training, evaluation
+
+
+def _without_html(markdown: str) -> str:
+    """Return the Markdown of another card, in which no `<` outside of code starts a tag."""
+    # From left to right: what a backslash escapes, code on one line, and the rest.
+    parts = r"\\.|(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|<"
+    return re.sub(parts, lambda match: "&lt;" if match[0] == "<" else match[0], markdown)
 
 
 def _results(directory: str) -> str:
@@ -158,8 +165,8 @@ def _results(directory: str) -> str:
             with tf.io.gfile.GFile(path) as file:
                 result = json.loads(file.read())
             if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
-                data = code(str(result["data"]))
-                lines.append(f"- `{result['protocol']}` on {data}: {_describe_result(result)}")
+                protocol, data = code(str(result["protocol"])), code(str(result["data"]))
+                lines.append(f"- {protocol} on {data}: {text(_describe_result(result))}")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not the result of an evaluation: delete the file"

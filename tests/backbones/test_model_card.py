@@ -1,9 +1,12 @@
 """The model card of an export, compared with the files that it describes."""
 
+import html
 import json
+import re
 import shutil
 
 import pytest
+from markdown_it import MarkdownIt
 
 import moco_tf
 from moco_tf import encoders, load_backbone, run_directory
@@ -70,8 +73,8 @@ def test_card_lists_the_settings_that_differ_from_the_paper(card, workdir):
     num_images = run_directory.read_num_images(str(workdir))
     assert f"{num_images:,} of `{config.data.source}`, views of {config.image_size} px" in text
     rows = {row.split(" | ")[0]: row for row in text.splitlines() if row.startswith("| `")}
-    assert rows["| `encoder`"] == '| `encoder` | "resnet8" | "resnet50" |'
-    assert rows["| `queue_size`"] == f"| `queue_size` | {config.queue_size} | 65536 |"
+    assert rows["| `encoder`"] == '| `encoder` | `"resnet8"` | `"resnet50"` |'
+    assert rows["| `queue_size`"] == f"| `queue_size` | `{config.queue_size}` | `65536` |"
     # Settings with the paper's value, and settings that the paper does not state, are left out.
     assert not {"| `weight_decay`", "| `seed`", "| `data.source`"} & rows.keys()
 
@@ -132,3 +135,43 @@ def test_damaged_result_is_refused_with_its_path(workdir, text):
     with pytest.raises(UserError, match="eval/other.json is not the result of an evaluation"):
         model_card(backbone, FORMAT, Origin("workdir", str(workdir)))
     path.unlink()
+
+
+HOSTILE = "`|</td><script>alert(1)</script>\n## License\nMIT *[x](y)*"
+ESCAPED = HOSTILE.replace("\n", r"\n")
+
+
+def tags_and_headings(card):
+    page = MarkdownIt("commonmark").enable("table").render(card)
+    return set(re.findall(r"<(\w+)", page)), re.findall("<h2>(.*)</h2>", page), html.unescape(page)
+
+
+def test_nothing_from_outside_is_markdown_or_html(workdir, tmp_path):
+    hostile = shutil.copytree(workdir, tmp_path / HOSTILE.replace("/", "|"))
+    config = json.loads((hostile / "config.json").read_text())
+    config["data"]["source"] = f"folder:{HOSTILE}"
+    (hostile / "config.json").write_text(json.dumps(config))
+    result = {"protocol": HOSTILE, "data": HOSTILE, "rows": [{"initialisation": HOSTILE, "ap": 1}]}
+    (hostile / "eval" / "hostile.json").write_text(json.dumps(result))
+    (hostile / "metrics.jsonl").write_text(json.dumps({"step": 1, HOSTILE: 2}) + "\n")
+    backbone = encoders.build("resnet8", stem="small")
+
+    plain = model_card(backbone, FORMAT, Origin("workdir", str(workdir)))
+    expected_tags, expected_headings, _ = tags_and_headings(plain)
+    assert expected_headings == ["Training", "Evaluation", "License"]
+    card = model_card(backbone, FORMAT, Origin("workdir", str(hostile)))
+    tags, headings, page = tags_and_headings(card)
+    assert (tags, headings) == (expected_tags, expected_headings)
+    # The data source, the protocol, its data, the initialization and the metric; and the path.
+    assert page.count(ESCAPED) == 5
+    assert page.count(ESCAPED.replace("/", "|")) == 1
+
+    # A card is repeated in that of the SavedModel's export, and may be edited or hostile itself.
+    hostile_model = tmp_path / "saved_model"
+    hostile_model.mkdir()
+    for added in ("", "\n<script>alert(1)</script>", "\n\\`<script>`"):
+        text = card.replace("## Evaluation", f"{added}\n## Evaluation")
+        (hostile_model / "README.md").write_text(text)
+        repeated = model_card(backbone, FORMAT, Origin("saved_model", str(hostile_model)))
+        tags, headings, _ = tags_and_headings(repeated)
+        assert (tags, headings) == (expected_tags, expected_headings)
