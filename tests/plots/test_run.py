@@ -151,7 +151,7 @@ def test_curves_state_the_chance_level_of_each_mechanism(
     tmp_path, figures, mechanism, queue_size, formula, num_keys
 ):
     config = default_config()
-    config.update({"mechanism": mechanism, "queue_size": queue_size})
+    config.update({"mechanism": mechanism, "queue_size": queue_size, "data": {"source": "photos"}})
     run_directory.open_for_training(str(tmp_path), config, 1000)
     run.plot_curves(str(tmp_path))
     loss, accuracy, _ = figures[0].axes
@@ -162,7 +162,9 @@ def test_curves_state_the_chance_level_of_each_mechanism(
 
 
 def test_curves_are_those_of_the_metrics(tmp_path, figures):
-    run_directory.open_for_training(str(tmp_path), default_config(), 1000)
+    config = default_config()
+    config.data.source = "photos"
+    run_directory.open_for_training(str(tmp_path), config, 1000)
     lines = [
         {"step": 1, "loss": 8.0, "contrastive_top1": 0.1, "contrastive_top5": 0.2},
         {"step": 1, "knn_top1": 0.3},
