@@ -60,7 +60,12 @@ PROTOCOL_comparison.json. The report is DIR/report.html.
 TRANSFER = ("detection", "segmentation")
 PROTOCOLS = ("knn", "linear", "few-shot", "finetune", *TRANSFER, "report")
 # The protocols that each of these flags belongs to.
-MODES = {"cached": ("linear",), "features": ("knn",), "compare": ("finetune", *TRANSFER)}
+MODES = {
+    "cached": ("linear",),
+    "features": ("knn",),
+    "compare": ("finetune", *TRANSFER),
+    "skip_invalid": TRANSFER,
+}
 
 
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -118,6 +123,13 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "tfds_dir",
         None,
         "Directory of the data sets (tfds sources only). By default that of the run.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "skip_invalid",
+        False,
+        "Whether to leave out and count invalid annotations, and images that cannot be read, "
+        "instead of an error (detection and segmentation only).",
         flag_values=values,
     )
     flags.DEFINE_integer(

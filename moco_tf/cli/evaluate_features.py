@@ -14,7 +14,7 @@ from moco_tf.data import sources
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
-from moco_tf.evaluation import comparison, few_shot, protocols
+from moco_tf.evaluation import comparison, few_shot, protocols, unreadable
 from moco_tf.evaluation.settings import (
     FewShotSettings,
     FinetuneSettings,
@@ -35,6 +35,7 @@ def report(values: flags.FlagValues) -> None:
     directory = values.output_dir or directory
     _print_summary(source)
     if result := write_report(values.workdir, source, image_size, directory):
+        _print_unreadable(directory, result)
         titles = [TITLES[warning][0] for warning in result["warnings"]]
         print(
             f"report of {name} on {source.name}: warnings: {'; '.join(titles) or 'none'}; wrote "
@@ -91,6 +92,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         return
     result |= description
     written = [protocols.write_result(directory, result), *filter(None, [picture])]
+    _print_unreadable(directory, result)
     if values.protocol == "knn":
         # After the result, so that a picture that cannot be written does not cost it.
         feature_plots.plot_neighbors(picture, source, image_size, train, test)
@@ -98,6 +100,11 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         f"{protocol} of {name} on {source.name}: {protocols.summarize(result)}; "
         f"wrote {' and '.join(written)}"
     )
+
+
+def _print_unreadable(directory: str, result: dict[str, Any]) -> None:
+    for line in unreadable.report(directory, result):
+        print(line)
 
 
 def _picture(values: flags.FlagValues, protocol: str, directory: str) -> str:

@@ -9,8 +9,9 @@ from absl import flags
 from moco_tf import distribution, encoders, run_directory
 from moco_tf.cli import backbone_flags
 from moco_tf.data import boxes
+from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.errors import UserError
-from moco_tf.evaluation import protocols
+from moco_tf.evaluation import protocols, unreadable
 from moco_tf.evaluation.settings import Settings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, training, trials
 from moco_tf.export.keras_hub_preset import to_keras_hub
@@ -37,7 +38,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     config = run_directory.read_config(values.workdir) if values.workdir else values.config
     initializations, name, directory = _initializations(values)
     tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
-    images = boxes.load(values.data, task is segmentation.SEGMENTATION, tfds_dir)
+    images = _load_images(values, task is segmentation.SEGMENTATION, tfds_dir)
     directory = values.output_dir or directory
     description = {"backbone": name, "data": images.name, "image_size": image_size}
     if values.compare:
@@ -46,6 +47,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         )
         if distribution.is_chief():
             path = protocols.write_result(directory, result)
+            _print_unreadable(directory, result)
             print(trials.table(task, result["rows"]))
             print(f"{protocol} of {name} on {images.name}; wrote {path}")
         return
@@ -53,7 +55,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     result, predictions = trials.run(task, initialize, images, image_size, settings)
     if not distribution.is_chief():
         return
-    path = protocols.write_result(directory, {"protocol": protocol, **description, **result})
+    result = {"protocol": protocol, **description, **result}
+    path = protocols.write_result(directory, result)
+    _print_unreadable(directory, result)
     picture = os.path.join(directory, "eval", f"{protocol}.png")
     if task is detection.DETECTION:
         box_plots.plot_detections(picture, images, image_size, predictions)
@@ -64,6 +68,21 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         f"({result['num_train']} training and {result['num_test']} test images); "
         f"wrote {path} and {picture}"
     )
+
+
+def _load_images(values: flags.FlagValues, masks: bool, tfds_dir: str) -> AnnotatedImages:
+    images = boxes.load(values.data, masks, tfds_dir, values.skip_invalid)
+    # Without the flag, an image that cannot be read is an error when its turn comes.
+    if values.skip_invalid:
+        images = boxes.readable_only(images, "checking images")
+    if images.tally and distribution.is_chief():
+        print(f"{images.name}: {images.tally}")
+    return images
+
+
+def _print_unreadable(directory: str, result: dict[str, Any]) -> None:
+    for line in unreadable.report(directory, result):
+        print(line)
 
 
 def _require_extra(protocol: str) -> None:

@@ -1,15 +1,15 @@
-"""tf.data pipelines in which every batch depends only on the seed and on its position."""
+"""The tf.data pipeline of pre-training: two random views of each image."""
 
 import os
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
+from moco_tf.data.batching import shuffled, worker_share
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
-from moco_tf.data.views import central_view, random_view, view_draws
+from moco_tf.data.views import random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
 
@@ -95,7 +95,7 @@ class TwoViews:
             first = tf.where(epoch == first_epoch, steps_done, 0)
             last = tf.where(epoch == last_epoch, last_steps, self.steps_per_epoch)
             order = self.order(epoch)[first * self.batch_size : last * self.batch_size]
-            order = tf.reshape(_worker_share(order, self.batch_size, context), [-1, batch_size])
+            order = tf.reshape(worker_share(order, self.batch_size, context), [-1, batch_size])
             return tf.data.Dataset.from_tensor_slices(order).map(lambda indices: (epoch, indices))
 
         return without_tuning(
@@ -140,7 +140,7 @@ class TwoViews:
 
     def order(self, epoch: int | tf.Tensor) -> tf.Tensor:
         """Return the indices of the images in the order of an epoch, int64 `[M]`."""
-        return _shuffled(self._pretrain, self.seed, epoch)
+        return shuffled(self._pretrain, self.seed, epoch)
 
     def _views(
         self, epoch: tf.Tensor, index: tf.Tensor, read_index: tf.Tensor, image: tf.Tensor
@@ -218,184 +218,4 @@ def first_readable(source: Source) -> int:
     raise UserError(
         f"data source '{source.name}': none of its {source.size} images can be read: "
         "replace the files, which may be damaged or incomplete"
-    )
-
-
-def central_views(
-    source: Source,
-    indices: ArrayLike,
-    image_size: int,
-    batch_size: int,
-    context: tf.distribute.InputContext | None = None,
-) -> tf.data.Dataset:
-    """Return batches of the central views of images, which evaluations use.
-
-    Every batch is full, and every replica gets the same number of batches. A row that fills up a
-    batch or stands for an unreadable image has the index -1 and a black image.
-
-    Args:
-        source: Data source.
-        indices: Indices of the images, int64 `[M]`.
-        image_size: Side of the views in pixels.
-        batch_size: Batch size of one replica.
-        context: Input context of this worker if there are several. The dataset then consists of the
-            batches of its replicas, one after the other. None for one replica.
-
-    Returns:
-        Dataset of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
-    """
-    batches = worker_batches(indices, batch_size, context)
-    blank = (
-        tf.constant(-1, tf.int64),
-        tf.zeros([image_size, image_size, source.channels], tf.uint8),
-    )
-
-    def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _load_or_blank(
-            lambda index: (index, central_view(source.read(index), image_size)), index, blank
-        )
-
-    return _full_batches(tf.data.Dataset.from_tensor_slices(batches.ravel()), view, batch_size)
-
-
-def labeled_views(
-    source: Source,
-    indices: ArrayLike,
-    image_size: int,
-    crop_scale: tuple[float, float],
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    context: tf.distribute.InputContext | None = None,
-) -> tf.data.Dataset:
-    """Return batches of one random view of each image, with labels, epoch after epoch.
-
-    An epoch is a random order of all images. Every batch is full, and every replica gets the same
-    number of batches. A row that fills up the last batch of an epoch or stands for an unreadable
-    image has the label -1 and a black image.
-
-    Args:
-        source: Data source with labels.
-        indices: Indices of the images of an epoch, int64 `[M]`.
-        image_size: Side of the views in pixels.
-        crop_scale: Smallest and largest share of an image's area in a crop.
-        batch_size: Global batch size, a multiple of the number of replicas.
-        seed: Random seed. An epoch is a function of the seed and of its number.
-        epochs: Number of epochs.
-        context: Input context of this worker if there are several. The dataset then consists of its
-            replicas' shares of each batch, one after the other. None for whole batches.
-
-    Returns:
-        Dataset of `(labels, images)`, int32 `[n]` and uint8 `[n, size, size, C]`.
-    """
-    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-    with tf.device("CPU"):
-        # Arrays would be copied into every function that uses them, several times.
-        image_indices = tf.constant(indices, tf.int64)
-        labels = tf.constant(np.asarray(source.labels, np.int32))
-    blank = tf.constant(-1), tf.zeros([1, 1, source.channels], tf.uint8)
-
-    def rows_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = _shuffled(image_indices, seed, epoch)
-        order = tf.pad(order, [[0, -len(order) % batch_size]], constant_values=-1)
-        order = tf.reshape(_worker_share(order, batch_size, context), [-1])
-        return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
-
-    def view(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        label, image = _load_or_blank(
-            lambda index: (labels[index], source.read(index)), index, blank
-        )
-        image = tf.numpy_function(crop, [epoch, index, image], tf.uint8)
-        return label, tf.ensure_shape(image, [image_size, image_size, source.channels])
-
-    def crop(epoch: np.ndarray, index: np.ndarray, image: np.ndarray) -> np.ndarray:
-        draws, _ = view_draws(seed, int(epoch), max(int(index), 0))
-        return random_view(image, image_size, crop_scale, draws)
-
-    return _full_batches(
-        tf.data.Dataset.range(epochs).flat_map(rows_of_epoch),
-        view,
-        context.get_per_replica_batch_size(batch_size),
-    )
-
-
-def worker_batches(
-    indices: ArrayLike,
-    batch_size: int,
-    context: tf.distribute.InputContext | None = None,
-) -> np.ndarray:
-    """Split images into batches of all replicas, and return those of one worker.
-
-    The last batches are filled up with -1.
-
-    Args:
-        indices: Integers `[M]`.
-        batch_size: Batch size of one replica.
-        context: Input context of this worker if there are several. None for one replica.
-
-    Returns:
-        The batches of this worker's replicas, int64 `[steps, replicas, batch_size]`.
-
-    Example:
-        >>> worker_batches([5, 6, 7], batch_size=2).tolist()
-        [[[5, 6]], [[7, -1]]]
-    """
-    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-    rows = np.asarray(indices, np.int64)
-    missing = -len(rows) % (batch_size * context.num_replicas_in_sync)
-    rows = np.concatenate([rows, np.full(missing, -1)])
-    replicas = rows.reshape(-1, context.num_replicas_in_sync, batch_size)
-    return np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
-
-
-def _shuffled(indices: tf.Tensor, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
-    """Return indices, int64 `[M]`, in the random order of an epoch."""
-    draws = tf.random.stateless_uniform(
-        [len(indices)], seed_for("order", seed, epoch), alg="philox"
-    )
-    return tf.gather(indices, tf.argsort(draws, stable=True))
-
-
-def _worker_share(
-    order: tf.Tensor, batch_size: int, context: tf.distribute.InputContext
-) -> tf.Tensor:
-    """Return the part of each global batch that belongs to a worker.
-
-    Args:
-        order: Indices of whole global batches, `[steps * batch_size]`.
-        batch_size: Global batch size.
-        context: Input context of the worker. Its replicas are next to each other in a batch.
-
-    Returns:
-        `[steps, batch_size // workers]`.
-    """
-    workers = context.num_input_pipelines
-    return tf.reshape(order, [-1, workers, batch_size // workers])[:, context.input_pipeline_id]
-
-
-def _load_or_blank(
-    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
-    index: tf.Tensor,
-    blank: tuple[tf.Tensor, tf.Tensor],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `load(index)`, or `blank` if the index is -1 or the image cannot be read."""
-    return (
-        tf.data.Dataset.from_tensors(index)
-        .filter(lambda index: index >= 0)
-        .map(load)
-        .ignore_errors(log_warning=False)
-        .concatenate(tf.data.Dataset.from_tensors(blank))
-        .take(1)
-        .get_single_element()
-    )
-
-
-def _full_batches(
-    rows: tf.data.Dataset, view: Callable[..., tuple[tf.Tensor, tf.Tensor]], batch_size: int
-) -> tf.data.Dataset:
-    """Return the views of the rows of a dataset in full batches."""
-    return without_tuning(
-        rows.map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(2)
     )

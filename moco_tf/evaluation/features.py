@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf.data.pipeline import central_views
+from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import all_gather, is_chief
 from moco_tf.errors import UserError
@@ -26,12 +26,16 @@ class Features:
         indices: int64 `[M]`, the images of the source that the features belong to.
         labels: int32 `[M]`, in [0, `num_classes`), or None if the source has no labels.
         num_classes: Number of classes of the source; 0 if it has no labels.
+        unreadable: Names of the requested images that cannot be read, by their indices.
+        unreadable_classes: Names of the classes of which none of the requested images can be read.
     """
 
     features: np.ndarray
     indices: np.ndarray
     labels: np.ndarray | None
     num_classes: int = 0
+    unreadable: dict[int, str] = dataclasses.field(default_factory=dict)
+    unreadable_classes: list[str] = dataclasses.field(default_factory=list)
 
 
 def extract(
@@ -91,7 +95,14 @@ def extract(
             "files, which may be damaged or incomplete"
         )
     features = np.concatenate(feature_parts)
+    missing = np.setdiff1d(indices, readable)
+    unreadable = {int(index): source.describe(int(index)) for index in missing}
     labels, class_names = source.labels, source.class_names
     if labels is None or class_names is None:
-        return Features(features, readable, None)
-    return Features(features, readable, labels[readable], len(class_names))
+        return Features(features, readable, None, unreadable=unreadable)
+    # The label of a record that cannot be read is -1.
+    lost = np.setdiff1d(labels[missing], [*labels[readable], -1])
+    lost_classes = [class_names[label] for label in lost]
+    return Features(
+        features, readable, labels[readable], len(class_names), unreadable, lost_classes
+    )

@@ -23,19 +23,19 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf.data.pipeline import labeled_views
+from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief, num_replicas
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
-from moco_tf.evaluation import few_shot
+from moco_tf.evaluation import few_shot, unreadable
 from moco_tf.evaluation.features import Features, extract
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import (
     new_classifier,
-    on_all_replicas,
+    readable_counter,
     require_shareable,
     require_two_classes,
     training_step,
@@ -72,7 +72,8 @@ def fit(
         The backbone after training (`backbone` itself with `layers="head"`), the trained layer from
         features to class scores, and the results: a dict with `top1` and `top5`, in [0, 1], of the
         central views of the test images after the last epoch; `num_train` and `num_test`, the
-        numbers of images that can be read; and `curve`, a dict for each epoch with `epoch`,
+        numbers of images that can be read; the entries of
+        `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch with `epoch`,
         counted from 1, `top1`, `top5` and `loss`, the mean over the training images in nats.
 
     Raises:
@@ -89,13 +90,16 @@ def fit(
     forward = tf.function(lambda images: tuned(images))
     # Test features come first, so that unreadable test images are reported before the training.
     test = extract(forward, source, source.test, image_size, "test features")
+    unreadable_test, unreadable_classes = dict(test.unreadable), test.unreadable_classes
     layer = new_classifier(test.features.shape[1], test.num_classes, settings.seed)
     trained = _parameters(tuned, layer, settings)
     take_step = training_step(
         _loss(tuned, layer, settings),
         [(optimizer, variables) for optimizer, variables, _ in trained],
     )
-    count_readable = _readable_counter()
+    count_readable = readable_counter()
+    # The label of a record that cannot be read is -1, and it is never chosen.
+    unreadable_indices = set(source.train[train_labels < 0].tolist())
 
     batches = iter(
         tf.distribute.get_strategy().distribute_datasets_from_function(
@@ -127,7 +131,9 @@ def fit(
             losses, counts = [], []
             for _ in range(steps_per_epoch):
                 batch = next(batches)
-                counts.append(int(count_readable(batch)[0]))
+                count, unreadable_in_batch = count_readable(batch)
+                counts.append(count)
+                unreadable_indices |= unreadable_in_batch
                 # A batch without a readable image has no statistics to normalize by.
                 losses.append(float(take_step(batch)[0]) if counts[-1] else 0.0)
                 bar.update()
@@ -139,6 +145,7 @@ def fit(
                 )
             if settings.layers == "all":
                 test = extract(forward, source, test.indices, image_size)
+                unreadable_test |= test.unreadable
             accuracy = _accuracy(layer, test, losses, epoch, settings)
             loss = float(np.average(losses, weights=counts))
             curve.append({"epoch": epoch + 1, **accuracy, "loss": loss})
@@ -148,6 +155,11 @@ def fit(
         **accuracy,
         "num_train": num_seen // settings.epochs,
         "num_test": len(test.indices),
+        **unreadable.entries(
+            {index: source.describe(index) for index in unreadable_indices},
+            unreadable_test,
+            unreadable_classes,
+        ),
         "curve": curve,
     }
     return tuned, layer, result
@@ -195,13 +207,13 @@ def _parameters(
 
 def _loss(
     tuned: Any, layer: keras.layers.Dense, settings: FinetuneSettings
-) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Return the loss of `moco_tf.evaluation.supervised.training_step`."""
     # Whether the scores of an image depend on the other images of its batch.
     uses_batch_statistics = settings.layers == "all" and settings.batch_norm == "tuned"
     mode = {"training": True} if uses_batch_statistics else {}
 
-    def loss(labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def loss(_: tf.Tensor, labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Rows without an image must not count in BatchNormalization. With one replica they are
         # dropped. With several, a replica may have no other rows, and its convolutions would fail
         # on an empty batch.
@@ -217,16 +229,6 @@ def _loss(
         return tf.reduce_sum(weights * losses), tf.reduce_sum(weights)
 
     return loss
-
-
-def _readable_counter() -> Callable[[Any], tuple[tf.Tensor, ...]]:
-    """Return a function of a distributed batch that counts the images that could be read."""
-
-    def count(labels: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
-        readable = tf.reduce_sum(tf.cast(labels >= 0, tf.int32))
-        return [tf.distribute.get_replica_context().all_reduce("SUM", readable)]
-
-    return on_all_replicas(count, tf.distribute.get_strategy())
 
 
 def _accuracy(

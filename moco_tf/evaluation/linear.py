@@ -14,16 +14,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf.data.pipeline import labeled_views
+from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
+from moco_tf.evaluation import unreadable
 from moco_tf.evaluation.features import extract
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import (
     new_classifier,
+    readable_counter,
     require_shareable,
     require_two_classes,
     training_step,
@@ -52,8 +54,9 @@ def classify(
         settings: Settings of the training.
 
     Returns:
-        A dict with `top1` and `top5`, in [0, 1], of the central views of the test images, and with
-        `num_train` and `num_test`, the numbers of images that can be read.
+        A dict with `top1` and `top5`, in [0, 1], of the central views of the test images;
+        `num_train` and `num_test`, the numbers of images that can be read; and the entries of
+        `moco_tf.evaluation.unreadable.entries`.
 
     Raises:
         UserError: If the backbone has changed, no image can be read, or `fit` fails.
@@ -61,15 +64,16 @@ def classify(
     before = checksums(backbone)
     # Test features come first, so that unreadable test images are reported before the training.
     test = extract(backbone, source, source.test, image_size, "test features")
-    weights, bias, num_train = fit(
+    weights, bias, unreadable_train = fit(
         backbone, source, image_size, test.features.shape[1], test.num_classes, settings
     )
     require_unchanged(backbone, before)
     assert test.labels is not None
     return {
         **accuracies(test.features @ weights + bias, test.labels),
-        "num_train": num_train,
+        "num_train": len(source.train) - len(unreadable_train),
         "num_test": len(test.labels),
+        **unreadable.entries(unreadable_train, test.unreadable, test.unreadable_classes),
     }
 
 
@@ -80,7 +84,7 @@ def fit(
     dim: int,
     num_classes: int,
     settings: LinearSettings = LinearSettings(),
-) -> tuple[np.ndarray, np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
     """Train the layer on the replicas of the current `tf.distribute` strategy.
 
     It computes in Keras' `floatx`, which is float32 by default. An epoch depends only on the seed
@@ -95,8 +99,8 @@ def fit(
         settings: Settings of the training.
 
     Returns:
-        The weights `[D, classes]`, the bias `[classes]`, and the number of training images that
-        can be read.
+        The weights `[D, classes]`, the bias `[classes]`, and the names of the training images that
+        cannot be read, by their indices.
 
     Raises:
         UserError: If the settings do not fit the strategy or the source, no image can be read, or
@@ -111,7 +115,7 @@ def fit(
     optimizer = SGD(schedule, settings.sgd_momentum, settings.weight_decay)
     optimizer.build(layer.trainable_variables)
 
-    def loss(labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def loss(_: tf.Tensor, labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.cast(backbone(tf.cast(images, tf.float32)), dtype)
         present = tf.cast(labels >= 0, dtype)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -132,7 +136,9 @@ def fit(
             context,
         )
     )
+    count_readable = readable_counter()
     num_seen = 0
+    unreadable_indices: set[int] = set()
     # With None, tqdm shows a bar in a terminal only.
     bar = tqdm(
         batches,
@@ -142,8 +148,10 @@ def fit(
         disable=None if is_chief() else True,
     )
     for batch in bar:
-        mean_loss, count = (float(value) for value in step(batch))
-        num_seen += int(count)
+        count, unreadable_in_batch = count_readable(batch)
+        num_seen += count
+        unreadable_indices |= unreadable_in_batch
+        mean_loss = float(step(batch)[0])
         bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
     if not num_seen:
         raise UserError(
@@ -156,4 +164,4 @@ def fit(
             f"learning_rate={settings.learning_rate:g}: the linear layer diverged; use a smaller "
             "learning rate"
         )
-    return weights, bias, num_seen // settings.epochs
+    return weights, bias, {index: source.describe(index) for index in unreadable_indices}

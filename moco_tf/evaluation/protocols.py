@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
-from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic
+from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic, unreadable
 from moco_tf.evaluation.features import Features, extract
 from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
 from moco_tf.files import error_reason, write_atomically
@@ -89,8 +89,9 @@ def evaluate(
 
     Returns:
         A dict with `protocol`, `top1` and `top5` in [0, 1] (for `"few-shot"` what
-        `few_shot.classify` returns), `num_train`, `num_test`, `seconds` that the protocol took on
-        the features, and the settings.
+        `few_shot.classify` returns), `num_train`, `num_test`, the entries of
+        `moco_tf.evaluation.unreadable.entries`, `seconds` that the protocol took on the features,
+        and the settings.
 
     Raises:
         UserError: If the protocol cannot be applied to these features.
@@ -103,6 +104,7 @@ def evaluate(
         **result,
         "num_train": len(train.indices),
         "num_test": len(test.indices),
+        **unreadable.entries(train.unreadable, test.unreadable, test.unreadable_classes),
         "seconds": round(time.perf_counter() - start, 3),
         **dataclasses.asdict(settings),
     }

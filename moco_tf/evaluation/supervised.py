@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import num_replicas
+from moco_tf.distribution import all_gather, num_replicas
 from moco_tf.errors import UserError
 
 
@@ -69,6 +69,26 @@ def on_all_replicas(
         return tuple(strategy.experimental_local_results(result)[0] for result in results)
 
     return run
+
+
+def readable_counter() -> Callable[[Any], tuple[int, set[int]]]:
+    """Return a function that looks for images that cannot be read in a batch of `labeled_views`.
+
+    Its argument is a distributed batch. It returns the number of images in the global batch that
+    can be read, and the indices of those that cannot, both the same in every process.
+    """
+
+    def gather(indices: tf.Tensor, labels: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
+        return [all_gather(indices), all_gather(labels)]
+
+    gather_all = on_all_replicas(gather, tf.distribute.get_strategy())
+
+    def count(batch: Any) -> tuple[int, set[int]]:
+        indices, labels = (value.numpy() for value in gather_all(batch))
+        unreadable = indices[(indices >= 0) & (labels < 0)]
+        return int((labels >= 0).sum()), set(unreadable.tolist())
+
+    return count
 
 
 def new_classifier(dim: int, num_classes: int, seed: int) -> keras.layers.Dense:

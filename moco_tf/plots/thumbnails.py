@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.pipeline import central_views
+from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.source import Source
 from moco_tf.plots.images import visible
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from moco_tf.data.pipeline import labeled_views
+from moco_tf.data.evaluation_views import labeled_views
 from tests.memory import source_of
 
 COUNT, SIDE, SIZE, BATCH = 23, 64, 32, 8
@@ -34,12 +34,13 @@ def batches(
 
 @pytest.fixture(scope="module")
 def whole(images):
-    labels, views = zip(*batches(images), strict=True)
-    return np.array(labels), np.array(views)
+    return tuple(np.array(column) for column in zip(*batches(images), strict=True))
 
 
 def test_epoch_holds_every_image_once(whole):
-    labels, views = whole
+    indices, labels, views = whole
+    assert indices.dtype == np.int64
+    np.testing.assert_array_equal(indices, labels)  # Image i has the label i.
     assert labels.shape == (6, BATCH)
     assert labels.dtype == np.int32
     assert views.shape == (6, BATCH, SIZE, SIZE, 3)
@@ -56,22 +57,24 @@ def test_epoch_holds_every_image_once(whole):
 def test_epoch_is_a_function_of_the_seed_and_its_number(whole, images):
     for batch, *expected in zip(batches(images, epochs=1), *whole, strict=False):
         np.testing.assert_array_equal(batch[0], expected[0])
-        np.testing.assert_array_equal(batch[1], expected[1])
-    labels, views = zip(*batches(images, seed=1), strict=True)
-    assert (np.array(labels) != whole[0]).any()
-    views_of_seed_0 = whole[1][whole[0] == 5]
+        np.testing.assert_array_equal(batch[2], expected[2])
+    _, labels, views = zip(*batches(images, seed=1), strict=True)
+    assert (np.array(labels) != whole[1]).any()
+    views_of_seed_0 = whole[2][whole[1] == 5]
     views_of_seed_1 = np.array(views)[np.array(labels) == 5]
     assert len(np.unique(np.concatenate([views_of_seed_0, views_of_seed_1]), axis=0)) == 4
 
 
 def test_unreadable_image_is_a_blank_and_changes_no_other_view(whole, images):
-    labels, views = (np.array(x) for x in zip(*batches(images, unreadable=[5, 6]), strict=True))
+    columns = zip(*batches(images, unreadable=[5, 6]), strict=True)
+    indices, labels, views = (np.array(column) for column in columns)
     is_blank = np.isin(whole[0], [5, 6])
     assert is_blank.sum() == 4
     assert (labels[is_blank] == -1).all()
     assert not views[is_blank].any()
-    np.testing.assert_array_equal(labels[~is_blank], whole[0][~is_blank])
-    np.testing.assert_array_equal(views[~is_blank], whole[1][~is_blank])
+    np.testing.assert_array_equal(indices, whole[0])
+    np.testing.assert_array_equal(labels[~is_blank], whole[1][~is_blank])
+    np.testing.assert_array_equal(views[~is_blank], whole[2][~is_blank])
 
 
 @pytest.mark.parametrize(("workers", "replicas"), [(2, 1), (1, 2), (2, 2)])
@@ -82,7 +85,7 @@ def test_workers_and_replicas_share_each_batch(whole, images, workers, replicas)
         shares = [
             batch for part in parts for batch in part[step * replicas : (step + 1) * replicas]
         ]
-        for column in (0, 1):
+        for column in (0, 1, 2):
             columns = [batch[column] for batch in shares]
             assert {len(values) for values in columns} == {BATCH // (workers * replicas)}
             np.testing.assert_array_equal(np.concatenate(columns), expected[column])
@@ -98,7 +101,7 @@ def extent(views, channel, axis):
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.3, 0.4)])
 def test_crops_have_the_requested_scale_and_half_of_them_are_flipped(images, scale):
     run = batches(images, epochs=25, scale=scale, batch_size=17)
-    views = np.concatenate([views for _, views in run]).astype(float)
+    views = np.concatenate([views for *_, views in run]).astype(float)
     width, height = extent(views, 0, 2), extent(views, 1, 1)
     shares = np.abs(width) * height / SIDE**2
     low, high = scale

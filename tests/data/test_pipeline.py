@@ -14,7 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 from moco_tf.data import sources
-from moco_tf.data.pipeline import TwoViews, central_views, first_readable
+from moco_tf.data.evaluation_views import central_views
+from moco_tf.data.pipeline import TwoViews, first_readable
 from moco_tf.errors import UserError
 
 COUNT, BATCH, EPOCHS, SIZE = 10, 3, 3, 16

@@ -69,9 +69,18 @@ def test_unreadable_images_are_left_out_with_their_labels(monkeypatch, folder, b
     result = extract(backbone, sources.load(f"folder:{folder}"), np.arange(10), SIZE)
     readable = [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert result.indices.tolist() == readable
+    assert result.unreadable == {3: f"{folder}/cat/3.png"}
+    assert result.unreadable_classes == []
     assert result.labels.tolist() == [0] * 4 + [1] * 5
     expected = one_by_one(backbone, folder, readable)
     np.testing.assert_allclose(result.features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_class_without_a_readable_image_is_named(folder, backbone):
+    result = extract(backbone, sources.load(f"folder:{folder}"), np.array([3, 8, 6]), SIZE)
+    assert result.labels.tolist() == [1, 1]
+    assert result.unreadable.keys() == {3}
+    assert result.unreadable_classes == ["cat"]
 
 
 def test_flat_folder_gives_features_without_labels(folder, backbone):

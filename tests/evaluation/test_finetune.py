@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data.pipeline import labeled_views
+from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
-from moco_tf.evaluation import finetune, protocols
+from moco_tf.evaluation import finetune, protocols, unreadable
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import new_classifier
 from moco_tf.export.saved_model import to_archive
@@ -149,7 +149,7 @@ class Reference:
             )
             total = count = 0
             self.network.train(tunes_statistics)
-            for labels, images in views[epoch * steps : (epoch + 1) * steps]:
+            for _, labels, images in views[epoch * steps : (epoch + 1) * steps]:
                 images, labels = images[labels >= 0], labels[labels >= 0]
                 if len(labels):
                     labels = torch.from_numpy(labels).long()
@@ -220,6 +220,11 @@ def test_every_number_equals_that_of_pytorch(float64, changes):
     assert [point["top5"] for point in curve] == [1.0] * len(curve)  # There are three classes.
     assert (result["top1"], result["top5"]) == (curve[-1]["top1"], 1.0)
     assert (result["num_train"], result["num_test"]) == (17, 7)  # One of each cannot be read.
+    assert (result["num_unreadable_train"], result["num_unreadable_test"]) == (1, 1)
+    assert result["unreadable"] == [
+        str(i) for part in (TRAIN, TEST) for i in part if i in UNREADABLE
+    ]
+    assert result["unreadable_classes"] == []
     for weight, value in zip(backbone.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
@@ -428,7 +433,7 @@ def test_result_has_the_settings_that_were_used(backbone):
     settings = FinetuneSettings(layers="head", epochs=1, label_fraction=0.5)
     result = protocols.evaluate_finetune(backbone, example(), SIZE, settings)
     results = {"protocol", "top1", "top5", "num_train", "num_test", "curve", "seconds"}
-    assert result.keys() == settings.used().keys() | results
+    assert result.keys() == settings.used().keys() | results | {*unreadable.KEYS}
     assert settings.used().items() <= result.items()
     assert result["protocol"] == "finetune"
     assert result["seconds"] > 0

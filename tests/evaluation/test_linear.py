@@ -9,10 +9,10 @@ import scipy.special
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data.pipeline import labeled_views
+from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
-from moco_tf.evaluation import linear, protocols
+from moco_tf.evaluation import linear, protocols, unreadable
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import new_classifier
 from tests.memory import source_of
@@ -86,7 +86,7 @@ def reference(source, weights, bias, settings):
     parameters = np.vstack([weights, bias])
     velocity = np.zeros_like(parameters)
     steps_per_epoch = np.ceil(len(TRAIN) / settings.batch_size)
-    for step, (labels, images) in enumerate(views.as_numpy_iterator()):
+    for step, (_, labels, images) in enumerate(views.as_numpy_iterator()):
         images, labels = images[labels >= 0], labels[labels >= 0]
         x = np.hstack([backbone_in_numpy(images), np.ones((len(images), 1))])
         error = scipy.special.softmax(x @ parameters, axis=1) - np.eye(CLASSES)[labels]
@@ -111,11 +111,11 @@ def reference(source, weights, bias, settings):
 def test_weights_equal_sgd_in_numpy(float64, changes):
     source, settings = example(), dataclasses.replace(SETTINGS, **changes)
     initial = initial_weights(settings)
-    weights, bias, num_train = fit(source, **changes)
+    weights, bias, unreadable_train = fit(source, **changes)
     expected, expected_bias = reference(source, *initial, settings)
     np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-9)
     np.testing.assert_allclose(bias, expected_bias, rtol=0, atol=1e-9)
-    assert num_train == len(TRAIN) - 1  # One of them cannot be read.
+    assert unreadable_train == {i: str(i) for i in TRAIN if i in UNREADABLE}
     assert np.abs(weights - initial[0]).max() > 0.05
 
 
@@ -133,7 +133,7 @@ def test_result_has_settings_and_seconds():
     result = protocols.evaluate_linear(backbone, example(), SIZE, settings)
     assert dataclasses.asdict(settings).items() <= result.items()
     results = {"protocol", "top1", "top5", "num_train", "num_test", "seconds"}
-    assert result.keys() == dataclasses.asdict(settings).keys() | results
+    assert result.keys() == dataclasses.asdict(settings).keys() | results | {*unreadable.KEYS}
     assert result["protocol"] == "linear"
     assert result["seconds"] > 0
 
@@ -151,10 +151,10 @@ def test_initial_weights_follow_the_reference_implementation():
 def test_two_replicas_give_weights_of_one(float64, two_replicas):
     expected = fit(example())
     with two_replicas.scope():
-        weights, bias, num_train = fit(example())
+        weights, bias, unreadable_train = fit(example())
     np.testing.assert_allclose(weights, expected[0], rtol=0, atol=1e-12)
     np.testing.assert_allclose(bias, expected[1], rtol=0, atol=1e-12)
-    assert num_train == expected[2]
+    assert unreadable_train == expected[2] != {}
 
 
 def test_accuracy_is_that_of_central_views():
@@ -169,7 +169,16 @@ def test_accuracy_is_that_of_central_views():
     ]
     scores = backbone_in_numpy(np.stack(views)) @ weights + bias
     top1 = (scores.argmax(axis=1) == np.array(test) % CLASSES).mean()
-    assert result == {"top1": pytest.approx(top1), "top5": 1.0, "num_train": 20, "num_test": 7}
+    assert result == {
+        "top1": pytest.approx(top1),
+        "top5": 1.0,
+        "num_train": 20,
+        "num_test": 7,
+        "num_unreadable_train": 1,
+        "num_unreadable_test": 1,
+        "unreadable": [str(i) for part in (TRAIN, TEST) for i in part if i in UNREADABLE],
+        "unreadable_classes": [],
+    }
     assert 0.2 < top1 < 1
 
 

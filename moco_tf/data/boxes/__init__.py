@@ -1,7 +1,10 @@
 """Images with object boxes and masks, for detection and segmentation."""
 
 from moco_tf.data.boxes.annotations import AnnotatedImages
+from moco_tf.data.boxes.readable import readable_only
 from moco_tf.errors import UserError
+
+__all__ = ["SOURCE_NAMES", "load", "readable_only"]
 
 SOURCE_NAMES = "coco:PATH, or tfds:NAME such as tfds:voc/2007 or tfds:coco/2017"
 

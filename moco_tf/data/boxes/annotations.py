@@ -51,6 +51,10 @@ class Tally:
     clipped: int = 0
     first_fault: str = ""
 
+    def __bool__(self) -> bool:
+        """Whether anything was left out or changed."""
+        return bool(self.skipped or self.clipped)
+
     def __str__(self) -> str:
         """Return the numbers in one line; empty if there are none."""
         parts = []
@@ -84,6 +88,10 @@ class AnnotatedImages:
             `MAX_BOXES`.
         tally: What was left out or changed. A source that reads its annotations with the images
             counts those that were read so far.
+        unreadable_train: Names of the training images that were left out because they cannot be
+            read, or have another size than their annotations, by their indices; see
+            `moco_tf.data.boxes.readable.readable_only`.
+        unreadable_test: The same of the test images.
     """
 
     name: str
@@ -95,3 +103,5 @@ class AnnotatedImages:
     test: np.ndarray
     max_boxes: int
     tally: Tally = dataclasses.field(default_factory=Tally)
+    unreadable_train: dict[int, str] = dataclasses.field(default_factory=dict)
+    unreadable_test: dict[int, str] = dataclasses.field(default_factory=dict)

@@ -91,7 +91,8 @@ def load(name: str, folder: str, with_masks: bool, skip_invalid: bool = False) -
             raise UserError(
                 f"{paths[index]} is {width} pixels wide and {height} pixels high, but its "
                 f"annotations are for an image {annotated_width} pixels wide and "
-                f"{annotated_height} pixels high: correct the image or its annotations"
+                f"{annotated_height} pixels high: correct the image or its annotations, or set "
+                "skip_invalid to leave out such images"
             )
         rows = slice(ends[index], ends[index + 1])
         return Annotations(

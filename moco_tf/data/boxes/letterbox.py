@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.batching import worker_batches
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.data.boxes.geometry import fitted
 from moco_tf.data.normalization import mean_and_std
-from moco_tf.data.pipeline import worker_batches
 from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
@@ -245,7 +245,7 @@ def require_readable(
         except tf.errors.OpError as read_error:
             reason = read_error.message.splitlines()[0]
             raise UserError(
-                f"{images.describe(int(index))} cannot be read ({reason}): repair it, or remove it "
-                "from the annotations"
+                f"{images.describe(int(index))} cannot be read ({reason}): repair it, remove it "
+                "from the annotations, or set skip_invalid to leave out such images"
             ) from error
         images.annotations(int(index), height, width)

@@ -10,7 +10,7 @@ from moco_tf import markdown
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.distribution import is_chief
-from moco_tf.evaluation import comparison, protocols
+from moco_tf.evaluation import comparison, protocols, unreadable
 from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
@@ -48,7 +48,9 @@ def run(
         `training.evaluate` returns it (nothing if that trial was finished before). The results are
         a dict with the mean of each metric over the trials; under the metric's name with `_std`
         its sample standard deviation, None for one trial; `seconds` of all trials; `num_train` and
-        `num_test`; the settings; and `trials`, a list of dicts with `seed`, the metrics, `seconds`
+        `num_test`; the entries of `moco_tf.evaluation.unreadable.entries`; `skipped`, the numbers
+        of other annotations and images that were left out, by what they are; `clipped_boxes`; the
+        settings; and `trials`, a list of dicts with `seed`, the metrics, `seconds`
         and the `curve` of `training.fit`.
 
     Raises:
@@ -76,6 +78,9 @@ def run(
             **summarize_trials(task, trials),
             "num_train": len(images.train),
             "num_test": len(images.test),
+            **unreadable.entries(images.unreadable_train, images.unreadable_test),
+            "skipped": dict(images.tally.skipped),
+            "clipped_boxes": images.tally.clipped,
             **_recorded(settings),
             "trials": trials,
         }

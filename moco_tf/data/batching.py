@@ -1,0 +1,76 @@
+"""Batches of indices and of their images, in which every batch depends only on its position."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from moco_tf.data.tuning import without_tuning
+from moco_tf.seeds import seed_for
+
+
+def worker_batches(
+    indices: ArrayLike,
+    batch_size: int,
+    context: tf.distribute.InputContext | None = None,
+) -> np.ndarray:
+    """Split images into batches of all replicas, and return those of one worker.
+
+    The last batches are filled up with -1.
+
+    Args:
+        indices: Integers `[M]`.
+        batch_size: Batch size of one replica.
+        context: Input context of this worker if there are several. None for one replica.
+
+    Returns:
+        The batches of this worker's replicas, int64 `[steps, replicas, batch_size]`.
+
+    Example:
+        >>> worker_batches([5, 6, 7], batch_size=2).tolist()
+        [[[5, 6]], [[7, -1]]]
+    """
+    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
+    rows = np.asarray(indices, np.int64)
+    missing = -len(rows) % (batch_size * context.num_replicas_in_sync)
+    rows = np.concatenate([rows, np.full(missing, -1)])
+    replicas = rows.reshape(-1, context.num_replicas_in_sync, batch_size)
+    return np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
+
+
+def shuffled(indices: tf.Tensor, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
+    """Return indices, int64 `[M]`, in the random order of an epoch."""
+    draws = tf.random.stateless_uniform(
+        [len(indices)], seed_for("order", seed, epoch), alg="philox"
+    )
+    return tf.gather(indices, tf.argsort(draws, stable=True))
+
+
+def worker_share(
+    order: tf.Tensor, batch_size: int, context: tf.distribute.InputContext
+) -> tf.Tensor:
+    """Return the part of each global batch that belongs to a worker.
+
+    Args:
+        order: Indices of whole global batches, `[steps * batch_size]`.
+        batch_size: Global batch size.
+        context: Input context of the worker. Its replicas are next to each other in a batch.
+
+    Returns:
+        `[steps, batch_size // workers]`.
+    """
+    workers = context.num_input_pipelines
+    return tf.reshape(order, [-1, workers, batch_size // workers])[:, context.input_pipeline_id]
+
+
+def full_batches(
+    rows: tf.data.Dataset, view: Callable[..., tuple[tf.Tensor, ...]], batch_size: int
+) -> tf.data.Dataset:
+    """Return the views of the rows of a dataset in full batches."""
+    return without_tuning(
+        rows.map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(2)
+    )

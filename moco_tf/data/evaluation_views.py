@@ -1,0 +1,130 @@
+"""Views of the images of an evaluation: central views, and random views with labels.
+
+Unlike in pre-training, an image that cannot be read has no substitute: its row is left blank.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from moco_tf.data.batching import full_batches, shuffled, worker_batches, worker_share
+from moco_tf.data.sources.source import Source
+from moco_tf.data.views import central_view, random_view, view_draws
+
+
+def central_views(
+    source: Source,
+    indices: ArrayLike,
+    image_size: int,
+    batch_size: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Return batches of the central views of images, which evaluations use.
+
+    Every batch is full, and every replica gets the same number of batches. A row that fills up a
+    batch or stands for an unreadable image has the index -1 and a black image.
+
+    Args:
+        source: Data source.
+        indices: Indices of the images, int64 `[M]`.
+        image_size: Side of the views in pixels.
+        batch_size: Batch size of one replica.
+        context: Input context of this worker if there are several. The dataset then consists of the
+            batches of its replicas, one after the other. None for one replica.
+
+    Returns:
+        Dataset of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
+    """
+    batches = worker_batches(indices, batch_size, context)
+    blank = (
+        tf.constant(-1, tf.int64),
+        tf.zeros([image_size, image_size, source.channels], tf.uint8),
+    )
+
+    def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return _load_or_blank(
+            lambda index: (index, central_view(source.read(index), image_size)), index, blank
+        )
+
+    return full_batches(tf.data.Dataset.from_tensor_slices(batches.ravel()), view, batch_size)
+
+
+def labeled_views(
+    source: Source,
+    indices: ArrayLike,
+    image_size: int,
+    crop_scale: tuple[float, float],
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Return batches of one random view of each image, with labels, epoch after epoch.
+
+    An epoch is a random order of all images. Every batch is full, and every replica gets the same
+    number of batches. A row that fills up the last batch of an epoch or stands for an unreadable
+    image has the label -1 and a black image. Only the former has the index -1 as well.
+
+    Args:
+        source: Data source with labels.
+        indices: Indices of the images of an epoch, int64 `[M]`.
+        image_size: Side of the views in pixels.
+        crop_scale: Smallest and largest share of an image's area in a crop.
+        batch_size: Global batch size, a multiple of the number of replicas.
+        seed: Random seed. An epoch is a function of the seed and of its number.
+        epochs: Number of epochs.
+        context: Input context of this worker if there are several. The dataset then consists of its
+            replicas' shares of each batch, one after the other. None for whole batches.
+
+    Returns:
+        Dataset of `(indices, labels, images)`, int64 `[n]`, int32 `[n]` and uint8
+        `[n, size, size, C]`.
+    """
+    context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
+    with tf.device("CPU"):
+        # Arrays would be copied into every function that uses them, several times.
+        image_indices = tf.constant(indices, tf.int64)
+        labels = tf.constant(np.asarray(source.labels, np.int32))
+    blank = tf.constant(-1), tf.zeros([1, 1, source.channels], tf.uint8)
+
+    def rows_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = shuffled(image_indices, seed, epoch)
+        order = tf.pad(order, [[0, -len(order) % batch_size]], constant_values=-1)
+        order = tf.reshape(worker_share(order, batch_size, context), [-1])
+        return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
+
+    def view(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        label, image = _load_or_blank(
+            lambda index: (labels[index], source.read(index)), index, blank
+        )
+        image = tf.numpy_function(crop, [epoch, index, image], tf.uint8)
+        return index, label, tf.ensure_shape(image, [image_size, image_size, source.channels])
+
+    def crop(epoch: np.ndarray, index: np.ndarray, image: np.ndarray) -> np.ndarray:
+        draws, _ = view_draws(seed, int(epoch), max(int(index), 0))
+        return random_view(image, image_size, crop_scale, draws)
+
+    return full_batches(
+        tf.data.Dataset.range(epochs).flat_map(rows_of_epoch),
+        view,
+        context.get_per_replica_batch_size(batch_size),
+    )
+
+
+def _load_or_blank(
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    index: tf.Tensor,
+    blank: tuple[tf.Tensor, tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `load(index)`, or `blank` if the index is -1 or the image cannot be read."""
+    return (
+        tf.data.Dataset.from_tensors(index)
+        .filter(lambda index: index >= 0)
+        .map(load)
+        .ignore_errors(log_warning=False)
+        .concatenate(tf.data.Dataset.from_tensors(blank))
+        .take(1)
+        .get_single_element()
+    )
