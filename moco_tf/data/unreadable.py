@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_atomically
+from moco_tf.names import printable
 
 MAX_NAMES = 10  # Number of images that are named in a line.
 
@@ -59,13 +60,4 @@ def write(names: Iterable[str], path: str) -> None:
 
 def _printable(names: Iterable[str]) -> list[str]:
     """Return the distinct names in order, each in one line: a name may contain a line break."""
-    escaped = {
-        "".join(
-            character
-            if character.isprintable()
-            else character.encode("unicode_escape").decode("ascii")
-            for character in name
-        )
-        for name in names
-    }
-    return sorted(escaped)
+    return sorted({printable(name) for name in names})

@@ -72,5 +72,7 @@ def report(directory: str, result: dict[str, Any]) -> list[str]:
 
 
 def _num_images(result: dict[str, Any]) -> int:
+    if "num_images_used" in result:  # A report may use an image twice.
+        return result["num_images_used"]
     keys = ("num_train", "num_test", "num_unreadable_train", "num_unreadable_test")
     return sum(result.get(key, 0) for key in keys)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from moco_tf.report.findings import Evidence, Finding
+from moco_tf.report.evidence import Evidence
+from moco_tf.report.findings import Finding
 
 
 @dataclasses.dataclass(frozen=True)

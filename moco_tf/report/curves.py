@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco_tf.config import chance_formula, chance_loss, num_negatives
-from moco_tf.report.findings import TRAINED, Evidence
+from moco_tf.report.evidence import Evidence
+from moco_tf.report.findings import TRAINED
 
 MAX_POINTS = 500  # Maximum number of points of a curve.
 

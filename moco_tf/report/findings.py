@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import ml_collections
 import numpy as np
 
 from moco_tf.config import chance_formula, chance_loss, num_negatives, suggested_queue_size
+from moco_tf.data.unreadable import MAX_NAMES
+from moco_tf.report.evidence import Evidence
 
 # Names of the backbones that are compared.
 TRAINED, RANDOM, PIXELS = "trained", "random initialization", "raw pixels"
@@ -27,6 +28,7 @@ TITLES = {
         "The queue is not larger than the data set",
     ),
     "few_images": ("The data set is small", "The data set is large enough"),
+    "unreadable_images": ("Some images cannot be read", "All images can be read"),
     "worse_than_baselines": (
         "The features are worse than a baseline",
         "The features are at least as good as the baselines",
@@ -44,42 +46,6 @@ LEAK_TOP1, LEAK_GAIN = 0.9, 0.05
 COLLAPSED_COSINE, COLLAPSED_RANK = 0.995, 2.0
 # Well below the size of the demo's data set, the smallest one for which there are results.
 FEW_IMAGES = 5_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """What was measured of a run.
-
-    Attributes:
-        config: Config of the run.
-        metrics: Lines of metrics.jsonl up to `step`.
-        step: Step of the checkpoint.
-        total_steps: Number of steps of the whole run.
-        steps_per_epoch: Number of steps of an epoch.
-        num_images: Number of images that the run trains on.
-        finite: Whether all features of the test images are finite numbers.
-        low_cosine: The 5th percentile of the cosine similarities between features of different
-            images; None if features are not finite, or there are fewer than two.
-        effective_rank: The result of `moco_tf.report.embedding.effective_rank`, or None in the same
-            cases.
-        accuracies: Top-1 accuracy in [0, 1] for each backbone (`TRAINED`, `RANDOM` and `PIXELS`)
-            and protocol (the keys of `PROTOCOLS`); None without labels.
-        most_frequent: Share of the most frequent class; None without labels.
-        num_test: Number of test images.
-    """
-
-    config: ml_collections.ConfigDict
-    metrics: list[dict[str, Any]]
-    step: int
-    total_steps: int
-    steps_per_epoch: int
-    num_images: int
-    finite: bool
-    low_cosine: float | None
-    effective_rank: float | None
-    accuracies: dict[str, dict[str, float]] | None
-    most_frequent: float | None
-    num_test: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,6 +225,27 @@ def check_num_images(evidence: Evidence) -> Finding:
     )
 
 
+def check_readable(evidence: Evidence) -> Finding:
+    """Check that all images that the report uses can be read."""
+    names, total = evidence.unreadable, evidence.num_images_used
+    if not names:
+        observation = f"The report uses {total:,} images."
+    else:
+        shown = ", ".join(sorted(names)[:MAX_NAMES])
+        more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+        observation = f"{len(names):,} of the {total:,} images cannot be read: {shown}{more}."
+    if evidence.unreadable_classes:
+        classes = ", ".join(evidence.unreadable_classes)
+        observation += f" No test image can be read of: {classes}."
+    return Finding(
+        "unreadable_images",
+        bool(names),
+        observation,
+        "The results say nothing about these images. Replace the files, which may be damaged or "
+        "incomplete, or remove them. All names are in eval/report_unreadable.txt.",
+    )
+
+
 def check_baselines(evidence: Evidence) -> Finding | None:
     """Check that the features are at least as good as random initialization and raw pixels."""
     if evidence.accuracies is None:
@@ -297,6 +284,7 @@ CHECKS = (
     check_baselines,
     check_queue,
     check_num_images,
+    check_readable,
 )
 
 

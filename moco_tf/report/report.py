@@ -15,14 +15,15 @@ from moco_tf.config import total_steps
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
-from moco_tf.evaluation import protocols
+from moco_tf.evaluation import protocols, unreadable
 from moco_tf.evaluation.features import Features, extract
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.report import embedding, page
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
-from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM, TRAINED, Evidence, check
+from moco_tf.report.evidence import Evidence
+from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM, TRAINED, check
 from moco_tf.training import knn_monitor
 
 MAX_PIXELS_SIDE = 32  # Larger images would have too many raw pixels for the linear probe.
@@ -61,7 +62,8 @@ def write_report(
         `moco_tf.evaluation.protocols.evaluate` for "knn" and "linear_cached", or is None;
         `warnings` has the names of the `moco_tf.report.findings` that are warnings, and
         `looked_at` the names of all; `step` is the step of the checkpoint; further entries are
-        `num_train`, `num_test`, `data` and `image_size`.
+        `num_train`, `num_test`, the entries of `moco_tf.evaluation.unreadable.entries`, `data` and
+        `image_size`.
 
     Raises:
         UserError: If there is no run, it has no checkpoint yet, the source cannot be read, or the
@@ -93,7 +95,7 @@ def write_report(
     # With None, tqdm shows a bar in a terminal only.
     with tqdm(total=total, desc="report", unit="part", disable=None) as bar:
         results = _compare(features, bar) if can_compare else None
-        evidence = _gather_evidence(workdir, config, test, finite, results)
+        evidence = _gather_evidence(workdir, config, bank, test, finite, results)
         findings = check(evidence)
         bar.update()
         contents = Contents(
@@ -117,11 +119,19 @@ def write_report(
             "step": evidence.step,
             "num_train": len(bank.indices),
             "num_test": len(test.indices),
+            **unreadable.entries(
+                # Without held-out images, the test images are among those of the bank.
+                {i: name for i, name in bank.unreadable.items() if i not in test.unreadable},
+                test.unreadable,
+                test.unreadable_classes,
+            ),
+            "num_images_used": evidence.num_images_used,
             "data": source.name,
             "image_size": image_size,
         }
         directory = output_dir or workdir
         protocols.write_result(directory, result)
+        unreadable.report(directory, result)
         _write(os.path.join(directory, "report.html"), page.render(contents))
         bar.update()
     return result
@@ -163,7 +173,11 @@ def _compare(features: dict[str, tuple[Features, Features]], bar: tqdm) -> Resul
     for name, (train, test) in features.items():
         results[name] = {}
         for protocol in PROTOCOLS:
-            results[name][protocol] = protocols.evaluate(protocol, train, test)
+            result = protocols.evaluate(protocol, train, test)
+            # All backbones see the same images, which the report as a whole names.
+            results[name][protocol] = {
+                key: value for key, value in result.items() if key not in unreadable.KEYS
+            }
             bar.update()
     return results
 
@@ -171,6 +185,7 @@ def _compare(features: dict[str, tuple[Features, Features]], bar: tqdm) -> Resul
 def _gather_evidence(
     workdir: str,
     config: ml_collections.ConfigDict,
+    bank: Features,
     test: Features,
     finite: bool,
     results: Results | None,
@@ -199,6 +214,11 @@ def _gather_evidence(
         accuracies=accuracies,
         most_frequent=most_frequent,
         num_test=len(test.indices),
+        unreadable=sorted({*bank.unreadable.values(), *test.unreadable.values()}),
+        num_images_used=len(
+            {*bank.indices.tolist(), *test.indices.tolist(), *bank.unreadable, *test.unreadable}
+        ),
+        unreadable_classes=test.unreadable_classes,
     )
 
 

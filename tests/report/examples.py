@@ -7,7 +7,8 @@ import numpy as np
 from moco_tf.config import default_config
 from moco_tf.report import embedding
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
-from moco_tf.report.findings import PIXELS, RANDOM, TRAINED, Evidence, check
+from moco_tf.report.evidence import Evidence
+from moco_tf.report.findings import PIXELS, RANDOM, TRAINED, check
 
 # Hostile names that must appear as they are.
 CLASSES = ['<b>left</b> & "right"', "</script><script>", "{{ 7 * 7 }}"]

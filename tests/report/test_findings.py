@@ -34,6 +34,7 @@ def test_healthy_run_passes_all_checks():
         "worse_than_baselines",
         "queue_larger_than_data",
         "few_images",
+        "unreadable_images",
     }
 
 
@@ -73,6 +74,19 @@ def test_healthy_run_passes_all_checks():
             ["65,536", "25,600", "config.queue_size=2048"],
         ),
         ("few_images", {"num_images": 4500}, ["4,500", "moco-export"]),
+        (
+            "unreadable_images",
+            {
+                "unreadable": [f"{number:02}.png" for number in range(12)],
+                "num_images_used": 2000,
+                "unreadable_classes": ["cat", "dog"],
+            },
+            [
+                "12 of the 2,000 images cannot be read: 00.png, ",
+                ", 09.png and 2 more. No test image can be read of: cat, dog.",
+                "eval/report_unreadable.txt",
+            ],
+        ),
         (
             "worse_than_baselines",
             {"accuracies": accuracies(0.32, 0.7)},

@@ -144,7 +144,7 @@ def test_page_of_a_healthy_run_has_all_sections_and_no_warnings(healthy_page):
     assert healthy_page["heading"] == RUN_NAME
     assert healthy_page["title"] == f"{RUN_NAME}: report"
     assert not healthy_page["warnings"]
-    assert len(healthy_page["passed"]) == 8
+    assert len(healthy_page["passed"]) == 9
     assert healthy_page["loaded"]
     assert not healthy_page["wide"]
 

@@ -92,6 +92,11 @@ def test_accuracies_are_those_of_the_protocols(folder, leaking_run):
     assert result["num_train"] == len(source.train)
     assert result["num_test"] == len(source.test) - 1  # One cannot be read.
     assert json.loads((workdir / "eval" / "report.json").read_text()) == result
+    damaged = source.describe(source.test[3])
+    assert result["unreadable"] == [damaged]
+    assert (result["num_unreadable_train"], result["num_unreadable_test"]) == (0, 1)
+    assert (workdir / "eval" / "report_unreadable.txt").read_text() == f"{damaged}\n"
+    assert "unreadable_images" in result["warnings"]
 
 
 def test_raw_pixels_of_larger_views_are_resized(folder):

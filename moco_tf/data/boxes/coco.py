@@ -11,6 +11,7 @@ from moco_tf.data.boxes.coco_checks import TOLERANCE, short
 from moco_tf.data.boxes.masks import run_lengths
 from moco_tf.data.decoding import decode
 from moco_tf.errors import UserError
+from moco_tf.names import printable
 
 
 def load(name: str, folder: str, with_masks: bool, skip_invalid: bool = False) -> AnnotatedImages:
@@ -89,8 +90,8 @@ def load(name: str, folder: str, with_masks: bool, skip_invalid: bool = False) -
         if (height, width) != sizes[index]:
             annotated_height, annotated_width = sizes[index]
             raise UserError(
-                f"{paths[index]} is {width} pixels wide and {height} pixels high, but its "
-                f"annotations are for an image {annotated_width} pixels wide and "
+                f"{printable(paths[index])} is {width} pixels wide and {height} pixels high, but "
+                f"its annotations are for an image {annotated_width} pixels wide and "
                 f"{annotated_height} pixels high: correct the image or its annotations, or set "
                 "skip_invalid to leave out such images"
             )
@@ -119,10 +120,10 @@ def load(name: str, folder: str, with_masks: bool, skip_invalid: bool = False) -
 
     return AnnotatedImages(
         name=name,
-        class_names=[categories[category_id] for category_id in category_ids],
+        class_names=[printable(categories[category_id]) for category_id in category_ids],
         read=read,
         annotations=annotations_at,
-        describe=lambda index: paths[index],
+        describe=lambda index: printable(paths[index]),
         train=np.arange(num_train),
         test=np.arange(num_train, len(paths)),
         max_boxes=int(min(MAX_BOXES, counts[:num_train].max())),
