@@ -1,6 +1,7 @@
 """Decoding of image files, with limits on the size that a file can declare."""
 
 import io
+import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +25,10 @@ MAX_PIXELS_PER_BYTE = {
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 PILLOW_FORMATS = ("GIF", "BMP", "WEBP")
+
+# Pillow warns of images of half of `MAX_PIXELS` and more, on the terminal and without the name of
+# the file. Appended, so that the filters of the program that uses this module come first.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
 def decode(contents: tf.Tensor) -> tf.Tensor:

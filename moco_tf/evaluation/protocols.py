@@ -28,6 +28,11 @@ LABEL_REMEDIES = {
     "folder": "put the images of each class into a subfolder, with the same name in all parts, or ",
     "tfrecord": "set label_feature to the feature of the records that holds the label, or ",
 }
+# How a data source gets training and test images, if not simply by more images.
+PART_REMEDIES = {
+    "idx": "add the files of both, such as t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte",
+    "tfds": "choose a larger split, or a data set with a split for testing",
+}
 LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
@@ -46,9 +51,10 @@ def require_two_labeled_parts(source: Source) -> None:
             "each class"
         )
     if not (len(source.train) and len(source.test)):
+        remedy = PART_REMEDIES.get(source.name.partition(":")[0], "add images")
         raise UserError(
-            f"data source '{source.name}' is too small to hold out test images: it has "
-            f"{source.size} images; add images"
+            f"data source '{source.name}' has {len(source.train)} training and {len(source.test)} "
+            f"test images with labels, but an evaluation needs both: {remedy}"
         )
 
 

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageFile, WebPImagePlugin
 
 from moco_tf.data import decoding
+from tests.command import ROOT
 
 # No side is a multiple of 4 or 8, so that every kind of padding occurs.
 COLOR = Image.fromarray(skimage.data.astronaut()[40:73, 150:201])
@@ -411,3 +414,23 @@ def test_limit_is_the_default_of_pillow():
 @pytest.mark.parametrize("file_format", ["TIFF", "PPM", "ICO"])
 def test_other_formats_are_refused(file_format):
     assert_refused(encode(COLOR, file_format))
+
+
+@pytest.mark.slow
+def test_pillow_does_not_warn_of_large_images():
+    """In a process of its own, because pytest has its own filters of warnings."""
+    script = """
+import io, sys
+from PIL import Image
+from moco_tf.data import decoding
+from tests.command import ROOT
+file = io.BytesIO()
+Image.new("RGB", (51, 33)).save(file, "BMP")
+Image.MAX_IMAGE_PIXELS = 51 * 33 - 1
+assert decoding.decode_by_pillow(file.getvalue()).shape == (33, 51, 3)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Warning" not in process.stderr

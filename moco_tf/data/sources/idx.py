@@ -70,8 +70,11 @@ def load(name: str, folder: str) -> Source:
         return f"test image {index - num_train} of {folder}"
 
     load_labels = None
+    unlabeled = [
+        name for name, part in zip(("training", "test"), parts, strict=False) if part.labels is None
+    ]
     labels = [part.labels for part in parts if part.labels is not None]
-    if len(labels) == len(parts):
+    if not unlabeled:
         all_labels = np.concatenate(labels)
         class_names = [str(label) for label in range(all_labels.max() + 1)]
 
@@ -87,6 +90,9 @@ def load(name: str, folder: str) -> Source:
         train=np.arange(num_train),
         test=np.arange(num_train, size),
         load_labels=load_labels,
+        no_labels=f"there is no file with the labels of the {' and '.join(unlabeled)} images"
+        if unlabeled
+        else "",
     )
 
 

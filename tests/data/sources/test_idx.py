@@ -11,6 +11,7 @@ import tensorflow as tf
 from moco_tf.data import sources
 from moco_tf.data.sources import idx
 from moco_tf.errors import UserError
+from moco_tf.evaluation.protocols import require_two_labeled_parts
 
 FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
@@ -173,6 +174,27 @@ def test_gzip_file_is_read_up_to_the_length_in_its_header(folder, monkeypatch, c
         load(folder)
     assert 0 < sum(num_read) < 1000
     assert min(num_read) > 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (
+            ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"],
+            "has 6 training and 0 test images with labels, but an evaluation needs both: add the",
+        ),
+        (["t10k-labels-idx1-ubyte"], "because there is no file with the labels of the test images"),
+        (
+            ["t10k-labels-idx1-ubyte", "train-labels-idx1-ubyte"],
+            "because there is no file with the labels of the training and test images",
+        ),
+    ],
+)
+def test_evaluation_says_what_is_missing(folder, missing, message):
+    for name in missing:
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=message):
+        require_two_labeled_parts(load(folder))
 
 
 def test_error_names_a_damaged_gzip_file(folder):
