@@ -33,6 +33,7 @@ take PyTorch and safetensors files as well:
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,12 @@ def _export_run(workdir: str, out: str) -> None:
 
     config = run_directory.read_config(workdir)
     model, steps_per_epoch = load_model(workdir)
+    newest, step = run_directory.require_checkpoint(workdir), int(model.step.numpy())
+    if os.path.basename(newest) != f"step-{step}":
+        raise UserError(
+            f"the newest checkpoint {newest} cannot be used: move its files elsewhere to export "
+            f"step-{step}"
+        )
     try:
         checkpoint = to_checkpoint(model, config.encoder, steps_per_epoch)
     except UserError as error:
@@ -71,7 +78,7 @@ def _export_run(workdir: str, out: str) -> None:
     )
     backbone = model.query_encoder.backbone
     _write(checkpoint, out, backbone, form, Origin("workdir", workdir))
-    print(f"wrote {out}, the run at step {int(model.step.numpy())}")
+    print(f"wrote {out}, the run at step {step}")
 
 
 def _export_backbone(backbone: keras.Model, origin: Origin, out: str) -> None:

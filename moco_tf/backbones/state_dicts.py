@@ -22,8 +22,9 @@ QUERY, KEY = "encoder_q.", "encoder_k."
 HEADS = re.compile(r"(fc|head|classifier|proj|pred|prototype|linear|mlp)\w*\.")
 # A dict nests this deep at most.
 MAX_DEPTH = 4
-# Fraction of the keys of a network that a checkpoint of another network has at least.
-MIN_SHARED = 0.1
+# Fraction of the keys of a network that a checkpoint of any other ResNet has. Only the first layers
+# of one block, such as `layer1.0.conv1.weight`, look like those of a network by themselves.
+MIN_SHARED = 0.15
 
 
 class Candidate(NamedTuple):

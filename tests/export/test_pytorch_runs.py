@@ -16,6 +16,7 @@ from tests import command, in_process
 from tests.export.checkpoints import (
     SCRIPT,
     assert_same_checkpoint,
+    refusal,
     run_flags,
     saved,
     set_values,
@@ -198,6 +199,19 @@ def test_import_notes_an_epoch_of_another_length(small, photos, tmp_path):
     [note] = [line for line in output.splitlines() if line.startswith("note: ")]
     for fact in (path, "step 7", "199 epochs", "1.40"):  # 7 steps at 5 per epoch
         assert fact in note
+
+
+@pytest.mark.parametrize("part", ["query_encoder", "key_encoder", "queue", "optimizer"])
+def test_run_that_is_not_finite_is_not_exported(small, part):
+    variable = {
+        "query_encoder": small.query_encoder.weights[0],
+        "key_encoder": small.key_encoder.weights[-1],
+        "queue": small.queue.keys,
+        "optimizer": small.optimizer.momentum_buffers[3],
+    }[part]
+    variable.assign(np.full(variable.shape, np.nan))
+    message = refusal(to_checkpoint, small, "resnet8", 5)
+    assert f"the run holds NaN or infinity in the weight {variable.path}" in message
 
 
 @pytest.fixture
