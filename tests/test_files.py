@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from moco_tf.files import atomic_directory, error_reason, write_atomically
+from moco_tf.files import error_reason, write_atomically
 
 
 def contents(folder):
@@ -31,42 +31,6 @@ def test_file_keeps_its_content_when_the_write_is_interrupted(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         write_atomically(str(path), "new")
     assert path.read_text() == "old"
-
-
-def test_directory_appears_when_the_block_ends(tmp_path):
-    path = tmp_path / "directory"
-    with atomic_directory(str(path)) as unfinished:
-        tf.io.gfile.makedirs(unfinished)
-        write_atomically(f"{unfinished}/file", "text")
-        assert not path.exists()
-    assert contents(path) == {"file": b"text"}
-
-
-def test_directory_is_replaced_and_leftovers_of_a_kill_are_removed(tmp_path):
-    path = tmp_path / "directory"
-    for folder in (path, tmp_path / "directory.unfinished"):
-        folder.mkdir()
-        (folder / "old").write_text("old")
-    with atomic_directory(f"{path}/") as unfinished:
-        tf.io.gfile.makedirs(unfinished)
-        write_atomically(f"{unfinished}/file", "text")
-    assert contents(path) == {"file": b"text"}
-    assert [folder.name for folder in tmp_path.iterdir()] == ["directory"]
-
-
-def test_directory_is_not_touched_when_the_block_fails(tmp_path):
-    path = tmp_path / "directory"
-    path.mkdir()
-    (path / "old").write_text("old")
-
-    def fail():
-        with atomic_directory(str(path)) as unfinished:
-            tf.io.gfile.makedirs(unfinished)
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert contents(path) == {"old": b"old"}
 
 
 def test_reason_of_an_error_is_its_message_alone():

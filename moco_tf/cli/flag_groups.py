@@ -23,7 +23,8 @@ def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROU
     flags.DEFINE_string(
         "checkpoint",
         None,
-        "PyTorch checkpoint of facebookresearch/moco, torchvision or timm.",
+        "PyTorch or safetensors file with a ResNet: of facebookresearch/moco, torchvision, timm or "
+        "another project that uses torchvision's names.",
         **group,
     )
     group["module_name"] = "Network of the backbone"
