@@ -24,7 +24,6 @@ from moco_tf.backbones.finite import require_finite
 from moco_tf.backbones.pytorch_files import to_array, to_arrays
 from moco_tf.encoders import state_dict
 from moco_tf.errors import UserError
-from moco_tf.mechanisms.base import copy_weights
 
 if TYPE_CHECKING:
     from moco_tf.encoders.state_dict import Entry
@@ -150,7 +149,7 @@ def from_checkpoint(model: MoCo, checkpoint: dict[str, Any]) -> bool:
     prefix, query = contents.prefix, contents.encoder(QUERY)
     if contents.holds_query_encoder_alone():
         state_dict.write(model.query_encoder, query, prefix + QUERY)
-        copy_weights(model.query_encoder, model.key_encoder)
+        model.key_encoder.set_weights(model.query_encoder.get_weights())
         return False
 
     _require_complete(contents, _sgd(model))
