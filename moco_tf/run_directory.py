@@ -72,6 +72,7 @@ def require_same_run(
                 "directory, or restore the images"
             )
         require_progress_kept(workdir)
+        read_metrics(workdir)
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"the run directory {workdir} is a file: use a directory")
     elif _checkpoint_files(workdir) or read_metrics(workdir):
@@ -272,8 +273,13 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     path = os.path.join(workdir, "metrics.jsonl")
     if not tf.io.gfile.exists(path):
         return []
-    with tf.io.gfile.GFile(path, "rb") as file:
-        *lines, incomplete = file.read().split(b"\n")
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            *lines, incomplete = file.read().split(b"\n")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error_reason(error)}): restore it from a backup"
+        ) from error
     del incomplete  # Empty, unless a kill has cut it short.
     metrics = []
     for number, text in enumerate(lines, start=1):

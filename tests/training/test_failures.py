@@ -157,13 +157,17 @@ def test_plot_that_a_kill_prevented_is_made_at_the_next_start(trained_run, image
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def full_disk():
+    return open("/dev/full", "w")  # noqa: SIM115
+
+
 def closed_pipe():
     reading, writing = os.pipe()
     os.close(reading)
     return os.fdopen(writing, "w")
 
 
-@pytest.mark.parametrize("output", [lambda: open("/dev/full", "w"), closed_pipe])
+@pytest.mark.parametrize("output", [full_disk, closed_pipe])
 def test_printing_may_fail(output, capsys):
     with output() as stream, contextlib.redirect_stdout(stream), printing_may_fail():
         for _ in range(2):
