@@ -68,13 +68,16 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     picture = _picture(values, protocol, directory)
     if picture:
         require_outside(values.data or config.data.source, picture)
+    backbones = {}
+    if isinstance(settings, FinetuneSettings) and values.compare:
+        backbones = _backbones_to_compare(values, config, source, backbone, settings.seed)
+        comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
     _print_summary(source)
 
     # Every process computes; the chief alone writes.
     if isinstance(settings, LinearSettings):
         result = protocols.evaluate_linear(backbone, source, image_size, settings)
-    elif isinstance(settings, FinetuneSettings) and values.compare:
-        backbones = _backbones_to_compare(values, config, source, backbone, settings.seed)
+    elif isinstance(settings, FinetuneSettings) and backbones:
         result = comparison.compare(backbones, source, image_size, directory, description, settings)
         if distribution.is_chief():
             feature_plots.plot_comparison(picture, {**result, **description})
