@@ -1,6 +1,7 @@
 """evaluate.py with the protocols that classify images, end to end on a small folder."""
 
 import json
+import pathlib
 import re
 import shutil
 
@@ -104,6 +105,29 @@ def test_knn_of_backbone_and_head(image_folder, workdir, name):
     assert result["k"] == 3
     with PIL.Image.open(workdir / f"{name.replace('knn', 'neighbours')}.png") as image:
         assert min(image.size) > 300
+
+
+@pytest.mark.slow
+def test_images_that_cannot_be_read_are_counted_and_named(image_folder, tmp_path):
+    folder = shutil.copytree(image_folder, tmp_path / "images")
+    source = sources.load(f"folder:{folder}")
+    damaged = [int(index) for index in source.test if source.labels[index] == 0]
+    damaged.append(int(source.train[0]))
+    names = [source.describe(index) for index in damaged]
+    for name in names:
+        pathlib.Path(name).write_text("no image")
+    flags = (source_flag(folder), f"--output_dir={tmp_path}", "--protocol=knn")
+    output = in_process.run(*RANDOM, *flags)
+    result = json.loads((tmp_path / "eval" / "knn.json").read_text())
+    assert sorted(result["unreadable"]) == sorted(names)
+    assert result["num_unreadable_train"] == 1
+    assert result["num_unreadable_test"] == len(names) - 1
+    assert result["num_train"] + result["num_test"] == 100 - len(names)
+    path = tmp_path / "eval" / "knn_unreadable.txt"
+    assert path.read_text().splitlines() == sorted(names)
+    assert f"skipped {len(names)} of 100 images that cannot be read: {min(names)}" in output
+    assert f"; listed in {path}\n" in output
+    assert "the result says nothing about the class 'left': none of the test images" in output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 
 import PIL.Image
@@ -12,7 +13,7 @@ pytest.importorskip("pycocotools")
 
 from moco_tf.config import default_config
 from moco_tf.evaluation.settings import SegmentationSettings
-from moco_tf.training.run import start_from
+from moco_tf.training.run_model import start_from
 from tests import in_process
 from tests.scenes import needs_fashion_mnist, write
 
@@ -44,6 +45,18 @@ def workdir(scenes, tmp_path_factory):
     return run_of(scenes, tmp_path_factory.mktemp("runs") / "mine")
 
 
+@pytest.fixture(scope="module")
+def invalid_scenes(scenes, tmp_path_factory):
+    """The scenes with an invalid annotation and a test image that cannot be read."""
+    folder = shutil.copytree(scenes, tmp_path_factory.mktemp("data") / "invalid")
+    path = folder / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"][2] = -1
+    path.write_text(json.dumps(content))
+    (folder / "val" / "000000.png").write_text("no image")
+    return folder
+
+
 def is_picture(path):
     with PIL.Image.open(path) as image:
         return image.format == "PNG" and min(image.size) > 200
@@ -51,13 +64,21 @@ def is_picture(path):
 
 @pytest.mark.slow
 @needs_fashion_mnist
-def test_segmentation_result_has_mean_and_deviation_of_the_trials(scenes, workdir):
-    arguments = ("--protocol=segmentation", f"--workdir={workdir}", f"--data=coco:{scenes}", *SHORT)
+def test_segmentation_of_several_trials_without_invalid_annotations(invalid_scenes, workdir):
+    arguments = ("--protocol=segmentation", f"--workdir={workdir}", "--skip_invalid", *SHORT)
+    arguments += (f"--data=coco:{invalid_scenes}",)
     output = in_process.run("evaluate.py", *arguments, "--trials=2", "--seed=3")
     line = output.strip().splitlines()[-1]
     result = json.loads((workdir / "eval" / "segmentation.json").read_text())
     assert result["protocol"] == "segmentation"
-    assert (result["num_train"], result["num_test"]) == (4, 2)
+    assert (result["num_train"], result["num_test"]) == (4, 1)
+    assert (result["num_unreadable_train"], result["num_unreadable_test"]) == (0, 1)
+    assert result["skipped"] == {"invalid annotations": 1}
+    path = f"{invalid_scenes}/annotations/instances_train.json"
+    fault = f"the first fault is in {path}: annotations[0]"
+    assert f"coco:{invalid_scenes}: skipped invalid annotations (1); {fault}" in output
+    names = f"{invalid_scenes}/val/000000.png; listed in {workdir}/eval/segmentation_unreadable.txt"
+    assert f"skipped 1 of 6 images that cannot be read: {names}" in output
     assert (result["steps"], result["milestones"], result["seed"]) == (2, [1], 3)
     assert result["learning_rate"] == SegmentationSettings.learning_rate
     assert [trial["seed"] for trial in result["trials"]] == [3, 4]
@@ -90,6 +111,14 @@ def test_detection_comparison_continues_where_it_was_stopped(scenes, workdir):
 
 
 @needs_fashion_mnist
+def test_invalid_annotation_is_one_line(invalid_scenes, workdir):
+    flags = ("--protocol=detection", f"--data=coco:{invalid_scenes}", *SHORT)
+    line = in_process.run_mistake("evaluate.py", *flags, workdir=workdir)
+    assert f"{invalid_scenes}/annotations/instances_train.json: annotations[0] (id " in line
+    assert "whose width or height is negative; correct it, or set skip_invalid to" in line
+
+
+@needs_fashion_mnist
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
@@ -98,6 +127,7 @@ def test_detection_comparison_continues_where_it_was_stopped(scenes, workdir):
         ("--protocol=detection --data=coco:no", "'coco:no'.*no/annotations/ins"),
         ("--protocol=detection --data=x --image_size=90", "image_size=90: .* such as 96"),
         ("--protocol=detection --data=x --epochs=3", "--epochs has no effect"),
+        ("--protocol=knn --skip_invalid", "--skip_invalid requires --protocol=detection or seg"),
         ("--protocol=knn --trials=3", "--trials has no effect"),
         ("--protocol=segmentation --data=x --milestones=a", "--milestones=a: give numbers"),
         (

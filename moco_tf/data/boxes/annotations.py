@@ -59,10 +59,10 @@ class Tally:
         """Return the numbers in one line; empty if there are none."""
         parts = []
         if self.skipped:
-            counts = ", ".join(f"{count} {what}" for what, count in self.skipped.items())
+            counts = ", ".join(f"{what} ({count})" for what, count in self.skipped.items())
             parts.append(f"skipped {counts}")
         if self.clipped:
-            parts.append(f"clipped {self.clipped} boxes to their images")
+            parts.append(f"clipped boxes to their images ({self.clipped})")
         if self.first_fault:
             parts.append(f"the first fault is in {self.first_fault}")
         return "; ".join(parts)

@@ -248,7 +248,7 @@ def test_boxes_are_clipped_and_those_without_area_left_out(tmp_path):
     assert images.tally.skipped == {"annotations without an area": 5}
     assert images.tally.clipped == 1
     assert str(images.tally) == (
-        "skipped 5 annotations without an area; clipped 1 boxes to their images"
+        "skipped annotations without an area (5); clipped boxes to their images (1)"
     )
 
 
