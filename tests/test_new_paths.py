@@ -231,7 +231,7 @@ def test_files_are_created_without_hard_links(tmp_path, monkeypatch):
 
 
 def test_paths_of_tensorflow(tmp_path):
-    """TensorFlow's file system in memory renames no directory with its files, so none moves here."""
+    """The one in memory does not move the files of a directory, so no directory moves here."""
     folder = f"ram://{tmp_path.name}"
     paths = [f"{folder}/a", f"{folder}/b"]
     for text, error in (("new", None), ("second", FileExistsError)):
@@ -243,7 +243,8 @@ def test_paths_of_tensorflow(tmp_path):
         assert new_paths.exists(path)
         with tf.io.gfile.GFile(path) as file:
             assert file.read() == "new"
-    with pytest.raises(FileExistsError), new_directory(paths[0]) as unfinished:
-        tf.io.gfile.makedirs(unfinished)
-        assert unfinished.startswith(f"{folder}/.a.")
+    with pytest.raises(FileExistsError):  # noqa: SIM117
+        with new_directory(paths[0]) as unfinished:
+            tf.io.gfile.makedirs(unfinished)
+    assert unfinished.startswith(f"{folder}/.a.")
     assert sorted(tf.io.gfile.listdir(folder)) == ["a", "b"]

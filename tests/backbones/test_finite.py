@@ -15,7 +15,7 @@ from moco_tf.export.keras_hub_preset import export_keras_hub
 from moco_tf.export.keras_v3 import export_keras
 from moco_tf.export.onnx_file import export_onnx
 from moco_tf.export.saved_model import export_saved_model, to_archive
-from moco_tf.training.run import load_model
+from moco_tf.training.run_model import load_model
 from tests import in_process
 
 SPOILT = {
