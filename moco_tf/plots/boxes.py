@@ -81,10 +81,11 @@ def plot_segmentations(
         true_labels = segmentation.labels_of(annotations, height, width)
         predicted_labels = map_in_image(square, height, width)
         for axes, labels in ((true_axes, true_labels), (predicted_axes, predicted_labels)):
-            overlay = np.zeros([height, width, 4])  # The background stays transparent.
+            # Bytes, because images may be large. The background stays transparent.
+            overlay = np.zeros([height, width, 4], np.uint8)
             for label in np.unique(labels[labels > segmentation.BACKGROUND]):
                 rgb = matplotlib.colors.to_rgb(f"C{(label - 1) % 10}")
-                overlay[labels == label] = [*rgb, 0.6]
+                overlay[labels == label] = [round(255 * value) for value in (*rgb, 0.6)]
                 visible_labels.add(int(label))
             axes.imshow(overlay)
     patches = [
