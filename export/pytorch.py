@@ -57,7 +57,7 @@ def _export_run(workdir: str, out: str) -> None:
     from moco_tf import run_directory
     from moco_tf.backbones.model_card import Origin
     from moco_tf.backbones.reference_checkpoint import to_checkpoint
-    from moco_tf.training.run import load_model
+    from moco_tf.training.run_model import load_model
 
     config = run_directory.read_config(workdir)
     model, steps_per_epoch = load_model(workdir)
@@ -129,7 +129,7 @@ def _import_run(path: str, config: ml_collections.ConfigDict, workdir: str) -> N
     from moco_tf.backbones.pytorch_files import read
     from moco_tf.backbones.reference_checkpoint import from_checkpoint
     from moco_tf.encoders.state_dict import MismatchError
-    from moco_tf.training.run import start_from
+    from moco_tf.training.run_model import start_from
 
     checkpoint, is_complete = read(path), False
 

@@ -12,7 +12,9 @@ from moco_tf import distribution, encoders
 from moco_tf.config import total_steps
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.evaluation import features, knn
-from moco_tf.training.callbacks import Accessory, GlobalStep, MetricsLog
+from moco_tf.training.accessory import Accessory
+from moco_tf.training.callbacks import GlobalStep
+from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.tensorboard import Projector
 
 # Maximum numbers of training images, the bank, and of test images, which are classified.

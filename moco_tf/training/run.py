@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import ml_collections
@@ -19,7 +19,6 @@ from moco_tf.config import (
     chance_loss,
     check,
     flatten,
-    require_moco,
     suggested_queue_size,
     total_steps,
 )
@@ -27,25 +26,20 @@ from moco_tf.data.pipeline import TwoViews, first_readable
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
-from moco_tf.mechanisms.moco import MoCo
-from moco_tf.new_paths import new_directory
 from moco_tf.plots.run import plot_curves, plot_preview
+from moco_tf.training.accessory import Accessory
 from moco_tf.training.build import (
     build_augment,
     build_data,
     build_model,
     memory_bank_size,
 )
-from moco_tf.training.callbacks import (
-    Accessory,
-    MetricsLog,
-    Progress,
-    StopAt,
-    UnreadableImages,
-)
+from moco_tf.training.callbacks import StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
 from moco_tf.training.knn_monitor import KNNMonitor
+from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
+from moco_tf.training.progress import Progress
 from moco_tf.training.signals import StopOnSignals
 from moco_tf.training.tensorboard import Projector, ViewImages
 
@@ -98,7 +92,7 @@ def train(
         >>> config.update(dict(encoder="resnet8", stem="small", image_size=32, queue_size=256))
         >>> config.update(dict(batch_size=32, steps=2, knn_every=0))
         >>> moco_tf.train(config, workdir)  # doctest: +ELLIPSIS
-        moco: resnet8, ...
+        photos: 9,934 images...
         Outcome(step=2, total_steps=2, stopped_by=None)
     """
     strategy = strategy or tf.distribute.get_strategy()
@@ -124,74 +118,6 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
         plot_preview(path, config, source, batches, build_augment(config, source.channels))
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"the preview {path} cannot be written: {error_reason(error)}") from error
-
-
-def start_from(
-    initialize: Callable[[MoCo], None], config: ml_collections.ConfigDict, workdir: str
-) -> tuple[MoCo, int]:
-    """Create a run whose first checkpoint holds an imported model.
-
-    Args:
-        initialize: Function that sets the weights, the step and the optimizer state of the newly
-            built `MoCo`.
-        config: Config of the run.
-        workdir: Path of the run directory, which must not exist or be empty. If anything fails,
-            nothing is left there.
-
-    Returns:
-        The model, and the number of steps in an epoch.
-
-    Raises:
-        UserError: If a setting is invalid, the data source cannot be read, or the directory is
-            not empty or cannot be written.
-    """
-    check(config)
-    require_moco(config)
-    run_directory.require_empty(workdir)
-    source, batches = build_data(config)
-    model = build_model(config, batches.steps_per_epoch, source.channels)
-    assert isinstance(model, MoCo)
-    initialize(model)
-    num_images, channels = len(source.pretrain), source.channels
-    try:
-        with new_directory(workdir) as unfinished:
-            run_directory.open_for_training(unfinished, config, num_images, channels)
-            checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
-            checkpoints.step = int(model.step.numpy())
-            checkpoints.save()
-    except FileExistsError as error:  # Another process has created a run there in the meantime.
-        raise UserError(
-            f"the run directory {workdir} is not empty: use another directory"
-        ) from error
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"the run directory {workdir} cannot be written ({error_reason(error)}): use a "
-            "directory that can be written"
-        ) from error
-    return model, batches.steps_per_epoch
-
-
-def load_model(workdir: str) -> tuple[MoCo, int]:
-    """Load the whole model of a run of MoCo from its newest checkpoint.
-
-    Args:
-        workdir: Path of the run directory.
-
-    Returns:
-        The compiled `MoCo`, and the number of steps in an epoch.
-
-    Raises:
-        UserError: If there is no run, it is of another mechanism, it has no checkpoint yet, or the
-            checkpoint cannot be read.
-    """
-    config = run_directory.read_config(workdir)
-    require_moco(config)
-    run_directory.require_checkpoint(workdir)
-    steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
-    model = build_model(config, steps_per_epoch, run_directory.read_channels(workdir))
-    assert isinstance(model, MoCo)
-    Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)
-    return model, steps_per_epoch
 
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
@@ -260,7 +186,7 @@ def _callbacks(
     callbacks: list[keras.callbacks.Callback] = [
         log,
         KNNMonitor(log, start, config, steps_per_epoch, source, projector),
-        UnreadableImages(batches, start, fail=config.data.on_error == "fail"),
+        UnreadableImages(batches, start, config.data.on_error == "fail", output_dir),
         checkpoints,
         StopAt(start, total),
     ]
@@ -293,21 +219,20 @@ def _announce(
     total: int,
     steps_per_epoch: int,
 ) -> None:
+    num_images, epochs = len(source.pretrain), total / steps_per_epoch
+    print(source.summary)
     print(
-        f"{config.mechanism}: {config.encoder}, {len(source.pretrain)} images of {source.name}, "
-        f"{total / steps_per_epoch:.4g} epochs of {steps_per_epoch} steps; "
-        f"chance-level loss {chance_formula(config)} = {chance_loss(config):.2f}"
+        f"{config.mechanism}: {config.encoder}, {epochs:.4g} {'epoch' if epochs == 1 else 'epochs'}"
+        f" of {steps_per_epoch} steps; chance-level loss {chance_formula(config)} = "
+        f"{chance_loss(config):.2f}"
     )
     if config.mechanism == "memory_bank":
-        print(
-            f"the memory bank takes {memory_bank_size(len(source.pretrain), config.dim)} on each "
-            "device"
-        )
-    elif config.queue_size > len(source.pretrain):
+        print(f"the memory bank takes {memory_bank_size(num_images, config.dim)} on each device")
+    elif config.queue_size > num_images:
         print(
             f"note: the queue of {config.queue_size} keys is larger than the data set of "
-            f"{len(source.pretrain)} images, so queries find their own images among the negatives; "
-            f"set config.queue_size={suggested_queue_size(len(source.pretrain))}, for example"
+            f"{num_images} images, so queries find their own images among the negatives; "
+            f"set config.queue_size={suggested_queue_size(num_images)}, for example"
         )
     if start:
         print(f"resuming from step {start} in {workdir}")

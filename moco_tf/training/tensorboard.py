@@ -16,7 +16,8 @@ from moco_tf.files import write_atomically
 from moco_tf.plots.images import visible
 from moco_tf.plots.thumbnails import jpeg, sheet, thumbnails
 from moco_tf.seeds import seed_for
-from moco_tf.training.callbacks import GlobalStep, MetricsLog
+from moco_tf.training.callbacks import GlobalStep
+from moco_tf.training.metrics_log import MetricsLog
 
 MAX_PAIRS = 4  # Number of pairs of views that are shown for a step.
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from moco_tf.config import default_config
-from moco_tf.training.run import start_from
+from moco_tf.training.run_model import start_from
 from tests.images import crops
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from moco_tf.backbones import pytorch_files
 from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
-from moco_tf.training.run import start_from
+from moco_tf.training.run_model import start_from
 from tests import in_process
 from tests.export.checkpoints import (
     DIM,

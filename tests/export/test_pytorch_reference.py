@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moco_tf import load_backbone, run_directory
-from moco_tf.training.run import load_model
+from moco_tf.training.run_model import load_model
 from tests import in_process
 from tests.export.backbones import assert_close, photographs
 from tests.export.checkpoints import (

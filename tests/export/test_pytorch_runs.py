@@ -11,7 +11,8 @@ from moco_tf import load_backbone, run_directory
 from moco_tf.backbones import pytorch_files
 from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
 from moco_tf.training.build import build_model
-from moco_tf.training.run import load_model, start_from, train
+from moco_tf.training.run import train
+from moco_tf.training.run_model import load_model, start_from
 from tests import command, in_process
 from tests.export.checkpoints import (
     SCRIPT,

@@ -17,7 +17,8 @@ from moco_tf.plots import features, run
 from moco_tf.plots.images import channels_note, visible
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
-from moco_tf.training.run import load_model, preview, train
+from moco_tf.training.run import preview, train
+from moco_tf.training.run_model import load_model
 from tests import in_process
 from tests.command import TINY
 from tests.images import crops

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from moco_tf import run_directory
-from moco_tf.training.callbacks import MetricsLog
+from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
 from tests import in_process
 from tests.command import ROOT, TINY, logged_steps, start, state, wait_for

@@ -15,7 +15,7 @@ from moco_tf import encoders, load_backbone, run_directory
 from moco_tf.config import chance_loss, check, default_config
 from moco_tf.errors import UserError
 from moco_tf.training.build import build_data, build_model
-from moco_tf.training.run import load_model, start_from
+from moco_tf.training.run_model import load_model, start_from
 from tests import in_process
 from tests.command import TINY, state
 from tests.images import crops

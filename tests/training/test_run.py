@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from moco_tf import load_backbone, run_directory
 from moco_tf.training.build import build_model
-from moco_tf.training.callbacks import MetricsLog
+from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.run import Outcome, train
 from tests import in_process
 from tests.command import TINY, logged_steps, start, state, wait_for
@@ -194,9 +194,13 @@ def damaged_folder(tmp_path):
 @pytest.mark.slow
 def test_unreadable_files_are_skipped_and_named(damaged_folder, tmp_path):
     output = train_on_folder(damaged_folder, tmp_path / "run")
-    assert "skipped 3 files that cannot be read as images" in output
-    for name in ("truncated.jpg", "text.png", "notes.txt"):
-        assert name in output
+    names = [str(damaged_folder / "left" / name) for name in ("text.png", "truncated.jpg")]
+    path = tmp_path / "run" / "unreadable_images.txt"
+    skipped = f"skipped 2 of 22 images that cannot be read: {', '.join(names)}; listed in {path}"
+    assert output.count("cannot be read") == 1
+    assert skipped in output
+    assert path.read_text().splitlines() == names
+    assert "notes.txt" in output.partition("chance-level loss")[0]  # With what was found.
 
 
 @pytest.mark.slow

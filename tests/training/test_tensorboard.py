@@ -24,9 +24,9 @@ from moco_tf.data.recipes import RECIPES
 from moco_tf.evaluation.features import extract
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_data, build_model
-from moco_tf.training.callbacks import MetricsLog
 from moco_tf.training.finite import FiniteCheck
 from moco_tf.training.knn_monitor import KNNMonitor
+from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.run import train
 from moco_tf.training.tensorboard import Projector, ViewImages
 from tests.command import state

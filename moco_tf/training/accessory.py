@@ -1,0 +1,33 @@
+"""Parts of a run that it goes on without if they fail."""
+
+import contextlib
+from collections.abc import Iterator
+
+from tqdm.auto import tqdm
+
+from moco_tf import distribution
+from moco_tf.files import error_reason
+
+
+class Accessory:
+    """A part of a run that it can do without, such as its plots: a failure is reported once.
+
+    Args:
+        what: What the run goes on without, such as "curves.png".
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.has_failed = False
+
+    @contextlib.contextmanager
+    def may_fail(self) -> Iterator[None]:
+        """Run the block, and warn if it raises an exception for the first time."""
+        try:
+            yield
+        except Exception as error:
+            if distribution.worker_is_gone(error):
+                raise
+            if not self.has_failed:
+                tqdm.write(f"warning: the run goes on without {self.what}: {error_reason(error)}")
+            self.has_failed = True
