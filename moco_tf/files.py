@@ -1,9 +1,13 @@
 """File operations that survive an interruption: a file is written completely or not at all."""
 
 import errno
+import json
 import re
+from typing import Any
 
 import tensorflow as tf
+
+from moco_tf.errors import UserError
 
 
 def write_atomically(path: str, contents: str | bytes) -> None:
@@ -52,3 +56,24 @@ def write_remedy(error: Exception, directory: str) -> str:
     if not tf.io.gfile.isdir(directory):
         return "restore the directory, which does not exist any more"
     return "check the disk or the network that it is on"
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Return the object in a JSON file of a run directory.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        UserError: If the file does not exist or is damaged.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            values = json.loads(file.read())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__} and not an object")
+    except (tf.errors.OpError, OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error_reason(error)}): restore it from a backup"
+        ) from error
+    return values

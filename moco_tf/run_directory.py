@@ -9,9 +9,11 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
+from moco_tf import run_data
 from moco_tf.config import OPERATIONAL, check, default_config, flatten
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, write_atomically, write_remedy
+from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
+from moco_tf.run_data import RunData
 
 # What TensorFlow raises when it restores a damaged checkpoint, or one of another network.
 RESTORE_ERRORS = (
@@ -25,9 +27,7 @@ RESTORE_ERRORS = (
 )
 
 
-def require_same_run(
-    workdir: str, config: ml_collections.ConfigDict, num_images: int, channels: int = 3
-) -> None:
+def require_same_run(workdir: str, config: ml_collections.ConfigDict, data: RunData) -> None:
     """Raise a `UserError` if `workdir` holds a run with another config or other data.
 
     A directory without a run passes, and so does a path where nothing exists.
@@ -35,14 +35,11 @@ def require_same_run(
     Args:
         workdir: Path of the run directory, local or a `tf.io.gfile` path.
         config: Config of the run to start or to resume.
-        num_images: Number of images that the run trains on. With another number, a step would have
-            other images.
-        channels: Number of channels of these images.
+        data: Its images.
 
     Raises:
-        UserError: If the run there has another config, another number of images or images with
-            another number of channels, if it has lost its config or its checkpoints or a file of
-            it is damaged, or if `workdir` is a file.
+        UserError: If the run there has another config or other images, if it has lost its config or
+            its checkpoints, if a file of it is damaged, or if `workdir` is a file.
     """
     if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
         saved, current = flatten(read_config(workdir)), flatten(config)
@@ -57,20 +54,7 @@ def require_same_run(
                 f"({'; '.join(differences)}): use another directory, or the config of that run to "
                 "resume it"
             )
-        saved_num_images = read_num_images(workdir)
-        if saved_num_images != num_images:
-            raise UserError(
-                f"the run directory {workdir} holds a run on {saved_num_images} images, but "
-                f"'{config.data.source}' has {num_images} now: use another directory, or restore "
-                "the images"
-            )
-        saved_channels = read_channels(workdir)
-        if saved_channels != channels:
-            raise UserError(
-                f"the run directory {workdir} holds a run on images with {saved_channels} "
-                f"channels, but those of '{config.data.source}' have {channels} now: use another "
-                "directory, or restore the images"
-            )
+        run_data.require_same(workdir, data, config.data.source)
         require_progress_kept(workdir)
         read_metrics(workdir)
     elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
@@ -82,29 +66,24 @@ def require_same_run(
         )
 
 
-def open_for_training(
-    workdir: str, config: ml_collections.ConfigDict, num_images: int, channels: int = 3
-) -> None:
+def open_for_training(workdir: str, config: ml_collections.ConfigDict, data: RunData) -> None:
     """Create a run directory, or open the directory of the same run to resume it.
 
     Args:
         workdir: Path of the run directory, local or a `tf.io.gfile` path.
         config: Config of the run.
-        num_images: Number of images that the run trains on.
-        channels: Number of channels of these images.
+        data: Its images.
 
     Raises:
         UserError: If the directory cannot be written, or if `require_same_run` refuses it. A
             refused directory is left as it is.
     """
-    require_same_run(workdir, config, num_images, channels)
+    require_same_run(workdir, config, data)
     try:
         tf.io.gfile.makedirs(workdir)
-        for name, text in (
-            ("data.json", json.dumps({"num_images": num_images, "channels": channels})),
-            ("config.json", config.to_json_best_effort(indent=2)),
-        ):
-            write_atomically(os.path.join(workdir, name), text + "\n")
+        run_data.write(workdir, data)
+        text = config.to_json_best_effort(indent=2)
+        write_atomically(os.path.join(workdir, "config.json"), text + "\n")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"the run directory {workdir} cannot be written ({error_reason(error)}): "
@@ -132,7 +111,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         raise UserError(f"there is no directory {workdir}, which should be a run directory")
     if not tf.io.gfile.exists(path):
         raise UserError(f"the run directory {workdir} holds no run: it has no config.json")
-    values = _read_json(path)
+    values = read_json(path)
     try:
         config = default_config()
         with config.unlocked():
@@ -145,44 +124,6 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
             f"{path} is not the config of a run ({error_reason(error)}): restore it from a backup"
         ) from error
     return config
-
-
-def read_num_images(workdir: str) -> int:
-    """Return the number of images that a run trains on."""
-    return _read_data(workdir)["num_images"]
-
-
-def read_channels(workdir: str) -> int:
-    """Return the number of channels of a run's images.
-
-    Runs from before the number was recorded have 3.
-    """
-    return _read_data(workdir).get("channels", 3)
-
-
-def _read_data(workdir: str) -> dict[str, int]:
-    path = os.path.join(workdir, "data.json")
-    data = _read_json(path)
-    numbers = data.get("num_images"), data.get("channels", 3)
-    if not all(type(number) is int and number > 0 for number in numbers):
-        raise UserError(
-            f"{path} has no valid numbers of images and channels: restore it from a backup"
-        )
-    return data
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    """Return the object in a JSON file of a run."""
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            values = json.loads(file.read())
-        if not isinstance(values, dict):
-            raise ValueError(f"it holds a {type(values).__name__} and not an object")
-    except (tf.errors.OpError, OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error_reason(error)}): restore it from a backup"
-        ) from error
-    return values
 
 
 def checkpoints(workdir: str) -> list[str]:
@@ -296,8 +237,11 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     return metrics
 
 
-def rewind_metrics(workdir: str, step: int) -> None:
+def rewind_metrics(workdir: str, step: int) -> int:
     """Remove the lines of metrics.jsonl after `step`, which a resumed run writes again.
+
+    Returns:
+        The step of the last line that is left, or 0.
 
     Raises:
         UserError: If a line is damaged, or the file cannot be written.
@@ -310,6 +254,7 @@ def rewind_metrics(workdir: str, step: int) -> None:
         raise UserError(
             f"{path} cannot be written ({error_reason(error)}): {write_remedy(error, workdir)}"
         ) from error
+    return max((line["step"] for line in kept), default=0)
 
 
 def has_curves(workdir: str) -> bool:

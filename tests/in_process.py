@@ -30,7 +30,7 @@ def run(script, *arguments, workdir=None, status=0):
         script: "train.py", "evaluate.py", "demo" or "export/MODULE.py".
         *arguments: The arguments, converted to strings.
         workdir: Value of a further argument --workdir.
-        status: The exit status that is expected.
+        status: The exit status that is expected, or a tuple of those that are possible.
     """
     arguments = [str(argument) for argument in arguments]
     if workdir is not None:
@@ -47,7 +47,7 @@ def run(script, *arguments, workdir=None, status=0):
         warnings.catch_warnings(action="ignore", category=DeprecationWarning),
     ):
         exit_status = main(arguments)
-    assert exit_status == status, output.getvalue()
+    assert exit_status in (status if isinstance(status, tuple) else (status,)), output.getvalue()
     return output.getvalue()
 
 

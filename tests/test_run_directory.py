@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from moco_tf import run_directory
+from moco_tf import run_data, run_directory
 from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
+from moco_tf.run_data import RunData
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def config():
 def workdir(config, tmp_path):
     """A run directory that was opened for a run on 10 images."""
     workdir = str(tmp_path / "run")
-    run_directory.open_for_training(workdir, config, 10)
+    run_directory.open_for_training(workdir, config, RunData(10))
     return workdir
 
 
@@ -36,41 +37,41 @@ def refusal(function, *arguments):
 def test_config_is_read_as_it_was_written(config, tmp_path):
     config.milestones = (3, 7, 9)
     workdir = str(tmp_path / "run")
-    run_directory.open_for_training(workdir, config, 10)
+    run_directory.open_for_training(workdir, config, RunData(10))
     assert flatten(run_directory.read_config(workdir)) == flatten(config)
-    run_directory.open_for_training(workdir, config, 10)  # To resume.
+    run_directory.open_for_training(workdir, config, RunData(10))  # To resume.
 
 
 def test_number_of_images_and_channels_are_read_as_they_were_written(config, tmp_path):
-    run_directory.open_for_training(str(tmp_path), config, 12, channels=5)
-    assert run_directory.read_num_images(str(tmp_path)) == 12
-    assert run_directory.read_channels(str(tmp_path)) == 5
+    run_directory.open_for_training(str(tmp_path), config, RunData(12, channels=5))
+    assert run_data.read_num_images(str(tmp_path)) == 12
+    assert run_data.read_channels(str(tmp_path)) == 5
 
 
 def test_run_without_a_recorded_number_of_channels_has_three(tmp_path):
     (tmp_path / "data.json").write_text('{"num_images": 12}')
-    assert run_directory.read_channels(str(tmp_path)) == 3
+    assert run_data.read_channels(str(tmp_path)) == 3
 
 
 def test_operational_settings_may_change_when_a_run_is_resumed(config, workdir):
     config.knn_every, config.checkpoint_every = 1, 7
-    run_directory.open_for_training(workdir, config, 10)
+    run_directory.open_for_training(workdir, config, RunData(10))
     assert run_directory.read_config(workdir).checkpoint_every == 7
 
 
 def test_run_with_another_config_is_refused_and_left_as_it_is(config, workdir):
     config.temperature = 0.2
-    message = refusal(run_directory.open_for_training, workdir, config, 10)
+    message = refusal(run_directory.open_for_training, workdir, config, RunData(10))
     assert workdir in message
     assert "temperature is 0.07 there and 0.2 here" in message
     assert run_directory.read_config(workdir).temperature == 0.07
 
 
 def test_run_on_other_data_is_refused(config, workdir):
-    message = refusal(run_directory.open_for_training, workdir, config, 11)
+    message = refusal(run_directory.open_for_training, workdir, config, RunData(11))
     assert "10 images" in message
     assert "'photos' has 11" in message
-    message = refusal(run_directory.open_for_training, workdir, config, 10, 5)
+    message = refusal(run_directory.open_for_training, workdir, config, RunData(10, 5))
     assert "3 channels" in message
     assert "have 5" in message
 
@@ -78,9 +79,9 @@ def test_run_on_other_data_is_refused(config, workdir):
 def test_file_is_refused_as_a_run_directory(config, tmp_path):
     path = tmp_path / "file"
     path.write_text("")
-    message = refusal(run_directory.open_for_training, str(path), config, 10)
+    message = refusal(run_directory.open_for_training, str(path), config, RunData(10))
     assert f"{path} is a file" in message
-    message = refusal(run_directory.open_for_training, str(path / "run"), config, 10)
+    message = refusal(run_directory.open_for_training, str(path / "run"), config, RunData(10))
     assert f"{path}/run cannot be written" in message
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from moco_tf import encoders, run_directory
+from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import pytorch_files
 from moco_tf.backbones.finite import require_finite
 from moco_tf.errors import UserError
@@ -203,7 +203,7 @@ def load_query_encoder(workdir: str) -> keras.Model:
         config.head,
         config.dim,
         stem=config.stem,
-        channels=run_directory.read_channels(workdir),
+        channels=run_data.read_channels(workdir),
     )
     checkpoint = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:

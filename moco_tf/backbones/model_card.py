@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import encoders, run_directory, run_summary
+from moco_tf import encoders, run_data, run_directory, run_summary
 from moco_tf.backbones.saving import CARD
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.errors import UserError
@@ -123,9 +123,9 @@ def _history_of_run(workdir: str) -> tuple[str, str]:
     config, metrics = run_directory.read_config(workdir), run_directory.read_metrics(workdir)
     facts = run_summary.summarize(
         config,
-        run_directory.read_num_images(workdir),
+        run_data.read_num_images(workdir),
         code(config.data.source),
-        run_directory.read_channels(workdir),
+        run_data.read_channels(workdir),
         metrics,
     )
     checkpoint = os.path.basename(run_directory.require_checkpoint(workdir))

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, encoders, run_directory
+from moco_tf import distribution, encoders, run_data, run_directory
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import total_steps
 from moco_tf.data import sources
@@ -190,7 +190,7 @@ def _gather_evidence(
     finite: bool,
     results: Results | None,
 ) -> Evidence:
-    num_images = run_directory.read_num_images(workdir)
+    num_images = run_data.read_num_images(workdir)
     steps_per_epoch = num_images // config.batch_size
     step = int(run_directory.require_checkpoint(workdir).rsplit("-", 1)[1])
     accuracies = most_frequent = None

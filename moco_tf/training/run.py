@@ -13,7 +13,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, run_directory, run_lock
+from moco_tf import distribution, paths, run_data, run_directory, run_lock
 from moco_tf.config import (
     chance_formula,
     chance_loss,
@@ -27,6 +27,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.plots.run import plot_curves, plot_preview
+from moco_tf.run_data import RunData
 from moco_tf.training.accessory import Accessory
 from moco_tf.training.build import (
     build_augment,
@@ -97,6 +98,7 @@ def train(
     """
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
+    workdir = paths.expand(workdir, "workdir")
     with distribution.scope(strategy), printing_may_fail():
         return _train(config, workdir)
 
@@ -122,9 +124,9 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     source, batches = build_data(config)
-    num_images, channels = len(source.pretrain), source.channels
-    _require_identical_workers(config, workdir, num_images, channels)
-    run_directory.require_same_run(workdir, config, num_images, channels)
+    data = run_data.of_source(source)
+    _require_identical_workers(config, workdir, data)
+    run_directory.require_same_run(workdir, config, data)
     callbacks: list[keras.callbacks.Callback] = []
     chief = distribution.is_chief()
     with contextlib.ExitStack() as stack:
@@ -134,12 +136,12 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             callbacks.append(
                 keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: lock.require())
             )
-            run_directory.open_for_training(workdir, config, num_images, channels)
+            run_directory.open_for_training(workdir, config, data)
         else:
             # Every worker saves, since each holds a part of the moving statistics. Only the
             # chief's checkpoints are kept.
             output_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        model = build_model(config, batches.steps_per_epoch, channels, num_images)
+        model = build_model(config, batches.steps_per_epoch, data.channels, data.num_images)
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
         if len(set(distribution.gather_from_workers(start))) > 1:
@@ -152,7 +154,12 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             if chief:
                 _announce(config, workdir, source, start, total, batches.steps_per_epoch)
             # A run that starts again from step 0 evaluates that step again.
-            run_directory.rewind_metrics(output_dir, start or -1)
+            logged = run_directory.rewind_metrics(output_dir, start or -1)
+            if chief and logged < start - start % batches.steps_per_epoch:
+                print(
+                    f"warning: the lines of metrics.jsonl after step {logged} are lost; the run "
+                    f"resumes from step {start} without them"
+                )
             stop = StopOnSignals(start, checkpoints)
             stack.callback(stop.restore)
             callbacks.append(stop)
@@ -197,16 +204,18 @@ def _callbacks(
 
 
 def _require_identical_workers(
-    config: ml_collections.ConfigDict, workdir: str, num_images: int, channels: int
+    config: ml_collections.ConfigDict, workdir: str, data: RunData
 ) -> None:
     """Raise a `UserError` unless all workers have the same config, images and checkpoint."""
     checkpoint = run_directory.latest_checkpoint(workdir)
     saved = os.path.basename(checkpoint) if checkpoint else "no checkpoint"
-    own_hash = zlib.crc32(json.dumps([flatten(config), saved, num_images, channels]).encode())
+    same = [flatten(config), saved, data.num_images, data.channels, data.checksum]
+    own_hash = zlib.crc32(json.dumps(same).encode())
     if len(set(distribution.gather_from_workers(own_hash))) > 1:
         raise UserError(
             f"the workers differ: on this one, {workdir} holds {saved} and '{config.data.source}' "
-            f"has {num_images} images with {channels} channels. Start all workers with the same "
+            f"has {data.num_images} images with {data.channels} channels and the checksum "
+            f"{data.checksum[:8]}. Start all workers with the same "
             "settings and images, and with a run directory that they share"
         )
 

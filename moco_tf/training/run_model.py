@@ -5,7 +5,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import run_directory
+from moco_tf import run_data, run_directory
 from moco_tf.config import check, require_moco
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
@@ -41,10 +41,9 @@ def start_from(
     model = build_model(config, batches.steps_per_epoch, source.channels)
     assert isinstance(model, MoCo)
     initialize(model)
-    num_images, channels = len(source.pretrain), source.channels
     try:
         with new_directory(workdir) as unfinished:
-            run_directory.open_for_training(unfinished, config, num_images, channels)
+            run_directory.open_for_training(unfinished, config, run_data.of_source(source))
             checkpoints = Checkpoints(model, unfinished, config.checkpoint_every)
             checkpoints.step = int(model.step.numpy())
             checkpoints.save()
@@ -76,8 +75,8 @@ def load_model(workdir: str) -> tuple[MoCo, int]:
     config = run_directory.read_config(workdir)
     require_moco(config)
     run_directory.require_checkpoint(workdir)
-    steps_per_epoch = run_directory.read_num_images(workdir) // config.batch_size
-    model = build_model(config, steps_per_epoch, run_directory.read_channels(workdir))
+    steps_per_epoch = run_data.read_num_images(workdir) // config.batch_size
+    model = build_model(config, steps_per_epoch, run_data.read_channels(workdir))
     assert isinstance(model, MoCo)
     Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)
     return model, steps_per_epoch

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 import moco_tf
-from moco_tf import encoders, load_backbone, run_directory
+from moco_tf import encoders, load_backbone, run_data, run_directory
 from moco_tf.backbones.model_card import Format, Origin, model_card
 from moco_tf.errors import UserError
 from moco_tf.export.saved_model import export_saved_model
@@ -70,7 +70,7 @@ def test_card_lists_the_settings_that_differ_from_the_paper(card, workdir):
     text = card["Training"]
     config = run_directory.read_config(str(workdir))
     assert f"`{workdir}` at the checkpoint `step-" in text
-    num_images = run_directory.read_num_images(str(workdir))
+    num_images = run_data.read_num_images(str(workdir))
     assert f"{num_images:,} of `{config.data.source}`, views of {config.image_size} px" in text
     rows = {row.split(" | ")[0]: row for row in text.splitlines() if row.startswith("| `")}
     assert rows["| `encoder`"] == '| `encoder` | `"resnet8"` | `"resnet50"` |'

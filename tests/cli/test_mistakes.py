@@ -165,9 +165,10 @@ def test_run_directory_without_permission(tmp_path):
         "from moco_tf import run_directory\n"
         "from moco_tf.config import default_config\n"
         "from moco_tf.errors import UserError\n"
+        "from moco_tf.run_data import RunData\n"
         "import os, sys\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
-        "try: run_directory.open_for_training(sys.argv[1], default_config(), 10)\n"
+        "try: run_directory.open_for_training(sys.argv[1], default_config(), RunData(10))\n"
         "except UserError as error: print(error); sys.exit(2)\n"
     )
     for path in (tmp_path.parent, tmp_path.parent.parent, tmp_path):

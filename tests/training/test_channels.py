@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_data, run_directory
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.data.views import central_view
@@ -15,6 +15,7 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features
 from moco_tf.plots import features, run
 from moco_tf.plots.images import channels_note, visible
+from moco_tf.run_data import RunData
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
 from moco_tf.training.run import preview, train
@@ -155,22 +156,24 @@ def test_config_switches_rgb_operations_off_for_rgb_too(rgb_operations, expected
 
 def test_run_with_another_number_of_channels_is_refused(tmp_path):
     config = default_config()
-    run_directory.open_for_training(str(tmp_path), config, 10, channels=5)
-    run_directory.open_for_training(str(tmp_path), config, 10, channels=5)  # Resumes.
+    config.data.source = "photos"
+    run_directory.open_for_training(str(tmp_path), config, RunData(10, channels=5))
+    run_directory.open_for_training(str(tmp_path), config, RunData(10, channels=5))  # Resumes.
     with pytest.raises(UserError, match="on images with 5 channels, but those of .* have 1 now"):
-        run_directory.open_for_training(str(tmp_path), config, 10, channels=1)
+        run_directory.open_for_training(str(tmp_path), config, RunData(10, channels=1))
 
 
 def test_run_of_version_0_1_has_three_channels_and_rgb_operations(tmp_path):
     config = default_config()
-    run_directory.open_for_training(str(tmp_path), config, 10)
+    config.data.source = "photos"
+    run_directory.open_for_training(str(tmp_path), config, RunData(10))
     (tmp_path / "data.json").write_text('{"num_images": 10}\n')
     saved = json.loads((tmp_path / "config.json").read_text())
     del saved["rgb_operations"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    assert run_directory.read_channels(str(tmp_path)) == 3
+    assert run_data.read_channels(str(tmp_path)) == 3
     assert run_directory.read_config(str(tmp_path)).rgb_operations is True
-    run_directory.open_for_training(str(tmp_path), config, 10, channels=3)
+    run_directory.open_for_training(str(tmp_path), config, RunData(10, channels=3))
 
 
 @pytest.fixture
@@ -190,6 +193,7 @@ def image_in(axes):
 @pytest.mark.parametrize("channels", [1, 5])
 def test_preview_shows_visible_channels(source_names, figures, channels):
     config = default_config()
+    config.data.source = "photos"
     config.update(batch_size=4, bn_groups=2, image_size=24, rgb_operations=False)
     config.data.source = source_names[channels]
     preview(config, "preview.png")

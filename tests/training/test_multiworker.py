@@ -20,6 +20,7 @@ from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
+from moco_tf.run_data import RunData
 from moco_tf.training.run import _require_identical_workers, train
 from tests import replicas
 from tests.command import ROOT, TINY, logged_steps, state, wait_for
@@ -334,11 +335,12 @@ def test_workers_differ_in_settings_images_or_checkpoint(trained_run, tmp_path, 
     other_seed.seed = 1
     empty = str(tmp_path)
     workers = [
-        (config, empty, 100, 3),
-        (other_seed, empty, 100, 3),
+        (config, empty, RunData(100, 3)),
+        (other_seed, empty, RunData(100, 3)),
         (config, str(trained_run), 100, 3),
-        (config, empty, 101, 3),
-        (config, empty, 100, 1),
+        (config, empty, RunData(101, 3)),
+        (config, empty, RunData(100, 1)),
+        (config, empty, RunData(100, 3, (b"left/1.jpg",))),
     ]
     for arguments in workers:
         _require_identical_workers(*arguments)

@@ -83,6 +83,7 @@ def make_source(
         load_labels=load_labels,
         channels=raw_channels or 3,
         part_names=part_names,
+        list_contents=records.list_contents,
     )
 
 

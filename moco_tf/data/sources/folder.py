@@ -3,6 +3,7 @@
 import array
 import os
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -93,6 +94,7 @@ def load(name: str, folder: str) -> Source:
         found=_found(files, layout),
         part_names=_part_names(layout),
         notes=(*skipped.notes(), *_empty_folders(files, layout, skipped)),
+        list_contents=lambda: list(paths),
     )
 
 
@@ -204,6 +206,9 @@ class _PathList:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> bytes:
         return bytes(self._contents[self._ends[index] : self._ends[index + 1]])

@@ -93,7 +93,13 @@ def load(name: str, folder: str) -> Source:
         no_labels=f"there is no file with the labels of the {' and '.join(unlabeled)} images"
         if unlabeled
         else "",
+        list_contents=lambda: [_contents(part) for part in parts],
     )
+
+
+def _contents(part: Part) -> bytes:
+    checksum = zlib.crc32(part.images.data)
+    return f"{len(part.images)} images with the checksum {checksum:08x}".encode()
 
 
 def load_parts(folder: str) -> tuple[Part, Part | None]:

@@ -64,6 +64,15 @@ class Records:
         files, numbers = self.locate(np.array([index]))
         return f"record {numbers[0]} of {printable(self.paths[files[0]])}"
 
+    def list_contents(self) -> list[bytes]:
+        """Return a line about each file: its name, its number of records and their size."""
+        last_offsets = self.offsets[self.first_indices[1:] + np.arange(len(self.paths))]
+        counts = np.diff(self.first_indices)
+        return [
+            f"{os.path.basename(path)}: {count} records in {size} bytes".encode()
+            for path, count, size in zip(self.paths, counts, last_offsets, strict=True)
+        ]
+
     def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return a function from an index, an int64 scalar, to the payload, a string scalar.
 

@@ -41,6 +41,8 @@ class Source:
         found: Where the images were found, as a phrase for the summary.
         part_names: Names of the parts that `pretrain`, `train` and `test` were found in, or "".
         notes: Further lines of the summary.
+        list_contents: Function that returns what the indices depend on: the names of the files in
+            their order, or a line about each file of records. A run that is resumed compares it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Source:
     found: str = ""
     part_names: tuple[str, str, str] = ("", "", "")
     notes: tuple[str, ...] = ()
+    list_contents: Callable[[], list[bytes]] = list
 
     @property
     def summary(self) -> str:

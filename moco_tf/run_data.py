@@ -1,0 +1,157 @@
+"""What a run directory records about the images of its run, to notice when they have changed."""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from moco_tf.data.sources.source import Source
+from moco_tf.errors import UserError
+from moco_tf.files import read_json, write_atomically
+from moco_tf.names import printable
+
+NUMBERS, CONTENTS = "data.json", "data_files.gz"
+MAX_NAMES = 3  # Maximum number of files that a message names as new, as missing and as moved.
+
+
+class RunData(NamedTuple):
+    """The images of a run.
+
+    Attributes:
+        num_images: Number of images that the run trains on. With another number, a step would have
+            other images.
+        channels: Number of channels of these images.
+        contents: What their indices depend on, see `Source.list_contents`. It is empty if that is
+            unknown.
+    """
+
+    num_images: int
+    channels: int = 3
+    contents: tuple[bytes, ...] = ()
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the contents; "" if they are unknown."""
+        return _checksum(b"\0".join(self.contents)) if self.contents else ""
+
+
+def of_source(source: Source) -> RunData:
+    """Return what a run on a data source records."""
+    return RunData(len(source.pretrain), source.channels, tuple(source.list_contents()))
+
+
+def write(workdir: str, data: RunData) -> None:
+    """Write data.json, and data_files.gz with the contents, separated by zero bytes.
+
+    Args:
+        workdir: Path of the run directory.
+        data: The images of the run.
+
+    Raises:
+        tf.errors.OpError: If the files cannot be written.
+    """
+    numbers: dict[str, Any] = {"num_images": data.num_images, "channels": data.channels}
+    if data.contents:
+        path = os.path.join(workdir, CONTENTS)
+        if not tf.io.gfile.exists(path):
+            write_atomically(path, gzip.compress(b"\0".join(data.contents), 1, mtime=0))
+        numbers["contents"] = data.checksum
+    write_atomically(os.path.join(workdir, NUMBERS), json.dumps(numbers) + "\n")
+
+
+def require_same(workdir: str, data: RunData, source_name: str) -> None:
+    """Raise a `UserError` if a run was started on other images.
+
+    Args:
+        workdir: Path of a run directory with a data.json.
+        data: The images now.
+        source_name: The string that names their source.
+
+    Raises:
+        UserError: If they have changed, with the files that came, went or moved; or if data.json
+            cannot be read.
+    """
+    saved = _read(workdir)
+    remedy = "use another directory, or restore the images"
+    if data.contents and saved.get("contents", data.checksum) != data.checksum:
+        raise UserError(
+            f"the images of '{source_name}' have changed since the run {workdir} was started"
+            f"{_changes(workdir, saved['contents'], data.contents)}: {remedy}"
+        )
+    if saved["num_images"] != data.num_images:
+        raise UserError(
+            f"the run directory {workdir} holds a run on {saved['num_images']} images, but "
+            f"'{source_name}' has {data.num_images} now: {remedy}"
+        )
+    channels = saved.get("channels", 3)
+    if channels != data.channels:
+        raise UserError(
+            f"the run directory {workdir} holds a run on images with {channels} channels, but "
+            f"those of '{source_name}' have {data.channels} now: {remedy}"
+        )
+
+
+def read_num_images(workdir: str) -> int:
+    """Return the number of images that a run trains on."""
+    return _read(workdir)["num_images"]
+
+
+def read_channels(workdir: str) -> int:
+    """Return the number of channels of a run's images.
+
+    Runs from before the number was recorded have 3.
+    """
+    return _read(workdir).get("channels", 3)
+
+
+def _read(workdir: str) -> dict[str, Any]:
+    path = os.path.join(workdir, NUMBERS)
+    data = read_json(path)
+    numbers = data.get("num_images"), data.get("channels", 3)
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise UserError(
+            f"{path} has no valid numbers of images and channels: restore it from a backup"
+        )
+    return data
+
+
+def _checksum(joined_contents: bytes) -> str:
+    return hashlib.sha256(joined_contents).hexdigest()
+
+
+def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> str:
+    """Return in words which files came, went and moved since a run was started."""
+    try:
+        with tf.io.gfile.GFile(os.path.join(workdir, CONTENTS), "rb") as file:
+            saved = gzip.decompress(file.read())
+    except (tf.errors.OpError, OSError, EOFError, ValueError, zlib.error):
+        saved = b""
+    if _checksum(saved) != checksum:
+        return f", and their list {CONTENTS}, which says how, is lost"
+    came = Counter(contents)
+    went = Counter(saved.split(b"\0"))
+    came, went = came - went, went - came
+    # A file moved if one of the same name went elsewhere.
+    old_paths = {os.path.basename(path): path for path in sorted(went)}
+    moved = []
+    for path in sorted(came):
+        old = old_paths.pop(os.path.basename(path), None)
+        if old is not None:
+            moved.append(f"{printable(old)} to {printable(path)}")
+            del came[path], went[old]
+    changes = [
+        f"{len(names)} {verb} ({', '.join(names[:MAX_NAMES])}{', ...' * (len(names) > MAX_NAMES)})"
+        for verb, names in (
+            ("moved", moved),
+            ("came", [printable(path) for path in sorted(came)]),
+            ("went", [printable(path) for path in sorted(went)]),
+        )
+        if names
+    ]
+    return f": {', '.join(changes)}" if changes else ", and so has their order"
