@@ -15,6 +15,7 @@ from moco_tf.data.normalization import MEAN, STD
 from moco_tf.data.recipes import RECIPES
 from moco_tf.errors import UserError
 from moco_tf.plots import run
+from moco_tf.run_data import RunData
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
 from moco_tf.training.run import preview
@@ -152,7 +153,7 @@ def test_curves_state_the_chance_level_of_each_mechanism(
 ):
     config = default_config()
     config.update({"mechanism": mechanism, "queue_size": queue_size, "data": {"source": "photos"}})
-    run_directory.open_for_training(str(tmp_path), config, 1000)
+    run_directory.open_for_training(str(tmp_path), config, RunData(1000))
     run.plot_curves(str(tmp_path))
     loss, accuracy, _ = figures[0].axes
     chance = loss.lines[1]
@@ -164,7 +165,7 @@ def test_curves_state_the_chance_level_of_each_mechanism(
 def test_curves_are_those_of_the_metrics(tmp_path, figures):
     config = default_config()
     config.data.source = "photos"
-    run_directory.open_for_training(str(tmp_path), config, 1000)
+    run_directory.open_for_training(str(tmp_path), config, RunData(1000))
     lines = [
         {"step": 1, "loss": 8.0, "contrastive_top1": 0.1, "contrastive_top5": 0.2},
         {"step": 1, "knn_top1": 0.3},

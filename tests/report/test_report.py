@@ -22,6 +22,7 @@ from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import extract
 from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
 from moco_tf.report.report import _baselines, write_report
+from moco_tf.run_data import RunData
 from moco_tf.training.build import build_model
 from moco_tf.training.checkpoints import Checkpoints
 from tests.images import crops, write_folder
@@ -38,7 +39,7 @@ def make_run(workdir, source, **settings):
     config.update(encoder="resnet8", stem="small", image_size=32, batch_size=4, bn_groups=1)
     config.update(shuffle_bn=False, epochs=10, queue_size=1000, **settings)
     num_images = len(source.pretrain)
-    run_directory.open_for_training(str(workdir), config, num_images, source.channels)
+    run_directory.open_for_training(str(workdir), config, RunData(num_images, source.channels))
     model = build_model(config, num_images // 4, source.channels, num_images)
     save(model, workdir, step=40)
     lines = metrics(loss=0.2, top1=0.99, steps=40)
