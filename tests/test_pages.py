@@ -178,6 +178,14 @@ def test_paths_in_the_text_exist(text):
     assert not missing
 
 
+def test_tests_in_the_text_exist():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    names = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(names) > 20
+    for path, name in names:
+        assert f"def {name}(" in (ROOT / path).read_text(), (path, name)
+
+
 def test_numbers_of_the_study_on_the_results_page_are_those_of_the_study():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     _, _, section = page.partition("\n## The study")
