@@ -38,6 +38,22 @@ class Features:
     unreadable_classes: list[str] = dataclasses.field(default_factory=list)
 
 
+def require_finite(*parts: Features) -> None:
+    """Raise a `UserError` if features hold NaN or infinity, which would be compared silently.
+
+    Args:
+        *parts: The features.
+    """
+    for part in parts:
+        is_finite = np.isfinite(part.features).all(axis=1)
+        if not is_finite.all():
+            raise UserError(
+                f"the features of {(~is_finite).sum()} of {len(is_finite)} images hold NaN or "
+                "infinity, so the training of the backbone has diverged: use an earlier "
+                "checkpoint, or train again with a smaller learning rate"
+            )
+
+
 def extract(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,

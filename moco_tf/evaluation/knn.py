@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
 
@@ -48,7 +48,11 @@ def classify(
 
     Returns:
         `{"top1": float, "top5": float}`, in [0, 1].
+
+    Raises:
+        UserError: If a feature is not finite.
     """
+    require_finite(train, test)
     assert train.labels is not None
     assert test.labels is not None
     indices, similarities = nearest(train.features, test.features, settings.k)

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import ProbeSettings
 
@@ -32,8 +32,9 @@ def probe(
         `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: If all training images are of one class.
+        UserError: If all training images are of one class, or a feature is not finite.
     """
+    require_finite(train, test)
     assert train.labels is not None
     assert test.labels is not None
     if len(np.unique(train.labels)) < 2:

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from moco_tf.evaluation import knn
+from moco_tf.errors import UserError
+from moco_tf.evaluation import knn, logistic
 from moco_tf.evaluation.settings import KNNSettings
 from tests.evaluation.helpers import as_features
 
@@ -129,3 +130,14 @@ def test_zero_feature_has_similarity_zero_to_all():
         knn.classify(train, test)
     assert (similarities[5] == 0).all()
     assert np.isfinite(similarities).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("method", [knn.classify, logistic.probe])
+def test_features_that_are_not_finite_are_refused(method, part, value):
+    parts = example()
+    parts[part].features[[2, 5], 1] = value
+    size = len(parts[part].features)
+    with pytest.raises(UserError, match=f"^the features of 2 of {size} images hold NaN or infinity"):
+        method(*parts)
