@@ -37,7 +37,7 @@ def test_run_is_trained_evaluated_and_exported(image_folder, trained_run, tmp_pa
         np.testing.assert_array_equal(value, expected[name])
 
     output = run("evaluate.py", "--protocol=knn", f"--workdir={workdir}")
-    assert len(output.strip().splitlines()) == 1
+    assert len(output.strip().splitlines()) == 3  # Two lines on what was found, and the result.
     result = json.loads((workdir / "eval" / "knn.json").read_text())
     assert {"top1", "top5", "num_train", "num_test", "seconds"} <= result.keys()
     assert (result["k"], result["temperature"]) == (200, 0.07)
