@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import random
+import signal
 import time
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.command import TINY, logged_steps, state
 from tests.conftest import source_flag
 from tests.training.test_multiworker import tf_config
 
-KILLS = {"one device": 14, "mirrored": 10, "two workers": 6}
+KILLS = {"one device": 18, "mirrored": 7, "two workers": 5}
 FLAGS = {
     "one device": [],
     "mirrored": ["--strategy=mirrored", "--virtual_devices=2"],
@@ -70,7 +71,7 @@ def storm(arguments, setup, workdir, kills, generator):
     for kill in range(kills):
         logs = f"{workdir}.{kill}.log"
         with running(arguments, setup, logs) as processes:
-            if generator.random() < 0.25:  # Somewhere between its start and its first steps.
+            if generator.random() < 0.3:  # Somewhere between its start and its first steps.
                 time.sleep(generator.uniform(0, 5))
             else:
                 target = logged_steps(workdir) + generator.randint(1, 4)
@@ -79,6 +80,14 @@ def storm(arguments, setup, workdir, kills, generator):
                 time.sleep(generator.uniform(0, 0.2))
             for index, process in enumerate(processes):
                 assert process.is_alive(), pathlib.Path(f"{logs}-{index}").read_text()
+            if kill % 6 == 5:  # Now and then, the run is asked to stop.
+                for process in processes:
+                    process.terminate()
+                for process in processes:
+                    process.join(timeout=60)
+                    # A worker may notice that the other one has stopped before its own signal.
+                    possible = [-signal.SIGTERM, 128 + signal.SIGTERM] + [2] * (len(processes) > 1)
+                    assert process.exitcode in possible
         saved = run_directory.latest_checkpoint(str(workdir)) or "step-0"
         step = int(saved.rpartition("-")[2])
         assert step >= saved_step, "a checkpoint was lost"
