@@ -28,6 +28,9 @@ def error_reason(error: Exception) -> str:
     reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
     # An operation of TensorFlow adds its name before and after the reason, and further lines.
     reason = re.sub(r"^\{\{.*?\}\}\s*|\s*\[Op:.*", "", reason.strip())
+    # An assertion of TensorFlow has its message behind the condition.
+    if assertion := re.search(r"Summarized data: b'(.*)'", reason):
+        return assertion[1]
     return reason.splitlines()[0] if reason else type(error).__name__
 
 

@@ -37,3 +37,9 @@ def test_reason_of_an_error_is_its_message_alone():
     assert error_reason(OSError(28, "No space left on device")) == "No space left on device"
     assert error_reason(tf.errors.NotFoundError(None, None, "no such bucket")) == "no such bucket"
     assert error_reason(OSError("unknown")) == "unknown"
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        tf.debugging.Assert(tf.constant(False), ["damaged"])
+    assert error_reason(error.value) == "damaged"
+    with pytest.raises(tf.errors.NotFoundError) as error:
+        tf.io.read_file("missing/file")
+    assert error_reason(error.value) == "missing/file; No such file or directory"

@@ -17,6 +17,7 @@ from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason
 from moco_tf.seeds import key_for, seed_for
 
 # The color that the normalization of the encoder maps to nearly 0.
@@ -243,7 +244,7 @@ def require_readable(
         try:
             height, width = images.read(tf.constant(index, tf.int64)).shape[:2]
         except tf.errors.OpError as read_error:
-            reason = read_error.message.splitlines()[0]
+            reason = error_reason(read_error)
             raise UserError(
                 f"{images.describe(int(index))} cannot be read ({reason}): repair it, remove it "
                 "from the annotations, or set skip_invalid to leave out such images"
