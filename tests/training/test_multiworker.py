@@ -337,7 +337,7 @@ def test_workers_differ_in_settings_images_or_checkpoint(trained_run, tmp_path, 
     workers = [
         (config, empty, RunData(100, 3)),
         (other_seed, empty, RunData(100, 3)),
-        (config, str(trained_run), 100, 3),
+        (config, str(trained_run), RunData(100, 3)),
         (config, empty, RunData(101, 3)),
         (config, empty, RunData(100, 1)),
         (config, empty, RunData(100, 3, (b"left/1.jpg",))),
