@@ -1,8 +1,11 @@
 """File operations that survive an interruption: a file is written completely or not at all."""
 
+import contextlib
 import errno
 import json
+import os
 import re
+import uuid
 from typing import Any
 
 import tensorflow as tf
@@ -13,14 +16,33 @@ from moco_tf.errors import UserError
 def write_atomically(path: str, contents: str | bytes) -> None:
     """Write a file so that a reader never sees a partial one, even after a kill.
 
+    Several processes may write the same file: the last one to finish wins. A kill can leave a
+    temporary file `NAME.XXXXXXXX.tmp`, with eight hexadecimal digits.
+
     Args:
         path: Path of the file; it is replaced if it exists. Local or a `tf.io.gfile` path.
         contents: The whole content of the file.
     """
-    temporary = f"{path}.tmp"
-    with tf.io.gfile.GFile(temporary, "wb" if isinstance(contents, bytes) else "w") as file:
-        file.write(contents)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with tf.io.gfile.GFile(temporary, "wb" if isinstance(contents, bytes) else "w") as file:
+            file.write(contents)
+        if "://" not in temporary:
+            _sync(temporary)
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        with contextlib.suppress(tf.errors.OpError, OSError):
+            tf.io.gfile.remove(temporary)
+        raise
+
+
+def _sync(path: str) -> None:
+    """Wait until a file is on the disk, so that a power failure cannot empty what it replaces."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def error_reason(error: Exception) -> str:
@@ -56,8 +78,11 @@ def write_remedy(error: Exception, directory: str) -> str:
     denied = (errno.EACCES, errno.EPERM, errno.EROFS)
     if isinstance(error, tf.errors.PermissionDeniedError) or code in denied:
         return "make it writable"
+    # TensorFlow reports a directory in the place of a file without a code of its own.
+    if code == errno.EISDIR or "is a directory" in str(error).lower():
+        return "move the directory that has the name of this file elsewhere"
     if not tf.io.gfile.isdir(directory):
-        return "restore the directory, which does not exist any more"
+        return "restore the directory, which does not exist"
     return "check the disk or the network that it is on"
 
 

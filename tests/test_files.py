@@ -1,9 +1,12 @@
 """Atomic writes: after an interruption a path holds its old content, its new one, or nothing."""
 
+import json
+import threading
+
 import pytest
 import tensorflow as tf
 
-from moco_tf.files import error_reason, write_atomically
+from moco_tf.files import error_reason, write_atomically, write_remedy
 
 
 def contents(folder):
@@ -30,7 +33,40 @@ def test_file_keeps_its_content_when_the_write_is_interrupted(tmp_path, monkeypa
     monkeypatch.setattr(tf.io.gfile, "rename", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(str(path), "new")
-    assert path.read_text() == "old"
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_writers_of_the_same_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "file.json"
+    failures = []
+
+    def write(number):
+        for _ in range(200):
+            try:
+                write_atomically(str(path), json.dumps([number] * 3000 * (number + 1)))
+                json.loads(path.read_text())
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert list(contents(tmp_path)) == ["file.json"]
+
+
+def test_remedy_depends_on_what_is_in_the_way(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(tf.errors.OpError) as error:
+        write_atomically(str(tmp_path / "file"), "new")
+    assert "move the directory that has the name" in write_remedy(error.value, str(tmp_path))
+    with pytest.raises(tf.errors.OpError) as error:
+        write_atomically(str(tmp_path / "none" / "file"), "new")
+    assert write_remedy(error.value, str(tmp_path / "none")) == (
+        "restore the directory, which does not exist"
+    )
 
 
 def test_reason_of_an_error_is_its_message_alone():
