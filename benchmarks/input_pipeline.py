@@ -88,7 +88,7 @@ def make_our_epoch(folder, is_augmented):
     from moco_tf.data.recipes import RECIPES
 
     recipe = RECIPES["v2"]
-    batches = TwoViews(sources.load(f"folder:{folder}"), SIZE, recipe.crop_scale, BATCH, seed=0)
+    batches = TwoViews(sources.load(f"folder:{folder}"), SIZE, recipe, BATCH, seed=0)
     augment = Augment(recipe)
 
     @tf.function

@@ -86,13 +86,14 @@ def measure(folder):
     """
     from moco_tf.data import sources
     from moco_tf.data.pipeline import TwoViews
+    from moco_tf.data.recipes import Recipe
 
     seconds = {}
     if folder:
         start = time.perf_counter()
         source = sources.load(f"folder:{folder}")
         seconds["opening the source"] = time.perf_counter() - start
-        batches = TwoViews(source, 224, (0.2, 1.0), BATCH, seed=0)
+        batches = TwoViews(source, 224, Recipe(), BATCH, seed=0)
         for place, first in (
             ("the start", 0),
             ("the middle of epoch 3", 5 * batches.steps_per_epoch // 2),

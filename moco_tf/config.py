@@ -4,12 +4,15 @@
 and flags can be checked quickly.
 """
 
+import dataclasses
 import json
 import math
 from typing import Any
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
+from moco_tf.data import recipes
 from moco_tf.data.sources.source import SOURCE_NAMES
 from moco_tf.errors import UserError
 from moco_tf.settings import SETTINGS
@@ -37,7 +40,10 @@ def default_config() -> ml_collections.ConfigDict:
         parent = values
         for group in groups:
             parent = parent.setdefault(group, {})
-        parent[name] = setting.default
+        # A placeholder is None until a value of its type is set. It belongs to one config.
+        parent[name] = (
+            placeholder(setting.value_type) if setting.default is None else setting.default
+        )
     return ml_collections.ConfigDict(values).lock()
 
 
@@ -53,12 +59,13 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
     """
     for setting in SETTINGS:
         value = _get(config, setting.key)
-        problem = setting.range.error(value)
+        problem = setting.error(value)
         if problem:
             raise UserError(f"config.{setting.key}={value!r}: {problem}")
     _parse_encoder_name(config.encoder)
     _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
     _check_mechanism(config)
+    _check_augment(config)
 
     batch, groups = config.batch_size, config.bn_groups
     if batch < groups or batch % groups:
@@ -110,6 +117,28 @@ def _check_mechanism(config: ml_collections.ConfigDict) -> None:
             "config.symmetric_loss=True exchanges the query view and the key view, but "
             "mechanism='memory_bank' has no key views: set it to False"
         )
+
+
+def _check_augment(config: ml_collections.ConfigDict) -> None:
+    """Check that each change of the preset has an effect."""
+    changes, preset = recipes.changes(config), recipes.RECIPES[config.augmentation]
+    for name in recipes.RGB_SETTINGS:
+        if not config.rgb_operations and changes.get(name):
+            raise UserError(
+                f"config.augment.{name}={changes[name]} has no effect, because "
+                "config.rgb_operations=False leaves this operation out: remove one of the two"
+            )
+    for probability, names in recipes.STRENGTHS.items():
+        # A probability that is set to 0 may be one of several that are compared.
+        if probability in changes or getattr(preset, probability) > 0:
+            continue
+        for name in names:
+            if name in changes:
+                raise UserError(
+                    f"config.augment.{name}={changes[name]} has no effect, because the probability "
+                    f"of this operation is 0 in config.augmentation={config.augmentation!r}: set "
+                    f"config.augment.{probability} too"
+                )
 
 
 def require_moco(config: ml_collections.ConfigDict) -> None:
@@ -169,6 +198,22 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def resolve(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Return a config as `flatten` does, with the preset's numbers where it does not change them.
+
+    Example:
+        >>> config = default_config()
+        >>> flatten(config)["augment.hue"], resolve(config)["augment.hue"]
+        (None, 0.4)
+    """
+    preset = dataclasses.asdict(recipes.RECIPES[config.augmentation])
+    values = {}
+    for key, value in flatten(config).items():
+        number = preset.get(key.removeprefix("augment."))
+        values[key] = number if value is None else value
+    return json.loads(json.dumps(values))
 
 
 def _get(config: ml_collections.ConfigDict, key: str) -> Any:

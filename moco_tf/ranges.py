@@ -14,6 +14,7 @@ class Range:
         above: Number that a valid number is greater than.
         maximum: Largest valid number.
         choices: All valid values.
+        is_pair: Whether a valid value is two such numbers, of which the first is not the greater.
 
     Example:
         >>> str(Range(above=0)), Range(above=0).error(0.5), Range(above=0).error(0)
@@ -24,8 +25,11 @@ class Range:
     above: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
+    is_pair: bool = False
 
     def __str__(self) -> str:
+        if self.is_pair:
+            return f"two numbers {dataclasses.replace(self, is_pair=False)}, the smaller one first"
         if self.choices:
             *others, last = self.choices
             return f"{', '.join(others)} or {last}"
@@ -40,6 +44,11 @@ class Range:
 
     def error(self, value: Any) -> str | None:
         """Return what is wrong with a value and which values are valid, or None."""
+        if self.is_pair:
+            items = dataclasses.replace(self, is_pair=False)
+            is_valid = isinstance(value, (tuple, list)) and len(value) == 2
+            is_valid = is_valid and items.error(value) is None and value[0] <= value[1]
+            return None if is_valid else f"must be {self}, such as 0.2,1"
         is_tuple = isinstance(value, (tuple, list))
         for item in value if is_tuple else (value,):
             if self.choices:

@@ -5,7 +5,8 @@ from typing import Any
 
 import ml_collections
 
-from moco_tf.config import OPERATIONAL, default_config, flatten
+from moco_tf.config import OPERATIONAL, default_config, resolve
+from moco_tf.data import recipes
 
 MECHANISMS = {"moco": "MoCo", "end_to_end": "end-to-end", "memory_bank": "memory bank"}
 # Settings that the paper does not state. The settings of the data are left out by their prefix.
@@ -54,7 +55,7 @@ def summarize(
         "Temperature": f"{config.temperature:g}",
         "Batch": f"{config.batch_size:,} images, {config.bn_groups} BatchNormalization groups",
         "Learning rate": f"{config.learning_rate:g}{per_images}, {config.schedule} schedule",
-        "Augmentation": config.augmentation,
+        "Augmentation": recipes.describe(config),
         "Length": _length(config, steps_per_epoch),
     }
     if seconds := _seconds(metrics, config.batch_size):
@@ -81,7 +82,7 @@ def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any
         >>> differing_settings(config)
         {'temperature': (0.2, 0.07)}
     """
-    values, paper = flatten(config), flatten(default_config())
+    values, paper = resolve(config), resolve(default_config())
     left_out = {*NOT_IN_PAPER, *(["epochs"] if config.steps else [])}
     return {
         key: (value, paper[key])

@@ -18,11 +18,12 @@ class Setting:
 
     Attributes:
         key: Its key in the config, such as `"data.source"`.
-        default: Its default value.
+        default: Its default value. None for that of the preset of the augmentation.
         help: One sentence on what it is, with its unit.
         range: Its valid values. For a setting that is a tuple, those of its items.
         operational: Whether it may change when a run is resumed, because it affects what is logged
             and saved and not what is computed.
+        value_type: Type of its values if the default is None.
     """
 
     key: str
@@ -30,12 +31,28 @@ class Setting:
     help: str
     range: Range = Range()
     operational: bool = False
+    value_type: type | None = None
+
+    def error(self, value: Any) -> str | None:
+        """Return what is wrong with a value and which values are valid, or None."""
+        if value is None and self.default is None:
+            return None
+        return self.range.error(value)
 
 
 COUNT = Range(minimum=1)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(minimum=0)
 FRACTION = Range(minimum=0, maximum=1)
+# The default of a setting whose default is None, in words.
+FROM_PRESET = "that of the preset"
+
+
+def _of_preset(name: str, help: str, range: Range) -> Setting:
+    """Return a setting `augment.NAME`, which changes a number of the preset."""
+    value_type = tuple if range.is_pair else float
+    return Setting(f"augment.{name}", None, help, range, value_type=value_type)
+
 
 GROUPS: dict[str, tuple[Setting, ...]] = {
     "Method": (
@@ -134,11 +151,15 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "Directory of the data sets; empty for the default of tensorflow-datasets (tfds "
             "sources only).",
         ),
+        Setting("image_size", 224, "Side of a view in pixels.", COUNT),
+    ),
+    "Augmentation": (
         Setting(
             "augmentation",
             "v1",
-            "Augmentation: of MoCo v1, of MoCo v2, or of the reference implementation's notebook "
-            "for CIFAR-10.",
+            "Preset of the augmentation, which the settings augment.* change: that of MoCo v1, of "
+            "MoCo v2, of the reference implementation's notebook for CIFAR-10, or one for images "
+            "without an up direction, such as overhead images and microscopy.",
             Range(choices=tuple(RECIPES)),
         ),
         Setting(
@@ -147,7 +168,78 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "Whether the augmentation changes saturation and hue and converts to grayscale; set it "
             "to False for images that do not have three channels.",
         ),
-        Setting("image_size", 224, "Side of a view in pixels.", COUNT),
+        _of_preset(
+            "crop_scale",
+            "Smallest and largest fraction of an image's area in a random crop.",
+            Range(above=0, maximum=1, is_pair=True),
+        ),
+        _of_preset(
+            "aspect_ratio",
+            "Smallest and largest ratio of width to height of a random crop.",
+            Range(minimum=0.1, maximum=10, is_pair=True),
+        ),
+        _of_preset(
+            "horizontal_flip", "Probability that left and right of a view are exchanged.", FRACTION
+        ),
+        _of_preset(
+            "vertical_flip", "Probability that top and bottom of a view are exchanged.", FRACTION
+        ),
+        _of_preset(
+            "quarter_turns",
+            "Probability that a view is turned by 0, 90, 180 or 270 degrees, each equally likely.",
+            FRACTION,
+        ),
+        _of_preset(
+            "jitter_probability",
+            "Probability that brightness, contrast, saturation and hue change, in random order.",
+            FRACTION,
+        ),
+        _of_preset(
+            "brightness",
+            "Strength a of changes in brightness: the factor is between 1 - a and 1 + a, and never "
+            "below 0.",
+            NOT_NEGATIVE,
+        ),
+        _of_preset(
+            "contrast", "Strength of changes in contrast, as for augment.brightness.", NOT_NEGATIVE
+        ),
+        _of_preset(
+            "saturation",
+            "Strength of changes in saturation, as for augment.brightness.",
+            NOT_NEGATIVE,
+        ),
+        _of_preset(
+            "hue",
+            "Largest shift of the hue in either direction, in turns of the color wheel.",
+            Range(minimum=0, maximum=0.5),
+        ),
+        _of_preset("gray_probability", "Probability of conversion to grayscale.", FRACTION),
+        _of_preset("blur_probability", "Probability of Gaussian blur.", FRACTION),
+        _of_preset(
+            "blur_sigma",
+            "Smallest and largest standard deviation of the blur in pixels of the view.",
+            Range(above=0, maximum=20, is_pair=True),
+        ),
+        _of_preset(
+            "solarize_probability",
+            "Probability of solarization, which inverts values from a threshold on.",
+            FRACTION,
+        ),
+        _of_preset(
+            "solarize_threshold",
+            "Threshold of solarization, where 0 is black and 1 is white.",
+            FRACTION,
+        ),
+        _of_preset(
+            "noise_probability",
+            "Probability of Gaussian noise, independent for each pixel and channel.",
+            FRACTION,
+        ),
+        _of_preset(
+            "noise_std",
+            "Standard deviation of the noise, where 0 is black and 1 is white.",
+            Range(above=0, maximum=1),
+        ),
     ),
     "Optimization": (
         Setting(

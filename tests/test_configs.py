@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.config import check, default_config, flatten
-from moco_tf.data import sources
+from moco_tf.data import recipes, sources
 from moco_tf.data.pipeline import TwoViews
-from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.resnet import ARCHITECTURES
 from moco_tf.training.build import build_model, build_schedule
 
@@ -129,9 +128,9 @@ REPRESENTATIVES = {graph_key(name): name for name in reversed(NAMES)}.values()
 
 
 @functools.cache
-def two_batches(crop_scale):
+def two_batches(recipe):
     """Return two batches of views, uint8 `[2, 2, 4, 32, 32, 3]`, and the steps per epoch."""
-    batches = TwoViews(sources.load("photos"), 32, crop_scale, batch_size=4, seed=0)
+    batches = TwoViews(sources.load("photos"), 32, recipe, batch_size=4, seed=0)
     return np.array(list(batches.between(0, 2).as_numpy_iterator())), batches.steps_per_epoch
 
 
@@ -146,7 +145,7 @@ def test_config_trains_for_two_steps(name, monkeypatch):
     config = get_config(name)
     config.data.source = "photos"
     config.queue_size, config.batch_size, config.bn_groups = 10, 4, 2
-    views, steps_per_epoch = two_batches(RECIPES[config.augmentation].crop_scale)
+    views, steps_per_epoch = two_batches(recipes.from_config(config))
     model = build_model(config, steps_per_epoch)
     kernel = model.query_encoder.trainable_variables[0]
     before = kernel.numpy()

@@ -13,6 +13,7 @@ from moco_tf.cli import demo, evaluate, train
 from moco_tf.cli.flag_groups import define_export_flags
 from moco_tf.cli.formats import FORMATS
 from moco_tf.config import default_config, flatten
+from moco_tf.settings import FROM_PRESET
 from tests.command import ROOT, run
 
 pytestmark = pytest.mark.slow
@@ -154,15 +155,16 @@ def test_everything_public_is_documented(pages):
 
 def test_every_setting_is_in_the_table(pages, parsed):
     page = parsed[(pages / "configuration.html").resolve()]
-    cells = set(
-        re.findall(
-            r"<code[^>]*><span class=\"pre\">([^<]*)", read_page(pages, "configuration.html")
-        )
-    )
+    page_text = read_page(pages, "configuration.html")
+    cells = set(re.findall(r"<code[^>]*><span class=\"pre\">([^<]*)", page_text))
     for key, default in flatten(default_config()).items():
         assert key in cells
-        assert f"setting-{key.replace('.', '-').replace('_', '-')}" in page.ids
-        if not isinstance(default, list):
+        identifier = f"setting-{key.replace('.', '-').replace('_', '-')}"
+        assert identifier in page.ids
+        if default is None:
+            row = page_text.partition(f'id="{identifier}"')[2].partition("</tr>")[0]
+            assert FROM_PRESET in row
+        elif not isinstance(default, list):
             assert (str(default) or "&quot;&quot;") in cells
 
 

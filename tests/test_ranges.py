@@ -18,6 +18,7 @@ from moco_tf.ranges import Range
         (Range(choices=("a", "b")), "a or b"),
         (Range(choices=("a", "b", "c")), "a, b or c"),
         (Range(), ""),
+        (Range(above=0, is_pair=True), "two numbers greater than 0, the smaller one first"),
     ],
 )
 def test_text_states_the_limits(valid, text):
@@ -31,6 +32,11 @@ def test_text_states_the_limits(valid, text):
         (Range(above=0), [1e-9, (0.1, 3)], [0, (0.1, 0)]),
         (Range(minimum=0, maximum=1), [0, 1, [0.5]], [-0.1, 1.1, [0.5, 2]]),
         (Range(choices=("a", "b")), ["a", "b"], ["c", "", None]),
+        (
+            Range(above=0, maximum=1, is_pair=True),
+            [(0.2, 1), [0.5, 0.5]],
+            [0.5, (0.5,), (0, 1), (0.2, 1.1), (0.5, 0.2), (0.1, 0.2, 0.3), (0.1, "1"), None],
+        ),
     ],
 )
 def test_values_outside_are_errors(valid, inside, outside):

@@ -65,3 +65,25 @@ def test_differing_settings_are_those_of_the_paper_alone(config):
         "queue_size": (4096, 65536),
         "temperature": (0.2, 0.07),
     }
+
+
+def test_augmentation_is_stated_with_its_changes(config):
+    config.augmentation = "v2"
+    assert summarize(config, 25_600, "folder:photos", 3, [])["Augmentation"] == "v2"
+    config.augment.hue, config.augment.crop_scale = 0.2, (0.5, 1.0)
+    facts = summarize(config, 25_600, "folder:photos", 3, [])
+    assert facts["Augmentation"] == "v2 with crop_scale 0.5 to 1, hue 0.2"
+
+
+def test_differing_settings_have_the_numbers_of_the_augmentation(config):
+    config.augmentation, config.queue_size = "v2", 65536
+    v2 = {
+        "augmentation": ("v2", "v1"),
+        "augment.hue": (0.1, 0.4),
+        "augment.jitter_probability": (0.8, 1.0),
+        "augment.blur_probability": (0.5, 0.0),
+    }
+    assert differing_settings(config) == v2
+    config.augment.update(hue=0.4, vertical_flip=0.5, crop_scale=(0.2, 1.0))
+    del v2["augment.hue"]  # The paper's number again.
+    assert differing_settings(config) == {**v2, "augment.vertical_flip": (0.5, 0.0)}

@@ -6,7 +6,7 @@ Every setting can be linked to from every page: [`queue_size`](#setting-queue_si
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from moco_tf.settings import GROUPS
+from moco_tf.settings import FROM_PRESET, GROUPS
 
 COLUMNS = {"Setting": 22, "Default": 20, "Valid values": 18, "Description": 40}
 
@@ -36,7 +36,7 @@ class Settings(SphinxDirective):
         row = _row(
             (
                 [nodes.literal("", setting.key)],
-                [nodes.literal("", _shown(setting.default))],
+                [_shown(setting.default)],
                 _valid_values(setting.range),
                 [nodes.Text(setting.help)],
             )
@@ -56,10 +56,12 @@ def _row(cells):
 
 
 def _shown(default):
-    """Return a default as it is given on the command line."""
+    """Return a default as it is given on the command line, or where it comes from."""
+    if default is None:
+        return nodes.Text(FROM_PRESET)
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
-    return str(default) if default != "" else '""'
+        return nodes.literal("", ",".join(map(str, default)))
+    return nodes.literal("", str(default) if default != "" else '""')
 
 
 def _valid_values(range):

@@ -21,7 +21,7 @@ import moco_tf
 from moco_tf import run_directory
 from moco_tf.data import sources
 from moco_tf.data.augment import Augment
-from moco_tf.data.recipes import RECIPES
+from moco_tf.data.recipes import RECIPES, Recipe
 from moco_tf.data.views import random_view, view_draws
 
 OUT = pathlib.Path(__file__).with_name("overview.png")
@@ -62,7 +62,7 @@ def plot_training(figure, canvas, source, names):
 
     draws = view_draws(0, EPOCH, index)
     augment = Augment(RECIPES["v2"])
-    crops = np.stack([random_view(image, VIEW_SIZE, (0.2, 1.0), each) for each in draws])
+    crops = np.stack([random_view(image, VIEW_SIZE, Recipe(), each) for each in draws])
     views = augment(crops, tf.range(2), 2, [0, EPOCH]) * augment.std + augment.mean
     views = np.clip(views, 0, 1)
     for view, y, color, name in zip(

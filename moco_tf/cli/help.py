@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from moco_tf.settings import GROUPS
+from moco_tf.settings import FROM_PRESET, GROUPS
 
 WIDTH = 80
 DEFAULTS_NOTE = (
@@ -32,9 +32,8 @@ def help_text(introduction: str, values: flags.FlagValues, lists_settings: bool)
         for group, settings in GROUPS.items():
             lines += ["", f"Settings of the config: {group.lower()}"]
             for setting in settings:
-                lines += _entry(
-                    f"config.{setting.key}", setting.help, str(setting.range), setting.default
-                )
+                default = FROM_PRESET if setting.default is None else setting.default
+                lines += _entry(f"config.{setting.key}", setting.help, str(setting.range), default)
     return "\n".join(lines)
 
 

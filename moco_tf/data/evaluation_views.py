@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from moco_tf.data.batching import full_batches, shuffled, worker_batches, worker_share
+from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
 from moco_tf.data.views import central_view, random_view, view_draws
 
@@ -83,6 +84,7 @@ def labeled_views(
         `[n, size, size, C]`.
     """
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
+    recipe = Recipe(crop_scale=crop_scale)
     with tf.device("CPU"):
         # Arrays would be copied into every function that uses them, several times.
         image_indices = tf.constant(indices, tf.int64)
@@ -104,7 +106,7 @@ def labeled_views(
 
     def crop(epoch: np.ndarray, index: np.ndarray, image: np.ndarray) -> np.ndarray:
         draws, _ = view_draws(seed, int(epoch), max(int(index), 0))
-        return random_view(image, image_size, crop_scale, draws)
+        return random_view(image, image_size, recipe, draws)
 
     return full_batches(
         tf.data.Dataset.range(epochs).flat_map(rows_of_epoch),

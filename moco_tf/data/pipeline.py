@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.batching import shuffled, worker_share
+from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.data.views import random_view, view_draws
@@ -28,7 +29,7 @@ class TwoViews:
     Args:
         source: Data source; the images are those at `source.pretrain`.
         image_size: Side of the views in pixels.
-        crop_scale: Smallest and largest share of an image's area in a crop.
+        recipe: The augmentation, for its geometric half.
         batch_size: Global batch size.
         seed: Seed of the run.
         with_positions: Whether a batch also has the positions of its images; see `between`.
@@ -45,14 +46,14 @@ class TwoViews:
         self,
         source: Source,
         image_size: int,
-        crop_scale: tuple[float, float],
+        recipe: Recipe,
         batch_size: int,
         seed: int,
         with_positions: bool = False,
     ) -> None:
         self.source = source
         self.image_size = image_size
-        self.crop_scale = crop_scale
+        self.recipe = recipe
         self.batch_size = batch_size
         self.seed = seed
         self.with_positions = with_positions
@@ -166,9 +167,13 @@ class TwoViews:
         if read_index != index:
             self.unreadable.add(int(index))
         return [
-            random_view(image, self.image_size, self.crop_scale, draws)
-            for draws in view_draws(self.seed, int(epoch), int(index))
+            random_view(image, self.image_size, self.recipe, draws)
+            for draws in self.view_draws(int(epoch), int(index))
         ]
+
+    def view_draws(self, epoch: int, index: int) -> np.ndarray:
+        """Return the random numbers of the two views at an index; see `views.view_draws`."""
+        return view_draws(self.seed, epoch, index, self.recipe.changes_orientation)
 
     def read(self, epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the image at an index, or the first of its random substitutes that can be read.

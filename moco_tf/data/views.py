@@ -1,4 +1,4 @@
-"""The geometric half of the augmentation, which runs on the host: crop, flip and resize, in uint8.
+"""The geometric half of the augmentation, which runs on the host: crop, resize, flip and turn.
 
 The random views of training are made with NumPy and OpenCV, in a fifth of the time that
 TensorFlow's resize takes. The central view of evaluation, where accuracy matters, is resized by
@@ -12,45 +12,58 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.recipes import Recipe
 from moco_tf.seeds import key_for
 
 ATTEMPTS = 10
-ASPECT_RATIOS = (3 / 4, 4 / 3)
-FLIP_PROBABILITY = 0.5
-# Random numbers for one view: area, ratio, top and left of each attempt, and the flip.
+ASPECT_RATIOS = Recipe.aspect_ratio
+FLIP_PROBABILITY = Recipe.horizontal_flip
+# Random numbers for one view: area, ratio, top and left of each attempt, and the horizontal flip.
 DRAWS = 4 * ATTEMPTS + 1
+# More of them for recipes that change the orientation: the vertical flip, whether to turn the view,
+# and by how much.
+ORIENTATION_DRAWS = 3
 
 # tf.data already works on one image per core.
 cv2.setNumThreads(1)
 
 
-def view_draws(seed: int, epoch: int, index: int) -> np.ndarray:
+def view_draws(seed: int, epoch: int, index: int, changes_orientation: bool = False) -> np.ndarray:
     """Return the random numbers of the two views of an image in an epoch.
 
     Args:
         seed: Seed of the run.
         epoch: Number of the epoch.
         index: Index of the image.
+        changes_orientation: Whether the recipe has vertical flips or quarter turns. The numbers for
+            these follow the other ones, which they do not change.
 
     Returns:
-        float64 `[2, DRAWS]`, uniform in [0, 1).
+        float64, uniform in [0, 1): `[2, DRAWS]`, or `[2, DRAWS + ORIENTATION_DRAWS]`.
     """
-    generator = np.random.Philox(key=key_for("views", seed, epoch), counter=[0, 0, 0, index])
+    draws = _uniform("views", seed, epoch, index, DRAWS)
+    if not changes_orientation:
+        return draws
+    orientation = _uniform("orientations", seed, epoch, index, ORIENTATION_DRAWS)
+    return np.concatenate([draws, orientation], axis=1)
+
+
+def _uniform(purpose: str, seed: int, epoch: int, index: int, count: int) -> np.ndarray:
+    """Return random numbers of the two views of an image, float64 `[2, count]` in [0, 1)."""
+    generator = np.random.Philox(key=key_for(purpose, seed, epoch), counter=[0, 0, 0, index])
     # NumPy guarantees that the bits of a generator never change, but not the floats that it
     # computes from them.
-    return (generator.random_raw(2 * DRAWS) >> 11).reshape(2, DRAWS) * 2.0**-53
+    return (generator.random_raw(2 * count) >> 11).reshape(2, count) * 2.0**-53
 
 
-def random_view(
-    image: np.ndarray, size: int, crop_scale: tuple[float, float], draws: np.ndarray
-) -> np.ndarray:
-    """Return a random resized crop, flipped with probability 1/2.
+def random_view(image: np.ndarray, size: int, recipe: Recipe, draws: np.ndarray) -> np.ndarray:
+    """Return a random resized crop, which may be flipped and turned.
 
     Args:
         image: uint8 `[H, W, C]`.
         size: Side of the view in pixels.
-        crop_scale: Smallest and largest share of the image's area.
-        draws: Random numbers `[DRAWS]`, uniform in [0, 1).
+        recipe: The recipe, for its geometric half.
+        draws: Random numbers of the view, a row of `view_draws`.
 
     Returns:
         uint8 `[size, size, C]`.
@@ -58,34 +71,86 @@ def random_view(
     Example:
         >>> image = np.zeros([48, 64, 3], np.uint8)
         >>> query_draws, key_draws = view_draws(seed=0, epoch=0, index=0)
-        >>> random_view(image, 32, (0.2, 1.0), query_draws).shape
+        >>> random_view(image, 32, Recipe(crop_scale=(0.5, 1.0)), query_draws).shape
         (32, 32, 3)
     """
-    top, left, height, width = crop_window(image.shape[:2], crop_scale, draws[:-1])
+    top, left, height, width = crop_window(
+        image.shape[:2], recipe.crop_scale, draws[: 4 * ATTEMPTS], recipe.aspect_ratio
+    )
     view = resample(image[top : top + height, left : left + width], size)
-    return (cv2.flip(view, 1) if draws[-1] < FLIP_PROBABILITY else view).reshape(size, size, -1)
+    flips_horizontally, flips_vertically, quarters = orientation(recipe, draws)
+    if flips_horizontally:
+        view = cv2.flip(view, 1)
+    if flips_vertically:
+        view = cv2.flip(view, 0)
+    if quarters:
+        view = np.rot90(view, quarters)
+    return view.reshape(size, size, -1)
+
+
+def orientation(recipe: Recipe, draws: np.ndarray) -> tuple[bool, bool, int]:
+    """Return how a view is flipped and then turned.
+
+    Args:
+        recipe: The recipe.
+        draws: Random numbers of the view, a row of `view_draws`.
+
+    Returns:
+        Whether left and right are exchanged, whether top and bottom are exchanged, and the number
+        of counterclockwise quarter turns, from 0 to 3.
+    """
+    flips_horizontally = bool(draws[DRAWS - 1] < recipe.horizontal_flip)
+    if not recipe.changes_orientation:
+        return flips_horizontally, False, 0
+    flip, turn, quarters = draws[DRAWS:]
+    flips_vertically = bool(flip < recipe.vertical_flip)
+    is_turned = turn < recipe.quarter_turns
+    return flips_horizontally, flips_vertically, int(4 * quarters) if is_turned else 0
+
+
+def describe_orientation(recipe: Recipe, draws: np.ndarray) -> list[str]:
+    """Return the flips and the turn of a view, such as `["flipped vertically", "turned 90°"]`.
+
+    Args:
+        recipe: The recipe.
+        draws: Random numbers of the view, a row of `view_draws`.
+
+    Returns:
+        One string per operation, in the order in which they are applied. Turns are
+        counterclockwise.
+    """
+    flips_horizontally, flips_vertically, quarters = orientation(recipe, draws)
+    return [
+        *["flipped horizontally"] * flips_horizontally,
+        *["flipped vertically"] * flips_vertically,
+        *[f"turned {90 * quarters}°"] * (quarters > 0),
+    ]
 
 
 def crop_window(
-    shape: tuple[int, ...], crop_scale: tuple[float, float], draws: np.ndarray
+    shape: tuple[int, ...],
+    crop_scale: tuple[float, float],
+    draws: np.ndarray,
+    aspect_ratio: tuple[float, float] = ASPECT_RATIOS,
 ) -> tuple[int, int, int, int]:
     """Return the window of a random resized crop, as torchvision's algorithm chooses it.
 
     The algorithm draws an area, uniform within `crop_scale`, and an aspect ratio, log-uniform
-    between 3/4 and 4/3, up to ten times until the window fits into the image. If none fits, the
+    within `aspect_ratio`, up to ten times until the window fits into the image. If none fits, the
     result is the largest central window with an aspect ratio in that range.
 
     Args:
         shape: Height and width of the image.
         crop_scale: Smallest and largest share of the image's area.
         draws: Random numbers `[4 * ATTEMPTS]`, uniform in [0, 1).
+        aspect_ratio: Smallest and largest ratio of width to height.
 
     Returns:
         Top, left, height and width of the window in pixels.
     """
     height, width = shape
     low, high = crop_scale
-    narrow, wide = ASPECT_RATIOS
+    narrow, wide = aspect_ratio
     for area_draw, ratio_draw, top_draw, left_draw in np.reshape(draws, [4, ATTEMPTS]).T.tolist():
         area = height * width * (low + (high - low) * area_draw)
         ratio = narrow * (wide / narrow) ** ratio_draw
@@ -93,7 +158,7 @@ def crop_window(
         if 0 < w <= width and 0 < h <= height:
             return int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w
     ratio = min(max(width / height, narrow), wide)
-    h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+    h, w = min(height, max(1, round(width / ratio))), min(width, max(1, round(height * ratio)))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

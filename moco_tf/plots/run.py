@@ -12,9 +12,10 @@ from moco_tf import run_directory
 from moco_tf.config import chance_formula, chance_loss, num_negatives
 from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.recipes import describe
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
-from moco_tf.data.views import FLIP_PROBABILITY, crop_window, view_draws
+from moco_tf.data.views import ATTEMPTS, crop_window, describe_orientation
 from moco_tf.plots.images import save_figure, title_with_note, visible
 from moco_tf.seeds import seed_for
 
@@ -50,17 +51,20 @@ def plot_preview(
     rows = min(rows, config.batch_size)
     views = next(batches.between(0, 1).as_numpy_iterator())
     indices = batches.order(0)[:rows]
+    recipe = batches.recipe
     figure = matplotlib.figure.Figure(figsize=(8, 2.4 * rows), layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False)
     colors = ("tab:orange", "tab:blue")
     for row, index in enumerate(indices):
         _, image = batches.read(tf.constant(0, tf.int64), index)
-        crops = view_draws(config.seed, 0, int(index))
+        crops = batches.view_draws(0, int(index))
         axes = grid[row, 0]
         axes.imshow(visible(image.numpy()))
         axes.set_title(os.path.basename(source.describe(int(index)))[-40:], fontsize=7)
         for draws, color in zip(crops, colors, strict=True):
-            top, left, height, width = crop_window(image.shape[:2], batches.crop_scale, draws[:-1])
+            top, left, height, width = crop_window(
+                image.shape[:2], recipe.crop_scale, draws[: 4 * ATTEMPTS], recipe.aspect_ratio
+            )
             # Matplotlib places the center of the first pixel at 0.
             corner = (left - 0.5, top - 0.5)
             rectangle = matplotlib.patches.Rectangle(
@@ -72,16 +76,18 @@ def plot_preview(
         augmented = augment(views[column - 1][:rows], tf.range(rows), config.batch_size, seed)
         draws = augment.draws(config.batch_size, seed)
         for row, index in enumerate(indices):
-            flipped = view_draws(config.seed, 0, int(index))[column - 1, -1] < FLIP_PROBABILITY
-            operations = ["flipped"] * bool(flipped) + augment.describe(draws[row])
+            crop = batches.view_draws(0, int(index))[column - 1]
+            operations = [*describe_orientation(recipe, crop), *augment.describe(draws[row])]
             axes = grid[row, column]
             axes.imshow(visible(np.clip(augmented[row] * augment.std + augment.mean, 0, 1)))
-            lines = [f"{name} view", ", ".join(operations[:3]), ", ".join(operations[3:])]
-            axes.set_title("\n".join(lines), fontsize=7, color=colors[column - 1])
+            lines = [", ".join(operations[i : i + 3]) for i in range(0, len(operations), 3)]
+            # Two lines at least, so that all pictures have the same size.
+            title = "\n".join([f"{name} view", *lines, *[""] * (2 - len(lines))])
+            axes.set_title(title, fontsize=7, color=colors[column - 1])
     for axes in grid.flat:
         axes.axis("off")
-    title = f"{source.name}: first images and their views, augmentation {config.augmentation}"
-    figure.suptitle(title_with_note(title, source))
+    title = f"{source.name}: first images and their views, augmentation {describe(config)}"
+    figure.suptitle(title_with_note(title, source), wrap=True)
     return save_figure(figure, path)
 
 

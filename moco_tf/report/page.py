@@ -14,7 +14,7 @@ import numpy as np
 
 import moco_tf
 from moco_tf import run_summary
-from moco_tf.config import flatten
+from moco_tf.config import resolve
 from moco_tf.names import printable
 from moco_tf.plots.images import channels_note
 from moco_tf.plots.thumbnails import columns, jpeg, sheet
@@ -82,7 +82,7 @@ def render(contents: Contents) -> str:
 
 def _settings(contents: Contents, only_differing: bool = False) -> list[dict[str, str]]:
     """Return the rows of a table of settings beside the paper's, where these differ."""
-    values = flatten(contents.evidence.config)
+    values = resolve(contents.evidence.config)
     differing = run_summary.differing_settings(contents.evidence.config)
     return [
         {

@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from moco_tf import encoders
 from moco_tf.config import total_steps
-from moco_tf.data import sources
+from moco_tf.data import recipes, sources
 from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
-from moco_tf.data.recipes import RECIPES
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import replicas_in_main_memory
 from moco_tf.errors import UserError
@@ -39,8 +38,8 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
             augmentation cannot handle.
     """
     source = sources.from_config(config)
-    recipe = RECIPES[config.augmentation]
-    if source.channels != 3 and config.rgb_operations and recipe.rgb_operations:
+    recipe = recipes.from_config(config)
+    if source.channels != 3 and recipe.rgb_operations:
         raise UserError(
             f"config.augmentation={config.augmentation!r} includes RGB operations "
             f"({', '.join(recipe.rgb_operations)}), but the images of '{source.name}' have "
@@ -57,7 +56,7 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
     batches = TwoViews(
         source,
         config.image_size,
-        recipe.crop_scale,
+        recipe,
         config.batch_size,
         config.seed,
         with_positions=config.mechanism == "memory_bank",
@@ -67,8 +66,7 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
 
 def build_augment(config: ml_collections.ConfigDict, channels: int) -> Augment:
     """Build the photometric augmentation of a config for images with `channels` channels."""
-    recipe = RECIPES[config.augmentation]
-    return Augment(recipe if config.rgb_operations else recipe.without_rgb_operations(), channels)
+    return Augment(recipes.from_config(config), channels)
 
 
 def build_model(

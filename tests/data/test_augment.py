@@ -9,7 +9,7 @@ import scipy.ndimage
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
-from moco_tf.data.augment import gaussian_blur, jitter_colors, shift_hue, to_grayscale
+from moco_tf.data.photometric import gaussian_blur, jitter_colors, shift_hue, to_grayscale
 from tests.images import patch
 
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -5,8 +5,9 @@ import pytest
 import scipy.ndimage
 import tensorflow as tf
 
-from moco_tf.data.augment import Augment, jitter_brightness_and_contrast
+from moco_tf.data.augment import Augment
 from moco_tf.data.normalization import mean_and_std
+from moco_tf.data.photometric import jitter_brightness_and_contrast
 from moco_tf.data.recipes import RECIPES, Recipe
 from moco_tf.errors import UserError
 from tests.images import patch

@@ -85,7 +85,7 @@ def test_grayscale_occurs_with_the_recipes_probability(name):
     images = plain([200, 100, 50])
     result = views(recipe, images)
     is_gray = np.ptp(result, axis=-1).max(axis=(1, 2)) < 1e-5
-    assert_share(is_gray, 0.2)
+    assert_share(is_gray, 0.1 if name == "any_orientation" else 0.2)
     np.testing.assert_allclose(result[~is_gray], images[~is_gray] / 255, atol=1e-5)
 
 

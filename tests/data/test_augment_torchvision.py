@@ -14,8 +14,9 @@ import sklearn.datasets
 import tensorflow as tf
 from PIL import Image, ImageFilter
 
-from moco_tf.data import augment
-from moco_tf.data.augment import Augment, gaussian_blur, jitter_colors, shift_hue, to_grayscale
+from moco_tf.data import photometric
+from moco_tf.data.augment import Augment
+from moco_tf.data.photometric import gaussian_blur, jitter_colors, shift_hue, to_grayscale
 from moco_tf.data.recipes import RECIPES
 from tests.images import patch
 from tests.pytorch import torch, torchvision
@@ -56,7 +57,7 @@ def jitter(x, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, orders=(ORD
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.6, 0.85, 1.0, 1.15, 1.4, 2.0])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_blends_equal_torchvisions_with_its_grayscale_weights(monkeypatch, name, factor):
-    monkeypatch.setattr(augment, "LUMA", TORCHVISION_LUMA)
+    monkeypatch.setattr(photometric, "LUMA", TORCHVISION_LUMA)
     result = jitter(pixels(), **{name: factor})
     expected = getattr(functional, f"adjust_{name}")(torch.tensor(pixels()), factor)
     np.testing.assert_allclose(result, expected, atol=1e-12)
@@ -112,7 +113,7 @@ def test_blur_equals_torchvisions_of_an_edge_padded_image(height, width, sigma):
 # More brightness, because images that are not clipped at white are equal in several orders.
 @pytest.mark.parametrize("settings", [(1.375, 1.25, 0.625, -0.375), (1.375, 0.625, 1.375, 0.3125)])
 def test_jitter_in_each_of_the_24_orders_equals_torchvisions(monkeypatch, settings):
-    monkeypatch.setattr(augment, "LUMA", TORCHVISION_LUMA)
+    monkeypatch.setattr(photometric, "LUMA", TORCHVISION_LUMA)
     names = ("brightness", "contrast", "saturation", "hue")
     # Ranges of a single value, so that only the order is random.
     reference = torchvision.transforms.ColorJitter(

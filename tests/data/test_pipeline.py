@@ -16,6 +16,7 @@ from PIL import Image
 from moco_tf.data import sources
 from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.pipeline import TwoViews, first_readable
+from moco_tf.data.recipes import Recipe
 from moco_tf.errors import UserError
 
 COUNT, BATCH, EPOCHS, SIZE = 10, 3, 3, 16
@@ -41,7 +42,7 @@ def copy(folder, tmp_path):
 
 def two_views(folder, batch_size=BATCH, seed=0):
     source = sources.load(f"folder:{folder}")
-    return TwoViews(source, SIZE, (0.2, 1.0), batch_size, seed)
+    return TwoViews(source, SIZE, Recipe(), batch_size, seed)
 
 
 def batches(views, start=0, epochs=EPOCHS):
@@ -89,7 +90,7 @@ def test_resumed_run_reads_no_skipped_image(folder, whole_run):
 
         return source.read(tf.numpy_function(record, [index], tf.int64))
 
-    views = TwoViews(dataclasses.replace(source, read=read), SIZE, (0.2, 1.0), BATCH, 0)
+    views = TwoViews(dataclasses.replace(source, read=read), SIZE, Recipe(), BATCH, 0)
     indices_read.clear()  # from the search for a readable image
     np.testing.assert_array_equal(batches(views, start=7), whole_run[7:])
     assert sorted(indices_read) == sorted(image_numbers(whole_run[7:, 0]).ravel())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.recipes import Recipe
 
 COUNT, SIZE, BATCH = 10, 8, 4
 
@@ -26,7 +27,7 @@ def source(tmp_path):
 
 
 def batches(source, **settings):
-    views = TwoViews(source, SIZE, (0.2, 1.0), BATCH, seed=0, **settings)
+    views = TwoViews(source, SIZE, Recipe(), BATCH, seed=0, **settings)
     return views, list(views.between(0, 5 * views.steps_per_epoch).as_numpy_iterator())
 
 

@@ -9,6 +9,7 @@ import skimage.data
 import tensorflow as tf
 from PIL import Image
 
+from moco_tf.data.recipes import Recipe
 from moco_tf.data.views import (
     ATTEMPTS,
     DRAWS,
@@ -170,10 +171,10 @@ def test_channels_do_not_mix(channels, side):
     image = np.random.default_rng(0).integers(0, 256, (side, side + 20, channels), np.uint8)
     draws = np.random.default_rng(1).uniform(size=DRAWS)
     draws[-1] = 0.0
-    view = random_view(image, 16, (0.2, 1.0), draws)
+    view = random_view(image, 16, Recipe(), draws)
     assert view.shape == (16, 16, channels)
     for channel in range(channels):
-        expected = random_view(image[..., channel : channel + 1], 16, (0.2, 1.0), draws)
+        expected = random_view(image[..., channel : channel + 1], 16, Recipe(), draws)
         np.testing.assert_array_equal(view[..., channel], expected[..., 0])
 
 
@@ -183,7 +184,7 @@ def test_last_draw_decides_the_flip_alone():
     views = {}
     for last_draw in (0.0, 0.49, 0.5, 0.99):
         draws[-1] = last_draw
-        views[last_draw] = random_view(image, 16, (0.2, 1.0), draws)
+        views[last_draw] = random_view(image, 16, Recipe(), draws)
     np.testing.assert_array_equal(views[0.0], views[0.49])
     np.testing.assert_array_equal(views[0.5], views[0.99])
     np.testing.assert_array_equal(views[0.0], views[0.5][:, ::-1])
@@ -196,14 +197,14 @@ def test_view_is_the_resampled_window():
     draws[-1] = 0.7
     top, left, height, width = get_params((90, 120), (0.2, 1.0), draws[:-1])
     expected = resample(image[top : top + height, left : left + width], 24)
-    np.testing.assert_array_equal(random_view(image, 24, (0.2, 1.0), draws), expected)
+    np.testing.assert_array_equal(random_view(image, 24, Recipe(), draws), expected)
 
 
-def view_pairs(image, size, crop_scale, count, seed=0):
+def view_pairs(image, size, count, seed=0):
     """Return the two views of an image in each of `count` epochs."""
     return np.array(
         [
-            [random_view(image, size, crop_scale, draws) for draws in view_draws(seed, epoch, 7)]
+            [random_view(image, size, Recipe(), draws) for draws in view_draws(seed, epoch, 7)]
             for epoch in range(count)
         ]
     )
@@ -212,7 +213,7 @@ def view_pairs(image, size, crop_scale, count, seed=0):
 def test_two_views_are_flipped_independently_half_of_the_time():
     ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, np.newaxis], (32, 32, 3))
     count = 2000
-    pairs = view_pairs(ramp, 4, (0.2, 1.0), count).astype(int)
+    pairs = view_pairs(ramp, 4, count).astype(int)
     flipped = pairs[:, :, 0, 0, 0] > pairs[:, :, 0, -1, 0]
     four_sigma = 4 * math.sqrt(0.25 / count)
     assert np.abs(flipped.mean(axis=0) - 0.5).max() < four_sigma
@@ -221,10 +222,10 @@ def test_two_views_are_flipped_independently_half_of_the_time():
 
 def test_views_are_all_different_and_repeat_with_the_seed():
     image = photo(60, 80)
-    pairs = view_pairs(image, 8, (0.2, 1.0), 20)
+    pairs = view_pairs(image, 8, 20)
     assert len(np.unique(pairs.reshape(40, -1), axis=0)) == 40
-    np.testing.assert_array_equal(pairs, view_pairs(image, 8, (0.2, 1.0), 20))
-    other = view_pairs(image, 8, (0.2, 1.0), 20, seed=1)
+    np.testing.assert_array_equal(pairs, view_pairs(image, 8, 20))
+    other = view_pairs(image, 8, 20, seed=1)
     assert (pairs != other).any(axis=(-1, -2, -3)).all()
 
 

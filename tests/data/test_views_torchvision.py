@@ -7,6 +7,7 @@ import skimage.data
 import tensorflow as tf
 from PIL import Image
 
+from moco_tf.data.recipes import Recipe
 from moco_tf.data.views import (
     ASPECT_RATIOS,
     ATTEMPTS,
@@ -145,7 +146,7 @@ def test_views_are_close_to_torchvisions_resized_crops_and_flips(name, size):
         expected = functional.resized_crop(image, *map(int, window), [size, size])
         if numbers[-1] < 0.5:
             expected = functional.hflip(expected)
-        view = random_view(photograph, size, (0.08, 1.0), numbers)
+        view = random_view(photograph, size, Recipe(crop_scale=(0.08, 1.0)), numbers)
         difference = np.abs(view.astype(int) - np.asarray(expected).astype(int))
         # See `resample`. A window one pixel off differs by several gray levels on average.
         assert difference.mean() < 1.2

@@ -9,7 +9,7 @@ from moco_tf import MoCo, encoders
 from moco_tf.data import sources
 from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
-from moco_tf.data.recipes import RECIPES
+from moco_tf.data.recipes import RECIPES, Recipe
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.optimizers import SGD, LossScaling
 
@@ -66,7 +66,7 @@ class Losses(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module")
 def batches():
-    return TwoViews(sources.load("photos"), SIZE, (0.2, 1.0), BATCH, seed=0)
+    return TwoViews(sources.load("photos"), SIZE, Recipe(), BATCH, seed=0)
 
 
 def train(model, batches, steps):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.recipes import Recipe
 from tests.command import ROOT
 from tests.data.test_decoding import KINDS, with_size
 
@@ -186,7 +187,7 @@ def test_folder_of_mostly_damaged_files_gives_full_batches(tmp_path):
     for name, contents in valid_files().items():
         (tmp_path / f"valid {name}").write_bytes(contents)
     source = sources.load(f"folder:{tmp_path}")
-    views = TwoViews(source, 16, (0.2, 1.0), 34, seed=0)
+    views = TwoViews(source, 16, Recipe(), 34, seed=0)
     assert views.steps_per_epoch == 3  # Of 102 images.
     for batch in views.between(0, 3).as_numpy_iterator():
         for view in batch:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews, first_readable
+from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources import records
 from moco_tf.errors import UserError
 
@@ -309,7 +310,7 @@ def test_training_skips_unreadable_records(tmp_path):
         else:
             np.testing.assert_array_equal(read_image(source, index), png(index)[0])
     assert first_readable(source) == 1
-    batches = TwoViews(source, 8, (0.2, 1.0), batch_size=8, seed=0)
+    batches = TwoViews(source, 8, Recipe(), batch_size=8, seed=0)
     [(query, _)] = batches.between(0, 1)
     reds = np.rint(query.numpy()[..., 0].mean((1, 2)) / 5).astype(int)
     assert len(reds) == 8
