@@ -33,6 +33,7 @@ take PyTorch and safetensors files as well:
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -119,8 +120,11 @@ def _write(
     from moco_tf.backbones.model_card import model_card
 
     def fill(unfinished: str) -> None:
+        # On a full disk, torch.save itself raises a RuntimeError without the reason.
+        contents = io.BytesIO()
+        torch.save(content, contents)
         with open(unfinished, "wb") as file:
-            torch.save(content, file)
+            file.write(contents.getbuffer())
 
     saving.write_file(out, fill, model_card(backbone, form, origin))
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 
 import pytest
 
@@ -312,6 +313,18 @@ def test_existing_files_are_left_alone(good_file, photos, tmp_path):
     before = contents(tmp_path)
     assert f"{workdir} is not empty" in refusal(start_from, initialize, config, str(workdir))
     assert contents(tmp_path) == before
+
+
+def test_full_disk_is_reported_and_leaves_nothing(good_file, tmp_path):
+    flags = (f"--checkpoint={good_file}", "--encoder=resnet8", "--stem=small")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**15, limits[1]))
+    try:
+        message = in_process.run_mistake(SCRIPT, *flags, f"--out={tmp_path / 'out.pth'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "out.pth cannot be written: File too large" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_and_state_dict_are_alternatives(tmp_path):
