@@ -4,10 +4,12 @@
     python docs/result_tables.py --check    (part of make check)
 
 A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`. It is made
-from the results that are committed, so a page cannot show numbers that were not measured. With
---check, nothing is written, and the exit status is 1 if a page differs from the results.
+from the results that are committed, so a page cannot show numbers that were not measured. The table
+of the presets is made from their definition. With --check, nothing is written, and the exit status
+is 1 if a page differs.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -16,6 +18,7 @@ import sys
 from typing import Any
 
 from moco_tf import markdown
+from moco_tf.data.recipes import RECIPES, Recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -117,6 +120,23 @@ def train_step() -> str:
     return "\n\n".join(parts)
 
 
+def presets() -> str:
+    """Return the numbers of each preset of the augmentation."""
+    rows = []
+    for field in dataclasses.fields(Recipe):
+        if field.name == "gray_first":  # Not a setting.
+            continue
+        values = [getattr(recipe, field.name) for recipe in RECIPES.values()]
+        texts = [
+            ",".join(f"{number:.3g}" for number in value)
+            if isinstance(value, tuple)
+            else f"{value:g}"
+            for value in values
+        ]
+        rows.append([f"[`augment.{field.name}`](#setting-augment.{field.name})", *texts])
+    return markdown.table(["setting", *(f"`{name}`" for name in RECIPES)], rows)
+
+
 def speed() -> str:
     """Return the times of a training step as multiples of ours."""
     titles = {"large": "ResNet-50 at 224 pixels", "small": "ResNet-18 at 32 pixels"}
@@ -167,6 +187,7 @@ TABLES = {
     "finetuning": finetuning,
     "fit": fit,
     "input_pipeline": input_pipeline,
+    "presets": presets,
     "speed": speed,
     "train_step": train_step,
 }

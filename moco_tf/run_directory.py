@@ -10,7 +10,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import run_data
-from moco_tf.config import OPERATIONAL, check, default_config, flatten
+from moco_tf.config import OPERATIONAL, check, default_config, flatten, resolve
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
 from moco_tf.run_data import RunData
@@ -42,7 +42,7 @@ def require_same_run(workdir: str, config: ml_collections.ConfigDict, data: RunD
             its checkpoints, if a file of it is damaged, or if `workdir` is a file.
     """
     if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
-        saved, current = flatten(read_config(workdir)), flatten(config)
+        saved, current = resolve(read_config(workdir)), resolve(config)
         differences = [
             f"{key} is {saved[key]!r} there and {current[key]!r} here"
             for key in current

@@ -67,6 +67,14 @@ def test_run_with_another_config_is_refused_and_left_as_it_is(config, workdir):
     assert run_directory.read_config(workdir).temperature == 0.07
 
 
+def test_numbers_of_the_augmentation_are_compared_however_they_are_set(config, workdir):
+    config.augment.hue = 0.4  # The number of the preset v1.
+    run_directory.open_for_training(workdir, config, RunData(10))
+    config.augment.hue = 0.1
+    message = refusal(run_directory.open_for_training, workdir, config, RunData(10))
+    assert "(augment.hue is 0.4 there and 0.1 here)" in message
+
+
 def test_run_on_other_data_is_refused(config, workdir):
     message = refusal(run_directory.open_for_training, workdir, config, RunData(11))
     assert "10 images" in message
