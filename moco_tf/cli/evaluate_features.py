@@ -33,6 +33,8 @@ def report(values: flags.FlagValues) -> None:
     _, name, directory, channels = _load_backbone(values, config, source)
     _require_channels(source, name, channels)
     directory = values.output_dir or directory
+    if distribution.is_chief():
+        protocols.require_writable(directory)
     _print_summary(source)
     if result := write_report(values.workdir, source, image_size, directory):
         _print_unreadable(directory, result)
@@ -64,6 +66,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         except UserError as error:
             raise UserError(f"--{error}") from error
     directory = values.output_dir or directory
+    if distribution.is_chief():
+        protocols.require_writable(directory)
     description = {"backbone": name, "data": source.name, "image_size": image_size}
     picture = _picture(values, protocol, directory)
     if picture:
@@ -94,15 +98,17 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if not distribution.is_chief():
         return
     result |= description
-    written = [protocols.write_result(directory, result), *filter(None, [picture])]
+    summary = f"{protocol} of {name} on {source.name}: {protocols.summarize(result)}"
+    try:
+        written = [protocols.write_result(directory, result), *filter(None, [picture])]
+    except UserError:
+        print(summary)  # A disk that has become full does not cost the result.
+        raise
     _print_unreadable(directory, result)
     if values.protocol == "knn":
         # After the result, so that a picture that cannot be written does not cost it.
         feature_plots.plot_neighbors(picture, source, image_size, train, test)
-    print(
-        f"{protocol} of {name} on {source.name}: {protocols.summarize(result)}; "
-        f"wrote {' and '.join(written)}"
-    )
+    print(f"{summary}; wrote {' and '.join(written)}")
 
 
 def _print_unreadable(directory: str, result: dict[str, Any]) -> None:

@@ -40,6 +40,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
     images = _load_images(values, task is segmentation.SEGMENTATION, tfds_dir)
     directory = values.output_dir or directory
+    if distribution.is_chief():
+        protocols.require_writable(directory)
     description = {"backbone": name, "data": images.name, "image_size": image_size}
     if values.compare:
         result = trials.compare(
@@ -56,18 +58,22 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if not distribution.is_chief():
         return
     result = {"protocol": protocol, **description, **result}
-    path = protocols.write_result(directory, result)
+    summary = (
+        f"{protocol} of {name} on {images.name}: {trials.summarize(task, result)} "
+        f"({result['num_train']} training and {result['num_test']} test images)"
+    )
+    try:
+        path = protocols.write_result(directory, result)
+    except UserError:
+        print(summary)  # A disk that has become full does not cost the result.
+        raise
     _print_unreadable(directory, result)
     picture = os.path.join(directory, "eval", f"{protocol}.png")
     if task is detection.DETECTION:
         box_plots.plot_detections(picture, images, image_size, predictions)
     else:
         box_plots.plot_segmentations(picture, images, predictions)
-    print(
-        f"{protocol} of {name} on {images.name}: {trials.summarize(task, result)} "
-        f"({result['num_train']} training and {result['num_test']} test images); "
-        f"wrote {path} and {picture}"
-    )
+    print(f"{summary}; wrote {path} and {picture}")
 
 
 def _load_images(values: flags.FlagValues, masks: bool, tfds_dir: str) -> AnnotatedImages:

@@ -14,7 +14,7 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic, unreadable
 from moco_tf.evaluation.features import Features, extract
 from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
-from moco_tf.files import error_reason, write_atomically
+from moco_tf.files import error_reason, write_atomically, write_remedy
 
 # The protocols that take features which are computed once.
 CACHED: dict[str, Callable[..., dict[str, Any]]] = {
@@ -192,6 +192,32 @@ def summarize(result: dict[str, Any]) -> str:
     return f"{accuracy} ({result['num_train']} training and {result['num_test']} test images)"
 
 
+def require_writable(directory: str) -> None:
+    """Check that results can be written to `directory/eval`, before they are computed.
+
+    Nothing is created. A directory on a file system of TensorFlow, such as `gs://`, is not checked.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    results = os.path.join(directory, "eval")
+    if "://" in results:
+        return
+    path = os.path.abspath(results)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        problem = f"{path} is not a directory"
+    elif not os.access(path, os.W_OK | os.X_OK):
+        problem = f"{path} is not writable"
+    else:
+        return
+    raise UserError(
+        f"results cannot be written to {results}, because {problem}: correct that, or choose "
+        "another output_dir"
+    )
+
+
 def write_result(directory: str, result: dict[str, Any]) -> str:
     """Write `directory/eval/<protocol>.json` and return its path.
 
@@ -203,5 +229,9 @@ def write_result(directory: str, result: dict[str, Any]) -> str:
         tf.io.gfile.makedirs(os.path.dirname(path))
         write_atomically(path, json.dumps(result, indent=2) + "\n")
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{path} cannot be written: {error_reason(error)}") from error
+        remedy = write_remedy(error, directory)
+        raise UserError(
+            f"{path} cannot be written ({error_reason(error)}): {remedy}, or choose another "
+            "output_dir"
+        ) from error
     return path

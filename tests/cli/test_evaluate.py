@@ -189,6 +189,26 @@ def test_mistakes_are_one_line(image_folder, tmp_path, arguments, pattern):
     assert not list(tmp_path.iterdir())
 
 
+def test_results_that_cannot_be_written_are_refused_before_they_are_computed(
+    image_folder, tmp_path
+):
+    (tmp_path / "file").touch()
+    arguments = (*RANDOM, "--protocol=linear", source_flag(image_folder))
+    line = in_process.run_mistake(*arguments, f"--output_dir={tmp_path}/file/out")
+    assert f"written to {tmp_path}/file/out/eval, because {tmp_path}/file is not a dir" in line
+    assert "choose another output_dir" in line
+
+
+def test_result_that_cannot_be_written_is_printed(image_folder, tmp_path):
+    (tmp_path / "eval" / "knn.json").mkdir(parents=True)
+    arguments = (*RANDOM, "--protocol=knn", source_flag(image_folder))
+    output = in_process.run(*arguments, f"--output_dir={tmp_path}", status=2)
+    *_, result, error = output.strip().splitlines()
+    assert re.match("knn of random resnet8 on .*: top-1 0[.][0-9]+", result)
+    assert f"{tmp_path}/eval/knn.json cannot be written" in error
+    assert "move the directory that has the name of this file elsewhere" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
