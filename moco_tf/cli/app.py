@@ -231,6 +231,11 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
         ]
         hint = f"did you mean {' or '.join(names)}?" if names else "--help lists all flags"
         raise UserError(f"unknown flag --{error.flagname}: {hint}") from error
+    except flags.DuplicateFlagError as error:
+        configs = [a for a in arguments if re.match("--?config(=|$)", a)]
+        if len(configs) < 2:
+            raise
+        raise UserError(f"{' '.join(configs)}: give one config file") from error
     except flags.Error as error:
         raise UserError(_plain(str(error))) from error
     except (AttributeError, KeyError) as error:  # ml_collections, for a key that does not exist
@@ -253,6 +258,7 @@ def _plain(message: str) -> str:
     message = message.removeprefix("flag ")
     message = re.sub(r"invalid literal for int\(\).*", "must be an integer", message)
     message = re.sub(r"could not convert string to float.*", "must be a number", message)
+    message = re.sub(r"\('Non-boolean argument.*", "must be True or False", message)
     if choice := re.fullmatch(r"(--\w+=(.*)): value should be one of <(.*)>", message):
         argument, value, names = choice[1], choice[2], choice[3].split("|")
         similar = difflib.get_close_matches(value, names, n=1)

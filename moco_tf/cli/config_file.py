@@ -28,6 +28,8 @@ class ConfigFileParser(flags.ArgumentParser):
         if not os.path.exists(located):
             installed = ", ".join(f"configs/{name}" for name in _installed_configs())
             raise UserError(f"--config={path}: there is no such file; installed are {installed}")
+        if os.path.isdir(located):
+            raise UserError(f"--config={path} is a directory: name a file in it")
         try:
             module = runpy.run_path(located)
             if "get_config" not in module:

@@ -78,6 +78,10 @@ def test_invalid_setting_names_value_and_remedy(image_folder, tmp_path, override
         ("--tpu=mine", ["--tpu=mine", "--strategy=tpu"]),
         ("--virtual_devices=2", ["--virtual_devices=2", "--strategy=mirrored"]),
         ("--workdir=train.py", ["train.py", "is a file"]),
+        ("--config=configs", ["--config=configs is a directory"]),
+        ("--config=configs/folder.py", ["--config=configs/folder.py: give one config file"]),
+        ("--config.shuffle_bn=maybe", ["--config.shuffle_bn=maybe: must be True or False"]),
+        ("--debug=maybe", ["--debug=maybe: must be True or False"]),
         ("stray", ["stray"]),
     ],
 )
