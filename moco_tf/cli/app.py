@@ -72,6 +72,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_script = argv is None and sys.argv[0].endswith(".py")
+    _replace_closed_streams()
     _escape_what_cannot_be_encoded()
     values = flags.FlagValues()
     try:
@@ -272,15 +273,28 @@ def _report(
 ) -> int:
     if "--debug" in arguments or ("debug" in values and values["debug"].value):
         traceback.print_exception(error)
-    sys.stdout.flush()
     message = printable(" ".join(str(error).split()))
     message = message if as_script else in_commands(message)
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
+        with contextlib.suppress(OSError):  # The exit status says it where no output can.
+            print(text, end="", file=stream, flush=True)
     if "strategy" in values and values["strategy"].value == "multiworker":
         # TensorFlow's own shutdown may wait for a worker that is gone, while the others wait for
         # this one.
         os._exit(2)
     return 2
+
+
+def _replace_closed_streams() -> None:
+    """Discard the output of a process that was started without standard output or error.
+
+    The null device takes their file descriptors, which are the lowest that are free. Otherwise a
+    file of the run would get one of them, and what a library prints would be written into it.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, "r" if name == "stdin" else "w"))
 
 
 def _escape_what_cannot_be_encoded() -> None:

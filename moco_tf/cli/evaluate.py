@@ -173,8 +173,9 @@ def evaluate(values: flags.FlagValues) -> None:
 
     from moco_tf import distribution
     from moco_tf.cli import evaluate_features, evaluate_transfer
+    from moco_tf.training.printing import printing_may_fail
 
-    with distribution.scope(strategy):
+    with distribution.scope(strategy), printing_may_fail():
         if values.protocol in TRANSFER:
             evaluate_transfer.run(values, protocol, settings)
         elif values.protocol == "report":

@@ -1,4 +1,4 @@
-"""Output that a run goes on without if its terminal, pipe or disk is gone."""
+"""Output that a run or an evaluation goes on without if its terminal, pipe or disk is gone."""
 
 import contextlib
 import os
@@ -12,16 +12,16 @@ from moco_tf.files import error_reason
 class _Output:
     """A text stream that discards its output from the first failure on."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._has_failed = False
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream: Any = stream
+        self._has_failed = stream is None  # A process without a terminal may have no stream.
 
     def write(self, text: str) -> int:
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        self._try(self._stream.flush)
+        self._try(lambda: self._stream.flush())
 
     def _try(self, operation: Callable[[], object]) -> None:
         if self._has_failed:

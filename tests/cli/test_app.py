@@ -1,5 +1,6 @@
 """What all commands share: configs, help and mistakes in flags."""
 
+import shlex
 import subprocess
 import sys
 
@@ -96,6 +97,17 @@ def test_unknown_setting_suggests_the_right_one(script):
 def test_setting_without_a_config_says_what_is_missing():
     line = in_process.run_mistake("train.py", "--config.epochs=3", "--workdir=run")
     assert "--config.epochs requires --config" in line
+
+
+@pytest.mark.parametrize(
+    "streams", [">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full"]
+)
+def test_closed_or_full_output_does_not_change_the_exit_status(streams):
+    command = f"{shlex.quote(sys.executable)} {ROOT / 'train.py'} --strateg=mirrored {streams}"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert result.returncode == 2
+    expected = "" if "2>" in streams else "error: unknown flag --strateg: did you mean --strategy?"
+    assert result.stderr.strip() == expected
 
 
 def test_flags_do_not_carry_over_to_the_next_call():

@@ -176,6 +176,12 @@ def test_printing_may_fail(output, capsys):
     assert message.startswith("warning: output cannot be printed any more (")
 
 
+def test_printing_needs_no_stream(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    with printing_may_fail():
+        print("text", flush=True)
+
+
 @pytest.fixture
 def arguments(image_folder, tmp_path):
     return ("train.py", *TINY, source_flag(image_folder), f"--workdir={tmp_path / 'run'}")
