@@ -142,7 +142,7 @@ class Augment:
         if later:
             inversion, noise = later
             if inversion < recipe.solarize_probability:
-                operations.append(f"solarized from {recipe.solarize_threshold:.2f}")
+                operations.append(f"solarize {recipe.solarize_threshold:.2f}")
             if noise < recipe.noise_probability:
                 operations.append(f"noise {recipe.noise_std:.2f}")
         return operations

@@ -109,7 +109,7 @@ def orientation(recipe: Recipe, draws: np.ndarray) -> tuple[bool, bool, int]:
 
 
 def describe_orientation(recipe: Recipe, draws: np.ndarray) -> list[str]:
-    """Return the flips and the turn of a view, such as `["flipped vertically", "turned 90°"]`.
+    """Return the flips and the turn of a view, such as `["vertical flip", "turn 90°"]`.
 
     Args:
         recipe: The recipe.
@@ -121,9 +121,9 @@ def describe_orientation(recipe: Recipe, draws: np.ndarray) -> list[str]:
     """
     flips_horizontally, flips_vertically, quarters = orientation(recipe, draws)
     return [
-        *["flipped horizontally"] * flips_horizontally,
-        *["flipped vertically"] * flips_vertically,
-        *[f"turned {90 * quarters}°"] * (quarters > 0),
+        *["horizontal flip"] * flips_horizontally,
+        *["vertical flip"] * flips_vertically,
+        *[f"turn {90 * quarters}°"] * (quarters > 0),
     ]
 
 

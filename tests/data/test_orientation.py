@@ -47,12 +47,12 @@ def all_draws(count=COUNT):
 def orientations(image):
     """Return the eight flipped and turned versions of an image by NumPy, by their description."""
     versions = {}
-    for flip in ("", "flipped horizontally", "flipped vertically", "both"):
+    for flip in ("", "horizontal flip", "vertical flip", "both"):
         for quarters in range(4):
-            x = image[:, ::-1] if flip in ("flipped horizontally", "both") else image
-            x = x[::-1] if flip in ("flipped vertically", "both") else x
-            flips = {"": [], "both": ["flipped horizontally", "flipped vertically"]}
-            description = flips.get(flip, [flip]) + [f"turned {90 * quarters}°"] * (quarters > 0)
+            x = image[:, ::-1] if flip in ("horizontal flip", "both") else image
+            x = x[::-1] if flip in ("vertical flip", "both") else x
+            flips = {"": [], "both": ["horizontal flip", "vertical flip"]}
+            description = flips.get(flip, [flip]) + [f"turn {90 * quarters}°"] * (quarters > 0)
             versions[tuple(description)] = np.rot90(x, quarters)
     return versions
 

@@ -185,6 +185,6 @@ def test_description_names_solarization_and_noise():
     augment = Augment(ALL)
     for draws in augment.draws(100, [1, 1]).numpy():
         operations = augment.describe(draws)
-        expected = ["solarized from 0.50"] * bool(draws[-2] < 0.3)
+        expected = ["solarize 0.50"] * bool(draws[-2] < 0.3)
         expected += ["noise 0.05"] * bool(draws[-1] < 0.5)
         assert operations == Augment(RECIPES["v2"]).describe(draws[:12]) + expected

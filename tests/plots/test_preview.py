@@ -79,8 +79,8 @@ def test_preview_names_flips_turns_solarization_and_noise(folder, plotted):
             shown = pictures[row][column]
             np.testing.assert_allclose(shown, np.clip(augmented[row], 0, 1), atol=1e-5)
             all_names |= {name.rstrip("0123456789.°") for name in expected}
-    assert {"flipped horizontally", "flipped vertically", "turned "} <= all_names
-    assert {"solarized from ", "noise "} <= all_names
+    assert {"horizontal flip", "vertical flip", "turn "} <= all_names
+    assert {"solarize ", "noise "} <= all_names
 
 
 def test_preview_shows_what_was_switched_off(folder, plotted):

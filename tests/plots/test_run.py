@@ -83,7 +83,7 @@ def test_preview_frames_the_crops_and_labels_the_flipped_views(views, preview_ax
             box = (x, y, x + frame.get_width(), y + frame.get_height())
             image = PIL.Image.fromarray(image_in(original)).crop(box)
             expected = np.asarray(image.resize((SIZE, SIZE), PIL.Image.Resampling.BILINEAR))
-            flipped = "flipped" in axes.get_title()
+            flipped = "horizontal flip" in axes.get_title()
             num_flipped += flipped
             expected = expected[:, ::-1] if flipped else expected
             # Pillow resamples with slightly different weights.
