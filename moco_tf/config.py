@@ -19,6 +19,8 @@ from moco_tf.settings import SETTINGS
 
 # Settings that may change when a run is resumed.
 OPERATIONAL = tuple(setting.key for setting in SETTINGS if setting.operational)
+# What the setting `init` can name, as in "run:DIR".
+INIT_SCHEMES = ("run", "saved_model", "keras", "checkpoint")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -64,6 +66,7 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
             raise UserError(f"config.{setting.key}={value!r}: {problem}")
     _parse_encoder_name(config.encoder)
     _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
+    _check_init(config)
     _check_mechanism(config)
     _check_augment(config)
 
@@ -117,6 +120,19 @@ def _check_mechanism(config: ml_collections.ConfigDict) -> None:
             "config.symmetric_loss=True exchanges the query view and the key view, but "
             "mechanism='memory_bank' has no key views: set it to False"
         )
+
+
+def _check_init(config: ml_collections.ConfigDict) -> None:
+    scheme, _, path = config.init.partition(":")
+    is_valid = not config.init or (scheme in INIT_SCHEMES and path != "")
+    remedy = "use run:DIR, saved_model:DIR, keras:FILE or checkpoint:FILE"
+    _require(is_valid, config, "init", remedy)
+    _require(
+        config.init != "" or config.init_checksum == "",
+        config,
+        "init_checksum",
+        "it has no effect without config.init, the weights to check",
+    )
 
 
 def _check_augment(config: ml_collections.ConfigDict) -> None:

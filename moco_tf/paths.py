@@ -6,8 +6,8 @@ import re
 from moco_tf.errors import UserError
 
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
-# The schemes of data sources whose location is a path.
-PATH_SCHEMES = ("folder", "idx", "tfrecord", "coco")
+# The schemes whose location is a path: of data sources, and of initial weights.
+PATH_SCHEMES = ("folder", "idx", "tfrecord", "coco", "run", "saved_model", "keras", "checkpoint")
 
 
 def expand(path: str, label: str) -> str:

@@ -263,12 +263,20 @@ def has_curves(workdir: str) -> bool:
 
 
 def _remove_leftovers(workdir: str) -> None:
-    """Remove the temporary files of a process that was killed while it wrote them."""
-    for directory in (workdir, *(os.path.join(workdir, d) for d in ("checkpoints", "tensorboard"))):
+    """Remove the temporary files of a process that was killed while it wrote them.
+
+    Only names that this package or TensorFlow gives are removed, because people keep other files in
+    a run directory as well. An evaluation may be writing its own files at the moment.
+    """
+    files = r"(config\.json|data\.json|data_files\.gz|metrics\.jsonl|lock\.json)\.[0-9a-f]{8}\.tmp"
+    for directory, pattern in (
+        (workdir, files),
+        (os.path.join(workdir, "checkpoints"), r"step-\d+_temp/?|checkpoint\.(tmp\w+|\w{8}\.tmp)"),
+        (os.path.join(workdir, "tensorboard"), r"[\w.]+\.[0-9a-f]{8}\.tmp"),
+    ):
         names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
         for name in names:
-            # TensorFlow's names of an unfinished checkpoint, and that of `write_atomically`.
-            if re.fullmatch(r"step-\d+_temp/?|checkpoint\.tmp\w+|.+\.tmp", name):
+            if re.fullmatch(pattern, name):
                 path = os.path.join(directory, name.rstrip("/"))
                 # Whatever cannot be removed now does no harm.
                 with contextlib.suppress(tf.errors.OpError, OSError):

@@ -75,6 +75,17 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             Range(choices=("imagenet", "small")),
         ),
         Setting(
+            "init",
+            "",
+            "Weights that the encoders start from, such as run:DIR, saved_model:DIR, keras:FILE or "
+            "checkpoint:FILE (of PyTorch); empty for random weights.",
+        ),
+        Setting(
+            "init_checksum",
+            "",
+            "SHA-256 checksum of these weights, which the run fills in; set it to require them.",
+        ),
+        Setting(
             "head",
             "linear",
             "Projection head: one linear layer (MoCo v1), or a hidden layer before it (MoCo v2).",

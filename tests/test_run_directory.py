@@ -1,6 +1,7 @@
 """Run directories: what is saved comes back, and the directory of another run is refused."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -124,3 +125,33 @@ def test_metrics_are_rewound_without_the_incomplete_line(tmp_path):
     assert run_directory.read_metrics(str(tmp_path)) == lines
     run_directory.rewind_metrics(str(tmp_path), 2)
     assert run_directory.read_metrics(str(tmp_path)) == lines[:2]
+
+
+def test_leftovers_of_kills_are_removed_and_nothing_else(config, workdir):
+    folder = pathlib.Path(workdir)
+    leftovers = [
+        "config.json.0123abcd.tmp",
+        "metrics.jsonl.0123abcd.tmp",
+        "checkpoints/step-10_temp/part-00000-of-00001.data-00000-of-00001",
+        "checkpoints/checkpoint.tmp0123abc",
+        "tensorboard/sprite.jpg.0123abcd.tmp",
+    ]
+    others = [
+        "thesis.tmp",
+        "holiday.tmp/album/1.jpg",
+        "photo.0123abcd.tmp",
+        "step-3_temp/notes.txt",
+        "checkpoints/step-10.index",
+        "checkpoints/mine.tmp/file",
+        "eval/knn.json.0123abcd.tmp",
+        "tensorboard/folder.tmp/file",
+    ]
+    for name in (*leftovers, *others):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    (folder / "checkpoints" / "step-10.data-00000-of-00001").write_text("")
+    run_directory.open_for_training(workdir, config, RunData(10))
+    after = {path for path in folder.rglob("*") if path.is_file()}
+    assert before - after == {folder / name for name in leftovers}

@@ -10,6 +10,7 @@ import tensorflow as tf
 from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import pytorch_files
 from moco_tf.backbones.finite import require_finite
+from moco_tf.encoders import state_dict
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.paths import expand
@@ -151,6 +152,36 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         weight.assign(variables[weight.path])
     _require_finite(backbone.weights, f"the SavedModel {path}")
     return backbone
+
+
+def load_keras(path: str) -> keras.Model:
+    """Load the network in a file of `moco_tf.export.keras_v3`.
+
+    Args:
+        path: Path of the file, which ends in .keras.
+
+    Returns:
+        A `keras.Model` from normalized images `[N, H, W, C]` to features `[N, D]`, with the layers
+        of `moco_tf.encoders.build`.
+
+    Raises:
+        UserError: If there is no such file, it cannot be read, or it holds another model, or NaN
+            or infinity.
+    """
+    if not path.endswith(".keras"):
+        raise UserError(f"{path} does not end in .keras, as the files of the Keras export do")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+        [network] = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+        state_dict.entries(network)
+    # Arbitrary bytes can cause any exception in the parsers.
+    except Exception as error:
+        reason = error_reason(error)
+        raise UserError(
+            f"{path} cannot be read as a file of the Keras export ({reason}): export the run again"
+        ) from error
+    _require_finite(network.weights, f"the file {path}")
+    return network
 
 
 def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Model:

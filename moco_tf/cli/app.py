@@ -211,6 +211,8 @@ def _expand_paths(values: flags.FlagValues) -> None:
             raise UserError("--data is empty: name a data source, such as folder:PATH")
         values["data"].value = expand_source(str(values["data"].value), "--data")
     config: Any = values["config"].value if "config" in values else None
+    if config is not None and isinstance(init := config.get("init"), str):
+        config.init = expand_source(init, "config.init")
     data = config.get("data") if config is not None else None
     if isinstance(data, ml_collections.ConfigDict):
         if isinstance(source := data.get("source"), str):

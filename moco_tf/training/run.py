@@ -14,6 +14,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import distribution, paths, run_data, run_directory, run_lock
+from moco_tf.backbones import warm_start
 from moco_tf.config import (
     chance_formula,
     chance_loss,
@@ -123,6 +124,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
+    config = warm_start.resolve(config, workdir)
     source, batches = build_data(config)
     data = run_data.of_source(source)
     _require_identical_workers(config, workdir, data)
@@ -142,6 +144,8 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             # chief's checkpoints are kept.
             output_dir = stack.enter_context(tempfile.TemporaryDirectory())
         model = build_model(config, batches.steps_per_epoch, data.channels, data.num_images)
+        is_new = not run_directory.checkpoints(workdir)
+        initial_weights = warm_start.start(model, config) if config.init and is_new else ""
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
         if len(set(distribution.gather_from_workers(start))) > 1:
@@ -153,6 +157,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
         if start < total:
             if chief:
                 _announce(config, workdir, source, start, total, batches.steps_per_epoch)
+                print(initial_weights, end="\n" if initial_weights else "")
             # A run that starts again from step 0 evaluates that step again.
             logged = run_directory.rewind_metrics(output_dir, start or -1)
             if chief and logged < start - start % batches.steps_per_epoch:

@@ -36,6 +36,11 @@ def start_from(
     """
     check(config)
     require_moco(config)
+    if config.init:
+        raise UserError(
+            f"config.init={config.init} has no effect, because the run starts from the imported "
+            "model: remove it"
+        )
     run_directory.require_empty(workdir)
     source, batches = build_data(config)
     model = build_model(config, batches.steps_per_epoch, source.channels)

@@ -34,7 +34,8 @@ FLAGS = {
 def evaluate(folder, out, *arguments):
     """Evaluate a random encoder; return the printed line and the result."""
     output = in_process.run(*RANDOM, source_flag(folder), f"--output_dir={out}", *arguments)
-    [line] = output.strip().splitlines()
+    *found, line = output.strip().splitlines()
+    assert len(found) == 2  # The lines on what was found in the folder.
     path = line.rpartition("wrote ")[2].partition(" and ")[0]
     with open(path) as file:
         result = json.load(file)

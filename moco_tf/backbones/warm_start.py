@@ -1,0 +1,161 @@
+"""The start of a run from weights that exist already: the setting `init`.
+
+The weights are those of a backbone, and of the projection head if the source is a MoCo encoder with
+a head that fits. A run reads them once, before its first step.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from moco_tf import run_directory
+from moco_tf.backbones import loading, pytorch_files, state_dicts
+from moco_tf.config import INIT_SCHEMES
+from moco_tf.encoders import state_dict
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+from moco_tf.mechanisms.base import Mechanism, copy_weights
+
+HEAD = "fc."  # The beginning of the keys of a projection head.
+CHUNK_BYTES = 2**24
+
+
+def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
+    """Return the config of a run with the checksum of the weights that it starts from.
+
+    Args:
+        config: Config of the run to start or to resume.
+        workdir: Path of the run directory. If it holds a run with a checkpoint, the weights are not
+            needed any more, and the checksum is that of the run.
+
+    Returns:
+        The config, with `init_checksum` if it has an `init`.
+
+    Raises:
+        UserError: If the weights cannot be read, or are not those of the checksum.
+    """
+    if not config.init:
+        return config
+    resolved = config.copy_and_resolve_references()
+    is_run = tf.io.gfile.exists(os.path.join(workdir, "config.json"))
+    saved = run_directory.read_config(workdir) if is_run else None
+    if saved is not None and saved.init == config.init:
+        resolved.init_checksum = config.init_checksum or saved.init_checksum
+        if run_directory.checkpoints(workdir):
+            return resolved
+    current = checksum(config.init)
+    if resolved.init_checksum not in ("", current):
+        raise UserError(
+            f"config.init={config.init} has the checksum {current[:12]}..., not "
+            f"{resolved.init_checksum[:12]}...: restore the weights that the run was started with, "
+            "or use another directory"
+        )
+    resolved.init_checksum = current
+    return resolved
+
+
+def checksum(init: str) -> str:
+    """Return the SHA-256 checksum of the weights that `init` names, as hexadecimal digits.
+
+    Args:
+        init: The setting, such as `"checkpoint:FILE"`.
+
+    Raises:
+        UserError: If there are no such files, or they cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for path in _files(init):
+            with tf.io.gfile.GFile(path, "rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    digest.update(chunk)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"config.init={init} cannot be read ({error_reason(error)}): give the path of weights "
+            "that exist"
+        ) from error
+    return digest.hexdigest()
+
+
+def start(model: Mechanism, config: ml_collections.ConfigDict) -> str:
+    """Set the encoders of a new model to the weights that `config.init` names.
+
+    The key encoder, if there is one, becomes a copy of the query encoder.
+
+    Args:
+        model: The model, built from the config.
+        config: Config of the run.
+
+    Returns:
+        A line that says what was read, and whether the head is new.
+
+    Raises:
+        UserError: If the weights cannot be read, or are those of another network.
+    """
+    encoder = model.query_encoder
+    channels = encoder.input_shape[-1]
+    try:
+        arrays = _read(config, encoder.backbone)
+        backbone = {key: array for key, array in arrays.items() if not key.startswith(HEAD)}
+        state_dict.write(encoder.backbone, backbone)
+    except state_dict.MismatchError as error:
+        raise UserError(
+            f"config.init={config.init} does not fit config.encoder={config.encoder}, "
+            f"stem={config.stem} and images with {channels} channels: {error}"
+        ) from error
+    has_head = _write_head(encoder, arrays)
+    if hasattr(model, "key_encoder"):
+        copy_weights(encoder, model.key_encoder)
+    head = "the backbone and the head" if has_head else "the backbone; the head is new"
+    return f"starting from {config.init}: {head}"
+
+
+def _read(config: ml_collections.ConfigDict, backbone: keras.Model) -> Mapping[str, np.ndarray]:
+    """Return the weights with torchvision's names, those of the head included if there is one."""
+    scheme, _, path = config.init.partition(":")
+    if scheme == "run":
+        return state_dict.read(loading.load_query_encoder(path))
+    if scheme == "saved_model":
+        return state_dict.read(loading.load_network(path))
+    if scheme == "keras":
+        return state_dict.read(loading.load_keras(path))
+    candidate = state_dicts.find(pytorch_files.read(path), backbone)
+    tensors = candidate.network()
+    if candidate.prefix.endswith(state_dicts.QUERY):
+        # In any other file, `fc` is a classifier.
+        head = candidate.prefix + HEAD
+        tensors |= {k: tensor for k, tensor in candidate.tensors.items() if k.startswith(head)}
+    return {
+        key.removeprefix(candidate.prefix): pytorch_files.to_array(key, tensor)
+        for key, tensor in tensors.items()
+    }
+
+
+def _write_head(encoder: keras.Model, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Set the head of an encoder if its weights are there in the right shapes."""
+    entries = [entry for entry in state_dict.entries(encoder) if entry.key.startswith(HEAD)]
+    shapes = {key: array.shape for key, array in arrays.items() if key.startswith(HEAD)}
+    if shapes != {entry.key: entry.shape for entry in entries}:
+        return False
+    for entry in entries:
+        entry.write(state_dict.require(arrays, entry.key, entry.shape, np.floating))
+    return True
+
+
+def _files(init: str) -> list[str]:
+    """Return the paths of the files with the weights."""
+    scheme, _, path = init.partition(":")
+    assert scheme in INIT_SCHEMES  # `moco_tf.config.check` has looked at it.
+    if scheme == "run":
+        checkpoint = run_directory.require_checkpoint(path)
+        return sorted(tf.io.gfile.glob(f"{checkpoint}.*"))
+    if scheme == "saved_model":
+        variables = os.path.join(path, "variables")
+        names = sorted(tf.io.gfile.listdir(variables))
+        return [os.path.join(variables, name) for name in names]
+    return [path]
