@@ -59,7 +59,8 @@ class Source:
     found: str = ""
     part_names: tuple[str, str, str] = ("", "", "")
     notes: tuple[str, ...] = ()
-    list_contents: Callable[[], list[bytes]] = list
+    # A factory, because a function in the class would be a method.
+    list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
 
     @property
     def summary(self) -> str:
