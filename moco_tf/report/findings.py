@@ -270,8 +270,8 @@ def check_baselines(evidence: Evidence) -> Finding | None:
         f"Top-1 accuracies on {evidence.num_test:,} test images: {'; '.join(parts)}.",
         "So far, training has not helped with these labels. Check in the curves whether the model "
         "is still learning, and train longer if it is. Also check whether the augmentation "
-        "preserves what the labels depend on; config.augmentation changes colors strongly, for "
-        "example.",
+        "preserves what the labels depend on, such as color: the settings config.augment change "
+        "it.",
     )
 
 

@@ -8,6 +8,7 @@ import scipy.stats
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from moco_tf import distribution
 from moco_tf.data.augment import Augment
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.photometric import solarize, standard_normal
@@ -179,6 +180,21 @@ def test_views_are_the_same_in_a_step_compiled_by_xla():
     expected = tf.function(view)().numpy()
     result = tf.function(view, jit_compile=True)().numpy()
     np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+def test_two_replicas_have_the_views_of_one_device(two_replicas):
+    recipe = dataclasses.replace(OFF, solarize_probability=0.5, noise_probability=0.7)
+    augment, images = Augment(recipe), tf.constant(np.stack([patch()[:6, :6]] * 8))
+    expected = augment(images, tf.range(8), 8, [7, 3]).numpy()
+
+    @tf.function
+    def view():
+        rows = distribution.replica_rows(4)
+        return augment(tf.gather(images, rows), rows, 8, [7, 3])
+
+    halves = two_replicas.experimental_local_results(two_replicas.run(view))
+    assert len(halves) == 2
+    np.testing.assert_allclose(np.concatenate(halves), expected, atol=1e-5)
 
 
 def test_description_names_solarization_and_noise():
