@@ -5,6 +5,10 @@ import math
 from typing import Any
 
 
+# The largest valid integer, in any range: it fits the counters and seeds of all libraries.
+LARGEST = 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """The valid values of a setting; a tuple is valid if every item is.
@@ -60,6 +64,8 @@ class Range:
                 too_small = (self.minimum is not None and item < self.minimum) or (
                     self.above is not None and item <= self.above
                 )
+                if isinstance(item, int) and item > LARGEST:
+                    return f"must be at most {LARGEST}"
                 if too_small or (self.maximum is not None and item > self.maximum):
                     return f"must be {self}"
             elif str(self):

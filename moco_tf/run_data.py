@@ -114,9 +114,10 @@ def _read(workdir: str) -> dict[str, Any]:
     path = os.path.join(workdir, NUMBERS)
     data = read_json(path)
     numbers = data.get("num_images"), data.get("channels", 3)
-    if not all(type(number) is int and number > 0 for number in numbers):
+    is_valid = all(type(number) is int and number > 0 for number in numbers)
+    if not (is_valid and isinstance(data.get("contents", ""), str)):
         raise UserError(
-            f"{path} has no valid numbers of images and channels: restore it from a backup"
+            f"{path} does not hold what a run records about its images: restore it from a backup"
         )
     return data
 

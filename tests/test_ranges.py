@@ -51,6 +51,12 @@ def test_numbers_are_finite(value):
     assert Range().error(value) == "must be a finite number"
 
 
+def test_integers_fit_the_counters_of_all_libraries():
+    assert Range(minimum=1).error(2**31 - 1) is None
+    for valid in (Range(minimum=1), Range()):
+        assert valid.error(2**31) == "must be at most 2147483647"
+
+
 def test_other_types_are_errors_where_there_are_limits():
     assert Range(minimum=1).error("60") == "must be a number, 1 or greater"
     assert Range(minimum=1).error(("60,x",)) == "must be numbers separated by commas, 1 or greater"

@@ -115,7 +115,7 @@ class MetricsLog(GlobalStep):
             remedy = write_remedy(error, os.path.dirname(self.path))
             raise UserError(
                 f"{self.path} cannot be written at step {step} ({error_reason(error)}): {remedy} "
-                "and run the same command again, which resumes from the newest checkpoint"
+                "and run the same command again"
             ) from error
         with self.tensorboard.may_fail(), self.summaries.as_default(step):
             for name, value in values.items():

@@ -100,7 +100,7 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
     workdir = paths.expand(workdir, "workdir")
-    with distribution.scope(strategy), printing_may_fail():
+    with distribution.scope(strategy), printing_may_fail(), _memory_may_run_out(config):
         return _train(config, workdir)
 
 
@@ -250,6 +250,19 @@ def _announce(
         )
     if start:
         print(f"resuming from step {start} in {workdir}")
+
+
+@contextlib.contextmanager
+def _memory_may_run_out(config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Raise a `UserError` if the block takes more memory than there is."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise UserError(
+            f"out of memory ({error_reason(error)[:200]}): set smaller values of config.batch_size="
+            f"{config.batch_size}, image_size={config.image_size}, queue_size={config.queue_size} "
+            f"or dim={config.dim}, or a smaller config.encoder={config.encoder}"
+        ) from error
 
 
 @contextlib.contextmanager

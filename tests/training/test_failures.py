@@ -149,6 +149,17 @@ def test_run_goes_on_without_its_plots_and_tensorboard(resumed, image_folder, tr
     assert_same(resumed, trained_run)
 
 
+def test_model_that_does_not_fit_into_memory_is_one_line(image_folder, tmp_path):
+    # 800 terabytes, which no machine can address.
+    large = ("--config.queue_size=2000000000", "--config.dim=100000")
+    arguments = (*TINY, source_flag(image_folder), *large)
+    output = in_process.run("train.py", *arguments, workdir=tmp_path / "run", status=2)
+    line = output.strip().splitlines()[-1]
+    assert line.startswith("error: out of memory (")
+    assert "queue_size=2000000000" in line
+    assert "Traceback" not in output
+
+
 def test_plot_that_a_kill_prevented_is_made_at_the_next_start(trained_run, image_folder, tmp_path):
     workdir = shutil.copytree(trained_run, tmp_path / "run")
     (workdir / "curves.png").unlink()
