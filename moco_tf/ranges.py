@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import Any
 
-
 # The largest valid integer, in any range: it fits the counters and seeds of all libraries.
 LARGEST = 2**31 - 1
 

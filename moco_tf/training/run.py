@@ -7,7 +7,6 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
 
 import keras
 import ml_collections
@@ -23,7 +22,7 @@ from moco_tf.config import (
     suggested_queue_size,
     total_steps,
 )
-from moco_tf.data.pipeline import TwoViews, first_readable
+from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
@@ -38,6 +37,7 @@ from moco_tf.training.build import (
 )
 from moco_tf.training.callbacks import StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
+from moco_tf.training.failures import data_may_vanish, memory_may_run_out
 from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
@@ -100,7 +100,7 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     check(config, strategy.num_replicas_in_sync)
     workdir = paths.expand(workdir, "workdir")
-    with distribution.scope(strategy), printing_may_fail(), _memory_may_run_out(config):
+    with distribution.scope(strategy), printing_may_fail(), memory_may_run_out(config):
         return _train(config, workdir)
 
 
@@ -169,7 +169,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             stack.callback(stop.restore)
             callbacks.append(stop)
             callbacks += _callbacks(config, output_dir, source, batches, checkpoints, start, total)
-            with _data_may_vanish(source, checkpoints):
+            with data_may_vanish(source, checkpoints):
                 _fit(model, batches, start, total, callbacks)
         elif chief:
             print(f"{workdir}: already finished at step {total}")
@@ -250,41 +250,6 @@ def _announce(
         )
     if start:
         print(f"resuming from step {start} in {workdir}")
-
-
-@contextlib.contextmanager
-def _memory_may_run_out(config: ml_collections.ConfigDict) -> Iterator[None]:
-    """Raise a `UserError` if the block takes more memory than there is."""
-    try:
-        yield
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        raise UserError(
-            f"out of memory ({error_reason(error)[:200]}): set smaller values of config.batch_size="
-            f"{config.batch_size}, image_size={config.image_size}, queue_size={config.queue_size} "
-            f"or dim={config.dim}, or a smaller config.encoder={config.encoder}"
-        ) from error
-
-
-@contextlib.contextmanager
-def _data_may_vanish(source: Source, checkpoints: Checkpoints) -> Iterator[None]:
-    """Save the run and raise a `UserError` if all images have become unreadable in the block."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        if distribution.worker_is_gone(error):
-            raise
-        try:
-            first_readable(source)
-        except UserError:
-            saved = "the newest checkpoint"
-            if not distribution.several_workers():  # The others cannot save this step.
-                checkpoints.save()
-                saved = f"step {checkpoints.step}, which is saved"
-            raise UserError(
-                f"no image of '{source.name}' can be read any more: restore the images and run the "
-                f"same command again, which resumes from {saved}"
-            ) from error
-        raise
 
 
 def _fit(
