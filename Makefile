@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test test-all check results pytorch docs package tpu-check clean
+.PHONY: demo study test test-all storm check results pytorch docs package tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/moco-demo --workdir=runs/demo
@@ -18,6 +18,10 @@ test: .venv/installed-dev
 # All checks and all tests, in at most 20 minutes on two cores.
 test-all: check
 	$(BIN)/python -m pytest
+
+# Kills runs 30 times, on one device, on two and with two workers; takes about ten minutes.
+storm: .venv/installed-dev
+	STORM=1 $(BIN)/python -m pytest tests/training/test_storm.py
 
 # Style, types, and whether the pages show the results that are committed.
 check: .venv/installed-dev
