@@ -12,6 +12,7 @@ from moco_tf.data.decoding import decode
 from moco_tf.data.sources.image_files import IMAGE_SUFFIXES
 from moco_tf.data.sources.layout import Group, Layout, recognize
 from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.unclear import LEVELS, Tree, require_clear
 from moco_tf.data.sources.walk import RUN_ENTRIES, Skipped, is_run_directory, listed, walk
 from moco_tf.errors import UserError
 from moco_tf.names import printable
@@ -45,7 +46,7 @@ def load(name: str, folder: str) -> Source:
 
     Raises:
         UserError: If the folder does not exist, cannot be listed or has no image; or as
-            `layout.recognize`.
+            `unclear.require_clear` and `layout.recognize`.
     """
     is_local = "://" not in folder
     if not (os.path.isdir(folder) if is_local else tf.io.gfile.isdir(folder)):
@@ -59,6 +60,8 @@ def load(name: str, folder: str) -> Source:
             f"data source '{name}': there is no image file ({suffixes}) in '{printable(folder)}' "
             f"or below it: {notes}"
         )
+    tree = Tree(files.first_files, len(files.paths), files.paths.__getitem__)
+    require_clear(name, printable(folder), tree)
     layout = recognize(name, printable(folder), files.examples())
     is_pretrain, is_train, is_test = _split(files, layout)
     paths = files.paths
@@ -149,20 +152,27 @@ class _Files:
         groups: The groups of files, and their numbers.
         group_of_file: int32 `[N]`, the number of each file's group.
         folders: The first two levels of folders, empty ones included.
+        first_files: The index of the first file in each folder, or below it if the folder is as
+            deep as `unclear.LEVELS`.
     """
 
     def __init__(self, name: str, folder: str, skipped: Skipped) -> None:
         self.paths = _PathList()
         self.groups: dict[Group, int] = {}
         self.folders: set[Group] = set()
+        self.first_files: dict[str, int] = {}
         held_out = bytearray()
         group_numbers = array.array("i")
         for below, names in walk(name, folder, skipped):
-            first, second, *_ = [*below.split("/")[:-1], None, None]
+            levels = below.split("/")
+            first, second, *_ = [*levels[:-1], None, None]
             self.folders.add((first, second))
             if not names:
                 continue
             group = self.groups.setdefault((first, second), len(self.groups))
+            is_deeper = len(levels) > LEVELS + 1
+            path = "/".join([*levels[:LEVELS], ""]) if is_deeper else below
+            self.first_files.setdefault(path, len(self.paths))
             start = os.fsencode(below)
             checksum = zlib.crc32(start)
             for file_name in names:

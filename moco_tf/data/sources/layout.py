@@ -69,6 +69,19 @@ def part_of(folder: str) -> str | None:
     return PART_NAMES[match[1]] if match else None
 
 
+def part_in(folder: str) -> tuple[str | None, str]:
+    """Return the part that a word in the name of a folder stands for, and the other words.
+
+    Example:
+        >>> part_in("DIV2K_train_HR"), part_in("testA"), part_in("contest")
+        (('train', 'div 2 k  hr'), ('test', ' a'), (None, 'contest'))
+    """
+    words = re.findall(r"\d+|[^\W\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder))
+    parts = [part_of(word) for word in words]
+    rest = " ".join("" if part else word.lower() for part, word in zip(parts, words, strict=True))
+    return next(filter(None, parts), None), rest
+
+
 def recognize(name: str, folder: str, examples: Mapping[Group, str]) -> Layout:
     """Recognize the parts and the classes.
 
@@ -94,6 +107,8 @@ def recognize(name: str, folder: str, examples: Mapping[Group, str]) -> Layout:
         reason = f"there is no folder {TRAIN}/ beside {printable(parts[UNLABELED])}/"
         return Layout(parts, {}, [], reason)
     classes = {group: group[1] for group in examples if group[0] in (train, test)}
+    if nested := _nested_twice(classes):
+        return Layout(parts, classes, [], nested)
     class_names, no_labels = _class_names(classes, examples)
     only_in_test = set(class_names) - {second for first, second in classes if first == train}
     if only_in_test:
@@ -111,14 +126,13 @@ def _parts(name: str, folder: str, examples: Mapping[Group, str]) -> dict[str, s
     folders = sorted({first for first, _ in examples if first is not None})
     part_folders = [first for first in folders if part_of(first)]
     if not part_folders:
-        _require_no_deeper_parts(name, folder, examples)
         return {}
-    names = _listed_folders(part_folders)
+    names = listed_folders(part_folders)
     mixed = f"data source '{name}': '{folder}' has the part {names}"
     others = [first for first in folders if not part_of(first)]
     if others:
         raise UserError(
-            f"{mixed} beside other folders ({_listed_folders(others)}): move their images into "
+            f"{mixed} beside other folders ({listed_folders(others)}): move their images into "
             "train/, val/, test/ or unlabeled/, or elsewhere; or, if the names of all of them are "
             f"classes, rename {printable(part_folders[0])}/"
         )
@@ -145,21 +159,23 @@ def _parts(name: str, folder: str, examples: Mapping[Group, str]) -> dict[str, s
     return {part: parts[part] for part in (TRAIN, UNLABELED, VALIDATION, TEST) if part in parts}
 
 
-def _require_no_deeper_parts(name: str, folder: str, examples: Mapping[Group, str]) -> None:
-    """Raise a `UserError` if a folder of the first level is a data set with parts itself."""
-    subfolders: dict[str, set[str | None]] = {}
-    for first, second in examples:
-        if first is not None:
-            subfolders.setdefault(first, set()).add(second)
-    for first, seconds in sorted(subfolders.items()):
-        parts = {second and part_of(second) for second in seconds}
-        if None not in parts and TRAIN in parts and len(parts) > 1:
-            names = _listed_folders(sorted(second for second in seconds if second))
-            path = f"{folder.rstrip('/')}/{printable(first)}"
-            raise UserError(
-                f"data source '{name}': the parts {names} are one level deeper, in {path}: use "
-                f"folder:{path}"
-            )
+def _nested_twice(classes: Mapping[Group, str | None]) -> str:
+    """Return a phrase that names the parts with nothing but a folder for the same part, or ""."""
+    seconds: dict[str, list[str | None]] = {}
+    for first, second in classes:
+        seconds.setdefault(first or "", []).append(second)
+    nested = {
+        first: folders[0]
+        for first, folders in seconds.items()
+        if len(folders) == 1 and folders[0] and part_in(folders[0])[0] == part_of(first)
+    }
+    if not nested:
+        return ""
+    moves = [
+        f"{printable(first)}/{printable(second)}/ to {printable(first)}/"
+        for first, second in sorted(nested.items())
+    ]
+    return f"folders are nested twice: move what is in {', and what is in '.join(moves)}"
 
 
 def _class_names(
@@ -177,5 +193,6 @@ def _class_names(
     return class_names, ""
 
 
-def _listed_folders(folders: Sequence[str]) -> str:
+def listed_folders(folders: Sequence[str]) -> str:
+    """Return the names of the first folders for a message."""
     return listed([f"{printable(folder)}/" for folder in folders])
