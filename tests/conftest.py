@@ -27,11 +27,13 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
-    """Let processes that tests start react to SIGINT.
+    """Let processes that tests start react to SIGINT and SIGHUP.
 
-    A shell starts background jobs with SIGINT ignored, and processes inherit that.
+    A shell starts background jobs with SIGINT ignored, nohup ignores SIGHUP, and processes inherit
+    that.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
