@@ -60,7 +60,8 @@ def test_run_announces_itself_and_logs_loss_and_knn(run, mechanism):
     workdir, output = run
     # The positive and 15 other images of the batch; the positive and 40 negatives.
     chance = {"end_to_end": "ln(N) = 2.77", "memory_bank": "ln(K+1) = 3.71"}
-    assert output.startswith(f"{mechanism}: resnet8, {NUM_IMAGES} images")
+    assert f"pre-training uses {NUM_IMAGES} of them" in output
+    assert f"\n{mechanism}: resnet8, " in output
     assert chance[mechanism] in output
     memory = f"the memory bank takes {NUM_IMAGES} x 128 x 4 bytes = 0.1 MB on each device"
     assert (memory in output) == (mechanism == "memory_bank")
