@@ -226,8 +226,11 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
     for number, text in enumerate(lines, start=1):
         try:
             line = json.loads(text)
-            if not isinstance(line, dict) or type(line.get("step")) is not int:
+            if not isinstance(line, dict) or type(line.get("step")) is not int or line["step"] < 0:
                 raise ValueError("no object with a step")
+            for name, value in line.items():
+                if not isinstance(value, (int, float, type(None))):
+                    raise ValueError(f"{name} is no number")
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"line {number} of {path} is not a line of metrics ({error_reason(error)}): "

@@ -155,3 +155,24 @@ def test_leftovers_of_kills_are_removed_and_nothing_else(config, workdir):
     run_directory.open_for_training(workdir, config, RunData(10))
     after = {path for path in folder.rglob("*") if path.is_file()}
     assert before - after == {folder / name for name in leftovers}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("not json", "Expecting value: line 1 column 1 (char 0)"),
+        ("[1, 2]", "no object with a step"),
+        ('{"loss": 1.0}', "no object with a step"),
+        ('{"step": "3"}', "no object with a step"),
+        ('{"step": -1}', "no object with a step"),
+        ('{"step": 3, "loss": "low"}', "loss is no number"),
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_damaged_line_of_metrics_is_named(tmp_path, line, reason):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": null}}\n{line}\n{{"step": 4}}\n')
+    message = refusal(run_directory.read_metrics, str(tmp_path))
+    assert message.startswith(f"line 2 of {path} is not a line of metrics ({reason}): restore")
+    path.write_text('{"step": 1, "loss": null}\n')
+    assert run_directory.read_metrics(str(tmp_path)) == [{"step": 1}]
