@@ -76,11 +76,12 @@ class FiniteCheck:
         return f"the weight {self._weights[first].path} holds NaN or infinity"
 
     def _each_is_finite(self) -> tf.Tensor:
-        """Return whether each of the weights is finite, bool `[weights]`."""
-        values = tf.distribute.get_strategy().experimental_local_results
-        return tf.stack(
-            [
-                tf.reduce_all([tf.reduce_all(tf.math.is_finite(v)) for v in values(weight.value)])
-                for weight in self._weights
-            ]
-        )
+        """Return whether each of the weights is finite on all replicas here, bool `[weights]`."""
+        strategy = tf.distribute.get_strategy()
+
+        def on_replica() -> tf.Tensor:
+            weights = [weight.value for weight in self._weights]
+            return tf.stack([tf.reduce_all(tf.math.is_finite(weight)) for weight in weights])
+
+        replicas = strategy.experimental_local_results(strategy.run(on_replica))
+        return tf.reduce_all(tf.stack(replicas), axis=0)

@@ -73,6 +73,17 @@ def test_one_value_that_is_not_finite_is_found_anywhere(check, part, value):
     weight.assign(before)
 
 
+@pytest.mark.slow
+def test_moving_statistic_of_one_replica_is_found(two_replicas, tmp_path):
+    with two_replicas.scope():
+        check = FiniteCheck(tiny_model(), str(tmp_path))
+        assert check.first_not_finite() is None
+        weight = next(w for w in check.model.weights if w.path.endswith("moving_mean"))
+        values = two_replicas.experimental_local_results(weight.value)
+        values[1].assign(np.full(weight.shape, np.nan))
+        assert check.first_not_finite() == f"the weight {weight.path} holds NaN or infinity"
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     model = tiny_model()
     checkpoints = Checkpoints(model, str(tmp_path), every=1)
