@@ -21,7 +21,7 @@ def no_constant(name):
     raise AssertionError(f"{name} is not JSON")
 
 
-@pytest.mark.parametrize(("rate", "log_every"), [("1e9", 1), ("1e6", 100)])
+@pytest.mark.parametrize(("rate", "log_every"), [("1e9", 1), pytest.param("1e6", 100, marks=pytest.mark.slow)])
 def test_diverged_run_stops_and_keeps_its_checkpoints(image_folder, tmp_path, rate, log_every):
     arguments = (
         *TINY,
@@ -108,6 +108,7 @@ def test_loss_that_is_not_finite_stops_a_run_unless_steps_can_be_skipped(check, 
         check_in_float16.require(2)
 
 
+@pytest.mark.slow
 def test_run_continues_from_a_checkpoint_before_one_that_is_not_finite(
     trained_run, image_folder, tmp_path
 ):

@@ -149,6 +149,7 @@ def test_run_goes_on_without_its_plots_and_tensorboard(resumed, image_folder, tr
     assert_same(resumed, trained_run)
 
 
+@pytest.mark.slow
 def test_model_that_does_not_fit_into_memory_is_one_line(image_folder, tmp_path):
     # 800 terabytes, which no machine can address.
     large = ("--config.queue_size=2000000000", "--config.dim=100000")
