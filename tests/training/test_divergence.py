@@ -21,7 +21,9 @@ def no_constant(name):
     raise AssertionError(f"{name} is not JSON")
 
 
-@pytest.mark.parametrize(("rate", "log_every"), [("1e9", 1), pytest.param("1e6", 100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("rate", "log_every"), [("1e9", 1), pytest.param("1e6", 100, marks=pytest.mark.slow)]
+)
 def test_diverged_run_stops_and_keeps_its_checkpoints(image_folder, tmp_path, rate, log_every):
     arguments = (
         *TINY,
