@@ -19,6 +19,7 @@ import tensorflow as tf
 from tests import in_process
 from tests.command import TINY
 from tests.images import write_folder
+from tests.precision import in_float64
 
 # Two logical devices, so that there can be two replicas.
 [cpu] = tf.config.list_physical_devices("CPU")
@@ -91,6 +92,12 @@ def _only_one_worker(path):
     with open(f"{path}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield path
+
+
+@pytest.fixture
+def float64():
+    with in_float64():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

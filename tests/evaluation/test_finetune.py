@@ -34,15 +34,6 @@ SETTINGS = FinetuneSettings(
 )
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
 def example(unreadable=UNREADABLE):
     """Return noise around one color per class, so that accuracies are well between 0 and 1."""
     generator = np.random.default_rng(0)

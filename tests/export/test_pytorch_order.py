@@ -6,7 +6,6 @@ end of a step. A checkpoint has to account for that, or the two trainings part.
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +14,7 @@ from moco_tf import MoCo, encoders
 from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
 from moco_tf.optimizers import SGD
 from tests.export.checkpoints import BATCH, DIM, KEYS, RATE, reference, set_values, train_reference
+from tests.precision import in_float64
 from tests.pytorch import torch
 
 pytestmark = pytest.mark.torch
@@ -24,11 +24,8 @@ BEFORE, AFTER = 3, 15  # Steps before the first change and after each.
 
 @pytest.fixture(autouse=True)
 def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_floatx("float32")
+    with in_float64():
+        yield
 
 
 def our_model(m):

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import replicas
 from tests.command import ROOT
+from tests.precision import in_float64
 from tests.replicas import QUEUE_SIZE, RESUMED, SETTINGS, STEPS
 
 pytestmark = pytest.mark.slow
@@ -25,11 +25,8 @@ def train(count, out, *arguments):
 
 @pytest.fixture(scope="module")
 def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_floatx("float32")
+    with in_float64():
+        yield
 
 
 @pytest.fixture(scope="module")

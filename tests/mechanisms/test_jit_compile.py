@@ -15,15 +15,6 @@ from tests.replicas import small_encoder
 STEPS, BATCH, SIDE = 3, 8, 8
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_floatx("float32")
-
-
 def train(jit_compile):
     """Return the loss of each step and all variables after them, by name."""
     keras.backend.clear_session()  # The numbers in names of variables start at 0 again.

@@ -14,6 +14,7 @@ from moco_tf.optimizers import SGD
 from moco_tf.schedules import Cosine
 from moco_tf.seeds import seed_for
 from tests import reference
+from tests.precision import in_float64
 from tests.pytorch import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -31,11 +32,8 @@ IMAGES, NEGATIVES = 19, 13
 
 @pytest.fixture(autouse=True)
 def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_floatx("float32")
+    with in_float64():
+        yield
 
 
 class Reference(reference.MoCo):

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,6 +24,7 @@ from moco_tf.training.run import _require_identical_workers, train
 from tests import replicas
 from tests.command import ROOT, TINY, logged_steps, state, wait_for
 from tests.mechanisms.test_equivalence import assert_equal
+from tests.precision import in_float64
 from tests.replicas import RESUMED, STEPS
 
 LAST_STEP = 18  # Three epochs of six steps, so that a signal reaches the run in the middle.
@@ -104,17 +104,8 @@ def run_both(*arguments, status=0, **options):
         return outputs_of(processes, status)
 
 
-@contextlib.contextmanager
-def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_floatx("float32")
-
-
 def train_on_one_device(out, resume=None):
-    with float64():
+    with in_float64():
         replicas.train(RESUMED, tf.distribute.get_strategy(), out, resume)
 
 

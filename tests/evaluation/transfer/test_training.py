@@ -84,15 +84,6 @@ def train(task, images):
     return model, [point["loss"] for point in curve]
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_replicas_give_numbers_of_one(float64, images, two_replicas):
