@@ -74,8 +74,8 @@ def require_same(workdir: str, data: RunData, source_name: str) -> None:
         source_name: The string that names their source.
 
     Raises:
-        UserError: If they have changed, with the files that came, went or moved; or if data.json
-            cannot be read.
+        UserError: If they have changed, with the files that were added, removed or moved; or if
+            data.json cannot be read.
     """
     saved = _read(workdir)
     remedy = "use another directory, or restore the images"
@@ -127,7 +127,7 @@ def _checksum(joined_contents: bytes) -> str:
 
 
 def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> str:
-    """Return in words which files came, went and moved since a run was started."""
+    """Return in words which files were added, removed and moved since a run was started."""
     try:
         with tf.io.gfile.GFile(os.path.join(workdir, CONTENTS), "rb") as file:
             saved = gzip.decompress(file.read())
@@ -135,23 +135,23 @@ def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> str:
         saved = b""
     if _checksum(saved) != checksum:
         return f", and their list {CONTENTS}, which says how, is lost"
-    came = Counter(contents)
-    went = Counter(saved.split(b"\0"))
-    came, went = came - went, went - came
-    # A file moved if one of the same name went elsewhere.
-    old_paths = {os.path.basename(path): path for path in sorted(went)}
+    added = Counter(contents)
+    removed = Counter(saved.split(b"\0"))
+    added, removed = added - removed, removed - added
+    # A file was moved if one of the same name is missing elsewhere.
+    old_paths = {os.path.basename(path): path for path in sorted(removed)}
     moved = []
-    for path in sorted(came):
+    for path in sorted(added):
         old = old_paths.pop(os.path.basename(path), None)
         if old is not None:
             moved.append(f"{printable(old)} to {printable(path)}")
-            del came[path], went[old]
+            del added[path], removed[old]
     changes = [
         f"{len(names)} {verb} ({', '.join(names[:MAX_NAMES])}{', ...' * (len(names) > MAX_NAMES)})"
         for verb, names in (
             ("moved", moved),
-            ("came", [printable(path) for path in sorted(came)]),
-            ("went", [printable(path) for path in sorted(went)]),
+            ("added", [printable(path) for path in sorted(added)]),
+            ("removed", [printable(path) for path in sorted(removed)]),
         )
         if names
     ]

@@ -34,12 +34,12 @@ def workdir(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "changes"),
     [
-        ((*PATHS, b"right/4.jpg"), "1 came (right/4.jpg)"),
-        (PATHS[:1], "2 went (left/2.jpg, right/3.jpg)"),
+        ((*PATHS, b"right/4.jpg"), "1 added (right/4.jpg)"),
+        (PATHS[:1], "2 removed (left/2.jpg, right/3.jpg)"),
         ((PATHS[0], b"right/2.jpg", PATHS[2]), "1 moved (left/2.jpg to right/2.jpg)"),
-        ((PATHS[0], b"left/5.jpg", PATHS[2]), "1 came (left/5.jpg), 1 went (left/2.jpg)"),
-        ((*PATHS, *(b"%d" % i for i in range(5))), "5 came (0, 1, 2, ...)"),
-        ((*PATHS, b"caf\xe9\n.jpg"), r"1 came (caf\xe9\n.jpg)"),
+        ((PATHS[0], b"left/5.jpg", PATHS[2]), "1 added (left/5.jpg), 1 removed (left/2.jpg)"),
+        ((*PATHS, *(b"%d" % i for i in range(5))), "5 added (0, 1, 2, ...)"),
+        ((*PATHS, b"caf\xe9\n.jpg"), r"1 added (caf\xe9\n.jpg)"),
     ],
 )
 def test_files_that_have_changed_are_named(workdir, contents, changes):
@@ -82,7 +82,7 @@ def test_moved_image_is_noticed_by_training(trained_run, image_folder, tmp_path)
     assert "already finished" in in_process.run("train.py", *arguments, workdir=workdir)
     (folder / "left" / "000.jpg").rename(folder / "right" / "999.jpg")
     line = in_process.run_mistake("train.py", *arguments, workdir=workdir)
-    assert "1 came (right/999.jpg), 1 went (left/000.jpg)" in line
+    assert "1 added (right/999.jpg), 1 removed (left/000.jpg)" in line
     (folder / "right" / "999.jpg").rename(folder / "right" / "000.jpg.png")
     (folder / "right" / "000.jpg.png").rename(folder / "left" / "000.jpg")
     assert "already finished" in in_process.run("train.py", *arguments, workdir=workdir)

@@ -157,7 +157,7 @@ def test_run_on_other_images_stays_as_it_is(trained_run, tmp_path):
     before = contents(workdir)
     line = in_process.run_mistake(*training(folder, workdir))
     assert "have changed since the run" in line
-    assert "60 went (left/020.jpg, " in line
+    assert "60 removed (left/020.jpg, " in line
     assert contents(workdir) == before
 
 
