@@ -1,5 +1,6 @@
 """The whole model of a run: written as its first checkpoint, or read from its newest one."""
 
+import os
 from collections.abc import Callable
 
 import ml_collections
@@ -8,7 +9,7 @@ import tensorflow as tf
 from moco_tf import run_data, run_directory
 from moco_tf.config import check, require_moco
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason
+from moco_tf.files import error_reason, write_remedy
 from moco_tf.mechanisms.moco import MoCo
 from moco_tf.new_paths import new_directory
 from moco_tf.training.build import build_data, build_model
@@ -58,8 +59,8 @@ def start_from(
         ) from error
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"the run directory {workdir} cannot be written ({error_reason(error)}): use a "
-            "directory that can be written"
+            f"the run directory {workdir} cannot be written ({error_reason(error)}): "
+            f"{write_remedy(error, os.path.dirname(workdir) or ".")}, or use another directory"
         ) from error
     return model, batches.steps_per_epoch
 
