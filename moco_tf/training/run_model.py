@@ -58,9 +58,10 @@ def start_from(
             f"the run directory {workdir} is not empty: use another directory"
         ) from error
     except (tf.errors.OpError, OSError) as error:
+        remedy = write_remedy(error, os.path.dirname(workdir) or ".")
         raise UserError(
-            f"the run directory {workdir} cannot be written ({error_reason(error)}): "
-            f"{write_remedy(error, os.path.dirname(workdir) or ".")}, or use another directory"
+            f"the run directory {workdir} cannot be written ({error_reason(error)}): {remedy}, or "
+            "use another directory"
         ) from error
     return model, batches.steps_per_epoch
 
