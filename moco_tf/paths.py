@@ -7,7 +7,10 @@ from moco_tf.errors import UserError
 
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
 # The schemes whose location is a path: of data sources, and of initial weights.
-PATH_SCHEMES = ("folder", "idx", "tfrecord", "coco", "run", "saved_model", "keras", "checkpoint")
+PATH_SCHEMES = (
+    *("folder", "files", "npy", "idx", "tfrecord", "coco"),
+    *("run", "saved_model", "keras", "checkpoint"),
+)
 
 
 def expand(path: str, label: str) -> str:

@@ -135,8 +135,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "data.source",
             "",
-            "Images to train on, such as folder:PATH, tfrecord:GLOB, tfds:NAME, idx:PATH or "
-            "photos; required.",
+            "Images to train on, such as folder:PATH, files:LIST, npy:FILE, tfrecord:GLOB, "
+            "tfds:NAME, idx:PATH or photos; required.",
         ),
         Setting(
             "data.on_error",

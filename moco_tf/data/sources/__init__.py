@@ -23,6 +23,8 @@ def load(
 
             - `"photos"`: patches of the sample photographs that scikit-image and scikit-learn ship;
             - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP and WebP files;
+            - `"files:LIST"`: the image files in a list, a text file with a path on each line;
+            - `"npy:FILE"`: an array of images in a file of `numpy.save`;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
             - `"tfrecord:GLOB"`: the TFRecord files that match a pattern;
             - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets.
@@ -55,6 +57,14 @@ def load(
         from moco_tf.data.sources import folder
 
         return folder.load(name, location)
+    if scheme == "files" and location:
+        from moco_tf.data.sources import files
+
+        return files.load(name, location)
+    if scheme == "npy" and location:
+        from moco_tf.data.sources import npy
+
+        return npy.load(name, location)
     if scheme == "idx" and location:
         from moco_tf.data.sources import idx
 

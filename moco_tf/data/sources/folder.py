@@ -3,22 +3,21 @@
 import array
 import os
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.decoding import decode
 from moco_tf.data.sources.image_files import IMAGE_SUFFIXES
+from moco_tf.data.sources.labeled import classes_found
 from moco_tf.data.sources.layout import Group, Layout, recognize
+from moco_tf.data.sources.path_list import PathList
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.unclear import LEVELS, Tree, require_clear
 from moco_tf.data.sources.walk import RUN_ENTRIES, Skipped, is_run_directory, listed, walk
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand_source
-
-MAX_CLASSES = 5  # Maximum number of classes that the summary lists.
 
 
 def load(name: str, folder: str) -> Source:
@@ -157,7 +156,7 @@ class _Files:
     """
 
     def __init__(self, name: str, folder: str, skipped: Skipped) -> None:
-        self.paths = _PathList()
+        self.paths = PathList()
         self.groups: dict[Group, int] = {}
         self.folders: set[Group] = set()
         self.first_files: dict[str, int] = {}
@@ -200,30 +199,6 @@ class _Files:
         return counts
 
 
-class _PathList:
-    """Encoded paths, stored end to end.
-
-    A list of as many Python objects would take several times the memory.
-    """
-
-    def __init__(self) -> None:
-        self._contents = bytearray()
-        self._ends = array.array("q", [0])
-
-    def append(self, path: bytes) -> None:
-        self._contents += path
-        self._ends.append(len(self._contents))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __iter__(self) -> Iterator[bytes]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __getitem__(self, index: int) -> bytes:
-        return bytes(self._contents[self._ends[index] : self._ends[index + 1]])
-
-
 def _split(files: _Files, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which files are for pre-training, training and testing, bool `[N]` each."""
 
@@ -253,8 +228,7 @@ def _found(files: _Files, layout: Layout) -> str:
         parts = [f"{printable(first)}/ ({counts[first]:,})" for first in layout.parts.values()]
         phrases.append(f"in {', '.join(parts)}")
     if layout.class_names:
-        names = listed([printable(n)[:40] for n in layout.class_names], limit=MAX_CLASSES)
-        phrases.append(f"in {len(layout.class_names):,} classes: {names}")
+        phrases.append(classes_found([printable(name) for name in layout.class_names]))
     return ", ".join(phrases)
 
 

@@ -1,0 +1,101 @@
+"""Sources in which each image may have a label: their classes, and which images are for what."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.walk import listed
+from moco_tf.names import printable
+
+MAX_CLASSES = 5  # Maximum number of classes that the summary lists.
+INTEGER = re.compile(r"0|-?[1-9]\d*")
+
+
+def make_source(
+    name: str,
+    read: Callable[[tf.Tensor], tf.Tensor],
+    describe: Callable[[int], str],
+    list_contents: Callable[[], list[bytes]],
+    labels: Sequence[str],
+    label_of_image: np.ndarray,
+    held_out: np.ndarray,
+    no_labels: str,
+    channels: int = 3,
+) -> Source:
+    """Return the source of images that may each have a label.
+
+    Pre-training uses all images. An evaluation uses those with a label; if there are no labels, it
+    uses all of them.
+
+    Args:
+        name: The string that names the source.
+        read: As in `Source`.
+        describe: As in `Source`.
+        list_contents: As in `Source`.
+        labels: The distinct labels. Integers are the classes in ascending order, and negative ones
+            mean that there is no label, as an empty text does. If one of the labels is not an
+            integer, the classes are in alphabetical order.
+        label_of_image: int `[N]`, an index into `labels` for each image, or -1.
+        held_out: bool `[N]`, whether an image is for testing in an evaluation.
+        no_labels: Why there are no labels, as a phrase, for the case that no image has one.
+        channels: Number of channels of the images.
+
+    Returns:
+        The source.
+    """
+    class_names, values = _classes(labels, label_of_image)
+    indices = np.arange(len(values))
+    if len(class_names) == 1:
+        no_labels = f"there is only one class, {class_names[0]}"
+    has_labels = len(class_names) > 1
+    candidates = values >= 0 if has_labels else np.ones(len(values), bool)
+    unlabeled = int((~candidates).sum())
+    images = "image without a label is" if unlabeled == 1 else "images without a label are"
+    return Source(
+        name=name,
+        size=len(values),
+        read=read,
+        describe=describe,
+        pretrain=indices,
+        train=indices[candidates & ~held_out],
+        test=indices[candidates & held_out],
+        load_labels=(lambda: (values, class_names)) if has_labels else None,
+        channels=channels,
+        no_labels="" if has_labels else no_labels,
+        found=classes_found(class_names) if has_labels else "",
+        notes=(f"{unlabeled:,} {images} for pre-training only",) if unlabeled else (),
+        list_contents=list_contents,
+    )
+
+
+def classes_found(class_names: Sequence[str]) -> str:
+    """Return a phrase for the summary of a source.
+
+    Args:
+        class_names: Printable names of the classes.
+
+    Example:
+        >>> classes_found(["cat", "dog"])
+        'in 2 classes: cat, dog'
+    """
+    names = listed([name[:40] for name in class_names], limit=MAX_CLASSES)
+    return f"in {len(class_names):,} classes: {names}"
+
+
+def _classes(labels: Sequence[str], label_of_image: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the names of the classes, and the class of each image, int32 `[N]`, or -1."""
+    given = [label for label in labels if label]
+    if all(INTEGER.fullmatch(label) for label in given):
+        classes = sorted({int(label) for label in given if int(label) >= 0})
+        positions = {number: position for position, number in enumerate(classes)}
+        number_of = {label: positions.get(int(label), -1) for label in given}
+        class_names = [str(number) for number in classes]
+    else:
+        class_names = sorted(given)
+        number_of = {label: number for number, label in enumerate(class_names)}
+    # One more entry, which the index -1 of an image without a label refers to.
+    numbers = np.array([*(number_of.get(label, -1) for label in labels), -1], np.int32)
+    return [printable(name) for name in class_names], numbers[label_of_image]
