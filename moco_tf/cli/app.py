@@ -17,11 +17,11 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from moco_tf.cli.config_file import ConfigFileParser, last_line
+from moco_tf import config_files
+from moco_tf.cli.config_file import ConfigFileParser
 from moco_tf.cli.formats import in_commands
 from moco_tf.cli.help import help_text
 from moco_tf.errors import UserError
@@ -211,14 +211,8 @@ def _expand_paths(values: flags.FlagValues) -> None:
             raise UserError("--data is empty: name a data source, such as folder:PATH")
         values["data"].value = expand_source(str(values["data"].value), "--data")
     config: Any = values["config"].value if "config" in values else None
-    if config is not None and isinstance(init := config.get("init"), str):
-        config.init = expand_source(init, "config.init")
-    data = config.get("data") if config is not None else None
-    if isinstance(data, ml_collections.ConfigDict):
-        if isinstance(source := data.get("source"), str):
-            data.source = expand_source(source, "config.data.source")
-        if isinstance(tfds_dir := data.get("tfds_dir"), str) and tfds_dir:
-            data.tfds_dir = expand(tfds_dir, "config.data.tfds_dir")
+    if config is not None:
+        config_files.expand_paths(config)
 
 
 @contextlib.contextmanager
@@ -253,7 +247,7 @@ def _parsing_errors(arguments: list[str]) -> Iterator[None]:
         ) from error
     except (TypeError, ValueError) as error:  # ml_collections, for a value of another type
         overrides = [a for a in arguments if a.startswith("--config")]
-        raise UserError(f"{' '.join(overrides)}: {last_line(error)}") from error
+        raise UserError(f"{' '.join(overrides)}: {config_files.last_line(error)}") from error
 
 
 def _plain(message: str) -> str:

@@ -1,0 +1,193 @@
+"""Configs by name or by path, and changes of their settings.
+
+The command line and `moco_tf.train` share this module, which loads without TensorFlow.
+"""
+
+import difflib
+import os
+import runpy
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+import moco_tf.configs
+from moco_tf.errors import UserError
+from moco_tf.paths import expand, expand_source
+from moco_tf.settings import SETTINGS
+
+# How messages name the types of settings.
+TYPES = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple of numbers",
+}
+VALUE_TYPES = {setting.key: setting.value_type or type(setting.default) for setting in SETTINGS}
+OPTIONAL = {setting.key for setting in SETTINGS if setting.default is None}
+GROUPS = {key.partition(".")[0] for key in VALUE_TYPES if "." in key}
+
+
+def load(config: str, label: str = "config") -> ml_collections.ConfigDict:
+    """Return the config that the function `get_config` of a file returns.
+
+    Args:
+        config: Path of the file, in which `~` and environment variables are expanded; or the name
+            of an installed config, such as `"photos"` or `"configs/photos.py"`.
+        label: What the path is, for messages, such as `"--config"`.
+
+    Returns:
+        The config, locked.
+
+    Raises:
+        UserError: If there is no such file, it cannot be loaded, or it returns no config.
+    """
+    located = _locate(expand(config, label))
+    if not os.path.exists(located):
+        installed = ", ".join(f"configs/{name}" for name in _installed())
+        raise UserError(f"{label}={config}: there is no such file; installed are {installed}")
+    if os.path.isdir(located):
+        raise UserError(f"{label}={config} is a directory: name a file in it")
+    try:
+        module = runpy.run_path(located)
+        if "get_config" not in module:
+            raise UserError(f"{label}={config}: the file defines no function get_config()")
+        loaded = module["get_config"]()
+    except UserError:
+        raise
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{label}={config} cannot be loaded: {last_line(error)}") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == located]
+        place = f"line {lines[-1]}: " if lines else ""
+        raise UserError(
+            f"{label}={config} cannot be loaded: {place}{type(error).__name__}: {last_line(error)}"
+        ) from error
+    if not isinstance(loaded, ml_collections.ConfigDict):
+        raise UserError(
+            f"{label}={config}: get_config() returns {type(loaded).__name__}, not a "
+            "ml_collections.ConfigDict such as moco_tf.default_config() returns"
+        )
+    return loaded.lock()
+
+
+def change(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
+    """Change settings of a config.
+
+    Args:
+        config: The config, which is changed.
+        settings: The new values by the keys of the settings, such as `{"epochs": 100,
+            "data.on_error": "fail"}`. The settings of a group may also be a mapping of their own,
+            such as `{"augment": {"hue": 0.1}}`.
+
+    Raises:
+        UserError: If there is no such setting, or a value is of another type.
+
+    Example:
+        >>> config = moco_tf.default_config()
+        >>> change(config, {"epochs": 100, "augment": {"hue": 0.1}})
+        >>> config.epochs, config.augment.hue
+        (100, 0.1)
+    """
+    for key, value in settings.items():
+        if key in GROUPS:
+            if not isinstance(value, Mapping):
+                raise UserError(
+                    f"{key}={value!r} is a group of settings: use a dict, such as {key}="
+                    f"{{'{_names_in(key)[0]}': ...}}"
+                )
+            change(config, {f"{key}.{name}": inner for name, inner in value.items()})
+            continue
+        if key not in VALUE_TYPES:
+            raise UserError(f"{key}={value!r}: there is no such setting; {_hint(key)}")
+        group, _, name = key.rpartition(".")
+        parent = config[group] if group else config
+        if value is None and (key in OPTIONAL or parent[name] is None):
+            parent[name] = None
+        else:
+            parent[name] = _converted(key, value)
+
+
+def expand_paths(config: ml_collections.ConfigDict) -> None:
+    """Expand `~` and environment variables in the settings that are paths.
+
+    The config of a run holds the expanded paths. The same call gives the same config, and the run
+    can be read where a variable is not set.
+
+    Args:
+        config: The config, which is changed. It may lack settings.
+
+    Raises:
+        UserError: If a path cannot be expanded.
+    """
+    if isinstance(init := config.get("init"), str):
+        config.init = expand_source(init, "config.init")
+    data = config.get("data")
+    if isinstance(data, ml_collections.ConfigDict):
+        if isinstance(source := data.get("source"), str):
+            data.source = expand_source(source, "config.data.source")
+        if isinstance(tfds_dir := data.get("tfds_dir"), str) and tfds_dir:
+            data.tfds_dir = expand(tfds_dir, "config.data.tfds_dir")
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, or its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _locate(path: str) -> str:
+    """Return the path of a config, which may be that of an installed one.
+
+    A checkout has these in configs/, and an installed package in moco_tf/configs/. A folder does
+    not hide a config of the same name, because a folder of images may be called `photos`.
+    """
+    folder, name = os.path.split(path)
+    if not folder and not name.endswith(".py"):
+        folder, name = "configs", f"{name}.py"
+    if not os.path.isfile(path) and folder == "configs" and name in _installed():
+        return os.path.join(os.path.dirname(moco_tf.configs.__file__), name)
+    return path
+
+
+def _installed() -> list[str]:
+    names = os.listdir(os.path.dirname(moco_tf.configs.__file__))
+    return sorted(name for name in names if name.endswith(".py") and name != "__init__.py")
+
+
+def _converted(key: str, value: Any) -> Any:
+    """Return the value of a setting in its own type.
+
+    Raises:
+        UserError: If it is of another type. Its range is checked with that of all settings.
+    """
+    expected = VALUE_TYPES[key]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if expected is tuple and isinstance(value, (list, np.ndarray)):
+        value = tuple(np.asarray(value).tolist())
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise UserError(f"{key}={value!r}: must be {TYPES[expected]}, not {type(value).__name__}")
+    return value
+
+
+def _hint(key: str) -> str:
+    """Return what a key that does not exist may stand for."""
+    # `hue` may stand for `augment.hue`.
+    inner = [full for full in VALUE_TYPES if full.rpartition(".")[2] == key]
+    similar = inner or difflib.get_close_matches(key, VALUE_TYPES, n=2)
+    if not similar:
+        return "the page Configuration of the documentation lists all"
+    if inner:
+        return f"did you mean **{{'{similar[0]}': ...}}?"
+    return f"did you mean {' or '.join(similar)}?"
+
+
+def _names_in(group: str) -> list[str]:
+    return [key.partition(".")[2] for key in VALUE_TYPES if key.startswith(f"{group}.")]
