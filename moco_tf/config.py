@@ -7,6 +7,7 @@ and flags can be checked quickly.
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -59,14 +60,7 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
     Raises:
         UserError: For the first mistake, with its key, its value and the remedy.
     """
-    for setting in SETTINGS:
-        value = _get(config, setting.key)
-        problem = setting.error(value)
-        if problem:
-            raise UserError(f"config.{setting.key}={value!r}: {problem}")
-    _parse_encoder_name(config.encoder)
-    _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
-    _check_init(config)
+    check_values(config)
     _check_mechanism(config)
     _check_augment(config)
 
@@ -92,6 +86,33 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
             f"config.jit_compile=True is supported on one device, but there are {num_replicas}: "
             "set it to False"
         )
+
+
+def check_values(config: ml_collections.ConfigDict, unset: Sequence[str] = ()) -> None:
+    """Check each setting of a config by itself.
+
+    Args:
+        config: A config with the keys of `default_config`.
+        unset: The settings that may be None, because a plan chooses them.
+
+    Raises:
+        UserError: For the first mistake.
+    """
+    for setting in SETTINGS:
+        value = _get(config, setting.key)
+        if value is None and setting.key in unset:
+            continue
+        if value is None and setting.default is not None:
+            raise UserError(
+                f"config.{setting.key} is None: set it to a value. Only a training, a preview and "
+                "a plan choose settings, such as those that are None in configs/auto.py"
+            )
+        if problem := setting.error(value):
+            raise UserError(f"config.{setting.key}={value!r}: {problem}")
+    if config.encoder is not None:
+        _parse_encoder_name(config.encoder)
+    _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
+    _check_init(config)
 
 
 def _parse_encoder_name(name: str) -> None:
@@ -191,13 +212,13 @@ def num_negatives(config: ml_collections.ConfigDict) -> int:
 
 
 def suggested_queue_size(num_images: int) -> int:
-    """Return a queue size for a data set: the largest power of two up to an eighth of its images.
+    """Return a queue size for a data set: the power of two nearest to an eighth of its images.
 
     Example:
-        >>> suggested_queue_size(607)
-        64
+        >>> suggested_queue_size(8116)
+        1024
     """
-    return 2 ** int(math.log2(max(num_images / 8, 1)))
+    return 2 ** round(math.log2(max(num_images / 8, 1)))
 
 
 def total_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:

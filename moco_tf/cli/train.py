@@ -1,10 +1,12 @@
 """The command moco-train, which is `python train.py` in a checkout."""
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from moco_tf.cli import app
+from moco_tf.errors import UserError
 
 HELP = """Pre-train an encoder with MoCo.
 
@@ -14,6 +16,14 @@ If the run was stopped, the same command resumes it. Any setting of the config
 can be changed on the command line:
 
     python train.py --config=configs/folder.py \\
+        --config.data.source=folder:PATH --workdir=DIR
+
+Let a plan choose the settings from your images and devices, and time a few
+steps before you train:
+
+    python train.py --plan --config=configs/auto.py \\
+        --config.data.source=folder:PATH
+    python train.py --config=configs/auto.py \\
         --config.data.source=folder:PATH --workdir=DIR
 
 Before a long run, plot the first images with their augmented views:
@@ -40,12 +50,24 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "PNG file to write, with the first images and their augmented views, instead of training.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "plan",
+        False,
+        "Whether to print the settings with their reasons, warnings, and the time and memory of a "
+        "few steps, instead of training. It writes no files.",
+        flag_values=values,
+    )
     app.define_strategy_flags(values)
 
 
 def train(values: flags.FlagValues) -> int:
-    """Train or preview as the flags say, and return the exit status."""
+    """Train, plan or preview as the flags say, and return the exit status."""
     app.require(values, "config")
+    if values.plan and values.preview:
+        raise UserError(f"--plan and --preview={values.preview}: give one of them")
+    if values.plan:
+        _plan(values)
+        return 0
     if values.preview:
         from moco_tf.training.run import preview
 
@@ -73,6 +95,37 @@ def train(values: flags.FlagValues) -> int:
                     f"{values.workdir}; run the same command again to resume"
                 )
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+
+
+def _plan(values: flags.FlagValues) -> None:
+    """Print a plan, the time of a few steps, and the command that trains with it."""
+    strategy = app.make_strategy(values)
+    from moco_tf import distribution
+    from moco_tf.plan import plan, printing, timing
+
+    with distribution.scope(strategy):
+        chief = distribution.is_chief()
+        planned = plan.make(values.config)
+        if chief:
+            print(planned)
+            print("\ntiming a few steps of this run ...", flush=True)
+        measured = timing.measure(planned.config)
+    if chief:
+        print(f"{timing.lines(measured)}\n\nto train:")
+        program = "python train.py" if sys.argv[0].endswith(".py") else COMMAND.name
+        print(printing.command(program, _training_flags(values)))
+
+
+def _training_flags(values: flags.FlagValues) -> list[str]:
+    """Return the flags of the command that trains with a plan."""
+    names = [name for name in values if values[name].present and name not in ("plan", "workdir")]
+    arguments = []
+    for name in sorted(names, key=lambda name: (name != "config", name)):
+        # A list has a line for each of its items.
+        lines = [line.partition("=") for line in values[name].serialize().splitlines()]
+        items = ",".join(value for _, _, value in lines)
+        arguments.append(f"{lines[0][0]}={items}" if lines[0][1] else lines[0][0])
+    return [*arguments, f"--workdir={values.workdir or 'DIR'}"]
 
 
 COMMAND = app.Command(

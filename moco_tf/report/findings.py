@@ -207,7 +207,7 @@ def check_queue(evidence: Evidence) -> Finding | None:
         f"The queue has {size:,} keys, and the data set has {num_images:,} images. In the paper, "
         "the queue has one key for every 20 images of ImageNet.",
         "Queries find keys of their own images among the negatives. Train a new run with "
-        f"config.queue_size={suggested_queue_size(num_images)}, which is at most an eighth of the "
+        f"config.queue_size={suggested_queue_size(num_images)}, which is about an eighth of the "
         "images.",
     )
 

@@ -26,6 +26,7 @@ from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
+from moco_tf.plan import plan
 from moco_tf.plots.run import plot_curves, plot_preview
 from moco_tf.run_data import RunData
 from moco_tf.training.accessory import Accessory
@@ -75,7 +76,9 @@ def train(
     their mean.)
 
     Args:
-        config: A config with the keys of `moco_tf.default_config`.
+        config: A config with the keys of `moco_tf.default_config`. The settings that are None in
+            configs/auto.py are planned, and printed with their reasons, unless `workdir` holds a
+            run, which has them.
         workdir: Path of the run directory.
         strategy: A `tf.distribute.Strategy`; by default the current one.
 
@@ -93,13 +96,16 @@ def train(
         >>> config.data.source = "photos"
         >>> config.update(dict(encoder="resnet8", stem="small", image_size=32, queue_size=256))
         >>> config.update(dict(batch_size=32, steps=2, knn_every=0))
-        >>> moco_tf.train(config, workdir)  # doctest: +ELLIPSIS
+        >>> from moco_tf.training.run import train
+        >>> train(config, workdir)  # doctest: +ELLIPSIS
         photos: 9,934 images...
         Outcome(step=2, total_steps=2, stopped_by=None)
     """
     strategy = strategy or tf.distribute.get_strategy()
-    check(config, strategy.num_replicas_in_sync)
     workdir = paths.expand(workdir, "workdir")
+    with distribution.scope(strategy), printing_may_fail():
+        config = plan.resolve(config, workdir)
+    check(config, strategy.num_replicas_in_sync)
     with distribution.scope(strategy), printing_may_fail(), memory_may_run_out(config):
         return _train(config, workdir)
 
@@ -115,6 +121,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
         UserError: If a setting is invalid, the data source cannot be read, or the file cannot be
             written.
     """
+    config = plan.resolve(config)
     check(config)
     source, batches = build_data(config)
     try:

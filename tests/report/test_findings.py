@@ -71,7 +71,7 @@ def test_healthy_run_passes_all_checks():
         (
             "queue_larger_than_data",
             {"config_queue_size": 65536},
-            ["65,536", "25,600", "config.queue_size=2048"],
+            ["65,536", "25,600", "config.queue_size=4096"],
         ),
         ("few_images", {"num_images": 4500}, ["4,500", "moco-export"]),
         (

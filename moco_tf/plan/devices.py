@@ -1,0 +1,108 @@
+"""What the devices of a run are: their kind, their memory and what they compute fast."""
+
+import glob
+import os
+
+import tensorflow as tf
+
+from moco_tf import distribution
+from moco_tf.plan.facts import Devices
+
+# From this compute capability on, NVIDIA GPUs compute in bfloat16 as fast as in float16.
+BFLOAT16_CAPABILITY = (8, 0)
+UNKNOWN = 2**31 - 1
+
+
+def look() -> Devices:
+    """Return the devices of the current strategy.
+
+    Every worker returns the same: the smallest memory and the smallest number of cores of all.
+    """
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    gpus = tf.config.list_physical_devices("GPU")
+    cores = _least(len(os.sched_getaffinity(0)))
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return Devices("tpu", f"{replicas} TPU cores", replicas, None, True, cores)
+    local = len(strategy.extended.worker_devices) if replicas > 1 else 1
+    if gpus:
+        return Devices(
+            kind="gpu",
+            names=_names(gpus[:local]),
+            replicas=replicas,
+            memory=_known(_least(_megabytes(_gpu_memory(local)))),
+            has_bfloat16=bool(_least(int(_has_bfloat16(gpus[:local])))),
+            cores=cores,
+            unused_gpus=max(len(gpus) - local, 0),
+        )
+    return Devices(
+        kind="cpu",
+        names="CPU",
+        replicas=replicas,
+        memory=_known(_least(_megabytes(main_memory() // local))),
+        has_bfloat16=False,
+        cores=cores,
+        has_hidden_gpu=_has_hidden_gpu(),
+    )
+
+
+def main_memory() -> int:
+    """Return the memory that this process may use, in bytes.
+
+    It is that of the machine, or the limit of its container.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path, encoding="ascii") as file:
+                return min(memory, int(file.read()))
+        except (OSError, ValueError):  # There is no such limit; "max" stands for none.
+            continue
+    return memory
+
+
+def _has_hidden_gpu() -> bool:
+    """Return whether there is an NVIDIA GPU that is not switched off for this process."""
+    is_switched_off = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    return not is_switched_off and bool(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def _gpu_memory(count: int) -> int | None:
+    """Return the smallest memory of the first GPUs, as TensorFlow may allocate it, in bytes."""
+    # The only list of devices with their memory; the public interface does not have it.
+    from tensorflow.python.client import device_lib
+
+    limits = [
+        device.memory_limit
+        for device in device_lib.list_local_devices()
+        if device.device_type == "GPU" and device.memory_limit > 0
+    ]
+    return min(limits[:count], default=None)
+
+
+def _has_bfloat16(gpus: list[tf.config.PhysicalDevice]) -> bool:
+    capabilities = [_details(gpu).get("compute_capability") for gpu in gpus]
+    return all(capability and capability >= BFLOAT16_CAPABILITY for capability in capabilities)
+
+
+def _names(gpus: list[tf.config.PhysicalDevice]) -> str:
+    """Return the distinct names of GPUs, such as `"NVIDIA A100-SXM4-40GB"`."""
+    return ", ".join(sorted({_details(gpu).get("device_name", "GPU") for gpu in gpus}))
+
+
+def _details(gpu: tf.config.PhysicalDevice) -> dict:
+    return tf.config.experimental.get_device_details(gpu)
+
+
+def _least(number: int) -> int:
+    """Return the smallest of the numbers of all workers."""
+    return min(distribution.gather_from_workers(number))
+
+
+def _megabytes(memory: int | None) -> int:
+    # Rounded, so that a few bytes more or less do not change what is printed.
+    return UNKNOWN if memory is None else memory // 2**20
+
+
+def _known(megabytes: int) -> int | None:
+    return None if megabytes == UNKNOWN else megabytes * 2**20

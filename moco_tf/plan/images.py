@@ -1,0 +1,175 @@
+"""What the images of a source are, from a sample of them: sizes, colors and near-duplicates.
+
+Near-duplicates are found by the difference hash (N. Krawetz, "Kind of Like That", 2013): 64 bits
+that say whether a pixel of a gray thumbnail of 9x8 pixels is brighter than its left neighbor.
+Hashes of unrelated images differ in about half of the bits, and those of near-duplicates in few.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from moco_tf.data.pipeline import first_readable
+from moco_tf.data.sources.source import Source
+from moco_tf.data.tuning import without_tuning
+from moco_tf.plan.facts import MANY_CONSECUTIVE, MAX_DIFFERING_BITS, Images
+
+MAX_PAIRS = 512  # Number of pairs of consecutive images in the sample.
+MAX_PIXELS = 2_000_000_000  # The sample ends after so many pixels, which take some seconds.
+# The distances of frames that are compared to find how many of a video are near-duplicates, and
+# the number of pairs for each.
+STRIDES = (2, 4, 8, 16, 32, 64, 128, 256)
+STRIDE_PAIRS = 64
+MAX_NAMES = 3
+THUMBNAIL = (8, 9)
+GRAY_LEVELS = 2.0  # Largest difference between the channels of a gray thumbnail, of 0 to 255.
+
+
+class _Look(NamedTuple):
+    """What is kept of an image: its size, whether it is gray, and its hash, bool `[64]`."""
+
+    height: int
+    width: int
+    is_gray: bool
+    bits: np.ndarray
+
+    @property
+    def side(self) -> int:
+        """The shorter side in pixels."""
+        return min(self.height, self.width)
+
+
+def look(source: Source, seed: int = 0) -> Images:
+    """Look at a sample of the images for pre-training.
+
+    Args:
+        source: The data source. About a thousand of its images are read, and fewer large ones.
+        seed: Seed of the sample. The same seed gives the same sample.
+
+    Raises:
+        UserError: If none of the images can be read.
+    """
+    count = len(source.pretrain)
+    first = np.random.default_rng(seed).permutation(max(count - 1, 1))[:MAX_PAIRS].tolist()
+    looks, missing = _read(source, (p for start in first for p in (start, start + 1)))
+    sampled = len(looks) + len(missing)
+    if not looks:
+        position = int(np.searchsorted(source.pretrain, first_readable(source)))
+        looks, _ = _read(source, [position])
+    sides = sorted(seen.side for seen in looks.values())
+    smallest = min(looks.values(), key=lambda seen: seen.side)
+    largest = max(looks.values(), key=lambda seen: seen.height * seen.width)
+    images = Images(
+        number=count,
+        channels=source.channels,
+        sampled=sampled,
+        unreadable=len(missing),
+        side=sides[len(sides) // 2],
+        smallest=(smallest.height, smallest.width),
+        largest=(largest.height, largest.width),
+        sides=tuple(sides),
+        is_gray=all(seen.is_gray for seen in looks.values()),
+        consecutive=_share_at(looks, looks, 1),
+        random=_share_of_distant_pairs(looks, count // 10),
+        stride=1,
+        unreadable_names=tuple(
+            source.describe(int(source.pretrain[position])) for position in missing[:MAX_NAMES]
+        ),
+    )
+    if not images.is_video:
+        return images
+    return dataclasses.replace(images, stride=_stride(source, looks))
+
+
+def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], list[int]]:
+    """Read images until there are `MAX_PIXELS`, in parallel.
+
+    Returns:
+        What is kept of each image, by its position among those for pre-training; and the positions
+        of the images that cannot be read.
+    """
+    order = [p for p in dict.fromkeys(positions) if p < len(source.pretrain)]
+    missing = dict.fromkeys(order)
+    looks: dict[int, _Look] = {}
+    indices = source.pretrain[np.array(order, np.int64)]
+    data = without_tuning(
+        tf.data.Dataset.from_tensor_slices((np.array(order, np.int64), indices))
+        .map(
+            lambda position, index: (position, *_thumbnail(source.read(index))),
+            num_parallel_calls=os.cpu_count(),
+            deterministic=True,
+        )
+        .ignore_errors(log_warning=False)
+        .prefetch(1)
+    )
+    pixels, reached = 0, len(order)
+    with tqdm(
+        total=len(order),
+        desc="looking at images",
+        unit="image",
+        delay=3,
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        for position, height, width, thumbnail in data.as_numpy_iterator():
+            looks[int(position)] = _Look(int(height), int(width), *_hash(thumbnail))
+            progress.update(1)
+            pixels += int(height) * int(width)
+            if pixels > MAX_PIXELS:
+                reached = order.index(int(position))
+                break
+    missing = [position for position in order[:reached] if position not in looks]
+    return looks, missing
+
+
+def _thumbnail(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return the height and the width of an image, and a thumbnail, float32 `[8, 9, C]`."""
+    shape = tf.shape(image)
+    # Every second or further pixel of a large image, because the average of all takes time.
+    step = tf.maximum(tf.minimum(shape[0], shape[1]) // 256, 1)
+    smaller = tf.ensure_shape(image[::step, ::step], [None, None, image.shape[-1]])
+    return shape[0], shape[1], tf.image.resize(smaller, THUMBNAIL, antialias=True)
+
+
+def _hash(thumbnail: np.ndarray) -> tuple[bool, np.ndarray]:
+    """Return whether a thumbnail is gray, and its difference hash, bool `[64]`."""
+    is_gray = float(np.ptp(thumbnail, axis=-1).max()) <= GRAY_LEVELS
+    gray = thumbnail.mean(axis=-1)
+    return is_gray, (gray[:, 1:] > gray[:, :-1]).reshape(-1)
+
+
+def _stride(source: Source, looks: dict[int, _Look]) -> int:
+    """Return after how many frames of a video few are near-duplicates of each other."""
+    starts = list(looks)[:: max(len(looks) // STRIDE_PAIRS, 1)][:STRIDE_PAIRS]
+    others, _ = _read(source, (start + stride for stride in STRIDES for start in starts))
+    shares = {
+        stride: _share_at({p: looks[p] for p in starts}, others, stride) for stride in STRIDES
+    }
+    return next((s for s in STRIDES if shares[s] < MANY_CONSECUTIVE), STRIDES[-1])
+
+
+def _share_at(first: dict[int, _Look], second: dict[int, _Look], distance: int) -> float:
+    """Return the share of near-duplicates among the images at a distance, 0 without any."""
+    differing = [
+        int((first[p].bits != second[p + distance].bits).sum())
+        for p in first
+        if p + distance in second
+    ]
+    return float(np.mean(np.array(differing) <= MAX_DIFFERING_BITS)) if differing else 0.0
+
+
+def _share_of_distant_pairs(looks: dict[int, _Look], distance: int) -> float:
+    """Return the share of near-duplicates among all pairs at more than a distance."""
+    positions = np.array(list(looks))
+    signs = np.array([seen.bits for seen in looks.values()]) * 2.0 - 1.0
+    differing = (signs.shape[1] - signs @ signs.T) / 2
+    is_distant = positions[None] - positions[:, None] > max(distance, 1)
+    if not is_distant.any():
+        return 0.0
+    return float(np.mean(differing[is_distant] <= MAX_DIFFERING_BITS))

@@ -1,0 +1,157 @@
+"""The warnings of a plan: where contrastive pre-training often goes wrong.
+
+Each is a pure function of the facts and of the settings. The limits are judgement, except where a
+comment names a measurement.
+"""
+
+from collections.abc import Callable
+
+from moco_tf.config import suggested_queue_size
+from moco_tf.plan import memory, rules
+from moco_tf.plan.facts import MANY_RANDOM, Devices, Images
+from moco_tf.plan.rules import Values
+
+FEWEST_IMAGES = 5_000  # As in a report.
+LARGEST_QUEUE = 0.5  # Of the distinct images; the study went up to this share.
+SMALLEST_GROUP = 8  # Images. Groups of 4 were worse than groups of 16 by 1.8 points in the study.
+FEWEST_STEPS = 10
+SMALLEST_RATIO = 0.8  # Of an image's shorter side to that of a view.
+
+
+def _unreadable(images: Images, devices: Devices, values: Values) -> str | None:
+    if not images.unreadable:
+        return None
+    return (
+        f"{images.unreadable} of {images.sampled:,} images in the sample cannot be read, such as "
+        f"{', '.join(images.unreadable_names)}: a run replaces such images by others; remove or "
+        "restore them"
+    )
+
+
+def _too_few_images(images: Images, devices: Devices, values: Values) -> str | None:
+    if images.distinct >= FEWEST_IMAGES:
+        return None
+    name = "distinct images" if images.stride > 1 else "images"
+    return (
+        f"{images.distinct:,} {name} are few to learn features from nothing: compare with weights "
+        "that exist, or start from them with config.init"
+    )
+
+
+def _video(images: Images, devices: Devices, values: Values) -> str | None:
+    if not images.is_video:
+        return None
+    return (
+        f"{images.consecutive:.0%} of consecutive images are near-duplicates, as in a video, so the "
+        f"negatives of a query include nearly its own image: keep one of about {images.stride} "
+        f"images, or K well below {images.distinct:,}"
+    )
+
+
+def _repetitive(images: Images, devices: Devices, values: Values) -> str | None:
+    if images.random < MANY_RANDOM:
+        return None
+    return (
+        f"{images.random:.0%} of random pairs of images look alike, so about as many of the "
+        "negatives of a query look like it: remove duplicates, or crop the part that differs"
+    )
+
+
+def _large_queue(images: Images, devices: Devices, values: Values) -> str | None:
+    size, distinct = values["queue_size"], images.distinct
+    if values["mechanism"] != "moco" or size < LARGEST_QUEUE * distinct:
+        return None
+    smaller = suggested_queue_size(distinct)
+    name = "distinct images" if images.stride > 1 else "images"
+    if size >= distinct:
+        return (
+            f"config.queue_size={size} holds keys of all {distinct:,} {name}, so that of its own "
+            f"image is among the negatives of every query: set it to {smaller}, for example"
+        )
+    return (
+        f"config.queue_size={size} holds keys of {size / distinct:.0%} of the {distinct:,} {name}, "
+        f"many of them similar to a query: set it to {smaller}, for example"
+    )
+
+
+def _small_groups(images: Images, devices: Devices, values: Values) -> str | None:
+    batch, groups = values["batch_size"], values["bn_groups"]
+    if batch // groups >= SMALLEST_GROUP:
+        return None
+    return (
+        f"config.bn_groups={groups} leaves groups of {batch // groups} images, whose statistics "
+        f"vary much: use fewer groups or batches larger than config.batch_size={batch}"
+    )
+
+
+def _short_epoch(images: Images, devices: Devices, values: Values) -> str | None:
+    steps = images.number // values["batch_size"]
+    if steps >= FEWEST_STEPS:
+        return None
+    left_out = images.number % values["batch_size"]
+    return (
+        f"an epoch of {images.number:,} images has {steps} steps and leaves out {left_out} images: "
+        f"set config.batch_size below {values['batch_size']}, or add images"
+    )
+
+
+def _large_views(images: Images, devices: Devices, values: Values) -> str | None:
+    size = values["image_size"]
+    smaller = sum(side < SMALLEST_RATIO * size for side in images.sides)
+    if smaller <= len(images.sides) / 2:
+        return None
+    return (
+        f"views of config.image_size={size} pixels enlarge {smaller / len(images.sides):.0%} of the "
+        f"images, whose shorter side is {images.side} pixels in the median: that costs time and "
+        "adds no detail"
+    )
+
+
+def _memory(images: Images, devices: Devices, values: Values) -> str | None:
+    if devices.memory is None:
+        return None
+    needed = rules.needed(values["batch_size"], devices, values)
+    if needed <= memory.USABLE * devices.memory:
+        return None
+    return (
+        f"a step needs an estimated {needed / 1e9:.1f} GB, and the device has "
+        f"{devices.memory / 1e9:.1f} GB: set config.batch_size below {values['batch_size']} or "
+        f"config.image_size below {values['image_size']}"
+    )
+
+
+def _unused_gpus(images: Images, devices: Devices, values: Values) -> str | None:
+    if devices.has_hidden_gpu:
+        return (
+            "this machine has an NVIDIA GPU that TensorFlow does not see, so the run would use the "
+            "CPU: install TensorFlow's CUDA libraries with pip install 'tensorflow[and-cuda]'"
+        )
+    if devices.unused_gpus:
+        return f"{devices.unused_gpus} GPUs are not used: the strategy 'mirrored' uses all of them"
+    return None
+
+
+CHECKS: tuple[Callable[[Images, Devices, Values], str | None], ...] = (
+    _unreadable,
+    _too_few_images,
+    _video,
+    _repetitive,
+    _large_queue,
+    _small_groups,
+    _short_epoch,
+    _large_views,
+    _memory,
+    _unused_gpus,
+)
+
+
+def warnings(images: Images, devices: Devices, values: Values) -> list[str]:
+    """Return what may go wrong with a run, one line each.
+
+    Args:
+        images: What the images are.
+        devices: What the devices are.
+        values: All settings by their keys in the flat config.
+    """
+    found = (check(images, devices, values) for check in CHECKS)
+    return [warning for warning in found if warning is not None]
