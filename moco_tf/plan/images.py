@@ -95,7 +95,6 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
         of the images that cannot be read.
     """
     order = [p for p in dict.fromkeys(positions) if p < len(source.pretrain)]
-    missing = dict.fromkeys(order)
     looks: dict[int, _Look] = {}
     indices = source.pretrain[np.array(order, np.int64)]
     data = without_tuning(
@@ -124,8 +123,7 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
             if pixels > MAX_PIXELS:
                 reached = order.index(int(position))
                 break
-    missing = [position for position in order[:reached] if position not in looks]
-    return looks, missing
+    return looks, [position for position in order[:reached] if position not in looks]
 
 
 def _thumbnail(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -148,10 +146,11 @@ def _stride(source: Source, looks: dict[int, _Look]) -> int:
     """Return after how many frames of a video few are near-duplicates of each other."""
     starts = list(looks)[:: max(len(looks) // STRIDE_PAIRS, 1)][:STRIDE_PAIRS]
     others, _ = _read(source, (start + stride for stride in STRIDES for start in starts))
-    shares = {
-        stride: _share_at({p: looks[p] for p in starts}, others, stride) for stride in STRIDES
-    }
-    return next((s for s in STRIDES if shares[s] < MANY_CONSECUTIVE), STRIDES[-1])
+    first = {start: looks[start] for start in starts}
+    for stride in STRIDES:
+        if _share_at(first, others, stride) < MANY_CONSECUTIVE:
+            return stride
+    return STRIDES[-1]
 
 
 def _share_at(first: dict[int, _Look], second: dict[int, _Look], distance: int) -> float:

@@ -173,9 +173,8 @@ def _epochs(images: Images, devices: Devices, values: Values) -> Choice:
     if devices.kind == "cpu":
         enough = CPU_IMAGES_SEEN / images.number
         epochs = next((number for number in CPU_EPOCHS if number >= enough), CPU_EPOCHS[-1])
-        return epochs, (
-            f"{epochs * images.number:,} images in all; the demo has {CPU_IMAGES_SEEN:,}"
-        )
+        seen = epochs * (images.number - images.number % values["batch_size"])
+        return epochs, f"{seen:,} images in all; the demo has {CPU_IMAGES_SEEN:,}"
     if images.number < FEW_IMAGES:
         return 800, f"{images.number:,} images are few, so an epoch has few steps"
     most = MAX_STEPS * values["batch_size"] // images.number
@@ -251,8 +250,8 @@ RULES = (
     Rule(
         "encoder",
         _encoder,
-        f"resnet50 for at least {FEW_IMAGES:,} distinct images; resnet18 for fewer or for the small "
-        "stem; on a CPU resnet8 with the small stem and resnet18 with the other",
+        f"resnet50 for at least {FEW_IMAGES:,} distinct images; resnet18 for fewer or for the "
+        "small stem; on a CPU resnet8 with the small stem and resnet18 with the other",
         f"{PAPERS}; {CIFAR}; on a CPU {DEMO}; the limit is judgement",
     ),
     Rule(
@@ -272,24 +271,24 @@ RULES = (
     Rule(
         "batch_size",
         _batch_size,
-        f"256, or 128 on a CPU; with more than 16 devices 16 for each; smaller powers of two so that "
-        f"an epoch has at least {MIN_STEPS_PER_EPOCH} steps, but at least 32 unless that is more than "
-        "a quarter of the images; halved until it fits into memory",
+        "256, or 128 on a CPU; with more than 16 devices 16 for each; smaller powers of two so "
+        f"that an epoch has at least {MIN_STEPS_PER_EPOCH} steps, but at least 32 unless that is "
+        "more than a quarter of the images; halved until it fits into memory",
         f"{PAPERS}; on a CPU {DEMO}; the limits are judgement",
     ),
     Rule(
         "bn_groups",
         _bn_groups,
-        "8, or as many as leave groups of 32 images, or of 16 with the small stem; a multiple of the "
-        "number of devices, and at least 2",
+        "8, or as many as leave groups of 32 images, or of 16 with the small stem; a multiple of "
+        "the number of devices, and at least 2",
         f"paper, section 3.3 (8 GPUs with 32 images each); {DEMO} (8 groups of 16)",
     ),
     Rule(
         "queue_size",
         _queue_size,
         "the power of two nearest to an eighth of the distinct images, from one batch to 65,536",
-        f"paper (65,536, 5 % of ImageNet); {FOLDER}, {DEMO} (1,024 keys for 8,116 images); {STUDY}: "
-        "no clear difference between 0.8 and 50 % of the images",
+        f"paper (65,536, 5 % of ImageNet); {FOLDER}; {DEMO} (1,024 keys for 8,116 images); "
+        f"{STUDY}: no clear difference between 0.8 and 50 % of the images",
     ),
     Rule(
         "epochs",
@@ -322,8 +321,8 @@ RULES = (
         "augmentation",
         _augmentation,
         "v2; with the small stem cifar10 for color images and v1 for others",
-        f"Chen et al. 2020; {CIFAR}; {DEMO}; {STUDY}: no clear difference between v1 and v2 on small "
-        "gray images",
+        f"Chen et al. 2020; {CIFAR}; {DEMO}; {STUDY}: no clear difference between v1 and v2 on "
+        "small gray images",
     ),
     Rule(
         "rgb_operations",

@@ -134,16 +134,16 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
 
 def lines(measured: Timing) -> str:
     """Return lines about what a few steps took and about the whole run."""
-    longest = measured.total_images / measured.slow
-    shortest = measured.total_images / measured.fast
+    longest = printing.duration(measured.total_images / measured.slow)
+    shortest = printing.duration(measured.total_images / measured.fast)
+    whole = printing.duration(measured.seconds)
     return "\n".join(
         [
             f"{measured.images_per_second:,.4g} images/s over {measured.steps} steps, "
             f"{measured.waiting:.0%} of the time waiting for data; the first step took "
             f"{measured.first_step:.0f} s",
-            f"{printing.duration(measured.seconds)} for the {measured.total_images:,} images of the run; "
-            f"{printing.duration(shortest)} to {printing.duration(longest)} at the rates of the fastest and the "
-            "slowest tenth of the steps",
+            f"{whole} for the {measured.total_images:,} images of the run; {shortest} to {longest} "
+            "at the rates of the fastest and the slowest tenth of the steps",
             "not included: kNN monitor, checkpoints and whatever else slows the machine down later",
             f"peak memory {measured.memory_of}: {printing.size(measured.memory)}",
             f"run directory: about {printing.size(measured.run_directory)}, with checkpoints of "

@@ -42,9 +42,9 @@ def _video(images: Images, devices: Devices, values: Values) -> str | None:
     if not images.is_video:
         return None
     return (
-        f"{images.consecutive:.0%} of consecutive images are near-duplicates, as in a video, so the "
-        f"negatives of a query include nearly its own image: keep one of about {images.stride} "
-        f"images, or K well below {images.distinct:,}"
+        f"{images.consecutive:.0%} of consecutive images are near-duplicates, as in a video, so "
+        f"that the negatives of a query include nearly its own image: keep about one of "
+        f"{images.stride} images, which leaves {images.distinct:,}"
     )
 
 
@@ -101,9 +101,9 @@ def _large_views(images: Images, devices: Devices, values: Values) -> str | None
     if smaller <= len(images.sides) / 2:
         return None
     return (
-        f"views of config.image_size={size} pixels enlarge {smaller / len(images.sides):.0%} of the "
-        f"images, whose shorter side is {images.side} pixels in the median: that costs time and "
-        "adds no detail"
+        f"views of config.image_size={size} pixels enlarge {smaller / len(images.sides):.0%} of "
+        f"the images, whose shorter side is {images.side} pixels in the median: that costs time "
+        "and adds no detail"
     )
 
 
