@@ -105,9 +105,9 @@ def _plan(values: flags.FlagValues) -> None:
 
     with distribution.scope(strategy):
         chief = distribution.is_chief()
-        planned = plan.make(values.config)
+        planned = plan.make(values.config, values.workdir)
         if chief:
-            print(planned)
+            print(f"{planned.summary}\n{planned}")
             print("\ntiming a few steps of this run ...", flush=True)
         measured = timing.measure(planned.config)
     if chief:

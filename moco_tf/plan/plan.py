@@ -16,6 +16,12 @@ from moco_tf.plan import printing, rules
 from moco_tf.plan.facts import Devices, Images
 from moco_tf.plan.warnings import warnings
 
+# What a plan cannot see in the images.
+HINT = (
+    "hint: if the images have no up direction, such as overhead images and microscopy, set "
+    "config.augmentation=any_orientation; look at a preview of the views"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -38,11 +44,13 @@ class Plan:
     summary: str
 
     def __str__(self) -> str:
-        """What was found, the settings with their reasons, and the warnings."""
+        """The facts, the settings with their reasons, and the warnings."""
         facts = printing.facts(self.images, self.devices)
         settings = printing.table(self.config, self.reasons)
-        warned = printing.warning_lines(self.warnings)
-        return "\n".join([self.summary, facts, "", settings, *([""] if warned else []), *warned])
+        notes = printing.warning_lines(self.warnings)
+        if self.config.augmentation != "any_orientation":
+            notes.append(HINT)
+        return "\n".join([facts, "", settings, "", *notes])
 
 
 def open_settings(config: ml_collections.ConfigDict) -> list[str]:
@@ -50,7 +58,7 @@ def open_settings(config: ml_collections.ConfigDict) -> list[str]:
     return [key for key in rules.PLANNED if config[key] is None]
 
 
-def make(config: ml_collections.ConfigDict) -> Plan:
+def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
     """Plan a run on the devices of the current strategy.
 
     The same images, devices and settings give the same plan.
@@ -58,17 +66,21 @@ def make(config: ml_collections.ConfigDict) -> Plan:
     Args:
         config: A config whose planned settings may be None, such as that of configs/auto.py. Its
             other settings are kept.
+        workdir: Path of the run directory. If it holds a run, the open settings are those of the
+            run.
 
     Raises:
         UserError: If a setting is invalid, or the data source cannot be read.
     """
-    check_values(config, unset=open_settings(config))
+    unset = open_settings(config)
+    check_values(config, unset)
     source = sources.from_config(config)
     images, devices = images_module.look(source, config.seed), devices_module.look()
-    is_open = bool(open_settings(config))
-    chosen = rules.apply(images, devices, flatten(config))
-    given = "set by you" if is_open else "as in the config"
+    chosen = _from_run(config, workdir) or _from_weights(config)
+    partly = _with(config, {key: value for key, (value, _) in chosen.items()})
+    chosen |= rules.apply(images, devices, flatten(partly))
     planned = _with(config, {key: value for key, (value, _) in chosen.items()})
+    given = "set by you" if unset else "as in the config"
     reasons = {key: chosen[key][1] if key in chosen else given for key in rules.PLANNED}
     check(planned, devices.replicas)
     found = warnings(images, devices, flatten(planned))
@@ -90,18 +102,32 @@ def resolve(
     Raises:
         UserError: As `make`, or if the run in `workdir` has no readable config.
     """
-    unset = open_settings(config)
-    if not unset:
+    if not open_settings(config):
         return config
-    if workdir is not None and tf.io.gfile.exists(os.path.join(workdir, "config.json")):
-        saved = run_directory.read_config(workdir)
-        return _with(config, {key: saved[key] for key in unset})
+    if chosen := _from_run(config, workdir):
+        return _with(config, {key: value for key, (value, _) in chosen.items()})
     plan = make(config)
     if distribution.is_chief():
-        print(printing.table(plan.config, plan.reasons))
-        for line in printing.warning_lines(plan.warnings):
-            print(line)
+        print(plan)
     return plan.config
+
+
+def _from_run(config: ml_collections.ConfigDict, workdir: str | None) -> dict[str, rules.Choice]:
+    """Return the open settings as the run in a directory has them, if it holds one."""
+    if workdir is None or not tf.io.gfile.exists(os.path.join(workdir, "config.json")):
+        return {}
+    saved = run_directory.read_config(workdir)
+    return {key: (saved[key], f"as in the run {workdir}") for key in open_settings(config)}
+
+
+def _from_weights(config: ml_collections.ConfigDict) -> dict[str, rules.Choice]:
+    """Return the open settings that the weights of another run decide, if the run starts there."""
+    scheme, _, path = config.init.partition(":")
+    if scheme != "run":
+        return {}
+    saved = run_directory.read_config(path)
+    keys = ("image_size", "encoder", "stem", "head")
+    return {key: (saved[key], f"that of {config.init}") for key in keys if config[key] is None}
 
 
 def _with(config: ml_collections.ConfigDict, values: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -50,8 +50,9 @@ def _size(size: tuple[int, int]) -> str:
 
 def _devices(devices: Devices) -> str:
     memory = "unknown memory" if devices.memory is None else f"{devices.memory / 1e9:.1f} GB"
-    each = " each" if devices.replicas > 1 else ""
-    return f"{devices.replicas} {devices.names} with {memory}{each}, {devices.cores} CPU cores"
+    if devices.replicas == 1:
+        return f"{devices.names} with {memory}; {devices.cores} CPU cores"
+    return f"{devices.replicas} x {devices.names} with {memory} each; {devices.cores} CPU cores"
 
 
 def warning_lines(warnings: Sequence[str]) -> list[str]:

@@ -47,7 +47,8 @@ class Rule:
 
 
 def _image_size(images: Images, devices: Devices, values: Values) -> Choice:
-    if devices.kind == "cpu":
+    has_large_stem = values["init"] or values["stem"] == "imagenet"
+    if devices.kind == "cpu" and not has_large_stem:
         return CPU_VIEW, "a CPU: the size of the demo, whose runs take minutes and not days"
     size = max(min(images.side, LARGE_VIEW) // 32 * 32, CPU_VIEW)
     if size == LARGE_VIEW:
@@ -57,12 +58,16 @@ def _image_size(images: Images, devices: Devices, values: Values) -> Choice:
 
 def _stem(images: Images, devices: Devices, values: Values) -> Choice:
     size = values["image_size"]
+    if values["init"]:
+        return "imagenet", "published weights have it"
     if size <= SMALL_VIEW:
         return "small", f"views of {size} pixels, which the other stem would shrink to {size // 4}"
     return "imagenet", "as in the papers, for large views"
 
 
 def _encoder(images: Images, devices: Devices, values: Values) -> Choice:
+    if values["init"]:
+        return "resnet50", "the network of most published weights"
     if devices.kind == "cpu":
         if values["stem"] == "small":
             return "resnet8", "a CPU: the network of the demo"
@@ -175,6 +180,8 @@ def _epochs(images: Images, devices: Devices, values: Values) -> Choice:
         epochs = next((number for number in CPU_EPOCHS if number >= enough), CPU_EPOCHS[-1])
         seen = epochs * (images.number - images.number % values["batch_size"])
         return epochs, f"{seen:,} images in all; the demo has {CPU_IMAGES_SEEN:,}"
+    if values["init"]:
+        return 50, "a start from weights, which needs fewer epochs"
     if images.number < FEW_IMAGES:
         return 800, f"{images.number:,} images are few, so an epoch has few steps"
     most = MAX_STEPS * values["batch_size"] // images.number
@@ -199,6 +206,8 @@ def _temperature(images: Images, devices: Devices, values: Values) -> Choice:
 def _learning_rate(images: Images, devices: Devices, values: Values) -> Choice:
     small = values["encoder"].startswith(("resnet8", "resnet14", "resnet20"))
     rate, reason = (0.24, "as in the demo") if small else (0.03, "as in the papers")
+    if values["init"] and not small:
+        rate, reason = 0.01, "smaller, because the run starts from weights"
     if not values["scale_learning_rate"]:
         return rate * values["batch_size"] / 256, f"{reason}, scaled to the batch"
     return rate, f"{reason}, for 256 images; it is scaled to the batch"
@@ -206,7 +215,7 @@ def _learning_rate(images: Images, devices: Devices, values: Values) -> Choice:
 
 def _augmentation(images: Images, devices: Devices, values: Values) -> Choice:
     if values["stem"] != "small":
-        return "v2", "MoCo v2; for images without an up direction set any_orientation"
+        return "v2", "MoCo v2"
     if images.is_gray or images.channels != 3:
         return "v1", "as in the demo: without blur, which removes detail from small views"
     return "cifar10", "the recipe for color images of 32 pixels, without blur"
@@ -238,20 +247,22 @@ RULES = (
         "image_size",
         _image_size,
         f"{LARGE_VIEW}, or the largest multiple of 32 that the median of the shorter sides allows; "
-        f"{CPU_VIEW} on a CPU",
+        f"{CPU_VIEW} on a CPU, unless the stem is imagenet",
         f"{PAPERS}; on a CPU {DEMO}; between them judgement",
     ),
     Rule(
         "stem",
         _stem,
-        f"small for views of at most {SMALL_VIEW} pixels, imagenet otherwise",
+        f"small for views of at most {SMALL_VIEW} pixels, imagenet otherwise and if the run starts "
+        "from weights",
         f"{CIFAR} for 32 pixels; the limit is judgement",
     ),
     Rule(
         "encoder",
         _encoder,
         f"resnet50 for at least {FEW_IMAGES:,} distinct images; resnet18 for fewer or for the "
-        "small stem; on a CPU resnet8 with the small stem and resnet18 with the other",
+        "small stem; on a CPU resnet8 with the small stem and resnet18 with the other; resnet50 if "
+        "the run starts from weights, and that of the other run for `init=run:DIR`",
         f"{PAPERS}; {CIFAR}; on a CPU {DEMO}; the limit is judgement",
     ),
     Rule(
@@ -293,7 +304,8 @@ RULES = (
     Rule(
         "epochs",
         _epochs,
-        f"200; 800 for fewer than {FEW_IMAGES:,} images, and at most {MAX_STEPS:,} steps; on a CPU "
+        f"200; 800 for fewer than {FEW_IMAGES:,} images, and at most {MAX_STEPS:,} steps; 50 "
+        "if the run starts from weights; on a CPU "
         f"{', '.join(map(str, CPU_EPOCHS[:-1]))} or {CPU_EPOCHS[-1]}, the first that sees "
         f"{CPU_IMAGES_SEEN:,} images",
         f"{PAPERS}; {FOLDER}; on a CPU {DEMO}; {STUDY}: longer is better",
@@ -314,8 +326,9 @@ RULES = (
     Rule(
         "learning_rate",
         _learning_rate,
-        "0.03, or 0.24 for resnet8, resnet14 and resnet20, for 256 images and scaled linearly",
-        f"{PAPERS}; {DEMO}",
+        "0.03, 0.24 for resnet8, resnet14 and resnet20, or 0.01 for larger networks that start from "
+        "weights; for 256 images and scaled linearly",
+        f"{PAPERS}; {DEMO}; {FOLDER} for starts from weights, judgement",
     ),
     Rule(
         "augmentation",
