@@ -7,9 +7,9 @@ comment names a measurement.
 from collections.abc import Callable
 
 from moco_tf.config import suggested_queue_size
-from moco_tf.plan import memory, rules
+from moco_tf.plan import choices, memory
+from moco_tf.plan.choices import Values
 from moco_tf.plan.facts import MANY_RANDOM, Devices, Images
-from moco_tf.plan.rules import Values
 
 FEWEST_IMAGES = 5_000  # As in a report.
 LARGEST_QUEUE = 0.5  # Of the distinct images; the study went up to this share.
@@ -110,7 +110,7 @@ def _large_views(images: Images, devices: Devices, values: Values) -> str | None
 def _memory(images: Images, devices: Devices, values: Values) -> str | None:
     if devices.memory is None:
         return None
-    needed = rules.needed(values["batch_size"], devices, values)
+    needed = choices.needed(values["batch_size"], devices, values)
     if needed <= memory.USABLE * devices.memory:
         return None
     return (
