@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from moco_tf.data.sources import load as load_source
     from moco_tf.errors import UserError
     from moco_tf.mechanisms.moco import MoCo
-    from moco_tf.training.run import train
+    from moco_tf.pretraining import preview, train
+    from moco_tf.runs import Run, load_run
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,7 @@ _use_folders_of_checkout()
 
 __all__ = [
     "MoCo",
+    "Run",
     "UserError",
     "default_config",
     "encoders",
@@ -68,8 +70,10 @@ __all__ = [
     "knn",
     "linear_probe",
     "load_backbone",
+    "load_run",
     "load_source",
     "optimizers",
+    "preview",
     "schedules",
     "train",
 ]
@@ -77,14 +81,17 @@ __all__ = [
 # Where each function and class of `__all__` is defined, and its name there.
 _DEFINITIONS = {
     "MoCo": ("moco_tf.mechanisms.moco", "MoCo"),
+    "Run": ("moco_tf.runs", "Run"),
     "UserError": ("moco_tf.errors", "UserError"),
     "default_config": ("moco_tf.config", "default_config"),
     "extract_features": ("moco_tf.api", "extract_features"),
     "knn": ("moco_tf.api", "knn"),
     "linear_probe": ("moco_tf.api", "linear_probe"),
     "load_backbone": ("moco_tf.backbones.loading", "load_backbone"),
+    "load_run": ("moco_tf.runs", "load_run"),
     "load_source": ("moco_tf.data.sources", "load"),
-    "train": ("moco_tf.training.run", "train"),
+    "preview": ("moco_tf.pretraining", "preview"),
+    "train": ("moco_tf.pretraining", "train"),
 }
 
 

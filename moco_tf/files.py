@@ -6,6 +6,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -13,7 +14,7 @@ import tensorflow as tf
 from moco_tf.errors import UserError
 
 
-def write_atomically(path: str, contents: str | bytes) -> None:
+def write_atomically(path: str, contents: str | bytes | Callable[[Any], None]) -> None:
     """Write a file so that a reader never sees a partial one, even after a kill.
 
     Several processes may write the same file: the last one to finish wins. A kill can leave a
@@ -21,12 +22,15 @@ def write_atomically(path: str, contents: str | bytes) -> None:
 
     Args:
         path: Path of the file; it is replaced if it exists. Local or a `tf.io.gfile` path.
-        contents: The whole content of the file.
+        contents: The whole content of the file, or a function that writes it to a binary file.
     """
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with tf.io.gfile.GFile(temporary, "wb" if isinstance(contents, bytes) else "w") as file:
-            file.write(contents)
+        with tf.io.gfile.GFile(temporary, "w" if isinstance(contents, str) else "wb") as file:
+            if callable(contents):
+                contents(file)
+            else:
+                file.write(contents)
         if "://" not in temporary:
             _sync(temporary)
         tf.io.gfile.rename(temporary, path, overwrite=True)

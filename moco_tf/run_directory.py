@@ -57,9 +57,22 @@ def require_same_run(workdir: str, config: ml_collections.ConfigDict, data: RunD
         run_data.require_same(workdir, data, config.data.source)
         require_progress_kept(workdir)
         read_metrics(workdir)
-    elif tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
+    else:
+        require_no_remains(workdir)
+
+
+def require_no_remains(workdir: str) -> None:
+    """Raise a `UserError` if a directory without a config.json cannot become that of a new run.
+
+    Args:
+        workdir: Path of the directory, which does not have to exist.
+
+    Raises:
+        UserError: If it is a file, or holds what is left of a run.
+    """
+    if tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"the run directory {workdir} is a file: use a directory")
-    elif _checkpoint_files(workdir) or read_metrics(workdir):
+    if _checkpoint_files(workdir) or read_metrics(workdir):
         raise UserError(
             f"the run directory {workdir} holds a run without its config.json: restore that file "
             "from a backup, or use another directory"
@@ -271,7 +284,10 @@ def _remove_leftovers(workdir: str) -> None:
     Only names that this package or TensorFlow gives are removed, because people keep other files in
     a run directory as well. An evaluation may be writing its own files at the moment.
     """
-    files = r"(config\.json|data\.json|data_files\.gz|metrics\.jsonl|lock\.json)\.[0-9a-f]{8}\.tmp"
+    files = (
+        r"(config\.json|encoder\.json|data\.json|data_files\.gz|metrics\.jsonl|lock\.json|"
+        r"images\.(npy|labels\.npy|txt))\.[0-9a-f]{8}\.tmp"
+    )
     for directory, pattern in (
         (workdir, files),
         (os.path.join(workdir, "checkpoints"), r"step-\d+_temp/?|checkpoint\.(tmp\w+|\w{8}\.tmp)"),

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+import re
 
 import keras
 import numpy as np
@@ -40,6 +41,8 @@ SLOW = (
     "moco_tf.api.linear_probe",
     "moco_tf.mechanisms.end_to_end.EndToEnd",
     "moco_tf.mechanisms.memory_bank.MemoryBank",
+    "moco_tf.pretraining.preview",
+    "moco_tf.pretraining.train",
     "moco_tf.training.run.train",
 )
 
@@ -52,9 +55,9 @@ def test_example_prints_what_it_shows(name, tmp_path, request):
     test = EXAMPLES[name]
     test.globs.update(moco_tf=moco_tf, keras=keras, np=np, tf=tf)
     if "workdir" in test.docstring:
-        # A finished run, but for the example that trains one.
-        trains = "moco_tf.train(" in test.docstring
-        test.globs["workdir"] = str(tmp_path if trains else request.getfixturevalue("trained_run"))
+        # A finished run, but for the examples that write one or write into one.
+        writes = re.search(r"\b(train|preview)\(", test.docstring)
+        test.globs["workdir"] = str(tmp_path if writes else request.getfixturevalue("trained_run"))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
     output = []
     runner.run(test, out=output.append)

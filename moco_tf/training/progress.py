@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a progress bar, and a line for every epoch."""
+"""What a run shows: a bar and a line for every epoch in a terminal, or one line in a notebook."""
 
 import sys
 import time
@@ -9,13 +9,15 @@ from tqdm.auto import tqdm
 
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.metrics_log import MetricsLog
+from moco_tf.training.notebook import Line, in_notebook
 
 
 class Progress(GlobalStep):
     """A progress bar, and a line for every epoch.
 
     Both show the loss, the contrastive accuracy and the remaining time. The line also states which
-    share of the time was spent waiting for data. The bar is only shown in a terminal.
+    share of the time was spent waiting for data. The bar is only shown in a terminal. A notebook
+    shows one line, which is updated in place.
 
     Args:
         log: The run's `MetricsLog`, which comes before this callback.
@@ -34,6 +36,8 @@ class Progress(GlobalStep):
         self.steps_per_epoch = steps_per_epoch
         self.refresh_every = refresh_every
         self._bar: tqdm | None = None
+        self._line = Line(total) if in_notebook() else None
+        self._description = ""
         self._clock_start = (0, 0.0)  # Step and clock after the first step.
         self._previous_epoch = (0.0, 0.0)  # Seconds and seconds waiting at its end.
 
@@ -53,16 +57,19 @@ class Progress(GlobalStep):
         else:
             self._bar.update(1)
         is_end = step % self.steps_per_epoch == 0 or step == self.total
-        if not (is_end or step % self.refresh_every == 0):
-            return
-        accuracy = f"loss {logs['loss']:.3f}, contrastive top-1 {logs['contrastive_top1']:.3f}"
         epoch, epochs = (-(-steps // self.steps_per_epoch) for steps in (step, self.total))
-        self._bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-        self._bar.set_postfix_str(accuracy, refresh=False)
-        if is_end:
+        # Only now and then, because reading the results waits for the device.
+        if is_end or step % self.refresh_every == 0:
+            accuracy = f"loss {logs['loss']:.3f}, contrastive top-1 {logs['contrastive_top1']:.3f}"
+            self._description = f"{accuracy}; "
+            self._bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+            self._bar.set_postfix_str(accuracy, refresh=False)
+        position = f"epoch {epoch}/{epochs}, step {step}/{self.total}: {self._description}"
+        if self._line is not None:
+            self._line.show(step, f"{position}{self._time_left(step)} left")
+        elif is_end:
             tqdm.write(
-                f"epoch {epoch}/{epochs}, step {step}/{self.total}: {accuracy}; "
-                f"waited {self._share_waiting():.0%} of the time for data; "
+                f"{position}waited {self._share_waiting():.0%} of the time for data; "
                 f"{self._time_left(step)} left"
             )
             sys.stdout.flush()
@@ -81,5 +88,7 @@ class Progress(GlobalStep):
 
     def _time_left(self, step: int) -> str:
         first_step, start = self._clock_start
+        if step == first_step < self.total:
+            return "unknown time"
         seconds_per_step = (time.perf_counter() - start) / max(step - first_step, 1)
         return tqdm.format_interval(seconds_per_step * (self.total - step))

@@ -1,0 +1,167 @@
+"""Pre-training in Python and in notebooks."""
+
+import copy
+import os
+import signal
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from moco_tf import config_files, distribution, paths, run_images
+from moco_tf.data import given
+from moco_tf.errors import UserError
+from moco_tf.runs import Run
+from moco_tf.training import run as training
+
+
+def train(
+    data: Any,
+    workdir: str | os.PathLike[str],
+    config: str | os.PathLike[str] | ml_collections.ConfigDict = "folder",
+    *,
+    init: str | None = None,
+    encoder: str | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    **settings: Any,
+) -> Run:
+    """Pre-train an encoder on images, or resume the run in a directory.
+
+    The same call resumes a run that was interrupted, at its last checkpoint. On the CPU, the result
+    is bit-identical to that of an uninterrupted run. (With several replicas the moving statistics
+    round differently, because a checkpoint holds their mean.) The call returns at once if the run
+    is finished.
+
+    An interruption, by Ctrl-C or by the button of a notebook, saves a checkpoint after the current
+    step, and the call returns. A second one stops the run at once. SIGTERM and SIGHUP save a
+    checkpoint as well, and then end the process, as they do without this function. Until the first
+    step has ended there is nothing to save. Outside of the main thread, signals are not handled.
+
+    Args:
+        data: The images, which need no labels: a data source, as in `moco_tf.load_source`; an
+            array, uint8 `[N, H, W]` or `[N, H, W, C]`; a list of image files; or a pair of an array
+            or a list and the labels, integers or texts, which are used to evaluate the features.
+            Arrays and lists are kept in the run directory. None for the images of the config.
+        workdir: Path of the run directory, which is created if it does not exist.
+        config: Name of an installed config, such as `"folder"` or `"photos"`; path of a config
+            file; or a config, which is not changed.
+        init: Weights to start from, such as `"run:DIR"`; by default as the config says.
+        encoder: Name of the encoder, such as `"resnet18"`; by default that of the config.
+        strategy: A `tf.distribute.Strategy`; by default the current one.
+        **settings: Settings of the config to change, such as `epochs=100`, `augment={"hue": 0.1}`
+            or `**{"data.on_error": "fail"}`.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        UserError: If an argument or a setting is invalid, the images cannot be read, or the run
+            directory cannot be written, is in use or holds another run; or if the training
+            diverges.
+
+    Example:
+        >>> import moco_tf
+        >>> small = dict(batch_size=32, queue_size=256, steps=2, knn_every=0)
+        >>> run = moco_tf.train("photos", workdir, config="photos", **small)  # doctest: +ELLIPSIS
+        photos: 9,934 images...
+        >>> run.finished, run.backbone.output_shape
+        (True, (None, 64))
+    """
+    directory = paths.expand(os.fspath(workdir), "workdir")
+    changed = _config(data, config, init, encoder, settings)
+    if data is not None:
+        _require_one_process(data, strategy)
+        changed.data.source = run_images.source_name(data, directory)
+        config_files.expand_paths(changed)
+    outcome = training.train(changed, directory, strategy)
+    if outcome.stopped_by is not None:
+        print(
+            f"stopped at step {outcome.step} of {outcome.total_steps} and saved to {directory}; "
+            "the same call resumes the run"
+        )
+        if outcome.stopped_by != signal.SIGINT:
+            signal.raise_signal(outcome.stopped_by)
+    return Run(directory)
+
+
+def preview(
+    data: Any,
+    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | ml_collections.ConfigDict = "folder",
+    *,
+    init: str | None = None,
+    encoder: str | None = None,
+    **settings: Any,
+) -> str:
+    """Plot the first images of a run beside the augmented views that it would train on.
+
+    Args:
+        data: The images, as in `moco_tf.train`.
+        path: Path of the PNG file to write.
+        config: As in `moco_tf.train`.
+        init: As in `moco_tf.train`.
+        encoder: As in `moco_tf.train`.
+        **settings: As in `moco_tf.train`.
+
+    Returns:
+        The path. In a notebook, `IPython.display.Image` shows the file.
+
+    Raises:
+        UserError: If an argument or a setting is invalid, the images cannot be read, or the file
+            cannot be written.
+
+    Example:
+        >>> import moco_tf
+        >>> moco_tf.preview("photos", f"{workdir}/views.png", config="photos")  # doctest: +ELLIPSIS
+        '...views.png'
+    """
+    path = paths.expand(os.fspath(path), "path")
+    changed = _config(data, config, init, encoder, settings)
+    with tempfile.TemporaryDirectory() as directory:
+        if data is not None:
+            changed.data.source = run_images.source_name(data, directory)
+            config_files.expand_paths(changed)
+        training.preview(changed, path)
+    return path
+
+
+def _config(
+    data: Any,
+    config: str | os.PathLike[str] | ml_collections.ConfigDict,
+    init: str | None,
+    encoder: str | None,
+    settings: Mapping[str, Any],
+) -> ml_collections.ConfigDict:
+    """Return the config with the changed settings; that of the data is still missing."""
+    if isinstance(data, ml_collections.ConfigDict):
+        raise UserError("data is a config: pass it as config=..., and None as data for its images")
+    if isinstance(config, ml_collections.ConfigDict):
+        loaded = copy.deepcopy(config)
+    elif isinstance(config, str | os.PathLike):
+        loaded = config_files.load(os.fspath(config))
+    else:
+        raise UserError(
+            f"config is of the type {type(config).__name__}: use the name of a config, the path of "
+            "a config file, or a config such as moco_tf.default_config() returns"
+        )
+    arguments = {"init": init, "encoder": encoder}
+    changes = {name: value for name, value in arguments.items() if value is not None}
+    config_files.change(loaded, {**settings, **changes})
+    if data is not None and "data.source" in settings:
+        raise UserError("there are images in data and in the setting data.source: remove one")
+    if data is None and not loaded.data.source:
+        raise UserError(f"data=None, and the config names no images: use {given.FORMS}")
+    config_files.expand_paths(loaded)
+    return loaded
+
+
+def _require_one_process(data: Any, strategy: tf.distribute.Strategy | None) -> None:
+    """Raise a `UserError` for arrays and lists if several workers would write them."""
+    with (strategy or tf.distribute.get_strategy()).scope():
+        if distribution.several_workers() and not isinstance(data, str | os.PathLike):
+            raise UserError(
+                "data is an array or a list, which one process alone can keep in the run "
+                "directory: with several workers, use files:LIST or npy:FILE"
+            )

@@ -1,0 +1,159 @@
+"""Runs in Python and in notebooks: what a run directory holds, as an object."""
+
+import base64
+import functools
+import html
+import os
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from moco_tf import paths, run_data, run_directory
+from moco_tf.backbones.loading import load_backbone
+from moco_tf.config import total_steps
+from moco_tf.errors import UserError
+from moco_tf.files import read_json
+from moco_tf.names import printable
+
+if TYPE_CHECKING:
+    import pandas
+
+CURVES, REPORT = "curves.png", "report.html"
+
+
+def load_run(workdir: str | os.PathLike[str]) -> "Run":
+    """Open an existing run without training it.
+
+    Args:
+        workdir: Path of the run directory, in which `~` and environment variables are expanded.
+
+    Returns:
+        The `Run`.
+
+    Raises:
+        UserError: If the directory holds no run.
+
+    Example:
+        >>> import moco_tf
+        >>> run = moco_tf.load_run(workdir)
+        >>> run.step, run.total_steps, run.finished
+        (12, 12, True)
+    """
+    return Run(paths.expand(os.fspath(workdir), "workdir"))
+
+
+class Run:
+    """A run in a run directory, finished or not.
+
+    Everything but the backbone is read from the directory whenever it is used, so that a run that
+    is being trained elsewhere can be watched.
+
+    Args:
+        workdir: Path of the run directory.
+
+    Attributes:
+        workdir: Path of the run directory.
+        config: The config of the run.
+
+    Raises:
+        UserError: If the directory holds no run, or a file in it is damaged.
+
+    Example:
+        >>> import moco_tf
+        >>> run = moco_tf.load_run(workdir)
+        >>> run.backbone.output_shape
+        (None, 64)
+        >>> run.metrics["knn_top1"].dropna().index.tolist()
+        [0, 6, 12]
+    """
+
+    def __init__(self, workdir: str) -> None:
+        self.workdir = workdir
+        self.config = run_directory.read_config(workdir)
+
+    @property
+    def step(self) -> int:
+        """Step of the newest checkpoint; 0 if there is none yet."""
+        path = run_directory.latest_checkpoint(self.workdir)
+        return int(path.rpartition("-")[2]) if path else 0
+
+    @property
+    def total_steps(self) -> int:
+        """Number of steps of the whole run."""
+        num_images = run_data.read_num_images(self.workdir)
+        return total_steps(self.config, num_images // self.config.batch_size)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has been trained to its end."""
+        return self.step >= self.total_steps
+
+    @functools.cached_property
+    def backbone(self) -> keras.Model:
+        """The trained backbone, as `moco_tf.load_backbone` returns it.
+
+        It is loaded from the newest checkpoint when it is first used.
+        """
+        return load_backbone(self.workdir)
+
+    @property
+    def metrics(self) -> "pandas.DataFrame":
+        """The metrics by step, a `pandas.DataFrame`: the columns are the keys of metrics.jsonl.
+
+        Raises:
+            UserError: If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("the metrics are a data frame of pandas: pip install pandas") from error
+        rows: dict[int, dict[str, Any]] = {}
+        for line in run_directory.read_metrics(self.workdir):
+            rows.setdefault(line["step"], {}).update(line)
+        frame = pandas.DataFrame(list(rows.values()), columns=None if rows else ["step"])
+        return frame.set_index("step").sort_index()
+
+    def report(self) -> str:
+        """Return the path of the run's report, an HTML page with its curves, features and findings.
+
+        It is written first if there is none, or if it is not about the newest checkpoint.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: If there is no checkpoint yet, the images cannot be read, or the report
+                cannot be written.
+        """
+        from moco_tf.report.report import write_report
+
+        path = os.path.join(self.workdir, REPORT)
+        if not (tf.io.gfile.exists(path) and self._has_current_report()):
+            write_report(self.workdir)
+        return path
+
+    def _has_current_report(self) -> bool:
+        """Return whether the report is about the newest checkpoint and the images of the run."""
+        try:
+            report = read_json(os.path.join(self.workdir, "eval", "report.json"))
+        except UserError:  # There is none, or it is damaged.
+            return False
+        actual = [report.get(key) for key in ("step", "data", "image_size")]
+        source = printable(paths.expand_source(self.config.data.source))
+        return actual == [self.step, source, self.config.image_size]
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        steps = f"step {self.step:,} of {self.total_steps:,}"
+        return f"<moco_tf.Run {self.workdir!r}: {steps}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the text, and the curves of the run."""
+        text = f"<p>{html.escape(repr(self))}</p>"
+        path = os.path.join(self.workdir, CURVES)
+        if not tf.io.gfile.exists(path):
+            return text
+        with tf.io.gfile.GFile(path, "rb") as file:
+            picture = base64.b64encode(file.read()).decode()
+        return f'{text}<img alt="curves" src="data:image/png;base64,{picture}" width="100%">'

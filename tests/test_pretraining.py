@@ -1,0 +1,215 @@
+"""`moco_tf.train`: one call from images to a run."""
+
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import signal
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+import moco_tf
+from moco_tf import UserError, run_directory
+from moco_tf.configs import photos
+from moco_tf.training.metrics_log import MetricsLog
+from tests import in_process
+from tests.command import state
+from tests.images import crops
+
+IMAGES = np.stack(crops(48, 32))
+LABELS = ["left", "right"] * 24
+SETTINGS = {
+    "config": "photos",
+    "encoder": "resnet8",
+    "batch_size": 8,
+    "bn_groups": 2,
+    "queue_size": 32,
+    "steps": 9,
+    "knn_every": 0,
+    "log_every": 1,
+    "augment": {"crop_scale": [0.5, 1]},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the run of an uninterrupted call, which was not made in the main thread."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        future = executor.submit(moco_tf.train, (IMAGES, LABELS), workdir, **SETTINGS)
+        return future.result()
+
+
+def interrupt(patch, at_step, number):
+    """Send a signal to this process as soon as a step is logged."""
+    write = MetricsLog.write
+
+    def write_and_interrupt(self, step, values):
+        write(self, step, values)
+        if step == at_step:
+            signal.raise_signal(number)
+
+    patch.setattr(MetricsLog, "write", write_and_interrupt)
+
+
+def test_run_has_the_settings_and_the_images(finished):
+    assert finished.finished
+    assert (finished.step, finished.total_steps) == (9, 9)
+    assert finished.config.batch_size == 8
+    assert finished.config.augment.crop_scale == (0.5, 1)
+    source = moco_tf.load_source(finished.config.data.source)
+    read = np.stack([source.read(tf.constant(index, tf.int64)) for index in range(len(IMAGES))])
+    np.testing.assert_array_equal(read, IMAGES)
+    assert [source.class_names[label] for label in source.labels] == LABELS
+
+
+@pytest.mark.slow
+def test_run_on_an_array_is_evaluated_by_its_directory(finished):
+    output = in_process.run("evaluate.py", "--protocol=knn", workdir=finished.workdir)
+    assert f"{len(IMAGES)} images in 2 classes: left, right" in output
+
+
+@pytest.mark.slow  # It trains three times.
+def test_interrupted_call_is_resumed_bit_identical(finished, tmp_path, monkeypatch, capsys):
+    received = []
+    monkeypatch.chdir(tmp_path)
+    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        for at_step, number in ((4, signal.SIGINT), (7, signal.SIGTERM)):
+            with monkeypatch.context() as patch:
+                interrupt(patch, at_step, number)
+                run = moco_tf.train((IMAGES, LABELS), "run", **SETTINGS)
+            assert (run.step, run.total_steps, run.finished) == (at_step, 9, False)
+            message = f"stopped at step {at_step} of 9 and saved to run; the same call resumes"
+            assert message in capsys.readouterr().out
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    # A process ends at SIGTERM once the run is saved.
+    assert received == [signal.SIGTERM]
+    run = moco_tf.train((IMAGES, LABELS), pathlib.Path("run"), **SETTINGS)
+    assert run.finished
+    expected, actual = state(finished.workdir), state(run.workdir)
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+    losses = [r.metrics["loss"].to_dict() for r in (finished, run)]
+    assert losses[0] == losses[1]
+    assert list(losses[0]) == list(range(1, 10))
+
+
+OTHER = IMAGES.copy()
+OTHER[5, 1, 1] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "message"),
+    [
+        (
+            (OTHER, LABELS),
+            {},
+            "holds a run on other images than those in data, see images.npy: use",
+        ),
+        ((IMAGES[:40], LABELS[:40]), {}, "holds a run on other images"),
+        (
+            (IMAGES, LABELS[::-1]),
+            {},
+            "holds a run on other labels than those in data, see images.l",
+        ),
+        (IMAGES, {}, "holds a run on other labels"),
+        (["a.jpg"], {}, "holds a run on the images 'npy:{workdir}/images.npy', not on 'files:"),
+        ("photos", {}, "holds a run with another config (data.source is 'npy:{workdir}/images"),
+        ((IMAGES, LABELS), {"steps": 8}, "holds a run with another config (steps is 9 there and 8"),
+    ],
+)
+def test_directory_of_another_run_is_refused_and_left_alone(finished, data, changes, message):
+    workdir = pathlib.Path(finished.workdir)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as error:
+        moco_tf.train(data, workdir, **{**SETTINGS, **changes})
+    start = f"the run directory {workdir} {message.format(workdir=workdir)}"
+    assert str(error.value).startswith(start)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+CONFIG = photos.get_config()
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "message"),
+    [
+        ("photos", {"epoch": 3}, "epoch=3: there is no such setting; did you mean epochs?"),
+        ("photos", {"epochs": "3"}, "epochs='3': must be an integer, not str"),
+        ("photos", {"epochs": 0}, "config.epochs=0: must be 1 or greater"),
+        ("photos", {"encoder": 3}, "encoder=3: must be a text, not int"),
+        ("photos", {"init": "weights.h5"}, "config.init='weights.h5': use run:DIR"),
+        ("photos", {"config": "foto"}, "config=foto: there is no such file; installed are configs"),
+        ("photos", {"config": {"epochs": 3}}, "config is of the type dict: use the name of"),
+        ("photos", {"data.source": "photos"}, "there are images in data and in the setting data."),
+        (CONFIG, {}, "data is a config: pass it as config=..., and None as data"),
+        (
+            None,
+            {"config": "folder"},
+            "data=None, and the config names no images: use a data source",
+        ),
+        ("photo", {}, "unknown data source 'photo'"),
+        (pathlib.Path("/none"), {}, "data source 'folder:/none': there is no folder '/none'"),
+        (
+            ["/none.jpg"],
+            {},
+            "data source 'files:{tmp_path}/run/images.txt': there is no file '/none",
+        ),
+        (
+            IMAGES[:4],
+            {},
+            "batch_size=128 is more than the 4 images of data source 'npy:{tmp_path}/",
+        ),
+        (IMAGES / 255, {}, "data is float64, but images are uint8"),
+        (IMAGES[..., :1], {}, "config.augmentation='v1' includes RGB operations"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, data, arguments, message):
+    with pytest.raises(UserError) as error:
+        moco_tf.train(data, tmp_path / "run", **{"config": "photos", **arguments})
+    assert str(error.value).startswith(message.format(tmp_path=tmp_path))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_other_images_are_accepted_until_the_run_has_begun(tmp_path):
+    for data in ((IMAGES[:4], LABELS[:4]), IMAGES[4:8], ["/none.jpg"]):
+        with pytest.raises(UserError):
+            moco_tf.train(data, tmp_path, "photos")
+    assert os.listdir(tmp_path) == ["images.txt"]
+
+
+def test_directory_with_the_remains_of_a_run_is_refused(finished, tmp_path):
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    (workdir / "config.json").unlink()
+    before = sorted(os.listdir(workdir))
+    with pytest.raises(UserError, match="holds a run without its config.json"):
+        moco_tf.train(OTHER, workdir, **SETTINGS)
+    assert sorted(os.listdir(workdir)) == before
+    np.testing.assert_array_equal(np.load(workdir / "images.npy"), IMAGES)
+
+
+def test_config_of_the_caller_is_not_changed(finished):
+    config = run_directory.read_config(finished.workdir)
+    before = config.to_json_best_effort()
+    changes = {"log_every": 3, "checkpoint_every": 7}
+    run = moco_tf.train(None, finished.workdir, config, **changes)
+    assert run.finished
+    assert config.to_json_best_effort() == before
+
+
+def test_preview_shows_the_images_of_a_list(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, image in zip(paths, IMAGES, strict=False):
+        PIL.Image.fromarray(image).save(path)
+    path = moco_tf.preview(paths, tmp_path / "views", "photos", batch_size=2, bn_groups=2)
+    assert path == f"{tmp_path}/views"
+    with PIL.Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert np.ptp(np.asarray(picture.convert("L"))) > 100

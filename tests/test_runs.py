@@ -1,0 +1,94 @@
+"""`moco_tf.load_run`: what an existing run looks like in Python."""
+
+import os
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import moco_tf
+from moco_tf import UserError, run_directory
+from tests.images import crops
+
+
+def test_run_has_the_state_of_its_directory(trained_run):
+    run = moco_tf.load_run(trained_run)
+    assert (run.workdir, run.step, run.total_steps, run.finished) == (
+        str(trained_run),
+        12,
+        12,
+        True,
+    )
+    assert repr(run) == f"<moco_tf.Run '{trained_run}': step 12 of 12, finished>"
+    images = np.stack(crops(4, 32))
+    expected = moco_tf.load_backbone(str(trained_run)).predict(images, verbose=0)
+    np.testing.assert_array_equal(run.backbone.predict(images, verbose=0), expected)
+    assert run.backbone is run.backbone
+
+
+def test_metrics_have_a_row_for_each_step(trained_run):
+    metrics = moco_tf.load_run(trained_run).metrics
+    assert metrics.index.name == "step"
+    assert metrics.index.tolist() == list(range(13))
+    lines = run_directory.read_metrics(str(trained_run))
+    for line in lines:
+        row = metrics.loc[line["step"]]
+        assert all(row[key] == value for key, value in line.items() if key != "step")
+    assert metrics["knn_top1"].dropna().index.tolist() == [0, 6, 12]
+    assert pd.isna(metrics.loc[0, "loss"])
+
+
+def test_metrics_need_pandas(trained_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="a data frame of pandas: pip install pandas"):
+        _ = moco_tf.load_run(trained_run).metrics
+
+
+def test_notebook_shows_the_curves(trained_run, tmp_path):
+    text = moco_tf.load_run(trained_run)._repr_html_()
+    assert f"&lt;moco_tf.Run &#x27;{trained_run}&#x27;: step 12 of 12, finished&gt;" in text
+    assert '<img alt="curves" src="data:image/png;base64,iVBORw0KGgo' in text
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    (workdir / "curves.png").unlink()
+    assert "<img" not in moco_tf.load_run(workdir)._repr_html_()
+
+
+def test_run_without_a_checkpoint(trained_run, tmp_path):
+    workdir = shutil.copytree(trained_run, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "metrics.jsonl").unlink()
+    run = moco_tf.load_run(workdir)
+    assert (run.step, run.total_steps, run.finished) == (0, 12, False)
+    assert run.metrics.empty
+    assert run.metrics.index.name == "step"
+    for use in (lambda: run.backbone, run.report):
+        with pytest.raises(UserError, match="holds no checkpoint yet: train the run first"):
+            use()
+
+
+def test_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no run: it has no config.json"):
+        moco_tf.load_run(tmp_path)
+    with pytest.raises(UserError, match="there is no directory"):
+        moco_tf.load_run(tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_report_is_written_if_it_is_missing_or_old(trained_run, tmp_path):
+    run = moco_tf.load_run(shutil.copytree(trained_run, tmp_path / "run"))
+    path = run.report()
+    assert path == f"{run.workdir}/report.html"
+    written = os.stat(path).st_mtime_ns
+    assert run.report() == path
+    assert os.stat(path).st_mtime_ns == written
+    for suffix in ("index", "data-00000-of-00001"):
+        os.remove(f"{run.workdir}/checkpoints/step-12.{suffix}")
+    assert run.step == 10
+    assert run.report() == path
+    assert os.stat(path).st_mtime_ns > written
+
+
+def test_mistake_is_one_line_in_a_notebook():
+    assert UserError("epoch=3: no")._render_traceback_() == ["UserError: epoch=3: no"]
