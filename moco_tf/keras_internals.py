@@ -46,7 +46,9 @@ class DistributedModel(keras.Model):
             return {name: strategy.experimental_local_results(logs[name])[0] for name in logs}
 
         if not self.run_eagerly:
-            step = tf.function(step, jit_compile=self.jit_compile)
+            # AutoGraph would rewrite Python statements on tensors, which a step has none of, in all
+            # that the step calls. That took most of the time before the first step.
+            step = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
         def train_function(iterator: Iterator[Any]) -> dict[str, tf.Tensor]:
             for _ in range(self.steps_per_execution):
@@ -84,3 +86,38 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     prediction heads, and Keras has no public way to list them.
     """
     return list(model._flatten_layers())
+
+
+def draws_random_numbers(layer: keras.layers.Layer) -> bool:
+    """Return whether a layer, or a layer in it, can draw random numbers.
+
+    Keras has no public way to list the seed generators of a layer, which it draws with.
+    """
+    return any(part._seed_generators for part in layer._flatten_layers())
+
+
+def replace_inside(
+    layer: keras.layers.Layer,
+    replacement: Callable[[keras.layers.Layer], keras.layers.Layer | None],
+) -> None:
+    """Replace layers that are attributes of a layer, such as those of KerasHub's blocks.
+
+    Each takes the place of the old one in the order of the weights, which it would not if it were
+    assigned to the attribute alone.
+
+    Args:
+        layer: A layer that has not been built yet. It stays itself.
+        replacement: Function that returns the layer to use in place of another one, or None to
+            keep that.
+    """
+    for owner in list(layer._flatten_layers()):
+        for old in list(owner._layers):
+            new = replacement(old)
+            if new is None:
+                continue
+            owner._tracker.replace_tracked_value("layers", old, new)
+            for name, value in list(vars(owner).items()):
+                if value is old:
+                    setattr(owner, name, new)
+                elif isinstance(value, list):
+                    value[:] = [new if item is old else item for item in value]

@@ -148,7 +148,7 @@ class Augment:
         return operations
 
     # Compiled on the CPU too, where it is then several times faster, unlike the rest of the step.
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def _augment(
         self, images: tf.Tensor, draws: tf.Tensor, normal: tf.Tensor | None = None
     ) -> tf.Tensor:

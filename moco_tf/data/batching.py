@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from moco_tf.data.tuning import without_tuning
+from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.seeds import seed_for
 
 
@@ -70,7 +70,7 @@ def full_batches(
 ) -> tf.data.Dataset:
     """Return the views of the rows of a dataset in full batches."""
     return without_tuning(
-        rows.map(view, num_parallel_calls=os.cpu_count(), deterministic=True)
+        rows.map(without_autograph(view), num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .prefetch(2)
     )

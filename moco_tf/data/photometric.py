@@ -173,7 +173,7 @@ def to_unit(bits: tf.Tensor) -> tf.Tensor:
 
 
 # Compiled by itself: on the CPU, the augmentation takes twice as long if XLA fuses the two.
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def standard_normal(seeds: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     """Return numbers of the standard normal distribution for each image, from its own seed.
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from moco_tf.data.batching import shuffled, worker_share
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
-from moco_tf.data.tuning import without_tuning
+from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.data.views import random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
@@ -101,9 +101,9 @@ class TwoViews:
 
         return without_tuning(
             tf.data.Dataset.range(first_epoch, last_epoch + 1)
-            .flat_map(batches_of_epoch)
+            .flat_map(without_autograph(batches_of_epoch))
             # Two in parallel, so that no core waits for the last images of a batch.
-            .map(self._batch, num_parallel_calls=2, deterministic=True)
+            .map(without_autograph(self._batch), num_parallel_calls=2, deterministic=True)
             .prefetch(2)
         )
 
@@ -215,7 +215,7 @@ def first_readable(source: Source) -> int:
     """
     readable = (
         tf.data.Dataset.from_tensor_slices(source.pretrain)
-        .map(lambda index: (index, source.read(index)))
+        .map(without_autograph(lambda index: (index, source.read(index))))
         .ignore_errors(log_warning=False)
     )
     for index, _ in readable.take(1):

@@ -1,6 +1,11 @@
 """Options of tf.data pipelines."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import tensorflow as tf
+
+T = TypeVar("T")
 
 
 def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -12,3 +17,12 @@ def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
+
+
+def without_autograph(function: Callable[..., T]) -> Callable[..., T]:
+    """Return the same function for a map of a dataset, traced as it is written.
+
+    AutoGraph would first rewrite it, and everything that it calls, for Python's `if` and `for` on
+    tensors, which takes about as long as the tracing itself.
+    """
+    return tf.autograph.experimental.do_not_convert(function)

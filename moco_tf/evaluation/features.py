@@ -54,6 +54,77 @@ def require_finite(*parts: Features) -> None:
             )
 
 
+class Extractor:
+    """Runs a backbone over images in inference mode.
+
+    It can be called again after the weights of the backbone have changed, and is then quicker,
+    because everything is traced once.
+
+    Args:
+        backbone: As for `extract`.
+        source: The source of the images.
+        indices: int64 `[M]`, the images to use. Images that cannot be read are left out.
+        image_size: Side of the central view in pixels.
+        keep_views: Whether to keep the views in memory for the next call.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[tf.Tensor], tf.Tensor],
+        source: Source,
+        indices: np.ndarray,
+        image_size: int,
+        keep_views: bool = False,
+    ) -> None:
+        strategy = tf.distribute.get_strategy()
+        self.source = source
+        self.indices = indices
+
+        def views(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            dataset = central_views(source, indices, image_size, BATCH_SIZE, context)
+            return dataset.cache() if keep_views else dataset
+
+        self._batches = strategy.distribute_datasets_from_function(views)
+
+        def replica_step(indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
+            return all_gather(indices), all_gather(features)
+
+        @tf.function(autograph=False)
+        def step(batch: tuple[tf.Tensor, tf.Tensor]) -> list[tf.Tensor]:
+            gathered = strategy.run(replica_step, args=batch)
+            return [strategy.experimental_local_results(value)[0] for value in gathered]
+
+        self._step = step
+
+    def __call__(self, progress: str | None = None) -> Features:
+        """Return the features of all images that can be read.
+
+        Args:
+            progress: Label of the progress bar, or None for no bar.
+
+        Raises:
+            UserError: If none of the images can be read.
+        """
+        feature_parts, index_parts = [], []
+        # With None, tqdm shows a bar in a terminal only.
+        disable = None if progress and is_chief() else True
+        with tqdm(total=len(self.indices), desc=progress, unit="img", disable=disable) as bar:
+            for batch in self._batches:
+                batch_indices, features = (value.numpy() for value in self._step(batch))
+                # Rows with the index -1 fill up the batch, or stand for unreadable images.
+                feature_parts.append(features[batch_indices >= 0])
+                index_parts.append(batch_indices[batch_indices >= 0])
+                bar.update(len(index_parts[-1]))
+        readable = np.concatenate(index_parts)
+        if not len(readable):
+            raise UserError(
+                f"data source '{self.source.name}': none of the images can be read: replace the "
+                "files, which may be damaged or incomplete"
+            )
+        return _with_labels(self.source, self.indices, readable, np.concatenate(feature_parts))
+
+
 def extract(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,
@@ -80,38 +151,14 @@ def extract(
     Raises:
         UserError: If none of the images can be read.
     """
-    strategy = tf.distribute.get_strategy()
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: central_views(source, indices, image_size, BATCH_SIZE, context)
-    )
+    return Extractor(backbone, source, indices, image_size)(progress)
 
-    def replica_step(batch_indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
-        return all_gather(batch_indices), all_gather(features)
 
-    @tf.function
-    def step(batch: tuple[tf.Tensor, tf.Tensor]) -> list[tf.Tensor]:
-        gathered = strategy.run(replica_step, args=batch)
-        return [strategy.experimental_local_results(value)[0] for value in gathered]
-
-    feature_parts, index_parts = [], []
-    # With None, tqdm shows a bar in a terminal only.
-    disable = None if progress and is_chief() else True
-    with tqdm(total=len(indices), desc=progress, unit="img", disable=disable) as bar:
-        for batch in batches:
-            batch_indices, features = (value.numpy() for value in step(batch))
-            # Rows with the index -1 fill up the batch, or stand for unreadable images.
-            feature_parts.append(features[batch_indices >= 0])
-            index_parts.append(batch_indices[batch_indices >= 0])
-            bar.update(len(index_parts[-1]))
-    readable = np.concatenate(index_parts)
-    if not len(readable):
-        raise UserError(
-            f"data source '{source.name}': none of the images can be read: replace the "
-            "files, which may be damaged or incomplete"
-        )
-    features = np.concatenate(feature_parts)
-    missing = np.setdiff1d(indices, readable)
+def _with_labels(
+    source: Source, requested: np.ndarray, readable: np.ndarray, features: np.ndarray
+) -> Features:
+    """Return features with the labels of their images, and the names of unreadable images."""
+    missing = np.setdiff1d(requested, readable)
     unreadable = {int(index): source.describe(int(index)) for index in missing}
     labels, class_names = source.labels, source.class_names
     if labels is None or class_names is None:

@@ -63,7 +63,7 @@ def on_all_replicas(
         A compiled function that returns the results as a tuple.
     """
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(batch: Any) -> tuple[tf.Tensor, ...]:
         results = strategy.run(function, args=batch)
         return tuple(strategy.experimental_local_results(result)[0] for result in results)

@@ -27,7 +27,7 @@ class FiniteCheck:
             for weight in (*model.weights, *model.optimizer.variables)
             if tf.as_dtype(weight.dtype).is_floating
         ]
-        self._are_finite = tf.function(self._each_is_finite)
+        self._are_finite = tf.function(self._each_is_finite, autograph=False)
         self._checked_step = -1
 
     def require(self, step: int, loss: float | None = None) -> None:

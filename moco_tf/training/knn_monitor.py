@@ -4,8 +4,6 @@ from typing import Any
 
 import keras
 import ml_collections
-import numpy as np
-import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders
@@ -20,6 +18,8 @@ from moco_tf.training.tensorboard import Projector
 # Maximum numbers of training images, the bank, and of test images, which are classified.
 MAX_TRAIN = 10_000
 MAX_TEST = 2_000
+# Their views stay in memory between the evaluations if they take up to so many bytes.
+MAX_KEPT_BYTES = 2**28
 
 
 class KNNMonitor(GlobalStep):
@@ -65,8 +65,13 @@ class KNNMonitor(GlobalStep):
             # A copy, because every replica has its own moving statistics, whose mean is copied.
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
-            # A `tf.function` that is kept is traced once, and not for every extraction.
-            self._backbone = tf.function(encoders.with_normalization(self._copy))
+            backbone = encoders.with_normalization(self._copy)
+            view_bytes = self.image_size**2 * self.source.channels
+            keep = (len(self.train) + len(self.test)) * view_bytes <= MAX_KEPT_BYTES
+            self._extract_train, self._extract_test = (
+                features.Extractor(backbone, self.source, indices, self.image_size, keep)
+                for indices in (self.train, self.test)
+            )
             if self.step == 0:
                 self.evaluate(0)
 
@@ -94,13 +99,10 @@ class KNNMonitor(GlobalStep):
     def _evaluate(self, step: int) -> tuple[float | None, int]:
         """Return the accuracy, None without labels, and the number of test images."""
         self._copy.set_weights(self._trained.get_weights())
-        test = self._extract(self.test)
+        test = self._extract_test()
         if self.projector is not None:
             with self.log.tensorboard.may_fail():
                 self.projector.write(step, test)
         if not self.classifies:
             return None, len(test.indices)
-        return knn.classify(self._extract(self.train), test)["top1"], len(test.indices)
-
-    def _extract(self, indices: np.ndarray) -> features.Features:
-        return features.extract(self._backbone, self.source, indices, self.image_size)
+        return knn.classify(self._extract_train(), test)["top1"], len(test.indices)

@@ -1,5 +1,7 @@
 """Features of a small folder against the backbone called image by image."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from moco_tf import encoders
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import features
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.features import Extractor, extract
 
 SIZE = 24
 PATHS = [f"{folder}/{number}.png" for folder in ("cat", "dog") for number in range(5)]
@@ -74,6 +76,29 @@ def test_unreadable_images_are_left_out_with_their_labels(monkeypatch, folder, b
     assert result.labels.tolist() == [0] * 4 + [1] * 5
     expected = one_by_one(backbone, folder, readable)
     np.testing.assert_allclose(result.features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_extractor_follows_the_weights_and_reads_the_images_once(monkeypatch, folder):
+    monkeypatch.setattr(features, "BATCH_SIZE", 4)
+    source, reads = sources.load(f"folder:{folder}"), []
+
+    def read(index):
+        count = tf.numpy_function(lambda: np.int64(reads.append(1) or 0), [], tf.int64)
+        with tf.control_dependencies([count]):
+            return source.read(index)
+
+    counted = dataclasses.replace(source, read=read)
+    backbone = encoders.random_backbone("resnet8", stem="small", seed=0)
+    extractor = Extractor(backbone, counted, np.arange(10), SIZE, keep_views=True)
+    first = extractor()
+    backbone.set_weights(encoders.random_backbone("resnet8", stem="small", seed=1).get_weights())
+    second = extractor()
+    assert len(reads) == 10
+    assert np.abs(second.features - first.features).max() > 0.01
+    expected = extract(backbone, source, np.arange(10), SIZE)
+    np.testing.assert_array_equal(second.features, expected.features)
+    assert second.indices.tolist() == expected.indices.tolist()
+    assert second.unreadable == expected.unreadable
 
 
 def test_class_without_a_readable_image_is_named(folder, backbone):

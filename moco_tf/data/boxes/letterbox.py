@@ -14,7 +14,7 @@ from moco_tf.data.batching import worker_batches
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.data.boxes.geometry import fitted
 from moco_tf.data.normalization import mean_and_std
-from moco_tf.data.tuning import without_tuning
+from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
@@ -91,7 +91,7 @@ class TrainingBatches:
         num_epochs = -(-steps * self.batch_size // len(self.images.train))
         positions = (
             tf.data.Dataset.range(num_epochs)
-            .flat_map(self._epoch)
+            .flat_map(without_autograph(self._epoch))
             .batch(self.batch_size, drop_remainder=True)
             .take(steps)
             # Every worker has a contiguous share of the batch, with the shares of its replicas.
@@ -102,7 +102,11 @@ class TrainingBatches:
             )
         )
         return without_tuning(
-            positions.map(self._example, num_parallel_calls=os.cpu_count(), deterministic=True)
+            positions.map(
+                without_autograph(self._example),
+                num_parallel_calls=os.cpu_count(),
+                deterministic=True,
+            )
             .batch(context.get_per_replica_batch_size(self.batch_size), drop_remainder=True)
             .prefetch(2)
         )
@@ -221,7 +225,7 @@ def batches_to_evaluate(
 
     return without_tuning(
         tf.data.Dataset.from_tensor_slices(worker_indices.ravel())
-        .map(example, num_parallel_calls=os.cpu_count(), deterministic=True)
+        .map(without_autograph(example), num_parallel_calls=os.cpu_count(), deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .prefetch(2)
     )
