@@ -32,6 +32,7 @@ class Images:
         is_gray: Whether every image in the sample is gray.
         consecutive: Share of near-duplicates among pairs of consecutive images.
         random: Share of near-duplicates among random pairs of images.
+        copies: Share of identical images among random pairs of images.
         stride: The plan counts one of this number of consecutive images as distinct; 1 unless
             many consecutive images are near-duplicates.
         unreadable_names: Names of a few images that cannot be read.
@@ -48,6 +49,7 @@ class Images:
     is_gray: bool
     consecutive: float
     random: float
+    copies: float
     stride: int
     unreadable_names: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ Hashes of unrelated images differ in about half of the bits, and those of near-d
 import dataclasses
 import os
 import sys
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -32,12 +33,21 @@ GRAY_LEVELS = 2.0  # Largest difference between the channels of a gray thumbnail
 
 
 class _Look(NamedTuple):
-    """What is kept of an image: its size, whether it is gray, and its hash, bool `[64]`."""
+    """What is kept of an image.
+
+    Attributes:
+        height: Its height in pixels.
+        width: Its width in pixels.
+        is_gray: Whether its thumbnail is gray.
+        bits: Its difference hash, bool `[64]`.
+        checksum: Checksum of its thumbnail, the same for identical images.
+    """
 
     height: int
     width: int
     is_gray: bool
     bits: np.ndarray
+    checksum: int
 
     @property
     def side(self) -> int:
@@ -65,6 +75,7 @@ def look(source: Source, seed: int = 0) -> Images:
     sides = sorted(seen.side for seen in looks.values())
     smallest = min(looks.values(), key=lambda seen: seen.side)
     largest = max(looks.values(), key=lambda seen: seen.height * seen.width)
+    random, copies = _shares_of_distant_pairs(looks, count // 10)
     images = Images(
         number=count,
         channels=source.channels,
@@ -76,7 +87,8 @@ def look(source: Source, seed: int = 0) -> Images:
         sides=tuple(sides),
         is_gray=all(seen.is_gray for seen in looks.values()),
         consecutive=_share_at(looks, looks, 1),
-        random=_share_of_distant_pairs(looks, count // 10),
+        random=random,
+        copies=copies,
         stride=1,
         unreadable_names=tuple(
             source.describe(int(source.pretrain[position])) for position in missing[:MAX_NAMES]
@@ -117,7 +129,7 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
         disable=not sys.stderr.isatty(),
     ) as progress:
         for position, height, width, thumbnail in data.as_numpy_iterator():
-            looks[int(position)] = _Look(int(height), int(width), *_hash(thumbnail))
+            looks[int(position)] = _Look(int(height), int(width), *_describe(thumbnail))
             progress.update(1)
             pixels += int(height) * int(width)
             if pixels > MAX_PIXELS:
@@ -135,11 +147,12 @@ def _thumbnail(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return shape[0], shape[1], tf.image.resize(smaller, THUMBNAIL, antialias=True)
 
 
-def _hash(thumbnail: np.ndarray) -> tuple[bool, np.ndarray]:
-    """Return whether a thumbnail is gray, and its difference hash, bool `[64]`."""
+def _describe(thumbnail: np.ndarray) -> tuple[bool, np.ndarray, int]:
+    """Return whether a thumbnail is gray, its difference hash, and its checksum."""
     is_gray = float(np.ptp(thumbnail, axis=-1).max()) <= GRAY_LEVELS
     gray = thumbnail.mean(axis=-1)
-    return is_gray, (gray[:, 1:] > gray[:, :-1]).reshape(-1)
+    bits = (gray[:, 1:] > gray[:, :-1]).reshape(-1)
+    return is_gray, bits, zlib.crc32(thumbnail.tobytes())
 
 
 def _stride(source: Source, looks: dict[int, _Look]) -> int:
@@ -163,12 +176,15 @@ def _share_at(first: dict[int, _Look], second: dict[int, _Look], distance: int) 
     return float(np.mean(np.array(differing) <= MAX_DIFFERING_BITS)) if differing else 0.0
 
 
-def _share_of_distant_pairs(looks: dict[int, _Look], distance: int) -> float:
-    """Return the share of near-duplicates among all pairs at more than a distance."""
+def _shares_of_distant_pairs(looks: dict[int, _Look], distance: int) -> tuple[float, float]:
+    """Return the shares of near-duplicates and of copies among pairs at more than a distance."""
     positions = np.array(list(looks))
     signs = np.array([seen.bits for seen in looks.values()]) * 2.0 - 1.0
     differing = (signs.shape[1] - signs @ signs.T) / 2
     is_distant = positions[None] - positions[:, None] > max(distance, 1)
     if not is_distant.any():
-        return 0.0
-    return float(np.mean(differing[is_distant] <= MAX_DIFFERING_BITS))
+        return 0.0, 0.0
+    checksums = np.array([seen.checksum for seen in looks.values()])
+    is_copy = checksums[None] == checksums[:, None]
+    near = np.mean(differing[is_distant] <= MAX_DIFFERING_BITS)
+    return float(near), float(np.mean(is_copy[is_distant]))

@@ -57,6 +57,17 @@ def _repetitive(images: Images, devices: Devices, values: Values) -> str | None:
     )
 
 
+def _copies(images: Images, devices: Devices, values: Values) -> str | None:
+    size = values["queue_size"]
+    if values["mechanism"] == "end_to_end" or images.copies * size < 1:
+        return None
+    return (
+        f"{images.copies:.2%} of random pairs of images are identical, so about "
+        f"{images.copies * size:.0f} of the {size} negatives of a query are its own image: remove "
+        "copies and blank images"
+    )
+
+
 def _large_queue(images: Images, devices: Devices, values: Values) -> str | None:
     size, distinct = values["queue_size"], images.distinct
     if values["mechanism"] != "moco" or size < LARGEST_QUEUE * distinct:
@@ -136,6 +147,7 @@ CHECKS: tuple[Callable[[Images, Devices, Values], str | None], ...] = (
     _too_few_images,
     _video,
     _repetitive,
+    _copies,
     _large_queue,
     _small_groups,
     _short_epoch,
