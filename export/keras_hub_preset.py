@@ -75,10 +75,12 @@ def to_keras_hub(backbone: keras.Model) -> Any:
         UserError: If KerasHub is not installed or has no such network.
     """
     from moco_tf import encoders
+    from moco_tf.encoders.names import require_resnet
     from moco_tf.encoders.resnet import parse_name
 
     keras_hub = _import_keras_hub()
     name, stem, channels = encoders.network_of(backbone)
+    require_resnet(name, "KerasHub's ResNet")
     architecture, width = parse_name(name)
     first = architecture.channels * width
     if stem != "imagenet":

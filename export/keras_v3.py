@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def to_keras(backbone: keras.Model) -> keras.Model:
     """Rebuild a backbone from Keras' own layers.
 
-    In training, Keras' BatchNormalization normalizes in the same way as ours with one group. Its
-    moving variance follows the biased variance of a batch, and ours the unbiased one.
+    Its BatchNormalization is that of `moco_tf.encoders.cloning.with_keras_layers`. Layers that an
+    encoder from elsewhere brings along, such as those of KerasHub, stay as they are.
 
     Args:
         backbone: A model of `moco_tf.encoders.build` without a head.
@@ -45,22 +45,10 @@ def to_keras(backbone: keras.Model) -> keras.Model:
         >>> to_keras(moco_tf.encoders.build("resnet8", stem="small")).output_shape
         (None, 64)
     """
-    import keras
-
     from moco_tf import encoders
-    from moco_tf.encoders.normalization import BatchNormalization
+    from moco_tf.encoders.cloning import with_keras_layers
 
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if isinstance(layer, BatchNormalization):
-            del config["groups"]
-            return keras.layers.BatchNormalization(**config)
-        return type(layer).from_config(config)
-
-    original = encoders.with_normalization(backbone)
-    model = keras.models.clone_model(original, clone_function=copy, recursive=True)
-    model.set_weights(original.get_weights())
-    return model
+    return with_keras_layers(encoders.with_normalization(backbone))
 
 
 def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:

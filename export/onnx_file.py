@@ -98,7 +98,8 @@ def _name_outputs_and_dimensions(graph: Any) -> None:
     features.name = "features"
     for value, names in ((images, ("batch", "height", "width")), (features, ("batch",))):
         for size, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
-            size.dim_param = name
+            if not size.HasField("dim_value"):  # An encoder can take images of one size only.
+                size.dim_param = name
 
 
 def _import_onnx() -> Any:

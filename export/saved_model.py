@@ -64,7 +64,7 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
     import tensorflow as tf
 
     channels = backbone.input_shape[-1]
-    images = tf.TensorSpec([None, None, None, channels], tf.float32, name="images")
+    images = tf.TensorSpec(backbone.input_shape, tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(backbone)
     archive.add_endpoint(SERVE, lambda images: backbone(images, training=False), [images])
@@ -95,7 +95,7 @@ def export_saved_model(
         UserError: If the path exists or cannot be written, or the backbone holds NaN or infinity.
     """
     from moco_tf import encoders
-    from moco_tf.backbones import loading, saving
+    from moco_tf.backbones import descriptions, loading, saving
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
     from moco_tf.files import write_atomically
@@ -103,12 +103,15 @@ def export_saved_model(
     saving.require_free(path)
     require_finite(backbone.weights)
     archive, network = to_archive(backbone, image_size), encoders.network_of(backbone)
+    foreign_network = encoders.foreign_part(backbone)
+    description = encoders.foreign.description_of(foreign_network) if foreign_network else None
 
     def fill(directory: str) -> None:
         archive.write_out(directory, verbose=False)
         # TensorFlow ignores this file; `load_network` builds the network from it.
-        description = os.path.join(directory, loading.NETWORK_FILE)
-        write_atomically(description, json.dumps(network._asdict()) + "\n")
+        network_file = os.path.join(directory, loading.NETWORK_FILE)
+        write_atomically(network_file, json.dumps(network._asdict()) + "\n")
+        descriptions.write(directory, description)
 
     card = model_card(backbone, _format(network.channels, image_size), origin)
     saving.write_directory(path, fill, card)

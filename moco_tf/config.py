@@ -21,7 +21,7 @@ from moco_tf.settings import SETTINGS
 # Settings that may change when a run is resumed.
 OPERATIONAL = tuple(setting.key for setting in SETTINGS if setting.operational)
 # What the setting `init` can name, as in "run:DIR".
-INIT_SCHEMES = ("run", "saved_model", "keras", "checkpoint")
+INIT_SCHEMES = ("run", "saved_model", "keras", "keras_hub", "checkpoint")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -110,16 +110,27 @@ def check_values(config: ml_collections.ConfigDict, unset: Sequence[str] = ()) -
         if problem := setting.error(value):
             raise UserError(f"config.{setting.key}={value!r}: {problem}")
     if config.encoder is not None:
-        _parse_encoder_name(config.encoder)
+        _check_encoder(config)
     _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
     _check_init(config)
 
 
-def _parse_encoder_name(name: str) -> None:
+def _check_encoder(config: ml_collections.ConfigDict) -> None:
     # Imported here because it imports Keras, and this module has to load without.
-    from moco_tf.encoders.resnet import parse_name
+    from moco_tf.encoders.names import check_name, is_foreign
 
-    parse_name(name)
+    check_name(config.encoder, config.stem or "imagenet")
+    scheme = (config.init or "").partition(":")[0]
+    if is_foreign(config.encoder) and scheme == "checkpoint":
+        raise UserError(
+            f"config.init={config.init}: PyTorch's weights fit this project's ResNets only, not "
+            f"config.encoder={config.encoder}: use run:DIR, saved_model:DIR or keras:FILE"
+        )
+    if not is_foreign(config.encoder) and scheme == "keras_hub":
+        raise UserError(
+            f"config.init={config.init}: weights of KerasHub do not fit this project's ResNets "
+            f"such as config.encoder={config.encoder}: set config.encoder to {config.init}"
+        )
 
 
 def _check_mechanism(config: ml_collections.ConfigDict) -> None:

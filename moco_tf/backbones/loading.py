@@ -8,9 +8,10 @@ import keras
 import tensorflow as tf
 
 from moco_tf import encoders, run_data, run_directory
-from moco_tf.backbones import pytorch_files
+from moco_tf.backbones import descriptions, pytorch_files
 from moco_tf.backbones.finite import require_finite
 from moco_tf.encoders import state_dict
+from moco_tf.encoders.names import encoder_name, require_resnet
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.paths import expand
@@ -141,7 +142,12 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         network = read_network(path)
     else:
         network = encoders.Network(encoder, stem, images.shape[-1])
-    backbone = encoders.build(network.encoder, stem=network.stem, channels=network.channels)
+    backbone = encoders.build(
+        network.encoder,
+        stem=network.stem,
+        channels=network.channels,
+        description=descriptions.read(path),
+    )
     shapes = {weight.path: tuple(weight.shape) for weight in backbone.weights}
     if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
         raise UserError(
@@ -173,7 +179,8 @@ def load_keras(path: str) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False)
         [network] = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-        state_dict.entries(network)
+        if encoder_name(network.name) is None:
+            state_dict.entries(network)
     # Arbitrary bytes can cause any exception in the parsers.
     except Exception as error:
         reason = error_reason(error)
@@ -200,6 +207,7 @@ def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Mo
         UserError: If PyTorch is not installed, there is no such file, it cannot be read, it holds
             another network or several that fit, or it holds NaN or infinity.
     """
+    require_resnet(encoder, "a PyTorch checkpoint")
     content = pytorch_files.read(path)
     try:
         backbone = encoders.build(encoder, stem=stem)
@@ -228,13 +236,14 @@ def load_query_encoder(workdir: str) -> keras.Model:
         UserError: As for `load_backbone`.
     """
     config = run_directory.read_config(workdir)
-    path = run_directory.require_checkpoint(workdir)
+    path, channels = run_directory.require_checkpoint(workdir), run_data.read_channels(workdir)
     encoder = encoders.build(
         config.encoder,
         config.head,
         config.dim,
         stem=config.stem,
-        channels=run_data.read_channels(workdir),
+        channels=channels,
+        description=descriptions.of_run(workdir, config, channels),
     )
     checkpoint = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:

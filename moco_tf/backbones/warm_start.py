@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import run_directory
-from moco_tf.backbones import loading, pytorch_files, state_dicts
+from moco_tf.backbones import foreign_weights, loading, pytorch_files, state_dicts
 from moco_tf.config import INIT_SCHEMES
-from moco_tf.encoders import state_dict
+from moco_tf.encoders import originals, state_dict
+from moco_tf.encoders.names import encoder_name, initial_weights, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.mechanisms.base import Mechanism, copy_weights
@@ -26,7 +27,10 @@ CHUNK_BYTES = 2**24
 
 
 def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
-    """Return the config of a run with the checksum of the weights that it starts from.
+    """Return the config of a run with the weights that it starts from, and their checksum.
+
+    A .keras file or a preset of KerasHub as the encoder brings weights along. The run starts from
+    them if `config.init` is empty.
 
     Args:
         config: Config of the run to start or to resume.
@@ -34,14 +38,17 @@ def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
             needed any more, and the checksum is that of the run.
 
     Returns:
-        The config, with `init_checksum` if it has an `init`.
+        The config, with `init_checksum` if the run starts from weights.
 
     Raises:
         UserError: If the weights cannot be read, or are not those of the checksum.
     """
-    if not config.init:
+    if not config.init and not initial_weights(config.encoder):
         return config
     resolved = config.copy_and_resolve_references()
+    if not config.init:
+        config = resolved
+        config.init = initial_weights(config.encoder)
     is_run = tf.io.gfile.exists(os.path.join(workdir, "config.json"))
     saved = run_directory.read_config(workdir) if is_run else None
     if saved is not None and saved.init == config.init:
@@ -69,6 +76,10 @@ def checksum(init: str) -> str:
         UserError: If there are no such files, or they cannot be read.
     """
     digest = hashlib.sha256()
+    if init.startswith("keras_hub:"):  # Whose files may lie in the cache of KerasHub.
+        for weight in originals.read(init, channels=3).network.weights:
+            digest.update(np.ascontiguousarray(weight).data)
+        return digest.hexdigest()
     try:
         for path in _files(init):
             with tf.io.gfile.GFile(path, "rb") as file:
@@ -100,15 +111,18 @@ def start(model: Mechanism, config: ml_collections.ConfigDict) -> str:
     encoder = model.query_encoder
     channels = encoder.input_shape[-1]
     try:
-        arrays = _read(config, encoder.backbone)
-        backbone = {key: array for key, array in arrays.items() if not key.startswith(HEAD)}
-        state_dict.write(encoder.backbone, backbone)
+        if is_foreign(config.encoder):
+            has_head = foreign_weights.start(encoder, config.init)
+        else:
+            arrays = _read(config, encoder.backbone)
+            backbone = {key: array for key, array in arrays.items() if not key.startswith(HEAD)}
+            state_dict.write(encoder.backbone, backbone)
+            has_head = _write_head(encoder, arrays)
     except state_dict.MismatchError as error:
         raise UserError(
             f"config.init={config.init} does not fit config.encoder={config.encoder}, "
             f"stem={config.stem} and images with {channels} channels: {error}"
         ) from error
-    has_head = _write_head(encoder, arrays)
     if hasattr(model, "key_encoder"):
         copy_weights(encoder, model.key_encoder)
     head = "the backbone and the head" if has_head else "the backbone; the head is new"
@@ -119,11 +133,11 @@ def _read(config: ml_collections.ConfigDict, backbone: keras.Model) -> Mapping[s
     """Return the weights with torchvision's names, those of the head included if there is one."""
     scheme, _, path = config.init.partition(":")
     if scheme == "run":
-        return state_dict.read(loading.load_query_encoder(path))
+        return _as_resnet(loading.load_query_encoder(path))
     if scheme == "saved_model":
-        return state_dict.read(loading.load_network(path))
+        return _as_resnet(loading.load_network(path))
     if scheme == "keras":
-        return state_dict.read(loading.load_keras(path))
+        return _as_resnet(loading.load_keras(path))
     candidate = state_dicts.find(pytorch_files.read(path), backbone)
     tensors = candidate.network()
     if candidate.prefix.endswith(state_dicts.QUERY):
@@ -134,6 +148,13 @@ def _read(config: ml_collections.ConfigDict, backbone: keras.Model) -> Mapping[s
         key.removeprefix(candidate.prefix): pytorch_files.to_array(key, tensor)
         for key, tensor in tensors.items()
     }
+
+
+def _as_resnet(encoder: keras.Model) -> Mapping[str, np.ndarray]:
+    name = encoder_name(getattr(encoder, "backbone", encoder).name)
+    if name is not None:
+        raise state_dict.MismatchError(f"the weights are those of {name}")
+    return state_dict.read(encoder)
 
 
 def _write_head(encoder: keras.Model, arrays: Mapping[str, np.ndarray]) -> bool:

@@ -29,10 +29,13 @@ class BatchNormalization(keras.layers.Layer):
             normalization. The size of the batch must be a multiple of it.
         momentum: Fraction of the old moving statistics that is kept in each step, in [0, 1).
         epsilon: Positive float that is added to the variance.
+        scale: Whether to multiply by the weight gamma.
+        center: Whether to add the weight beta.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: `[N, H, W, C]`. The output has the same shape and dtype.
+        inputs: `[N, ..., C]`, such as feature maps `[N, H, W, C]` or features `[N, C]`. The output
+            has the same shape and dtype.
         training: Whether to normalize with the statistics of the batch and to update the moving
             statistics. Otherwise the layer normalizes with the moving statistics.
 
@@ -44,19 +47,34 @@ class BatchNormalization(keras.layers.Layer):
     """
 
     def __init__(
-        self, groups: int = 1, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any
+        self,
+        groups: int = 1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        scale: bool = True,
+        center: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.groups = groups
         self.momentum = momentum
         self.epsilon = epsilon
+        self.scale = scale
+        self.center = center
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the weights."""
         shape = (input_shape[-1],)
         # The fused kernel requires float32 parameters for float16 and bfloat16 images.
-        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma", autocast=False)
-        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta", autocast=False)
+        self.gamma = self.beta = None
+        if self.scale:
+            self.gamma = self.add_weight(
+                shape=shape, initializer="ones", name="gamma", autocast=False
+            )
+        if self.center:
+            self.beta = self.add_weight(
+                shape=shape, initializer="zeros", name="beta", autocast=False
+            )
         # A replica sees only its own groups. A moving average is linear in the statistics, so the
         # mean over the replicas on read equals a mean that is taken in every step.
         self.moving_mean = self._add_moving_statistic(shape, "zeros", "moving_mean")
@@ -79,6 +97,15 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalize the inputs, and in training update the moving statistics."""
+        if len(inputs.shape) == 4:
+            return self._call(inputs, training)
+        # The fused kernel takes feature maps.
+        shape = tf.shape(inputs)
+        maps = tf.reshape(inputs, [shape[0], -1, 1, inputs.shape[-1]])
+        outputs = tf.reshape(self._call(maps, training), shape)
+        return tf.ensure_shape(outputs, inputs.shape)
+
+    def _call(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
         if not training:
             return self._normalize(inputs, self.moving_mean.value, self.moving_variance.value)
         # Splitting along the first axis copies nothing; only the concat moves memory.
@@ -88,9 +115,16 @@ class BatchNormalization(keras.layers.Layer):
         self._update_moving(self.moving_variance, tf.add_n(variances) / self.groups)
         return tf.concat(outputs, axis=0) if self.groups > 1 else outputs[0]
 
+    def _gamma_and_beta(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the factor and the summand, `[C]` each, which the fused kernel requires."""
+        like = self.moving_mean.value
+        gamma = tf.ones_like(like) if self.gamma is None else self.gamma.value
+        beta = tf.zeros_like(like) if self.beta is None else self.beta.value
+        return gamma, beta
+
     def _normalize(self, x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         """Normalize `x`, `[n, H, W, C]`, with the given statistics, `[C]` each."""
-        gamma, beta = self.gamma.value, self.beta.value
+        gamma, beta = self._gamma_and_beta()
         if x.dtype == tf.float64:
             return tf.nn.batch_normalization(x, mean, variance, beta, gamma, self.epsilon)
         y, _, _ = tf.compat.v1.nn.fused_batch_norm(
@@ -104,7 +138,7 @@ class BatchNormalization(keras.layers.Layer):
         Returns:
             The normalized `x`, its mean and its unbiased variance, `[C]` each.
         """
-        gamma, beta = self.gamma.value, self.beta.value
+        gamma, beta = self._gamma_and_beta()
         if x.dtype != tf.float64:
             return tf.compat.v1.nn.fused_batch_norm(
                 x, gamma, beta, epsilon=self.epsilon, is_training=True
@@ -130,4 +164,6 @@ class BatchNormalization(keras.layers.Layer):
             "groups": self.groups,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
+            "scale": self.scale,
+            "center": self.center,
         }

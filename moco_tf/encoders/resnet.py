@@ -48,20 +48,6 @@ ARCHITECTURES = {
 STEMS = ("imagenet", "small")
 
 
-class Network(NamedTuple):
-    """The arguments of `moco_tf.encoders.build` that build a backbone again.
-
-    Attributes:
-        encoder: Name of the backbone.
-        stem: `"imagenet"` or `"small"`.
-        channels: Number of channels of the images.
-    """
-
-    encoder: str
-    stem: str
-    channels: int
-
-
 def resnet(name: str, stem: str = "imagenet", bn_groups: int = 1, channels: int = 3) -> keras.Model:
     """Build a residual network without its classifier.
 
@@ -106,23 +92,6 @@ def resnet(name: str, stem: str = "imagenet", bn_groups: int = 1, channels: int 
             x = _block(x, architecture, first * 2**stage, stride, bn_groups, label)
     features = layers.GlobalAveragePooling2D(name="features")(x)
     return keras.Model(images, features, name=name)
-
-
-def network_of(backbone: keras.Model) -> Network:
-    """Return the name, the stem and the channels that a backbone was built with.
-
-    Args:
-        backbone: A model of `moco_tf.encoders.build` without a head, or of
-            `moco_tf.encoders.with_normalization`.
-
-    Example:
-        >>> network_of(resnet("resnet8", stem="small"))
-        Network(encoder='resnet8', stem='small', channels=3)
-    """
-    inner = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
-    [network] = inner or [backbone]
-    stem = "imagenet" if network.get_layer("stem_conv").kernel_size == (7, 7) else "small"
-    return Network(network.name, stem, network.input_shape[-1])
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from moco_tf.encoders.names import encoder_name, require_resnet
 from moco_tf.errors import UserError
 
 
@@ -61,8 +62,13 @@ def entries(encoder: keras.Model, prefix: str = "") -> list[Entry]:
         The entries in the order of torchvision's state dict, without the counters
         `num_batches_tracked` of BatchNormalization. The head takes the place of torchvision's
         classifier: a "linear" head has the keys of `fc`, an "mlp" head those of `fc.0` and `fc.2`.
+
+    Raises:
+        UserError: If the encoder is not one of our ResNets.
     """
     backbone = getattr(encoder, "backbone", encoder)
+    if name := encoder_name(backbone.name):
+        require_resnet(name, "the format of PyTorch and Detectron2")
     named_layers = [
         (_torchvision_name(layer.name), layer) for layer in backbone.layers if layer.weights
     ]

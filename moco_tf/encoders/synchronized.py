@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import num_replicas
+from moco_tf.encoders.cloning import clone
 from moco_tf.encoders.normalization import BatchNormalization
 
 # A context variable, since MirroredStrategy traces the step of each replica in its own thread.
@@ -56,7 +57,7 @@ class SynchronizedBatchNormalization(BatchNormalization):
         # A separate sum, since the mean of the squares minus the squared mean loses digits.
         squares = weights * (values - mean) ** 2
         variance = _sum_over_replicas(tf.reduce_sum(squares, [0, 1, 2])) / count
-        beta, gamma = self.beta.value, self.gamma.value
+        gamma, beta = self._gamma_and_beta()
         y = tf.nn.batch_normalization(values, mean, variance, beta, gamma, self.epsilon)
         return tf.cast(y, x.dtype), mean, variance * count / tf.maximum(count - 1, 1)
 
@@ -80,12 +81,9 @@ def synchronized(backbone: keras.Model) -> keras.Model:
         (None, 64)
     """
 
-    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def of_all_replicas(layer: keras.layers.Layer) -> keras.layers.Layer:
+        names = ("momentum", "epsilon", "scale", "center", "name", "dtype")
         config = layer.get_config()
-        if isinstance(layer, BatchNormalization):
-            return SynchronizedBatchNormalization.from_config({**config, "groups": 1})
-        return type(layer).from_config(config)
+        return SynchronizedBatchNormalization(**{name: config[name] for name in names})
 
-    copy = keras.models.clone_model(backbone, clone_function=copy_layer, recursive=True)
-    copy.set_weights(backbone.get_weights())
-    return copy
+    return clone(backbone, of_all_replicas)

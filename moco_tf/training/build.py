@@ -15,6 +15,9 @@ from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import replicas_in_main_memory
+from moco_tf.encoders import foreign
+from moco_tf.encoders.cloning import has_batch_normalization
+from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.mechanisms.end_to_end import EndToEnd
@@ -74,6 +77,7 @@ def build_model(
     steps_per_epoch: int,
     channels: int = 3,
     num_images: int | None = None,
+    description: str | None = None,
 ) -> Mechanism:
     """Build and compile the model of a config under the current strategy's scope.
 
@@ -82,13 +86,17 @@ def build_model(
         steps_per_epoch: Number of steps in an epoch, for the learning rate schedule.
         channels: Number of image channels.
         num_images: Number of training images; required for the memory bank only.
+        description: That of an encoder that is not one of our ResNets, as for
+            `moco_tf.encoders.build`; by default it is made from `config.encoder`.
 
     Returns:
         A `MoCo`, or the `EndToEnd` or `MemoryBank` that `config.mechanism` names.
 
     Raises:
-        UserError: If a memory bank does not fit into memory.
+        UserError: If a memory bank does not fit into memory, or the encoder cannot be used.
     """
+    if description is None and is_foreign(config.encoder):
+        description = foreign.describe(config.encoder, channels, config.image_size)
     keras.config.set_dtype_policy(config.precision)
     keras.utils.set_random_seed(config.seed)
     groups = config.bn_groups // tf.distribute.get_strategy().num_replicas_in_sync
@@ -101,6 +109,7 @@ def build_model(
             stem=config.stem,
             bn_groups=groups,
             channels=channels,
+            description=description,
         )
 
     augment = build_augment(config, channels)
@@ -138,6 +147,8 @@ def build_model(
             augment=augment,
             seed=config.seed,
         )
+    if not has_batch_normalization(model.query_encoder):
+        model.shuffle_bn = False  # There are no groups to shuffle the keys among.
     optimizer = SGD(
         build_schedule(config, steps_per_epoch), config.sgd_momentum, config.weight_decay
     )

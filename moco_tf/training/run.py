@@ -13,7 +13,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import distribution, paths, run_data, run_directory, run_lock
-from moco_tf.backbones import warm_start
+from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import (
     chance_formula,
     chance_loss,
@@ -24,6 +24,7 @@ from moco_tf.config import (
 )
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
+from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.plan import plan
@@ -136,6 +137,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     data = run_data.of_source(source)
     _require_identical_workers(config, workdir, data)
     run_directory.require_same_run(workdir, config, data)
+    description = descriptions.of_run(workdir, config, data.channels)
     callbacks: list[keras.callbacks.Callback] = []
     chief = distribution.is_chief()
     with contextlib.ExitStack() as stack:
@@ -146,11 +148,14 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                 keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: lock.require())
             )
             run_directory.open_for_training(workdir, config, data)
+            descriptions.write(workdir, description)
         else:
             # Every worker saves, since each holds a part of the moving statistics. Only the
             # chief's checkpoints are kept.
             output_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        model = build_model(config, batches.steps_per_epoch, data.channels, data.num_images)
+        model = build_model(
+            config, batches.steps_per_epoch, data.channels, data.num_images, description
+        )
         is_new = not run_directory.checkpoints(workdir)
         initial_weights = warm_start.start(model, config) if config.init and is_new else ""
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
@@ -164,6 +169,9 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
         if start < total:
             if chief:
                 _announce(config, workdir, source, start, total, batches.steps_per_epoch)
+                if description is not None:
+                    for line in foreign.notes(config.encoder, description):
+                        print(line)
                 print(initial_weights, end="\n" if initial_weights else "")
             # A run that starts again from step 0 evaluates that step again.
             logged = run_directory.rewind_metrics(output_dir, start or -1)

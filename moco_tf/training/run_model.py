@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from moco_tf import run_data, run_directory
 from moco_tf.config import check, require_moco
+from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_remedy
 from moco_tf.mechanisms.moco import MoCo
@@ -37,6 +38,7 @@ def start_from(
     """
     check(config)
     require_moco(config)
+    require_resnet(config.encoder, "the import of checkpoints of facebookresearch/moco")
     if config.init:
         raise UserError(
             f"config.init={config.init} has no effect, because the run starts from the imported "
@@ -81,6 +83,7 @@ def load_model(workdir: str) -> tuple[MoCo, int]:
     """
     config = run_directory.read_config(workdir)
     require_moco(config)
+    require_resnet(config.encoder, "the format of facebookresearch/moco")
     run_directory.require_checkpoint(workdir)
     steps_per_epoch = run_data.read_num_images(workdir) // config.batch_size
     model = build_model(config, steps_per_epoch, run_data.read_channels(workdir))

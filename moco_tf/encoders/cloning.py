@@ -1,0 +1,204 @@
+"""Copies of Keras networks with other layers for BatchNormalization."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
+from moco_tf.keras_internals import all_layers, draws_random_numbers, replace_inside
+
+BATCH_NORMALIZATION = (BatchNormalization, keras.layers.BatchNormalization)
+# Layers that only draw random numbers: in inference they return their inputs. Keras' and KerasHub's
+# layers for a random depth are not public, so they are known by their names.
+RANDOM_LAYERS = (
+    keras.layers.Dropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.AlphaDropout,
+)
+RANDOM_DEPTH = ("StochasticDepth", "DropPath")
+# Layers that prepare images. They compute in float32, since [0, 255] has more than 8 bits.
+PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.InputLayer)
+
+
+def clone(
+    network: keras.Model,
+    batch_normalization: Callable[[keras.layers.Layer], keras.layers.Layer],
+    copy: Callable[[keras.layers.Layer], keras.layers.Layer] | None = None,
+) -> keras.Model:
+    """Return a copy of a network with the same values, and with other BatchNormalization layers.
+
+    Args:
+        network: A functional `keras.Model`. It may contain other models, and layers that have
+            layers as attributes.
+        batch_normalization: Function that returns the new layer for each BatchNormalization, ours
+            or Keras' own. It has the same weights in the same order.
+        copy: Function that returns the copy of any other layer; by default one with the same
+            config.
+
+    Returns:
+        A `keras.Model` in variables of its own.
+    """
+
+    def replacement(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if isinstance(layer, BATCH_NORMALIZATION):
+            return batch_normalization(layer)
+        return None
+
+    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, keras.layers.Layer):  # An operation of keras.ops.
+            return type(layer).from_config(layer.get_config())
+        new = replacement(layer)
+        if new is not None:
+            return new
+        new = copy(layer) if copy else type(layer).from_config(layer.get_config())
+        replace_inside(new, replacement)
+        return new
+
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        # The mode is not fixed: people fix it to False where they fine-tune. Keras' own
+        # BatchNormalization takes masks, which images do not have.
+        if kwargs.get("mask") is None:
+            kwargs.pop("mask", None)
+        kwargs.pop("training", None)
+        return layer(*args, **kwargs)
+
+    copied = keras.models.clone_model(
+        network, call_function=call, clone_function=copy_layer, recursive=True
+    )
+    copied.set_weights(network.get_weights())
+    return copied
+
+
+def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
+    """Return a copy of a network from elsewhere that MoCo can train.
+
+    Its BatchNormalization is ours, with the momentum and the epsilon of each layer and with groups.
+    Layers that draw random numbers are switched off: Shuffling BN and the exact resumption of a
+    run need an encoder that computes the same from the same images. All layers can be trained, and
+    they compute in the current dtype policy, but for those that prepare the images.
+
+    Args:
+        network: A functional `keras.Model`.
+        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into.
+
+    Returns:
+        A `keras.Model` with the same values in variables of its own.
+
+    Raises:
+        UserError: If a layer cannot be replaced or switched off.
+    """
+    copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _trainable)
+    for layer in all_layers(copied):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            raise UserError(
+                f"the layer '{layer.path}' is a BatchNormalization that cannot be split into "
+                "groups, because the layer that contains it creates it when it is built: create "
+                "it in __init__"
+            )
+        if _is_random(layer):
+            raise UserError(
+                f"the layer '{layer.name}' ({type(layer).__name__}) draws random numbers and has "
+                "no rate to set to 0, so a run could not be resumed exactly: remove it from the "
+                "encoder"
+            )
+    return copied
+
+
+def with_keras_layers(network: keras.Model) -> keras.Model:
+    """Return a copy of a network with Keras' own BatchNormalization in place of ours.
+
+    In training it normalizes in the same way as ours with one group. Its moving variance follows
+    the biased variance of a batch, and that of ours the unbiased one.
+
+    Args:
+        network: A functional `keras.Model`.
+
+    Returns:
+        A `keras.Model` with the same values in variables of its own.
+    """
+
+    def of_keras(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        config.pop("groups", None)
+        return keras.layers.BatchNormalization.from_config(config)
+
+    return clone(network, of_keras)
+
+
+def has_batch_normalization(encoder: keras.Model) -> bool:
+    """Return whether an encoder normalizes with the statistics of groups of the batch."""
+    return any(isinstance(layer, BATCH_NORMALIZATION) for layer in all_layers(encoder))
+
+
+def random_layers(network: keras.Model) -> list[str]:
+    """Return the classes of the layers of a network that draw random numbers in training."""
+    layers = [layer for layer in all_layers(network) if _is_random(layer)]
+    return sorted({type(layer).__name__ for layer in layers})
+
+
+def _is_random(layer: keras.layers.Layer) -> bool:
+    return not isinstance(layer, keras.Model) and draws_random_numbers(layer)
+
+
+def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
+    config = layer.get_config()
+    if type(layer) not in (keras.layers.BatchNormalization, BatchNormalization):
+        raise UserError(
+            f"the layer '{layer.name}' is a {type(layer).__name__}, another kind of "
+            "BatchNormalization, which cannot be split into groups: use keras.layers.BatchNormalization"
+        )
+    if config.get("renorm"):
+        raise UserError(
+            f"the layer '{layer.name}' uses batch renormalization, which cannot be split into "
+            "groups: set its renorm to False"
+        )
+    axis = config.get("axis", -1)
+    rank = len((layer.get_build_config() or {}).get("input_shape", (0,) * 4))
+    if axis not in (-1, rank - 1):
+        raise UserError(
+            f"the layer '{layer.name}' normalizes axis {axis}, but the channels have to be the "
+            "last axis: build the network with data_format='channels_last'"
+        )
+    return BatchNormalization(
+        groups,
+        config["momentum"],
+        config["epsilon"],
+        config["scale"],
+        config["center"],
+        name=layer.name,
+    )
+
+
+def _trainable(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a copy of a layer that is trained, and does not draw random numbers."""
+    config: dict[str, Any] = layer.get_config()
+    if isinstance(layer, PREPROCESSING):
+        return _preprocessing(layer, config)
+    if isinstance(layer, RANDOM_LAYERS) or type(layer).__name__ in RANDOM_DEPTH:
+        return keras.layers.Identity(name=layer.name)
+    if _is_random(layer):
+        for key, value in config.items():
+            if isinstance(value, float) and (key in ("rate", "stddev") or "drop" in key):
+                config[key] = 0.0
+    config.pop("dtype", None)
+    if "trainable" in config:
+        config["trainable"] = True
+    return type(layer).from_config(config)
+
+
+def _preprocessing(layer: keras.layers.Layer, config: dict[str, Any]) -> keras.layers.Layer:
+    """Return a copy of a layer that prepares images, in float32."""
+    config["dtype"] = "float32"
+    if isinstance(layer, keras.layers.Normalization) and not layer.weights and not layer.invert:
+        mean, variance = (keras.ops.convert_to_numpy(x) for x in (layer.mean, layer.variance))
+        if mean.size == mean.shape[-1]:
+            # A Normalization holds its mean in a tensor, which an export to ONNX would turn into an
+            # input. A Rescaling computes the same.
+            std = np.maximum(np.sqrt(variance), keras.config.epsilon())
+            scale, offset = (1 / std).ravel().tolist(), (-mean / std).ravel().tolist()
+            return keras.layers.Rescaling(scale, offset, dtype="float32", name=layer.name)
+    return type(layer).from_config(config)
