@@ -22,7 +22,7 @@ from moco_tf.data.tuning import without_tuning
 from moco_tf.plan.facts import MANY_CONSECUTIVE, MAX_DIFFERING_BITS, Images
 
 MAX_PAIRS = 512  # Number of pairs of consecutive images in the sample.
-MAX_PIXELS = 2_000_000_000  # The sample ends after so many pixels, which take some seconds.
+MAX_PIXELS = 2_000_000_000  # The sample ends at so many pixels, which take some seconds.
 # The distances of frames that are compared to find how many of a video are near-duplicates, and
 # the number of pairs for each.
 STRIDES = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -132,7 +132,7 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
             looks[int(position)] = _Look(int(height), int(width), *_describe(thumbnail))
             progress.update(1)
             pixels += int(height) * int(width)
-            if pixels > MAX_PIXELS:
+            if pixels >= MAX_PIXELS:
                 reached = order.index(int(position))
                 break
     return looks, [position for position in order[:reached] if position not in looks]

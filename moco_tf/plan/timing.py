@@ -119,7 +119,7 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
     checkpoint = _checkpoint_size(model)
     return Timing(
         steps=len(seconds),
-        images_per_second=config.batch_size * len(seconds) / (ends[-1] - ends[0]),
+        images_per_second=config.batch_size * len(seconds) / float(ends[-1] - ends[0]),
         slow=config.batch_size / float(np.quantile(seconds, 0.9)),
         fast=config.batch_size / float(np.quantile(seconds, 0.1)),
         first_step=clock.ends[0] - start,

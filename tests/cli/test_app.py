@@ -119,7 +119,7 @@ def test_flags_do_not_carry_over_to_the_next_call():
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
-        ("train.py", ["config", "workdir", "preview", "strategy", "tpu", "virtual_devices"]),
+        ("train.py", ["config", "workdir", "preview", "[no]plan", "strategy", "tpu"]),
         ("evaluate.py", ["protocol", "checkpoint", "strategy", "k", "shots", "[no]compare"]),
         ("demo", ["config", "workdir", "seeds", "[no]debug"]),
         *[(f"export/{module}.py", ["workdir", "encoder", "out"]) for module in FORMATS.values()],
