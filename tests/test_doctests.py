@@ -43,6 +43,7 @@ SLOW = (
     "moco_tf.mechanisms.memory_bank.MemoryBank",
     "moco_tf.pretraining.preview",
     "moco_tf.pretraining.train",
+    "moco_tf.runs.Run",
     "moco_tf.training.run.train",
 )
 

@@ -128,7 +128,8 @@ def test_wheel_contains_the_package_and_nothing_else(built):
 def test_source_distribution_contains_what_a_checkout_does(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    expected = files("moco_tf", "configs", "docs", "export", "tests", "benchmarks", "studies")
+    expected = files("moco_tf", "configs", "docs", "examples", "export", "tests", "benchmarks")
+    expected |= files("studies")
     expected = {path for path in expected if not path.startswith("docs/api/")}  # Made by Sphinx.
     expected |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile"}
     expected |= {"README.md", "train.py", "evaluate.py"}
