@@ -80,7 +80,7 @@ def to_keras_hub(backbone: keras.Model) -> Any:
 
     keras_hub = _import_keras_hub()
     name, stem, channels = encoders.network_of(backbone)
-    require_resnet(name, "KerasHub's ResNet")
+    require_resnet(name, "the KerasHub export")
     architecture, width = parse_name(name)
     first = architecture.channels * width
     if stem != "imagenet":

@@ -102,7 +102,9 @@ def export_saved_model(
 
     saving.require_free(path)
     require_finite(backbone.weights)
-    archive, network = to_archive(backbone, image_size), encoders.network_of(backbone)
+    network = encoders.network_of(backbone)
+    encoders.foreign.require_image_size(backbone, image_size, network.encoder, "image_size")
+    archive = to_archive(backbone, image_size)
     foreign_network = encoders.foreign_part(backbone)
     description = encoders.foreign.description_of(foreign_network) if foreign_network else None
 
@@ -196,7 +198,11 @@ def _export(values: flags.FlagValues) -> None:
     image_size = values.image_size
     if image_size is None:
         is_run = origin.source == "workdir"
-        image_size = run_directory.read_config(origin.path).image_size if is_run else IMAGE_SIZE
+        image_size = (
+            run_directory.read_config(origin.path).image_size
+            if is_run
+            else backbone.input_shape[1] or IMAGE_SIZE
+        )
     export_saved_model(encoders.with_normalization(backbone), values.out, origin, image_size)
     print(f"wrote {values.out}")
 

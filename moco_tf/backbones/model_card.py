@@ -13,6 +13,7 @@ import moco_tf
 from moco_tf import encoders, run_data, run_directory, run_summary
 from moco_tf.backbones.saving import CARD
 from moco_tf.data.normalization import mean_and_std
+from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
 from moco_tf.markdown import code, table, text
 
@@ -78,10 +79,16 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     mean, std = (
         ", ".join(f"{value:.3f}" for value in values) for values in mean_and_std(network.channels)
     )
+    # An encoder that is not one of our ResNets has first layers of its own.
+    stem = "" if is_foreign(network.encoder) else f" `{network.stem}` stem,"
+    inputs = export_format.inputs.format(**numbers)
+    height, width = backbone.input_shape[1:3]
+    if height is not None:
+        inputs = inputs.replace("any size", f"{height}x{width} pixels only")
     facts = {
-        "network": f"{network.encoder}, `{network.stem}` stem, {parameters:,} parameters",
+        "network": f"{network.encoder},{stem} {parameters:,} parameters",
         "format": export_format.name,
-        "input": export_format.inputs.format(**numbers),
+        "input": inputs,
         "output": export_format.outputs.format(**numbers),
         "normalization": (
             f"for values in 0 to 1, per channel: mean {mean}; standard deviation {std}"

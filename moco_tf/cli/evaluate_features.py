@@ -7,12 +7,14 @@ from typing import Any
 from absl import flags
 
 from moco_tf import distribution, encoders, run_directory
-from moco_tf.backbones import loading
+from moco_tf.backbones import descriptions, loading
 from moco_tf.cli import backbone_flags
 from moco_tf.config import check
 from moco_tf.data import sources
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
+from moco_tf.encoders import foreign
+from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, few_shot, protocols, unreadable
 from moco_tf.evaluation.settings import (
@@ -30,8 +32,8 @@ def report(values: flags.FlagValues) -> None:
     """Write the report on a run."""
     config = _read_config(values)
     source, image_size = _open_source(values, config)
-    _, name, directory, channels = _load_backbone(values, config, source)
-    _require_channels(source, name, channels)
+    backbone, name, directory, channels = _load_backbone(values, config, source, image_size)
+    _require_images(values, backbone, name, source, channels, image_size)
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)
@@ -55,8 +57,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     """
     config = _read_config(values)
     source, image_size = _open_source(values, config)
-    backbone, name, directory, channels = _load_backbone(values, config, source)
-    _require_channels(source, name, channels)
+    backbone, name, directory, channels = _load_backbone(values, config, source, image_size)
+    _require_images(values, backbone, name, source, channels, image_size)
     protocols.require_two_labeled_parts(source)
     if isinstance(settings, FewShotSettings):
         assert source.labels is not None
@@ -74,7 +76,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         require_outside(values.data or config.data.source, picture)
     backbones = {}
     if isinstance(settings, FinetuneSettings) and values.compare:
-        backbones = _backbones_to_compare(values, config, source, backbone, settings.seed)
+        backbones = _backbones_to_compare(
+            values, config, source, image_size, backbone, settings.seed
+        )
         comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
     _print_summary(source)
 
@@ -150,7 +154,7 @@ def _open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:
 
 
 def _load_backbone(
-    values: flags.FlagValues, config: Any, source: Source
+    values: flags.FlagValues, config: Any, source: Source, image_size: int
 ) -> tuple[Any, str, str, int]:
     """Return the backbone, its name, the directory of its results and its input channels."""
     if values.saved_model:
@@ -162,9 +166,7 @@ def _load_backbone(
     elif values.checkpoint:
         backbone, name, directory = _load_checkpoint(values), values.checkpoint, "."
     else:
-        backbone = encoders.random_backbone(
-            config.encoder, config.stem, source.channels, config.seed
-        )
+        backbone = _random_backbone(values, config, source, image_size, config.seed)
         name, directory = f"random {config.encoder}", "."
     return backbone, name, directory, backbone.input_shape[-1]
 
@@ -173,29 +175,61 @@ def _load_checkpoint(values: flags.FlagValues) -> Any:
     return encoders.with_normalization(backbone_flags.load(values, "checkpoint"))
 
 
-def _require_channels(source: Source, name: str, channels: int) -> None:
+def _require_images(
+    values: flags.FlagValues,
+    backbone: Any,
+    name: str,
+    source: Source,
+    channels: int,
+    image_size: int,
+) -> None:
+    """Raise a `UserError` unless a backbone takes views of this size of these images."""
     if channels != source.channels:
         raise UserError(
             f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
             f"{channels}: choose images with {channels} channels by --data"
         )
+    if values.saved_model:
+        description = descriptions.read(values.saved_model)
+        backbone = foreign.read(description) if description else None
+    if backbone is not None:
+        foreign.require_image_size(backbone, image_size, name, "--image_size")
+
+
+def _network(values: flags.FlagValues, config: Any) -> tuple[str, str]:
+    """Return the encoder and its stem."""
+    if config:
+        return config.encoder, config.stem
+    if values.encoder:
+        return values.encoder, values.stem
+    network = loading.read_network(values.saved_model)
+    return network.encoder, network.stem
+
+
+def _random_backbone(
+    values: flags.FlagValues, config: Any, source: Source, image_size: int, seed: int
+) -> Any:
+    """Return the same network without training."""
+    encoder, stem = _network(values, config)
+    description = None
+    if is_foreign(encoder):
+        directory = values.workdir or values.saved_model
+        description = descriptions.read(directory) if directory else None
+        description = description or foreign.describe(encoder, source.channels, image_size)
+    return encoders.random_backbone(encoder, stem, source.channels, seed, description)
 
 
 def _backbones_to_compare(
     values: flags.FlagValues,
     config: Any,
     source: Source,
+    image_size: int,
     backbone: Any,
     seed: int,
 ) -> dict[str, Any]:
     """Return the backbones of --compare by their names in the legend."""
-    if config:
-        encoder, stem = config.encoder, config.stem
-    elif values.encoder:
-        encoder, stem = values.encoder, values.stem
-    else:
-        encoder, stem, _ = loading.read_network(values.saved_model)
-    random = encoders.random_backbone(encoder, stem, source.channels, seed)
+    encoder, stem = _network(values, config)
+    random = _random_backbone(values, config, source, image_size, seed)
     shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (backbone, random)]
     if shapes[0] != shapes[1]:
         raise UserError(

@@ -10,6 +10,7 @@ from moco_tf import distribution, encoders, run_directory
 from moco_tf.cli import backbone_flags
 from moco_tf.data import boxes
 from moco_tf.data.boxes.annotations import AnnotatedImages
+from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols, unreadable
 from moco_tf.evaluation.settings import Settings, TransferSettings
@@ -108,9 +109,11 @@ def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initial
     backbones = {name: backbone_flags.load(values, name) for name in flag_names}
     network = None
     if values.random_init:
+        require_resnet(values.config.encoder, f"--protocol={values.protocol}")
         network = encoders.Network(values.config.encoder, values.config.stem, 3)
     for flag, backbone in backbones.items():
         backbone_network = encoders.network_of(backbone)
+        require_resnet(backbone_network.encoder, f"--protocol={values.protocol}")
         if backbone_network.channels != 3:
             raise UserError(
                 f"--{flag}={values[flag].value} takes images with {backbone_network.channels} "

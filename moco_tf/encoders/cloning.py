@@ -148,8 +148,8 @@ def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
     config = layer.get_config()
     if type(layer) not in (keras.layers.BatchNormalization, BatchNormalization):
         raise UserError(
-            f"the layer '{layer.name}' is a {type(layer).__name__}, another kind of "
-            "BatchNormalization, which cannot be split into groups: use keras.layers.BatchNormalization"
+            f"the layer '{layer.name}' is a {type(layer).__name__}, which cannot be split into "
+            "groups: use keras.layers.BatchNormalization"
         )
     if config.get("renorm"):
         raise UserError(

@@ -72,7 +72,7 @@ def build(description: str, bn_groups: int = 1) -> keras.Model:
     Raises:
         UserError: If the description has a layer that is unknown or cannot be trained by MoCo.
     """
-    return cloning.for_pretraining(_read(description), bn_groups)
+    return cloning.for_pretraining(read(description), bn_groups)
 
 
 def load(name: str, bn_groups: int = 1, channels: int = 3) -> keras.Model:
@@ -91,6 +91,30 @@ def load(name: str, bn_groups: int = 1, channels: int = 3) -> keras.Model:
     return cloning.for_pretraining(_wrapped(name, channels, load_weights=True), bn_groups)
 
 
+def read(description: str) -> keras.Model:
+    """Return the network of a description, with Keras' own layers and random weights.
+
+    Args:
+        description: A result of `describe`.
+
+    Raises:
+        UserError: If it has a layer that is unknown.
+    """
+    if '"keras_hub' in description:
+        # Its layers are found by their registered names, once they are imported.
+        with contextlib.suppress(ImportError):
+            import keras_hub  # noqa: F401
+    with _float32():
+        try:
+            model = keras.saving.deserialize_keras_object(json.loads(description), safe_mode=True)
+        except Exception as error:
+            raise UserError(
+                f"the description of the encoder cannot be read{originals.why_notread(error)}"
+            ) from error
+    assert isinstance(model, keras.Model)
+    return model
+
+
 def notes(name: str, description: str) -> list[str]:
     """Return what a run does differently because of its encoder, one line each.
 
@@ -99,7 +123,7 @@ def notes(name: str, description: str) -> list[str]:
         description: A result of `describe`.
     """
     with _as_if_nothing_was_built():
-        network = _read(description)
+        network = read(description)
     lines = []
     if random_layers := cloning.random_layers(network):
         lines.append(
@@ -114,21 +138,24 @@ def notes(name: str, description: str) -> list[str]:
     return lines
 
 
-def require_image_size(encoder: keras.Model, image_size: int, name: str) -> None:
+def require_image_size(
+    encoder: keras.Model, image_size: int, name: str, setting: str = "config.image_size"
+) -> None:
     """Raise a `UserError` unless an encoder takes square images of a size.
 
     Args:
-        encoder: A model of `moco_tf.encoders.build`, or one that contains it.
+        encoder: A model of `moco_tf.encoders.build` or of `read`, or one that contains it.
         image_size: Side of the images in pixels.
         name: What the encoder is called in the message.
+        setting: What the size is called there.
     """
     height, width, channels = encoder.input_shape[1:]
     if height not in (None, image_size) or width not in (None, image_size):
-        remedy = f"set image_size to {height}" if height == width else "use another encoder"
+        remedy = f"set it to {height}" if height == width else "use another encoder"
         if not name.startswith("keras:"):
             remedy += f", or save the network with the input shape (None, None, {channels})"
         raise UserError(
-            f"image_size={image_size} does not fit {name}, which takes images of {height}x{width} "
+            f"{setting}={image_size} does not fit {name}, which takes images of {height}x{width} "
             f"pixels only: {remedy}"
         )
     for network in (layer for layer in all_layers(encoder) if layer.name == NETWORK):
@@ -136,7 +163,7 @@ def require_image_size(encoder: keras.Model, image_size: int, name: str) -> None
             larger = range(32 * (image_size // 32 + 1), LARGEST_SIZE + 1, 32)
             fitting = next((size for size in larger if not _problem(network, size)), None)
             raise UserError(
-                f"image_size={image_size} does not fit {name}, {problem}: "
+                f"{setting}={image_size} does not fit {name}, {problem}: "
                 + (f"set it to {fitting}, for example" if fitting else "use another encoder")
             )
 
@@ -188,23 +215,6 @@ def _from_normalized(images: Images, channels: int) -> tuple[list[float], list[f
     mean, std = (255 * np.array(values) for values in mean_and_std(channels))
     scale, offset = np.array(images.scale), np.array(images.offset)
     return (std * scale).tolist(), (mean * scale + offset).tolist()
-
-
-def _read(description: str) -> keras.Model:
-    """Return the wrapped network of a description, with random weights."""
-    if '"keras_hub' in description:
-        # Its layers are found by their registered names, once they are imported.
-        with contextlib.suppress(ImportError):
-            import keras_hub  # noqa: F401
-    with _float32():
-        try:
-            model = keras.saving.deserialize_keras_object(json.loads(description), safe_mode=True)
-        except Exception as error:
-            raise UserError(
-                f"the description of the encoder cannot be read{originals.why_not_read(error)}"
-            ) from error
-    assert isinstance(model, keras.Model)
-    return model
 
 
 @contextlib.contextmanager

@@ -194,8 +194,7 @@ def _parameters(
     if settings.layers == "all":
         variables = tuned.trainable_variables
         if settings.batch_norm == "frozen":
-            # The vectors of a backbone are those of BatchNormalization: convolutions have no bias.
-            variables = [variable for variable in variables if len(variable.shape) > 1]
+            variables = _without_batch_normalization(tuned.variables, variables)
         groups.append((variables, settings.learning_rate))
     parameters = []
     for variables, rate in groups:
@@ -203,6 +202,24 @@ def _parameters(
         optimizer.build(variables)
         parameters.append((optimizer, variables, rate))
     return parameters
+
+
+def _without_batch_normalization(
+    every: list[keras.Variable], trainable: list[keras.Variable]
+) -> list[keras.Variable]:
+    """Return the trainable variables that are not those of a BatchNormalization.
+
+    They are told by their names, since a SavedModel has no layers. There, a name such as
+    `stem_bn/gamma` has become `stem_bn_gamma`.
+    """
+    means = [name for name in map(_name, every) if name.endswith("moving_mean")]
+    layers = {name.removesuffix("moving_mean") for name in means}
+    own = {layer + name for layer in layers for name in ("gamma", "beta")}
+    return [variable for variable in trainable if _name(variable) not in own]
+
+
+def _name(variable: keras.Variable) -> str:
+    return variable.path.partition(":")[0]
 
 
 def _loss(

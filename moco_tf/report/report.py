@@ -10,6 +10,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders, run_data, run_directory
+from moco_tf.backbones import descriptions
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import total_steps
 from moco_tf.data import sources
@@ -77,7 +78,7 @@ def write_report(
     backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: load_backbone(workdir)}
     can_compare = held_out and _has_classes(source, bank_indices)
     if can_compare:
-        backbones |= _baselines(config, source, image_size)
+        backbones |= _baselines(workdir, config, source, image_size)
     features = {
         name: (
             extract(backbone, source, bank_indices, image_size, f"{name}, training images"),
@@ -153,10 +154,13 @@ def _has_classes(source: Source, indices: np.ndarray) -> bool:
 
 
 def _baselines(
-    config: ml_collections.ConfigDict, source: Source, image_size: int
+    workdir: str, config: ml_collections.ConfigDict, source: Source, image_size: int
 ) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
     """Return the backbones that the trained one is compared with."""
-    random = encoders.random_backbone(config.encoder, config.stem, source.channels, config.seed)
+    description = descriptions.of_run(workdir, config, source.channels)
+    random = encoders.random_backbone(
+        config.encoder, config.stem, source.channels, config.seed, description
+    )
     side = min(image_size, MAX_PIXELS_SIDE)
 
     def pixels(images: tf.Tensor) -> tf.Tensor:

@@ -83,7 +83,7 @@ def load_model(workdir: str) -> tuple[MoCo, int]:
     """
     config = run_directory.read_config(workdir)
     require_moco(config)
-    require_resnet(config.encoder, "the format of facebookresearch/moco")
+    require_resnet(config.encoder, "the PyTorch export")
     run_directory.require_checkpoint(workdir)
     steps_per_epoch = run_data.read_num_images(workdir) // config.batch_size
     model = build_model(config, steps_per_epoch, run_data.read_channels(workdir))
