@@ -5,8 +5,8 @@
 
 A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`. It is made
 from the results that are committed, so a page cannot show numbers that were not measured. The table
-of the presets is made from their definition. With --check, nothing is written, and the exit status
-is 1 if a page differs.
+of the presets and that of the rules of a plan are made from their definitions. With --check,
+nothing is written, and the exit status is 1 if a page differs.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from typing import Any
 
 from moco_tf import markdown
 from moco_tf.data.recipes import RECIPES, Recipe
+from moco_tf.plan.rules import RULES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -137,6 +138,15 @@ def presets() -> str:
     return markdown.table(["setting", *(f"`{name}`" for name in RECIPES)], rows)
 
 
+def plan_rules() -> str:
+    """Return the rules of a plan with their sources."""
+    rows = [
+        [f"[`{rule.setting}`](configuration.md#setting-{rule.setting})", rule.text, rule.source]
+        for rule in RULES
+    ]
+    return markdown.table(["setting", "value", "source"], rows)
+
+
 def speed() -> str:
     """Return the times of a training step as multiples of ours."""
     titles = {"large": "ResNet-50 at 224 pixels", "small": "ResNet-18 at 32 pixels"}
@@ -187,6 +197,7 @@ TABLES = {
     "finetuning": finetuning,
     "fit": fit,
     "input_pipeline": input_pipeline,
+    "plan_rules": plan_rules,
     "presets": presets,
     "speed": speed,
     "train_step": train_step,

@@ -29,8 +29,8 @@ CPU_EPOCHS = (32, 50, 80, 160, 200, 400, 800)
 
 def image_size(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the side of the views."""
-    has_large_stem = values["init"] or values["stem"] == "imagenet"
-    if devices.kind == "cpu" and not has_large_stem:
+    has_small_stem = values["stem"] != "imagenet" and not _is_given_elsewhere(values)
+    if devices.kind == "cpu" and has_small_stem:
         return CPU_VIEW, "a CPU: the size of the demo, whose runs take minutes and not days"
     size = max(min(images.side, LARGE_VIEW) // 32 * 32, CPU_VIEW)
     if size == LARGE_VIEW:
@@ -41,8 +41,8 @@ def image_size(images: Images, devices: Devices, values: Values) -> Choice:
 def stem(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the first layers of the backbone."""
     size = values["image_size"]
-    if values["init"]:
-        return "imagenet", "published weights have it"
+    if _is_given_elsewhere(values):
+        return "imagenet", "weights or networks from elsewhere have large stems"
     if size <= SMALL_VIEW:
         return "small", f"views of {size} pixels, which the other stem would shrink to {size // 4}"
     return "imagenet", "as in the papers, for large views"
@@ -165,13 +165,13 @@ def queue_size(images: Images, devices: Devices, values: Values) -> Choice:
 
 def epochs(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the length of the run."""
+    if _has_weights(values):
+        return 50, "a start from weights, which needs fewer epochs"
     if devices.kind == "cpu":
         enough = CPU_IMAGES_SEEN / images.number
         epochs = next((number for number in CPU_EPOCHS if number >= enough), CPU_EPOCHS[-1])
         seen = epochs * (images.number - images.number % values["batch_size"])
         return epochs, f"{seen:,} images in all; the demo has {CPU_IMAGES_SEEN:,}"
-    if values["init"]:
-        return 50, "a start from weights, which needs fewer epochs"
     if images.number < FEW_IMAGES:
         return 800, f"{images.number:,} images are few, so an epoch has few steps"
     most = MAX_STEPS * values["batch_size"] // images.number
@@ -199,7 +199,7 @@ def learning_rate(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the initial learning rate."""
     small = values["encoder"].startswith(("resnet8", "resnet14", "resnet20"))
     rate, reason = (0.24, "as in the demo") if small else (0.03, "as in the papers")
-    if values["init"] and not small:
+    if _has_weights(values) and not small:
         rate, reason = 0.01, "smaller, because the run starts from weights"
     if not values["scale_learning_rate"]:
         return rate * values["batch_size"] / 256, f"{reason}, scaled to the batch"
@@ -223,6 +223,21 @@ def rgb_operations(images: Images, devices: Devices, values: Values) -> Choice:
     if images.is_gray and not changed and not values["augment.gray_probability"]:
         return False, "all images in the sample are gray, so nothing would change"
     return True, "color images"
+
+
+def _is_given_elsewhere(values: Values) -> bool:
+    """Return whether the weights or the network come from elsewhere, with a stem of their own."""
+    # Imported here because it imports Keras, and config files have to load without.
+    from moco_tf.encoders.names import is_foreign
+
+    return bool(values["init"]) or is_foreign(values["encoder"] or "")
+
+
+def _has_weights(values: Values) -> bool:
+    """Return whether the run starts from weights, which the encoder may bring along."""
+    from moco_tf.encoders.names import initial_weights
+
+    return bool(values["init"] or initial_weights(values["encoder"] or ""))
 
 
 def _power_below(number: float) -> int:

@@ -121,8 +121,10 @@ def _from_run(config: ml_collections.ConfigDict, workdir: str | None) -> dict[st
 
 
 def _from_weights(config: ml_collections.ConfigDict) -> dict[str, rules.Choice]:
-    """Return the open settings that the weights of another run decide, if the run starts there."""
+    """Return the open settings that the weights decide which the run starts from."""
     scheme, _, path = config.init.partition(":")
+    if scheme == "keras_hub" and config.encoder is None:
+        return {"encoder": (config.init, "that of config.init")}
     if scheme != "run":
         return {}
     saved = run_directory.read_config(path)

@@ -52,14 +52,15 @@ RULES = (
         "image_size",
         choices.image_size,
         f"{LARGE_VIEW}, or the largest multiple of 32 that the median of the shorter sides allows; "
-        f"{CPU_VIEW} on a CPU, unless the stem is imagenet",
+        f"{CPU_VIEW} on a CPU, unless the stem is imagenet or the weights or the network come from "
+        "elsewhere",
         f"{PAPERS}; on a CPU {DEMO}; between them judgement",
     ),
     Rule(
         "stem",
         choices.stem,
-        f"small for views of at most {SMALL_VIEW} pixels, imagenet otherwise and if the run "
-        "starts from weights",
+        f"small for views of at most {SMALL_VIEW} pixels, imagenet otherwise, and for "
+        "weights or networks from elsewhere",
         f"{CIFAR} for 32 pixels; the limit is judgement",
     ),
     Rule(
@@ -67,7 +68,8 @@ RULES = (
         choices.encoder,
         f"resnet50 for at least {FEW_IMAGES:,} distinct images; resnet18 for fewer or for the "
         "small stem; on a CPU resnet8 with the small stem and resnet18 with the other; resnet50 if "
-        "the run starts from weights, and that of the other run for `init=run:DIR`",
+        "the run starts from weights, and the network of the weights for `init=run:DIR` and "
+        "`init=keras_hub:PRESET`",
         f"{PAPERS}; {CIFAR}; on a CPU {DEMO}; the limit is judgement",
     ),
     Rule(
@@ -109,10 +111,10 @@ RULES = (
     Rule(
         "epochs",
         choices.epochs,
-        f"200; 800 for fewer than {FEW_IMAGES:,} images, and at most {MAX_STEPS:,} steps; 50 "
-        "if the run starts from weights; on a CPU "
+        f"200; 800 for fewer than {FEW_IMAGES:,} images, and at most {MAX_STEPS:,} steps; on "
+        "a CPU "
         f"{', '.join(map(str, CPU_EPOCHS[:-1]))} or {CPU_EPOCHS[-1]}, the first that sees "
-        f"{CPU_IMAGES_SEEN:,} images",
+        f"{CPU_IMAGES_SEEN:,} images; 50 if the run starts from weights",
         f"{PAPERS}; {FOLDER}; on a CPU {DEMO}; {STUDY}: longer is better",
     ),
     Rule(

@@ -197,6 +197,7 @@ def _run_directory_size(
         features = model.query_encoder.backbone.output_shape[-1]
         num_test = min(len(source.test), MAX_TEST)
         # Features as text and thumbnails, for TensorBoard's projector.
-        size += num_test * (7 * features + 1_500)
+        thumbnail = 400 if config.image_size <= 32 else 1_500
+        size += num_test * (7 * features + thumbnail)
     # The list of the files, which is compressed.
     return size + sum(map(len, source.list_contents())) // 4

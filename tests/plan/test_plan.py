@@ -123,6 +123,12 @@ def test_run_that_starts_from_another_has_its_network(run, image_folder, on_a_gp
     assert made.reasons["encoder"] == f"that of run:{run[0]}"
 
 
+def test_weights_of_keras_hub_decide_the_encoder(image_folder):
+    made = plan.make(auto(f"folder:{image_folder}", init="keras_hub:resnet_18_imagenet"))
+    assert made.config.encoder == "keras_hub:resnet_18_imagenet"
+    assert (made.config.stem, made.config.epochs) == ("imagenet", 50)
+
+
 @pytest.mark.slow
 def test_preview_plans_too(image_folder, tmp_path, capsys):
     preview(auto(f"folder:{image_folder}"), str(tmp_path / "views.png"))

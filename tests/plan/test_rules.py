@@ -160,6 +160,8 @@ def test_other_settings_follow_from_given_ones():
     assert rate == pytest.approx(0.03 / 4)
     weights = planned(images, devices, init="checkpoint:moco.pth")
     assert (weights.encoder, weights.stem, weights.learning_rate) == ("resnet50", "imagenet", 0.01)
+    foreign = planned(images, CPU, encoder="keras:MobileNetV2")
+    assert (foreign.stem, foreign.image_size, foreign.learning_rate) == ("imagenet", 224, 0.03)
     # A change of hue has an effect on gray images that RGB operations are left out of.
     gray = photos(5_000, is_gray=True)
     assert planned(gray, devices, **{"augment.hue": 0.2}).rgb_operations
