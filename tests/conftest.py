@@ -1,5 +1,6 @@
 """Fixtures that all tests share, and TensorFlow set up as the tests need it."""
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -7,11 +8,20 @@ import os
 import pathlib
 import shutil
 import signal
+import tempfile
 
 # Before TensorFlow is imported. Two tests run at a time, so TensorFlow's own threads would only
 # compete with each other, here and in the processes that tests start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+# XLA compiles the augmentation anew in every process, and in many tests of each. The processes of a
+# session share what it has compiled. (A run cannot: it would fail on a damaged file of the cache.)
+if "TF_XLA_FLAGS" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="xla-")
+    os.environ["TF_XLA_FLAGS"] = f"--tf_xla_persistent_cache_directory={compiled}"
+    # Workers of pytest-xdist inherit the variable, so this is the process that ends last.
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import pytest
 import tensorflow as tf
