@@ -72,9 +72,13 @@ def _gpu_memory(count: int) -> int | None:
     # The only list of devices with their memory; the public interface does not have it.
     from tensorflow.python.client import device_lib
 
+    try:
+        devices = device_lib.list_local_devices()
+    except (RuntimeError, tf.errors.OpError):  # A plan can do without.
+        return None
     limits = [
         device.memory_limit
-        for device in device_lib.list_local_devices()
+        for device in devices
         if device.device_type == "GPU" and device.memory_limit > 0
     ]
     return min(limits[:count], default=None)

@@ -11,6 +11,7 @@ import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
+from tqdm.auto import tqdm
 
 from moco_tf import distribution
 from moco_tf.config import total_steps
@@ -22,13 +23,14 @@ from moco_tf.training.build import build_data, build_model
 from moco_tf.training.failures import memory_may_run_out
 from moco_tf.training.knn_monitor import MAX_TEST
 
-# Steps before the measurement: the first one compiles, and the pipeline has a few batches ready
-# by then, which later steps would have to wait for.
+# Steps that do not count after the first one, which compiles: the pipeline has a few batches ready
+# by then. If steps are slow, half of them do not count.
 WARM_UP = 5
-MOST_STEPS = 40
-FEWEST_STEPS = 5
-# The measurement ends after this number of seconds, but not before `FEWEST_STEPS`.
-SECONDS = 20.0
+MOST_STEPS = 40  # Number of steps that count.
+# After the first step, the timing ends after this number of seconds, but not before this number of
+# steps.
+SECONDS = 25.0
+FEWEST_STEPS = 4
 KEPT_CHECKPOINTS = 3
 
 
@@ -69,23 +71,33 @@ class Timing:
 
 
 class _Clock(keras.callbacks.Callback):
-    """Notes when each step ends, and stops the training when enough is known."""
+    """Notes when each step ends, and stops the training when enough is known.
 
-    def __init__(self) -> None:
+    Args:
+        steps: Number of steps at most.
+    """
+
+    def __init__(self, steps: int) -> None:
         super().__init__()
         self.ends: list[float] = []
         self.waiting: list[float] = []
+        hidden = not (sys.stderr.isatty() and distribution.is_chief())
+        self.progress = tqdm(total=steps, unit="step", delay=3, leave=False, disable=hidden)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the time once the device has finished the step."""
         int(self.model.step.numpy())
         self.ends.append(time.perf_counter())
         self.waiting.append(self.model.seconds_waiting)
-        measured = len(self.ends) - 1 - WARM_UP
-        is_late = measured >= FEWEST_STEPS and self.ends[-1] - self.ends[WARM_UP] > SECONDS
+        self.progress.update(1)
+        is_late = len(self.ends) > FEWEST_STEPS and self.ends[-1] - self.ends[0] > SECONDS
         # All workers have to stop after the same step.
         if any(distribution.gather_from_workers(int(is_late))):
             self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the progress bar."""
+        self.progress.close()
 
 
 def measure(config: ml_collections.ConfigDict) -> Timing:
@@ -106,14 +118,15 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
         gpus = tf.config.list_logical_devices("GPU")
         for gpu in gpus:
             tf.config.experimental.reset_memory_stats(_short_name(gpu))
-        clock = _Clock()
-        steps = WARM_UP + 1 + MOST_STEPS
+        steps = 1 + WARM_UP + MOST_STEPS
+        clock = _Clock(steps)
         data = model.distribute_strategy.distribute_datasets_from_function(
             lambda context: batches.between(0, steps, context)
         )
         start = time.perf_counter()
         model.fit(data, steps_per_epoch=steps, callbacks=[clock], shuffle=False, verbose=0)
-    ends = np.array(clock.ends[WARM_UP:])
+    first = min(WARM_UP, (len(clock.ends) - 1) // 2)
+    ends = np.array(clock.ends[first:])
     seconds = np.diff(ends)
     memory, memory_of = _peak_memory(gpus)
     checkpoint = _checkpoint_size(model)
@@ -123,7 +136,7 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
         slow=config.batch_size / float(np.quantile(seconds, 0.9)),
         fast=config.batch_size / float(np.quantile(seconds, 0.1)),
         first_step=clock.ends[0] - start,
-        waiting=(clock.waiting[-1] - clock.waiting[WARM_UP]) / float(ends[-1] - ends[0]),
+        waiting=(clock.waiting[-1] - clock.waiting[first]) / float(ends[-1] - ends[0]),
         total_images=total * config.batch_size,
         memory=memory,
         memory_of=memory_of,

@@ -97,7 +97,7 @@ def test_plan_of_a_complete_config_shows_it(image_folder, monkeypatch):
     monkeypatch.setattr(timing, "MOST_STEPS", 2)
     output = in_process.run("train.py", "--plan", *TINY, source_flag(image_folder))
     assert re.search(r"^queue_size +100 +as in the config$", output, re.MULTILINE)
-    assert "images/s over 2 steps" in output
+    assert "images/s over 4 steps" in output
     assert output.rstrip().endswith("--workdir=DIR")
 
 
