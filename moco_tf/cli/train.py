@@ -121,10 +121,12 @@ def _training_flags(values: flags.FlagValues) -> list[str]:
     names = [name for name in values if values[name].present and name not in ("plan", "workdir")]
     arguments = []
     for name in sorted(names, key=lambda name: (name != "config", name)):
+        if values[name].boolean:
+            arguments.append(f"--{name}={values[name].value}")
+            continue
         # A list has a line for each of its items.
-        lines = [line.partition("=") for line in values[name].serialize().splitlines()]
-        items = ",".join(value for _, _, value in lines)
-        arguments.append(f"{lines[0][0]}={items}" if lines[0][1] else lines[0][0])
+        items = [line.partition("=")[2] for line in values[name].serialize().splitlines()]
+        arguments.append(f"--{name}={','.join(items)}")
     return [*arguments, f"--workdir={values.workdir or 'DIR'}"]
 
 

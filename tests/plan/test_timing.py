@@ -5,8 +5,10 @@ import resource
 import shlex
 
 import pytest
+from absl import flags
 
 from moco_tf import run_directory
+from moco_tf.cli import app, train
 from moco_tf.plan import timing
 from moco_tf.training.build import build_data, build_model
 from tests import in_process
@@ -110,6 +112,18 @@ def test_plan_that_does_not_fit_into_memory_ends_in_one_line(image_folder):
     line = output.strip().splitlines()[-1]
     assert line.startswith("error: out of memory (")
     assert "queue_size=2000000000" in line
+
+
+def test_command_to_train_has_the_flags_of_the_plan():
+    given = [
+        *("--config=configs/photos.py", "--config.data.source=folder:my photos"),
+        *("--config.milestones=60,80", "--config.shuffle_bn=False", "--config.temperature=0.25"),
+        *("--strategy=mirrored", "--virtual_devices=2"),
+    ]
+    values = flags.FlagValues()
+    app._define_flags(train.COMMAND, values, given)
+    app._parse(values, ["--plan", *given])
+    assert train._training_flags(values) == [*given, "--workdir=DIR"]
 
 
 def test_plan_and_preview_exclude_each_other():
