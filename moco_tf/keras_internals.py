@@ -88,12 +88,12 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
-def draws_random_numbers(layer: keras.layers.Layer) -> bool:
-    """Return whether a layer, or a layer in it, can draw random numbers.
+def random_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return those of a layer and of the layers in it that can draw random numbers.
 
     Keras has no public way to list the seed generators of a layer, which it draws with.
     """
-    return any(part._seed_generators for part in layer._flatten_layers())
+    return [part for part in layer._flatten_layers() if part._seed_generators]
 
 
 def replace_inside(

@@ -55,7 +55,12 @@ def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
         resolved.init_checksum = config.init_checksum or saved.init_checksum
         if run_directory.checkpoints(workdir):
             return resolved
-    current = checksum(config.init)
+    try:
+        current = checksum(config.init)
+    except UserError as error:
+        if config.init != initial_weights(config.encoder):
+            raise
+        raise UserError(f"config.encoder={config.encoder}: {error}") from error
     if resolved.init_checksum not in ("", current):
         raise UserError(
             f"config.init={config.init} has the checksum {current[:12]}..., not "

@@ -8,7 +8,7 @@ import numpy as np
 
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
-from moco_tf.keras_internals import all_layers, draws_random_numbers, replace_inside
+from moco_tf.keras_internals import all_layers, random_parts, replace_inside
 
 BATCH_NORMALIZATION = (BatchNormalization, keras.layers.BatchNormalization)
 # Layers that only draw random numbers: in inference they return their inputs. Keras' and KerasHub's
@@ -92,6 +92,7 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
         UserError: If a layer cannot be replaced or switched off.
     """
     copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _trainable)
+    random = random_parts(copied)
     for layer in all_layers(copied):
         if isinstance(layer, keras.layers.BatchNormalization):
             raise UserError(
@@ -99,7 +100,7 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
                 "groups, because the layer that contains it creates it when it is built: create "
                 "it in __init__"
             )
-        if _is_random(layer):
+        if layer in random:
             raise UserError(
                 f"the layer '{layer.name}' ({type(layer).__name__}) draws random numbers and has "
                 "no rate to set to 0, so a run could not be resumed exactly: remove it from the "
@@ -136,12 +137,7 @@ def has_batch_normalization(encoder: keras.Model) -> bool:
 
 def random_layers(network: keras.Model) -> list[str]:
     """Return the classes of the layers of a network that draw random numbers in training."""
-    layers = [layer for layer in all_layers(network) if _is_random(layer)]
-    return sorted({type(layer).__name__ for layer in layers})
-
-
-def _is_random(layer: keras.layers.Layer) -> bool:
-    return not isinstance(layer, keras.Model) and draws_random_numbers(layer)
+    return sorted({type(layer).__name__ for layer in random_parts(network)})
 
 
 def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
@@ -180,7 +176,7 @@ def _trainable(layer: keras.layers.Layer) -> keras.layers.Layer:
         return _preprocessing(layer, config)
     if isinstance(layer, RANDOM_LAYERS) or type(layer).__name__ in RANDOM_DEPTH:
         return keras.layers.Identity(name=layer.name)
-    if _is_random(layer):
+    if random_parts(layer):
         for key, value in config.items():
             if isinstance(value, float) and (key in ("rate", "stddev") or "drop" in key):
                 config[key] = 0.0

@@ -1,6 +1,7 @@
 """Networks of keras.applications, of presets of KerasHub and of .keras files, as they come."""
 
 import re
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -80,7 +81,11 @@ def _application(name: str, channels: int, image_size: int | None = None) -> Ori
     if name.startswith("ConvNeXt"):
         options["include_preprocessing"] = False  # It would be our own normalization.
     try:
-        network = getattr(keras.applications, name)(input_shape=(size, size, channels), **options)
+        # Keras warns of images that are not RGB.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            network = getattr(keras.applications, name)(
+                input_shape=(size, size, channels), **options
+            )
     except ValueError as error:  # Images that are too small for it.
         raise UserError(f"encoder 'keras:{name}': {error_reason(error)}") from error
     if mode == "torch":
@@ -113,7 +118,7 @@ def why_not_read(error: Exception) -> str:
     """Return the reason why Keras cannot read a model, and the remedy where it is known."""
     message = str(error)
     if "Could not locate" in message or "Could not deserialize" in message:
-        found = re.search(r"(?:class|function|type) '([^']+)'", message)
+        found = re.search(r"Could not \w+ \w* ?'([^']+)'", message)
         layer = f" {found[1]}" if found else ""
         return f": Keras does not know{layer}: {REGISTER}"
     if "lambda" in message.lower():
@@ -201,7 +206,7 @@ def _functional(model: Any) -> keras.Model:
 
 def _require_own_preprocessing(model: keras.Model, path: str) -> None:
     """Refuse a network of keras.applications that does not take values in [0, 255]."""
-    plain_name = _plain(re.sub(r"_[\d.]+_\d+$", "", model.name))  # As in mobilenetv2_1.00_224.
+    plain_name = _plain(re.sub(r"_[\d.]+_\w+$", "", model.name))  # As in mobilenetv2_1.00_224.
     for name, mode in APPLICATIONS.items():
         if _plain(name) != plain_name or mode == "raw" or name.startswith("ConvNeXt"):
             continue

@@ -1,0 +1,216 @@
+"""Copies of networks for pre-training: what becomes of each kind of layer."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from moco_tf.encoders.cloning import (
+    for_pretraining,
+    has_batch_normalization,
+    random_layers,
+    with_keras_layers,
+)
+from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.encoders.synchronized import SynchronizedBatchNormalization, synchronized
+from moco_tf.errors import UserError
+from moco_tf.keras_internals import all_layers
+from tests.encoders.foreign_networks import images, randomize, small_network
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """A layer with layers of its own, as KerasHub's blocks are."""
+
+    def __init__(self, rate=0.3, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.norm = layers.BatchNormalization(momentum=0.7)
+        self.conv = layers.Conv2D(5, 1)
+        self.others = [layers.BatchNormalization(center=False)]
+        self.dropout = layers.Dropout(rate)
+
+    def build(self, input_shape):
+        self.norm.build(input_shape)
+        self.conv.build(input_shape)
+        self.others[0].build((*input_shape[:-1], 5))
+
+    def call(self, x, training=False):
+        x = self.others[0](self.conv(self.norm(x, training=training)), training=training)
+        return self.dropout(x, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+def network_of(*parts, shape=(None, None, 3)):
+    inputs = keras.Input(shape)
+    x = inputs
+    for part in parts:
+        x = part(x)
+    return randomize(keras.Model(inputs, x))
+
+
+def of_class(network, kind):
+    return [layer for layer in all_layers(network) if type(layer) is kind]
+
+
+def test_copy_computes_the_same_and_has_variables_of_its_own():
+    network = small_network()
+    copy = for_pretraining(network, 2)
+    np.testing.assert_allclose(copy(images()), network(images()), rtol=1e-5, atol=1e-5)
+    assert not {id(w) for w in copy.weights} & {id(w) for w in network.weights}
+    assert not of_class(copy, layers.BatchNormalization)
+    assert not random_layers(copy)
+    assert random_layers(network) == ["Dropout"]
+    first, inner = of_class(copy, BatchNormalization)
+    assert (first.groups, first.momentum, first.epsilon) == (2, 0.8, 0.01)
+    assert (inner.groups, inner.momentum, inner.scale) == (2, 0.99, False)
+
+
+def test_groups_have_statistics_of_their_own():
+    """Two groups compute what two batches compute, each for itself."""
+    network, x = small_network(), images(4)
+    copies = [for_pretraining(network, groups) for groups in (2, 1)]
+    together = copies[0](x, training=True)
+    halves = [copies[1](half, training=True) for half in (x[:2], x[2:])]
+    np.testing.assert_allclose(together, np.concatenate(halves), rtol=1e-4, atol=1e-4)
+    assert np.abs(together - copies[1](x, training=True)).max() > 0.01
+
+
+def test_one_group_trains_as_keras_trains():
+    network = small_network(dropout=0.0)
+    copy = for_pretraining(network, 1)
+    x = images(8)
+    np.testing.assert_allclose(
+        copy(x, training=True), network(x, training=True), rtol=1e-4, atol=1e-4
+    )
+    [first, _] = of_class(copy, BatchNormalization)
+    np.testing.assert_allclose(
+        first.moving_mean, network.get_layer("first_bn").moving_mean, rtol=1e-4
+    )
+
+
+def test_layers_inside_of_layers_are_replaced_in_the_order_of_the_weights():
+    network = network_of(Block())
+    copy = for_pretraining(network, 2)
+    assert {layer.momentum for layer in of_class(copy, BatchNormalization)} == {0.7, 0.99}
+    assert not of_class(copy, layers.BatchNormalization)
+    assert [w.shape for w in copy.weights] == [w.shape for w in network.weights]
+    np.testing.assert_allclose(copy(images()), network(images()), rtol=1e-4, atol=1e-3)
+    x = images()
+    np.testing.assert_array_equal(copy(x, training=True), copy(x, training=True))
+    for other, kind in (
+        (with_keras_layers(copy), layers.BatchNormalization),
+        (synchronized(copy), SynchronizedBatchNormalization),
+    ):
+        assert len(of_class(other, kind)) == 2
+        np.testing.assert_allclose(other(x), copy(x), rtol=1e-4, atol=1e-3)
+
+
+def test_features_and_shared_layers_are_normalized_too():
+    dense, norm = layers.Dense(6), layers.BatchNormalization(name="shared")
+    network = network_of(layers.GlobalAveragePooling2D(), dense, norm, layers.ReLU(), norm)
+    copy = for_pretraining(network, 2)
+    assert len(of_class(copy, BatchNormalization)) == 1
+    np.testing.assert_allclose(copy(images()), network(images()), rtol=1e-4, atol=1e-3)
+    x = images(6)
+    halves = [for_pretraining(network, 1)(half, training=True) for half in (x[:3], x[3:])]
+    np.testing.assert_allclose(
+        copy(x, training=True), np.concatenate(halves), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_frozen_layers_and_a_fixed_mode_are_trained():
+    """As people leave them behind after fine-tuning: `base(x, training=False)`."""
+    base = small_network(dropout=0.0)
+    base.trainable = False
+    inputs = keras.Input((None, None, 3))
+    network = keras.Model(inputs, base(inputs, training=False))
+    copy = for_pretraining(network, 1)
+    assert len(copy.trainable_variables) == 6
+    moving = of_class(copy, BatchNormalization)[0].moving_mean
+    before = moving.numpy()
+    x = images()
+    assert np.abs(copy(x, training=True) - copy(x)).max() > 0.01
+    assert (moving.numpy() != before).all()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Dropout(0.5),
+        layers.SpatialDropout2D(0.5),
+        layers.GaussianDropout(0.5),
+        layers.GaussianNoise(0.5),
+        layers.AlphaDropout(0.5),
+    ],
+)
+def test_random_layers_are_switched_off(layer):
+    network = network_of(layer)
+    x = images()
+    assert np.abs(network(x, training=True) - x).max() > 0.1
+    np.testing.assert_array_equal(for_pretraining(network, 1)(x, training=True), x)
+
+
+def test_layers_that_prepare_images_stay_in_float32():
+    network = network_of(
+        layers.Rescaling(1 / 255), layers.Normalization(mean=[0.5] * 3, variance=[0.04] * 3)
+    )
+    expected = (images() / 255 - 0.5) / 0.2
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        copy = for_pretraining(network, 1)
+        conv = for_pretraining(network_of(layers.Conv2D(2, 1)), 1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    y = copy(images())
+    assert y.dtype == "float32"
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    assert conv(images()).dtype == tf.bfloat16
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnNormalization(layers.BatchNormalization):
+    pass
+
+
+@keras.saving.register_keras_serializable("tests")
+class LateBlock(layers.Layer):
+    def build(self, input_shape):
+        self.norm = layers.BatchNormalization()
+        self.norm.build(input_shape)
+
+    def call(self, x, training=False):
+        return self.norm(x, training=training)
+
+
+@pytest.mark.parametrize(
+    ("layer", "parts"),
+    [
+        (layers.BatchNormalization(axis=1, name="by_row"), ["'by_row'", "axis 1", "channels_last"]),
+        (layers.BatchNormalization(renorm=True, name="again"), ["'again'", "renorm"]),
+        (OwnNormalization(name="own"), ["'own'", "OwnNormalization"]),
+        (LateBlock(name="late"), ["late/", "create it in __init__"]),
+        (layers.RandomFlip(name="flip"), ["'flip'", "RandomFlip", "remove it"]),
+    ],
+)
+def test_layers_that_do_not_work_are_refused(layer, parts):
+    network = network_of(layer, shape=(8, 8, 3))
+    with pytest.raises(UserError) as error:
+        for_pretraining(network, 2)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_synchronized_layers_get_groups():
+    network = network_of(layers.BatchNormalization(synchronized=True))
+    [norm] = of_class(for_pretraining(network, 4), BatchNormalization)
+    assert norm.groups == 4
+
+
+def test_network_without_batch_normalization_is_told():
+    assert has_batch_normalization(small_network())
+    assert has_batch_normalization(network_of(Block()))
+    assert not has_batch_normalization(network_of(layers.LayerNormalization()))

@@ -1,0 +1,351 @@
+"""Encoders from elsewhere against the networks that they come from, on images in [0, 255]."""
+
+import importlib
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import moco_tf
+from moco_tf import encoders
+from moco_tf.data.normalization import scale_and_offset
+from moco_tf.encoders import foreign
+from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
+from moco_tf.keras_internals import all_layers
+from tests.encoders.foreign_networks import images, means, randomize, small_network
+
+# The smallest network of each family, and the number of its features.
+FAMILIES = {
+    "MobileNet": 1024,
+    "MobileNetV2": 1280,
+    "MobileNetV3Small": 576,
+    "EfficientNetV2B0": 1280,
+    "ConvNeXtTiny": 768,
+    "VGG16": 512,
+    "ResNet50": 2048,
+}
+# Moving variances for which the features are neither constant nor chaotic.
+VARIANCES = {"MobileNet": 0.02, "MobileNetV2": 0.1, "MobileNetV3Small": 0.1}
+SLOW_FAMILIES = {
+    "EfficientNetB0": 1280,
+    "ResNet50V2": 2048,
+    "DenseNet121": 1024,
+    "Xception": 2048,
+    "InceptionV3": 2048,
+    "InceptionResNetV2": 1536,
+    "NASNetMobile": 1056,
+}
+
+
+def normalized(values):
+    scale, offset = scale_and_offset(values.shape[-1])
+    return (values * scale + offset).astype(np.float32)
+
+
+def relative_difference(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_FAMILIES)]
+)
+def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
+    size = 96 if name.startswith("Inception") else 32
+    build = getattr(keras.applications, name)
+    fixed = size if name.startswith("NASNet") else None
+    original = build(include_top=False, weights=None, input_shape=(fixed, fixed, 3), pooling="avg")
+    randomize(original, VARIANCES.get(name, 1.0))
+    encoder = foreign.build(foreign.describe(f"keras:{name}", image_size=size), bn_groups=2)
+    encoder.set_weights(original.get_weights())
+    assert encoder.output_shape == (None, {**FAMILIES, **SLOW_FAMILIES}[name])
+    x = images(2, size)
+    module = importlib.import_module(build.__module__)
+    expected = original(module.preprocess_input(x.copy())).numpy()
+    assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
+    assert relative_difference(encoder(normalized(x)).numpy(), expected) < 1e-5
+    momenta = {layer.momentum for layer in all_layers(original) if hasattr(layer, "momentum")}
+    ours = [layer for layer in all_layers(encoder) if isinstance(layer, BatchNormalization)]
+    assert {layer.momentum for layer in ours} == momenta
+    assert {layer.groups for layer in ours} <= {2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "VGG16"])
+def test_moco_takes_two_steps(name):
+    def build_encoder():
+        return encoders.build(f"keras:{name}", head="linear", dim=8, bn_groups=2)
+
+    keras.utils.set_random_seed(0)
+    model = moco_tf.MoCo(build_encoder, queue_size=8, momentum=0.5)
+    model.compile(moco_tf.optimizers.SGD(0.01), run_eagerly=True)
+    before = [weight.numpy() for weight in model.key_encoder.trainable_variables]
+    x = normalized(images(8))
+    data = tf.data.Dataset.from_tensor_slices((x, x[:, ::-1])).batch(4, drop_remainder=True)
+    history = model.fit(data, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert int(model.step.numpy()) == 2
+    after = [weight.numpy() for weight in model.key_encoder.trainable_variables]
+    changed = [(a != b).any() for a, b in zip(before, after, strict=True)]
+    # A bias before a BatchNormalization has no gradient.
+    assert np.mean(changed) > 0.5
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A small network and its file."""
+    path = tmp_path_factory.mktemp("network") / "my net.keras"
+    network = small_network()
+    network.save(path)
+    return network, str(path)
+
+
+def test_file_computes_what_its_model_computes(file):
+    network, path = file
+    backbone = encoders.build(path, bn_groups=2)
+    expected = means(network(images()))
+    actual = encoders.with_normalization(backbone)(images()).numpy()
+    assert relative_difference(actual, expected) < 1e-5
+    assert encoders.network_of(backbone) == ("my_net.keras", "imagenet", 3)
+    assert encoders.network_of(encoders.with_normalization(backbone)).encoder == "my_net.keras"
+
+
+def test_baseline_has_random_weights(file):
+    backbone = encoders.build(file[1])
+    random = encoders.random_network(file[1], seed=3)
+    kernels = [next(w for w in m.weights if w.ndim == 4).numpy() for m in (backbone, random)]
+    assert (kernels[0] != kernels[1]).all()
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    """Not on whether the description is new, and not on networks that were built before."""
+    name = "keras:MobileNet"
+    description = foreign.describe(name, channels=1)
+    first, second, other = (
+        encoders.random_network(name, channels=1, seed=seed, description=text).get_weights()
+        for seed, text in ((1, None), (1, description), (2, description))
+    )
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+def test_description_is_json_and_builds_the_same_with_other_groups(file):
+    backbone = encoders.build(file[1], bn_groups=2)
+    description = foreign.description_of(backbone)
+    assert json.loads(description)["class_name"] == "Functional"
+    assert "moco_tf" not in description  # Keras alone can read it.
+    copy = foreign.build(description, bn_groups=4)
+    assert {layer.groups for layer in all_layers(copy) if hasattr(layer, "groups")} >= {4}
+    copy.set_weights(backbone.get_weights())
+    x = normalized(images())
+    np.testing.assert_allclose(copy(x), backbone(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("VGG16", 1), ("MobileNet", 5), ("MobileNetV3Small", 1)]
+)
+def test_networks_of_keras_take_any_number_of_channels(name, channels):
+    encoder = encoders.build(f"keras:{name}", channels=channels)
+    assert encoder.input_shape == (None, None, None, channels)
+    assert np.isfinite(encoder(normalized(images(1, 32, channels)))).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_pixels_are_not_rounded_in_mixed_precision(file, policy):
+    """In bfloat16, 8 bits of precision would turn 255 values into fewer."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        backbone = encoders.build(file[1])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    network = backbone.get_layer("network")
+    [rescaling] = [layer for layer in network.layers if isinstance(layer, layers.Rescaling)]
+    first = keras.Model(network.inputs, rescaling.output)
+    pixels = np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1).repeat(3, -1)
+    prepared = backbone.get_layer("preprocessing")(normalized(pixels))
+    np.testing.assert_allclose(first(prepared), pixels / 255, rtol=0, atol=1e-6)
+    norm = network.get_layer("first_bn")
+    assert norm.compute_dtype == policy.removeprefix("mixed_")
+    assert norm.gamma.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fitting"),
+    [("VGG16", 16, 32), ("MobileNetV3Small", 16, 32)],
+)
+def test_images_that_are_too_small_are_refused(name, size, fitting):
+    with pytest.raises(UserError) as error:
+        foreign.describe(f"keras:{name}", image_size=size)
+    for part in (f"config.image_size={size}", f"keras:{name}", f"set it to {fitting}"):
+        assert part in str(error.value)
+    foreign.describe(f"keras:{name}", image_size=fitting)
+
+
+def save(network, folder, name="net.keras"):
+    network.save(folder / name)
+    return str(folder / name)
+
+
+def test_fixed_size_has_to_be_that_of_the_views(tmp_path):
+    path = save(small_network(size=40), tmp_path)
+    with pytest.raises(UserError) as error:
+        foreign.describe(path, image_size=32)
+    for part in ("config.image_size=32", path, "40x40 pixels only", "set it to 40"):
+        assert part in str(error.value)
+    backbone = encoders.build(path, description=foreign.describe(path, image_size=40))
+    assert encoders.with_normalization(backbone)(images(1, 40)).shape == (1, 12)
+
+
+def test_channels_have_to_be_those_of_the_images(file):
+    with pytest.raises(UserError, match="takes images with 3 channels, but these have 1"):
+        foreign.describe(file[1], channels=1)
+
+
+class Unregistered(layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(4, 3)
+
+    def call(self, x):
+        return self.conv(x)
+
+
+def functional(function, shape=(None, None, 3)):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, function(inputs))
+
+
+def two_inputs():
+    inputs = [keras.Input((8, 8, 3)), keras.Input((8, 8, 3))]
+    return keras.Model(inputs, layers.Add()(inputs))
+
+
+def subclassed():
+    model = Subclassed()
+    model(images(1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "parts"),
+    [
+        (two_inputs, ["2 inputs and 1 outputs"]),
+        (subclassed, ["Subclassed", "save a functional"]),
+        (lambda: functional(layers.Dense(3), (10,)), ["(None, 10)", "height, width"]),
+        (lambda: functional(layers.Reshape((-1, 3))), ["(None, None, 3)", "feature maps"]),
+        (
+            lambda: functional(
+                lambda x: layers.Dense(4, activation="softmax", name="top")(
+                    layers.GlobalAveragePooling2D()(x)
+                )
+            ),
+            ["'top'", "softmax", "before the classifier"],
+        ),
+        (lambda: functional(layers.Lambda(lambda x: 2 * x)), ["Lambda", "registered"]),
+        (lambda: functional(Unregistered()), ["Unregistered", "register_keras_serializable"]),
+    ],
+)
+def test_models_that_are_no_backbone_are_refused(build, parts, tmp_path):
+    path = save(build(), tmp_path)
+    with pytest.raises(UserError) as error:
+        foreign.describe(path)
+    for part in (f"'{path}'", *parts):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no such file"):
+        foreign.describe(str(tmp_path / "none.keras"))
+    (tmp_path / "damaged.keras").write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(UserError, match="the file cannot be read"):
+        foreign.describe(str(tmp_path / "damaged.keras"))
+
+
+def test_network_of_keras_without_its_preprocessing_is_refused(tmp_path):
+    """A file takes [0, 255], and this network does not, which no error would show."""
+    network = keras.applications.MobileNet(include_top=False, weights=None)
+    path = save(network, tmp_path)
+    with pytest.raises(UserError) as error:
+        foreign.describe(path)
+    for part in ("MobileNet of keras.app", "config.encoder=keras:MobileNet", f"init=keras:{path}"):
+        assert part in str(error.value)
+    same_name = small_network()
+    same_name.name = network.name
+    foreign.describe(save(same_name, tmp_path, "other.keras"))
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """A network of KerasHub with blocks that are layers, its image converter and its preset."""
+    keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    network = randomize(
+        keras_hub.models.EfficientNetBackbone(
+            stackwise_width_coefficients=[1.0],
+            stackwise_depth_coefficients=[1.0],
+            stackwise_block_types=["v1"],
+            stackwise_kernel_sizes=[3],
+            stackwise_num_repeats=[2],
+            stackwise_input_filters=[32],
+            stackwise_output_filters=[16],
+            stackwise_expansion_ratios=[2],
+            stackwise_strides=[1],
+            stackwise_squeeze_and_excite_ratios=[0.25],
+            image_shape=(None, None, 3),
+        )
+    )
+    converter = keras_hub.layers.EfficientNetImageConverter(
+        scale=[1 / 250, 1 / 251, 1 / 252], offset=[-0.4, -0.5, -0.6]
+    )
+    path = tmp_path_factory.mktemp("presets") / "small"
+    network.save_to_preset(str(path))
+    converter.save_to_preset(str(path))
+    return network, converter, path
+
+
+def test_preset_computes_what_keras_hub_computes(preset):
+    network, converter, path = preset
+    backbone = encoders.build(f"keras_hub:{path}", bn_groups=2)
+    expected = means(network(converter(images())))
+    actual = encoders.with_normalization(backbone)(images()).numpy()
+    assert relative_difference(actual, expected) < 1e-5
+    kinds = {type(layer) for layer in all_layers(backbone)}
+    assert BatchNormalization in kinds
+    assert layers.BatchNormalization not in kinds
+    assert encoders.network_of(backbone).encoder == "keras_hub:small"
+
+
+def test_preset_that_does_not_work_is_refused(preset, tmp_path, monkeypatch):
+    network, _, _ = preset
+    network.save_to_preset(str(tmp_path / "without"))
+    for name, part in (
+        (f"keras_hub:{tmp_path}/without", "no image converter"),
+        (f"keras_hub:{tmp_path}/none", "cannot be loaded"),
+        ("keras_hub:ResNetBackbone", "is a class"),
+    ):
+        with pytest.raises(UserError) as error:
+            foreign.describe(name)
+        assert f"'{name}'" in str(error.value)
+        assert part in str(error.value)
+        assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # Python's own mark of a missing module.
+    with pytest.raises(UserError, match="KerasHub is not installed"):
+        foreign.describe("keras_hub:resnet_50")
+
+
+def test_notes_say_what_has_no_effect(file):
+    [line] = foreign.notes("net.keras", foreign.describe(file[1]))
+    assert line.startswith("note: Dropout in net.keras is switched off")
+    [line] = foreign.notes("keras:VGG16", foreign.describe("keras:VGG16"))
+    assert "keras:VGG16 has no BatchNormalization" in line
+    assert "config.bn_groups" in line
