@@ -15,7 +15,7 @@ import numpy as np
 
 import moco_tf.configs
 from moco_tf.errors import UserError
-from moco_tf.paths import expand, expand_source
+from moco_tf.paths import expand, expand_encoder, expand_source
 from moco_tf.settings import SETTINGS
 
 # How messages name the types of settings.
@@ -126,6 +126,8 @@ def expand_paths(config: ml_collections.ConfigDict) -> None:
     """
     if isinstance(init := config.get("init"), str):
         config.init = expand_source(init, "config.init")
+    if isinstance(encoder := config.get("encoder"), str):
+        config.encoder = expand_encoder(encoder, "config.encoder")
     data = config.get("data")
     if isinstance(data, ml_collections.ConfigDict):
         if isinstance(source := data.get("source"), str):

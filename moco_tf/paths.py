@@ -9,7 +9,7 @@ VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
 # The schemes whose location is a path: of data sources, and of initial weights.
 PATH_SCHEMES = (
     *("folder", "files", "npy", "idx", "tfrecord", "coco"),
-    *("run", "saved_model", "keras", "checkpoint"),
+    *("run", "saved_model", "keras", "keras_hub", "checkpoint"),
 )
 
 
@@ -56,6 +56,21 @@ def expand_source(name: str, label: str = "data source") -> str:
     if scheme != "folder":
         _require_utf8(location, label)
     return f"{scheme}{colon}{location}"
+
+
+def expand_encoder(name: str, label: str = "encoder") -> str:
+    """Return the name of an encoder, with its path expanded as by `expand` if it has one.
+
+    Args:
+        name: A .keras file or `"keras_hub:PRESET"`. Any other name is returned as it is.
+        label: What the name is, for messages.
+
+    Raises:
+        UserError: As `expand`.
+    """
+    if name.endswith(".keras"):
+        return expand(name, label)
+    return expand_source(name, label) if name.startswith("keras_hub:") else name
 
 
 def _expand(path: str, label: str) -> str:

@@ -66,12 +66,13 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "encoder",
             "resnet50",
-            "Network of the backbone, such as resnet18, resnet50, resnet50w2 or resnext50_32x8d.",
+            "Network of the backbone, such as resnet18, resnet50, resnet50w2 or resnext50_32x8d; "
+            "keras:NAME for a network of keras.applications, keras_hub:PRESET, or FILE.keras.",
         ),
         Setting(
             "stem",
             "imagenet",
-            "First layers of the backbone; small is for images of about 32 pixels.",
+            "First layers of a ResNet; small is for images of about 32 pixels.",
             Range(choices=("imagenet", "small")),
         ),
         Setting(

@@ -23,6 +23,7 @@ import tensorflow as tf
 from moco_tf import MoCo, distribution
 from moco_tf.data.augment import Augment
 from moco_tf.data.recipes import RECIPES
+from moco_tf.encoders.cloning import for_pretraining
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Cosine
@@ -36,6 +37,8 @@ SETTINGS = {
     "symmetric": dict(groups=8, symmetric_loss=True),
     # uint8 images, which are gathered as integers of several bytes and augmented on the device.
     "augmented": dict(groups=8, augmented=True),
+    # Layers of Keras, which are replaced by ours or switched off.
+    "foreign": dict(groups=4, foreign=True),
 }
 RESUMED = "shuffled"
 
@@ -51,7 +54,17 @@ def small_encoder(groups):
     return keras.Model(images, keras.layers.Dense(DIM)(x))
 
 
-def build(groups, augmented=False, **settings):
+def foreign_encoder(groups):
+    """As people bring one along, with BatchNormalization of features and a random layer."""
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, 2, "same", use_bias=False)(images)
+    x = keras.layers.BatchNormalization(momentum=0.8, scale=False)(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Dropout(0.5)(keras.layers.ReLU()(x)))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(DIM, use_bias=False)(x))
+    return for_pretraining(keras.Model(images, x), groups)
+
+
+def build(groups, augmented=False, foreign=False, **settings):
     keras.utils.set_random_seed(0)
     groups //= distribution.num_replicas()
     augmentation = Augment(RECIPES["v1"])
@@ -60,7 +73,7 @@ def build(groups, augmented=False, **settings):
         return tf.cast(augmentation(*args), tf.float64)
 
     model = MoCo(
-        lambda: small_encoder(groups),
+        lambda: foreign_encoder(groups) if foreign else small_encoder(groups),
         QUEUE_SIZE,
         momentum=0.9,
         temperature=0.2,
