@@ -132,6 +132,8 @@ def test_leftovers_of_kills_are_removed_and_nothing_else(config, workdir):
     leftovers = [
         "config.json.0123abcd.tmp",
         "metrics.jsonl.0123abcd.tmp",
+        "images.npy.0123abcd.tmp",
+        "images.labels.npy.0123abcd.tmp",
         "checkpoints/step-10_temp/part-00000-of-00001.data-00000-of-00001",
         "checkpoints/checkpoint.tmp0123abc",
         "tensorboard/sprite.jpg.0123abcd.tmp",
