@@ -51,6 +51,9 @@ def clone(
     def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not isinstance(layer, keras.layers.Layer):  # An operation of keras.ops.
             return type(layer).from_config(layer.get_config())
+        if isinstance(layer, keras.Model):
+            # Keras 3.12 does not copy a model in a model in a model, even with recursive=True.
+            return copy_model(layer)
         new = replacement(layer)
         if new is not None:
             return new
@@ -66,9 +69,12 @@ def clone(
         kwargs.pop("training", None)
         return layer(*args, **kwargs)
 
-    copied = keras.models.clone_model(
-        network, call_function=call, clone_function=copy_layer, recursive=True
-    )
+    def copy_model(model: keras.Model) -> keras.Model:
+        # The layers of a Sequential are called with nothing but their inputs.
+        calls = {} if isinstance(model, keras.Sequential) else {"call_function": call}
+        return keras.models.clone_model(model, clone_function=copy_layer, **calls)
+
+    copied = copy_model(network)
     copied.set_weights(network.get_weights())
     return copied
 
@@ -91,7 +97,8 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
     Raises:
         UserError: If a layer cannot be replaced or switched off.
     """
-    copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _trainable)
+    copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _deterministic)
+    copied.trainable = True  # Of all layers, which people freeze before they fine-tune.
     random = random_parts(copied)
     for layer in all_layers(copied):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -169,8 +176,8 @@ def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
     )
 
 
-def _trainable(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a copy of a layer that is trained, and does not draw random numbers."""
+def _deterministic(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a copy of a layer in the current dtype policy that draws no random numbers."""
     config: dict[str, Any] = layer.get_config()
     if isinstance(layer, PREPROCESSING):
         return _preprocessing(layer, config)
@@ -181,8 +188,6 @@ def _trainable(layer: keras.layers.Layer) -> keras.layers.Layer:
             if isinstance(value, float) and (key in ("rate", "stddev") or "drop" in key):
                 config[key] = 0.0
     config.pop("dtype", None)
-    if "trainable" in config:
-        config["trainable"] = True
     return type(layer).from_config(config)
 
 
