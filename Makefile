@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test test-all storm check results pytorch docs package tpu-check clean
+.PHONY: demo study test test-all storm check results pytorch docs package gpu-check tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/moco-demo --workdir=runs/demo
@@ -71,6 +71,11 @@ package: .venv/installed-dev
 			--config.steps=10 --config.knn_every=0 && \
 		../environment/bin/moco-evaluate --protocol=knn --workdir=run && \
 		../environment/bin/moco-export saved_model --workdir=run --out=backbone
+
+# Whether the operations of the training step have GPU kernels; see tests/gpu_check.py. It needs no
+# GPU.
+gpu-check: .venv/installed-dev
+	$(BIN)/python -m tests.gpu_check
 
 # Whether the training step can be lowered for a TPU; see tests/tpu_check.py. It needs no TPU.
 tpu-check: .venv-tpu/installed

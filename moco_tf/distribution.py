@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -244,8 +245,8 @@ def all_gather(x: tf.Tensor) -> tf.Tensor:
     if num_replicas() == 1:
         return x
     shape = [num_replicas() * x.shape[0], *x.shape[1:]]
-    if x.dtype == tf.uint8:
-        return _all_gather_bytes(x, shape)
+    if x.dtype == tf.uint8:  # Collectives do not support it.
+        return to_bytes(all_gather(to_integers(x)), shape)
     replica = tf.distribute.get_replica_context()
 
     # TensorFlow's own gradient also gathers the number of rows, which is the same everywhere here.
@@ -261,14 +262,38 @@ def all_gather(x: tf.Tensor) -> tf.Tensor:
     return gather(x)
 
 
-def _all_gather_bytes(x: tf.Tensor, shape: list[int]) -> tf.Tensor:
-    """Gather uint8 as integers of several bytes, since collectives do not support uint8."""
+def to_integers(x: tf.Tensor) -> tf.Tensor:
+    """Return the rows of bytes as rows of longer integers, which every device can gather.
+
+    Args:
+        x: uint8 `[n, ...]`.
+
+    Returns:
+        int64 `[n, M]`, or int32 on TPUs. `to_bytes` is the inverse.
+
+    Example:
+        >>> integers = to_integers(tf.zeros([4, 3, 3, 3], tf.uint8))
+        >>> integers.shape, to_bytes(integers, [4, 3, 3, 3]).dtype
+        (TensorShape([4, 4]), tf.uint8)
+    """
     # TPUs sum int32, but MirroredStrategy would send int32 through a single device.
     on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
     dtype = tf.int32 if on_tpu else tf.int64
     rows = tf.reshape(x, [x.shape[0], -1])
-    length = rows.shape[1]
-    rows = tf.pad(rows, [[0, 0], [0, -length % dtype.size]])
-    integers = all_gather(tf.bitcast(tf.reshape(rows, [x.shape[0], -1, dtype.size]), dtype))
+    if missing := -rows.shape[1] % dtype.size:
+        rows = tf.pad(rows, [[0, 0], [0, missing]])
+    return tf.bitcast(tf.reshape(rows, [x.shape[0], -1, dtype.size]), dtype)
+
+
+def to_bytes(integers: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """Return rows of integers as the bytes that `to_integers` was called with.
+
+    Args:
+        integers: `[n, M]`.
+        shape: Shape of the bytes, `[n, ...]`.
+
+    Returns:
+        uint8 of that shape.
+    """
     rows = tf.reshape(tf.bitcast(integers, tf.uint8), [shape[0], -1])
-    return tf.reshape(rows[:, :length], shape)
+    return tf.reshape(rows[:, : math.prod(shape[1:])], shape)

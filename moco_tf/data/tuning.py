@@ -1,11 +1,9 @@
 """Options of tf.data pipelines."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import tensorflow as tf
-
-T = TypeVar("T")
 
 
 def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -19,7 +17,7 @@ def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def without_autograph(function: Callable[..., T]) -> Callable[..., T]:
+def without_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the same function for a map of a dataset, traced as it is written.
 
     AutoGraph would first rewrite it, and everything that it calls, for Python's `if` and `for` on

@@ -154,7 +154,8 @@ class Bank(keras.layers.Layer):
         updated = self.momentum * self.look_up(rows) + (1 - self.momentum) * queries
         # The order of several writes to one row is undefined, so all of them write the same value.
         is_same_image = rows[:, tf.newaxis] == rows
-        last = tf.reduce_max(tf.where(is_same_image, tf.range(rows.shape[0]), 0), axis=1)
+        numbers = tf.range(rows.shape[0], dtype=tf.int64)
+        last = tf.reduce_max(tf.where(is_same_image, numbers, 0), axis=1)
         # In place, since `assign` would copy the whole bank in every step.
         tf.raw_ops.ResourceScatterUpdate(
             resource=self.representations.value.handle,

@@ -54,8 +54,9 @@ def info_nce_in_batch(
     """
     count = keys.shape[0]
     logits = tf.matmul(queries, keys, transpose_b=True) / temperature  # n x N
-    # Rotate each row so that the positive comes first.
-    columns = (rows[:, tf.newaxis] + tf.range(count)) % count
+    # Rotate each row so that the positive comes first. TensorFlow computes int32 on the host.
+    rows = tf.cast(rows, tf.int64)
+    columns = (rows[:, tf.newaxis] + tf.range(count, dtype=tf.int64)) % count
     logits = tf.gather(logits, columns, batch_dims=1)
     return log_loss(logits), logits
 
@@ -93,5 +94,6 @@ def contrastive_accuracy(logits: tf.Tensor, k: int) -> tf.Tensor:
     """
     # Equal similarities can differ in their last bits, since they are summed in different orders.
     positive = logits[:, :1] - 1e-5 * tf.abs(logits[:, :1])
-    ahead = tf.reduce_sum(tf.cast(logits[:, 1:] >= positive, tf.int32), axis=1)
+    # Floats, since TensorFlow sums int32 on the host, to which a GPU would send all of them.
+    ahead = tf.reduce_sum(tf.cast(logits[:, 1:] >= positive, tf.float32), axis=1)
     return tf.cast(ahead < k, tf.float32)

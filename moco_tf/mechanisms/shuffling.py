@@ -7,7 +7,7 @@ statistics of a query and of its positive key thus come from two different subse
 
 import tensorflow as tf
 
-from moco_tf.distribution import all_gather, replica_rows
+from moco_tf.distribution import all_gather, replica_rows, to_bytes, to_integers
 
 
 def permutation(count: int, seed: tf.Tensor) -> tf.Tensor:
@@ -45,7 +45,11 @@ def shuffle(images: tf.Tensor, order: tf.Tensor | None) -> tuple[tf.Tensor, tf.T
     if order is None:
         return images, rows
     rows = tf.gather(order, rows)
-    return tf.gather(all_gather(images), rows), rows
+    if images.dtype != tf.uint8:
+        return tf.gather(all_gather(images), rows), rows
+    # TensorFlow gathers uint8 on the host, to which a GPU would send the images of the batch.
+    integers = tf.gather(all_gather(to_integers(images)), rows)
+    return to_bytes(integers, images.shape), rows
 
 
 def unshuffle(keys: tf.Tensor, order: tf.Tensor | None) -> tf.Tensor:
