@@ -98,7 +98,7 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
         UserError: If a layer cannot be replaced or switched off.
     """
     copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _deterministic)
-    copied.trainable = True  # Of all layers, which people freeze before they fine-tune.
+    copied.trainable = True  # With the models in it, which people freeze before they fine-tune.
     random = random_parts(copied)
     for layer in all_layers(copied):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -177,7 +177,7 @@ def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
 
 
 def _deterministic(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a copy of a layer in the current dtype policy that draws no random numbers."""
+    """Return a copy of a layer in the current dtype policy, trained and not random."""
     config: dict[str, Any] = layer.get_config()
     if isinstance(layer, PREPROCESSING):
         return _preprocessing(layer, config)
@@ -188,6 +188,8 @@ def _deterministic(layer: keras.layers.Layer) -> keras.layers.Layer:
             if isinstance(value, float) and (key in ("rate", "stddev") or "drop" in key):
                 config[key] = 0.0
     config.pop("dtype", None)
+    if "trainable" in config:  # Keras would create weights that cannot be trained later either.
+        config["trainable"] = True
     return type(layer).from_config(config)
 
 

@@ -109,7 +109,7 @@ def read(description: str) -> keras.Model:
             model = keras.saving.deserialize_keras_object(json.loads(description), safe_mode=True)
         except Exception as error:
             raise UserError(
-                f"the description of the encoder cannot be read{originals.why_notread(error)}"
+                f"the description of the encoder cannot be read{originals.why_not_read(error)}"
             ) from error
     assert isinstance(model, keras.Model)
     return model

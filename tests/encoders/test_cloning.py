@@ -137,6 +137,12 @@ def test_frozen_layers_and_a_fixed_mode_are_trained():
     assert (moving.numpy() != before).all()
 
 
+def test_frozen_sequential_model_is_trained():
+    block = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(2, 1)])
+    block.trainable = False
+    assert len(for_pretraining(network_of(block), 1).trainable_variables) == 2
+
+
 @pytest.mark.parametrize(
     "layer",
     [

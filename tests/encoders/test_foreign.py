@@ -154,6 +154,14 @@ def test_networks_of_keras_take_any_number_of_channels(name, channels):
     assert np.isfinite(encoder(normalized(images(1, 32, channels)))).all()
 
 
+def test_description_with_an_unknown_layer_is_refused(file):
+    description = foreign.describe(file[1]).replace('"BatchNormalization"', '"Unknown"')
+    with pytest.raises(UserError) as error:
+        foreign.build(description)
+    assert "register_keras_serializable" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_pixels_are_not_rounded_in_mixed_precision(file, policy):
     """In bfloat16, 8 bits of precision would turn 255 values into fewer."""
