@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 
 
-def small_network(channels=3, size=None, dropout=0.5):
+def small_network(channels=3, size=None, dropout=0.5, seed=0):
     """Return a network from [0, 255] to feature maps `[N, h, w, 12]`, as Keras' users build one.
 
     It has a model in it, BatchNormalization of other settings than ours, and a random layer.
@@ -25,7 +25,12 @@ def small_network(channels=3, size=None, dropout=0.5):
         name="block",
     )
     x = layers.Dropout(dropout)(block(x))
-    return randomize(keras.Model(images, x, name="small"))
+    network = randomize(keras.Model(images, x, name="small"))
+    rng = np.random.default_rng(seed)
+    for weight in network.weights:
+        if weight.path.endswith("kernel"):
+            weight.assign(rng.normal(0, 0.2, weight.shape))
+    return network
 
 
 def randomize(network, variance=1.0):
