@@ -30,7 +30,10 @@ FAMILIES = {
     "ResNet50": 2048,
 }
 # Moving variances for which the features are neither constant nor chaotic.
-VARIANCES = {"MobileNet": 0.02, "MobileNetV2": 0.1, "MobileNetV3Small": 0.1}
+VARIANCES = {
+    **{"MobileNet": 0.02, "MobileNetV2": 0.1, "MobileNetV3Small": 0.1, "EfficientNetB0": 0.03},
+    **{"Xception": 0.05, "InceptionV3": 0.4},
+}
 SLOW_FAMILIES = {
     "EfficientNetB0": 1280,
     "ResNet50V2": 2048,
@@ -56,6 +59,7 @@ def relative_difference(actual, expected):
 )
 def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
     size = 96 if name.startswith("Inception") else 32
+    keras.utils.set_random_seed(0)
     build = getattr(keras.applications, name)
     fixed = size if name.startswith("NASNet") else None
     original = build(include_top=False, weights=None, input_shape=(fixed, fixed, 3), pooling="avg")
@@ -75,7 +79,7 @@ def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "VGG16"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "ConvNeXtTiny"])
 def test_moco_takes_two_steps(name):
     def build_encoder():
         return encoders.build(f"keras:{name}", head="linear", dim=8, bn_groups=2)

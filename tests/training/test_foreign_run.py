@@ -170,8 +170,11 @@ def test_fine_tuning_trains_what_it_should(run, batch_norm):
         for before, after in zip(backbone.weights, tuned.weights, strict=True)
         if (before.numpy() != after.numpy()).any()
     }
-    # The bias of the convolution in the block is trained in both.
-    assert changed == ({"kernel", "bias", "bn"} if batch_norm == "tuned" else {"kernel", "bias"})
+    if batch_norm == "tuned":
+        # The bias before a BatchNormalization that uses the batch has no gradient but rounding.
+        assert changed - {"bias"} == {"kernel", "bn"}
+    else:
+        assert changed == {"kernel", "bias"}
 
 
 def started(encoder, init="", **settings):
