@@ -105,7 +105,7 @@ def test_raw_pixels_of_larger_views_are_resized(folder):
     config = default_config()
     config.encoder = "resnet8"
     images = np.stack(crops(3, 64))
-    pixels = _baselines(config, source, 64)[PIXELS](tf.constant(images, tf.float32))
+    pixels = _baselines(str(folder), config, source, 64)[PIXELS](tf.constant(images, tf.float32))
     expected = [
         PIL.Image.fromarray(image).resize((32, 32), PIL.Image.Resampling.BILINEAR)
         for image in images
