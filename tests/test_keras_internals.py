@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import keras_internals
-from moco_tf.keras_internals import DistributedModel
+from moco_tf.keras_internals import DistributedModel, all_layers, random_parts, replace_inside
 from tests.command import ROOT
 
 
@@ -132,3 +132,30 @@ def test_train_function_of_keras_fails_with_several_workers():
         ours, stock = output.splitlines()
         assert ours == "DistributedModel succeeded"
         assert stock.startswith("Model failed: ")
+
+
+def test_layer_that_is_assigned_in_place_of_another_one_comes_last():
+    """Which `replace_inside` avoids, so that weights keep their order."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = keras.layers.Dense(1), keras.layers.Dense(2)
+
+    def names(block):
+        return [layer.name for layer in all_layers(block) if layer is not block]
+
+    block = Block()
+    block.first = keras.layers.Dense(3, name="new")
+    assert len(names(block)) == 3
+    assert names(block)[-1] == "new"
+    block = Block()
+    old = block.first
+    replace_inside(block, lambda layer: keras.layers.Dense(3, name="new") if layer is old else None)
+    assert names(block) == ["new", block.second.name]
+    assert block.first.name == "new"
+
+
+def test_dropout_has_a_seed_generator_unless_its_rate_is_0():
+    layers = [keras.layers.Dropout(0.5), keras.layers.Dropout(0.0)]
+    assert [random_parts(layer) for layer in layers] == [layers[:1], []]

@@ -11,7 +11,7 @@ from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import descriptions, pytorch_files
 from moco_tf.backbones.finite import require_finite
 from moco_tf.encoders import state_dict
-from moco_tf.encoders.names import encoder_name, require_resnet
+from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.paths import expand
@@ -207,7 +207,11 @@ def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Mo
         UserError: If PyTorch is not installed, there is no such file, it cannot be read, it holds
             another network or several that fit, or it holds NaN or infinity.
     """
-    require_resnet(encoder, "a PyTorch checkpoint")
+    if is_foreign(encoder):
+        raise UserError(
+            f"the checkpoint {path} cannot be loaded as '{encoder}': files of PyTorch are read as "
+            "this project's ResNets only. Set encoder to one of them, such as resnet50"
+        )
     content = pytorch_files.read(path)
     try:
         backbone = encoders.build(encoder, stem=stem)
