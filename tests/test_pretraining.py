@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import signal
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -21,6 +22,7 @@ from tests.images import crops
 
 IMAGES = np.stack(crops(48, 32))
 LABELS = ["left", "right"] * 24
+BFLOAT16 = "mixed_bfloat16"
 SETTINGS = {
     "config": "photos",
     "encoder": "resnet8",
@@ -193,6 +195,16 @@ def test_directory_with_the_remains_of_a_run_is_refused(finished, tmp_path):
         moco_tf.train(OTHER, workdir, **SETTINGS)
     assert sorted(os.listdir(workdir)) == before
     np.testing.assert_array_equal(np.load(workdir / "images.npy"), IMAGES)
+
+
+@pytest.mark.slow
+def test_mixed_precision_ends_with_the_run(tmp_path):
+    run = moco_tf.train(IMAGES, tmp_path / "run", **SETTINGS | {"steps": 1}, precision=BFLOAT16)
+    assert run.config.precision == BFLOAT16
+    assert keras.config.dtype_policy().name == "float32"
+    # With the policy of the run, features would be rounded to 8 bits.
+    features = run.backbone(IMAGES[:2].astype(np.float32)).numpy()
+    assert not np.array_equal(features, tf.cast(tf.cast(features, tf.bfloat16), tf.float32))
 
 
 def test_config_of_the_caller_is_not_changed(finished):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
@@ -85,6 +86,7 @@ class Extractor:
             return dataset.cache() if keep_views else dataset
 
         self._batches = strategy.distribute_datasets_from_function(views)
+        backbone = traceable(backbone)
 
         def replica_step(indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
@@ -123,6 +125,15 @@ class Extractor:
                 "files, which may be damaged or incomplete"
             )
         return _with_labels(self.source, self.indices, readable, np.concatenate(feature_parts))
+
+
+def traceable(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a backbone for a graph that is traced without AutoGraph.
+
+    Keras layers do not need AutoGraph. A function of the user's own may have Python's `if`, `for`
+    and `len` on tensors.
+    """
+    return backbone if isinstance(backbone, keras.layers.Layer) else tf.function(backbone)
 
 
 def extract(

@@ -19,7 +19,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.features import extract, traceable
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import LinearSettings
@@ -109,6 +109,7 @@ def fit(
     require_shareable(settings.batch_size)
     require_two_classes(source)
     dtype = keras.config.floatx()
+    call = traceable(backbone)
     layer = new_classifier(dim, num_classes, settings.seed)
     steps_per_epoch = -(-len(source.train) // settings.batch_size)
     schedule = Step(settings.learning_rate, steps_per_epoch, settings.milestones)
@@ -116,7 +117,7 @@ def fit(
     optimizer.build(layer.trainable_variables)
 
     def loss(_: tf.Tensor, labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf.cast(backbone(tf.cast(images, tf.float32)), dtype)
+        features = tf.cast(call(tf.cast(images, tf.float32)), dtype)
         present = tf.cast(labels >= 0, dtype)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
             tf.maximum(labels, 0), layer(features)

@@ -13,8 +13,8 @@ from moco_tf.data import sources
 from moco_tf.plan import devices as devices_module
 from moco_tf.plan import images as images_module
 from moco_tf.plan import printing, rules
+from moco_tf.plan.checks import warnings
 from moco_tf.plan.facts import Devices, Images
-from moco_tf.plan.warnings import warnings
 
 # What a plan cannot see in the images.
 HINT = (

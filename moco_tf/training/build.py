@@ -156,6 +156,16 @@ def build_model(
     return model
 
 
+@contextlib.contextmanager
+def restored_dtype_policy() -> Iterator[None]:
+    """Restore Keras' dtype policy, which `build_model` sets, at the end of the block."""
+    policy = keras.config.dtype_policy()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
 def build_schedule(
     config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -36,6 +36,7 @@ from moco_tf.training.build import (
     build_data,
     build_model,
     memory_bank_size,
+    restored_dtype_policy,
 )
 from moco_tf.training.callbacks import StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
@@ -107,7 +108,12 @@ def train(
     with distribution.scope(strategy), printing_may_fail():
         config = plan.resolve(config, workdir)
     check(config, strategy.num_replicas_in_sync)
-    with distribution.scope(strategy), printing_may_fail(), memory_may_run_out(config):
+    with (
+        distribution.scope(strategy),
+        printing_may_fail(),
+        memory_may_run_out(config),
+        restored_dtype_policy(),
+    ):
         return _train(config, workdir)
 
 

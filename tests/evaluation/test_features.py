@@ -145,3 +145,14 @@ def test_two_replicas_give_identical_features(monkeypatch, folder, backbone, two
     np.testing.assert_array_equal(result.indices, expected.indices)
     np.testing.assert_array_equal(result.labels, expected.labels)
     np.testing.assert_array_equal(result.features, expected.features)
+
+
+def test_backbone_may_be_a_function_with_statements_on_tensors(folder):
+    def flat(images):
+        if tf.reduce_max(images) > 300:
+            images = images / 300
+        return tf.reshape(images, [len(images), -1])
+
+    result = extract(flat, sources.load(f"folder:{folder}"), np.array([0, 6]), SIZE)
+    expected = [np.asarray(Image.open(folder / PATHS[i]), np.float32).ravel() for i in (0, 6)]
+    np.testing.assert_array_equal(result.features, expected)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from moco_tf.config import default_config, flatten
-from moco_tf.plan.warnings import CHECKS, warnings
+from moco_tf.plan.checks import CHECKS, warnings
 from tests.plan.facts import CPU, GPU, photos
 
 SETTINGS = {
