@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test test-all storm check results pytorch docs package gpu-check tpu-check clean
+.PHONY: demo study test test-ci test-all storm check results pytorch docs package gpu-check tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/moco-demo --workdir=runs/demo
@@ -15,7 +15,11 @@ study: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-# All checks and all tests, in at most 20 minutes on two cores.
+# All checks, and all tests but the nightly ones, in about 20 minutes on two cores.
+test-ci: check
+	$(BIN)/python -m pytest -m "not nightly"
+
+# All checks and all tests, in about half an hour on two cores.
 test-all: check
 	$(BIN)/python -m pytest
 

@@ -36,6 +36,13 @@ from tests.precision import in_float64
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Make nightly tests slow tests, which `make test` leaves out."""
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
     """Let processes that tests start react to SIGINT and SIGHUP.

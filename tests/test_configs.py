@@ -127,6 +127,7 @@ def graph_key(name):
 
 
 # The first config, by name, for each kind of training step.
+WIDE = ("imagenet_v1_resnet50w2", "imagenet_v1_resnext50")
 REPRESENTATIVES = {graph_key(name): name for name in reversed(COMPLETE)}.values()
 
 
@@ -138,7 +139,13 @@ def two_batches(recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REPRESENTATIVES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly) if name in WIDE else name
+        for name in REPRESENTATIVES
+    ],
+)
 def test_config_trains_for_two_steps(name, monkeypatch):
     """It keeps its stem, block, width, head and augmentation, but has small images and batches."""
     for key, architecture in ARCHITECTURES.items():

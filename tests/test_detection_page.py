@@ -16,7 +16,7 @@ SMALL = {"TRAIN": "32", "VAL": "3", "EPOCHS": "1", "STEPS": "2", "TRIALS": "1"}
 
 
 @needs_fashion_mnist
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_page_runs_from_its_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "\n".join(pages.code_blocks(PAGE, "bash"))

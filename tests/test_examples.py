@@ -158,6 +158,7 @@ def test_search_example_finds_pieces_of_the_same_photograph():
     assert variables["same"] > 4 * variables["chance"]
 
 
+@pytest.mark.nightly
 def test_fine_tuning_example_exports_an_accurate_classifier():
     variables = run_without_moco_tf(
         "examples/fine_tuning.md", "CLASSES", "accuracies", "test_images"

@@ -85,7 +85,7 @@ print(states)
 """
 
 
-@pytest.mark.slow  # It trains, and is what a reader runs.
+@pytest.mark.nightly
 def test_notebook_runs(notebook, tmp_path):
     mistake = nbformat.v4.new_code_cell("raise moco_tf.UserError('a line')")
     mistake.metadata.tags = ["raises-exception"]

@@ -90,7 +90,7 @@ def test_segmentation_of_several_trials_without_invalid_annotations(invalid_scen
     assert is_picture(workdir / "eval" / "segmentation.png")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_fashion_mnist
 def test_detection_comparison_continues_where_it_was_stopped(scenes, workdir):
     arguments = ("--protocol=detection", "--compare", f"--workdir={workdir}", *SHORT)

@@ -84,7 +84,7 @@ def test_flat_folder_trains_without_labels(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_two_devices_train_as_one_does(image_folder, trained_run, tmp_path):
     flags = (*TRAINED_RUN, source_flag(image_folder), "--strategy=mirrored", "--virtual_devices=2")

@@ -29,12 +29,14 @@ FAMILIES = {
     "VGG16": 512,
     "ResNet50": 2048,
 }
+QUICK_FAMILIES = ("MobileNetV3Small", "ConvNeXtTiny")
+SLOW_FAMILIES = [name for name in FAMILIES if name not in QUICK_FAMILIES]
 # Moving variances for which the features are neither constant nor chaotic.
 VARIANCES = {
     **{"MobileNet": 0.02, "MobileNetV2": 0.1, "MobileNetV3Small": 0.1, "EfficientNetB0": 0.03},
     **{"Xception": 0.05, "InceptionV3": 0.4},
 }
-SLOW_FAMILIES = {
+NIGHTLY_FAMILIES = {
     "EfficientNetB0": 1280,
     "ResNet50V2": 2048,
     "DenseNet121": 1024,
@@ -55,7 +57,15 @@ def relative_difference(actual, expected):
 
 
 @pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_FAMILIES)]
+    "name",
+    [
+        *QUICK_FAMILIES,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in sorted(FAMILIES.keys() - QUICK_FAMILIES)
+        ),
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in NIGHTLY_FAMILIES),
+    ],
 )
 def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
     size = 96 if name.startswith("Inception") else 32
@@ -66,7 +76,7 @@ def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
     randomize(original, VARIANCES.get(name, 1.0))
     encoder = foreign.build(foreign.describe(f"keras:{name}", image_size=size), bn_groups=2)
     encoder.set_weights(original.get_weights())
-    assert encoder.output_shape == (None, {**FAMILIES, **SLOW_FAMILIES}[name])
+    assert encoder.output_shape == (None, {**FAMILIES, **NIGHTLY_FAMILIES}[name])
     x = images(2, size)
     module = importlib.import_module(build.__module__)
     expected = original(module.preprocess_input(x.copy())).numpy()
@@ -125,6 +135,7 @@ def test_baseline_has_random_weights(file):
     assert (kernels[0] != kernels[1]).all()
 
 
+@pytest.mark.slow
 def test_random_weights_depend_on_the_seed_alone():
     """Not on whether the description is new, and not on networks that were built before."""
     name = "keras:MobileNet"

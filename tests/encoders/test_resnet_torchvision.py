@@ -18,6 +18,7 @@ pytestmark = pytest.mark.torch
 
 TOLERANCE = 1e-4  # relative to the largest value
 SIZES = {"224x224": (2, 224, 224, 3), "97x75": (4, 97, 75, 3)}
+MARKS = {True: pytest.mark.slow, False: pytest.mark.nightly}
 BOTH_SIZES = ("resnet18", "resnet50")
 
 
@@ -83,7 +84,7 @@ class Pair(typing.NamedTuple):
 @pytest.fixture(
     scope="module",
     params=[
-        name if name.startswith("resnet18") else pytest.param(name, marks=pytest.mark.slow)
+        name if name.startswith("resnet18") else pytest.param(name, marks=MARKS[name == "resnet50"])
         for name in TORCHVISION
     ],
 )
@@ -188,6 +189,7 @@ def test_state_dict_has_the_keys_order_and_shapes_of_torchvision(pair):
     assert pair.shapes == expected
 
 
+@pytest.mark.nightly
 def test_network_of_width_four_has_the_keys_order_and_shapes_of_torchvision():
     # No weights are created, which would take 1.5 GB in each library.
     with keras.StatelessScope():

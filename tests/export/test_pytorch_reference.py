@@ -126,7 +126,7 @@ class Imported:
     params=[
         ("resnet8", "linear"),
         ("resnet8", "mlp"),
-        pytest.param(("resnet18", "mlp"), marks=pytest.mark.slow),  # torchvision's
+        pytest.param(("resnet18", "mlp"), marks=pytest.mark.nightly),  # torchvision's
     ],
     ids="-".join,
 )

@@ -69,11 +69,13 @@ def test_two_replicas_compute_what_one_device_computes(one_device, two_replicas,
     assert_equal(tmp_path / f"{name}.npz", one_device / f"{name}.npz")
 
 
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_four_replicas_compute_what_one_device_computes(one_device, four_replicas):
     assert_equal(four_replicas[0] / f"{RESUMED}.npz", one_device / f"{RESUMED}.npz")
 
 
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_run_of_one_device_continues_on_four_replicas(one_device, four_replicas):
     path = four_replicas[1] / f"{RESUMED}.npz"
@@ -81,6 +83,7 @@ def test_run_of_one_device_continues_on_four_replicas(one_device, four_replicas)
     assert_equal(path, one_device / f"{RESUMED}.npz")
 
 
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_run_of_four_replicas_continues_on_two(
     float64, one_device, four_replicas, two_replicas, tmp_path

@@ -249,7 +249,7 @@ def test_keys_left_in_permuted_order_break_parity(monkeypatch):
         compare(monkeypatch, **BRIEFLY)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_loss_of_resnet18_in_float32_equals_the_reference_for_ten_steps():
     """The relative tolerance is 1e-4."""
     keras.utils.set_random_seed(1)

@@ -161,7 +161,7 @@ def test_other_config_leaves_the_results_alone(arguments, started, tmp_path, cap
     assert (tmp_path / "out" / "results.json").read_text() == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_study_is_stopped_and_resumed(arguments, tmp_path):
     out, run_dir = tmp_path / "out", tmp_path / "runs" / "base" / "seed0"
     process = command.start("-m", "studies", *arguments)

@@ -23,6 +23,8 @@ from tests.command import TINY, state
 from tests.conftest import source_flag
 from tests.encoders.foreign_networks import images, means, small_network
 
+pytestmark = pytest.mark.slow
+
 SMALL_RUN = (
     *TINY,
     "--config.stem=imagenet",
@@ -132,7 +134,6 @@ def test_formats_for_resnets_are_refused(run, module, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.slow
 def test_evaluation_of_the_run_and_of_its_export(run, exports, tmp_path):
     results = {}
     for flag in (f"--workdir={run[0]}", f"--saved_model={exports['saved_model']}"):

@@ -85,7 +85,9 @@ def float32_losses(batches):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.distributed)])
+@pytest.mark.parametrize(
+    "devices", [1, pytest.param(2, marks=[pytest.mark.distributed, pytest.mark.nightly])]
+)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_loss_after_200_steps_is_within_2_percent_of_float32(
     float32_losses, batches, request, precision, devices

@@ -100,8 +100,14 @@ def storm(arguments, setup, workdir, kills, generator):
         saved_step = step
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("setup", KILLS)
+@pytest.mark.parametrize(
+    "setup",
+    [
+        pytest.param("one device", marks=pytest.mark.slow),
+        pytest.param("mirrored", marks=pytest.mark.nightly),
+        pytest.param("two workers", marks=pytest.mark.nightly),
+    ],
+)
 def test_killed_run_ends_like_an_uninterrupted_one(setup, image_folder, tmp_path):
     arguments = [
         *TINY,

@@ -240,7 +240,7 @@ def test_loss_equals_that_of_the_paper(detector):
     assert float(total) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_fashion_mnist
 def test_two_scenes_are_learned(tmp_path):
     images = load_boxes(f"coco:{write(tmp_path, 2, 1)}")

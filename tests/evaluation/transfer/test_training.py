@@ -108,7 +108,7 @@ def test_two_replicas_give_numbers_of_one(float64, images, two_replicas):
         np.testing.assert_array_equal(other_predictions[index][2], labels)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_two_replicas_give_loss_of_one_in_detection(images, two_replicas):
     # In float32, because KerasHub computes anchors in float32.
