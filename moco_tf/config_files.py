@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 import moco_tf.configs
+from moco_tf.config import flatten
 from moco_tf.errors import UserError
 from moco_tf.paths import expand, expand_encoder, expand_source
 from moco_tf.settings import SETTINGS
@@ -72,7 +73,27 @@ def load(config: str, label: str = "config") -> ml_collections.ConfigDict:
             f"{label}={config}: get_config() returns {type(loaded).__name__}, not a "
             "ml_collections.ConfigDict such as moco_tf.default_config() returns"
         )
+    require_settings(loaded, f"{label}={config}")
     return loaded.lock()
+
+
+def require_settings(config: ml_collections.ConfigDict, label: str = "config") -> None:
+    """Raise a `UserError` unless a config has all settings, and no others.
+
+    Args:
+        config: The config.
+        label: What it is, for the message.
+    """
+    keys = flatten(config).keys()
+    for key in keys - VALUE_TYPES.keys():
+        raise UserError(f"{label}: there is no setting '{key}'; {_hint(key)}")
+    if missing := [key for key in VALUE_TYPES if key not in keys]:
+        others = f" and {len(missing) - 3} others" if len(missing) > 4 else ""
+        shown = missing if len(missing) <= 4 else missing[:3]
+        raise UserError(
+            f"{label} lacks {', '.join(shown)}{others}: start from moco_tf.default_config(), and "
+            "change its settings"
+        )
 
 
 def change(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> None:
@@ -93,6 +114,7 @@ def change(config: ml_collections.ConfigDict, settings: Mapping[str, Any]) -> No
         >>> config.epochs, config.augment.hue
         (100, 0.1)
     """
+    require_settings(config)
     for key, value in settings.items():
         if key in GROUPS:
             if not isinstance(value, Mapping):

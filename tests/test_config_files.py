@@ -1,5 +1,7 @@
 """Configs by name, and changes of their settings; the flag --config is tested with the commands."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -83,3 +85,23 @@ def test_mistakes_in_settings_are_refused(changes, message):
     with pytest.raises(UserError) as error:
         config_files.change(default_config(), changes)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("config.unlock(); config.epocs = 3", "there is no setting 'epocs'; did you mean epochs or steps?"),
+        ("config.unlock(); config.augment.hew = 3.0", "there is no setting 'augment.hew'"),
+        ("del config['image_size']", "lacks image_size: start from moco_tf.default_config()"),
+        ("config = ml_collections.ConfigDict({'epochs': 3})", "lacks mechanism, encoder, stem and"),
+    ],
+)
+def test_config_with_other_settings_is_refused(tmp_path, lines, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import ml_collections\nfrom moco_tf.configs.photos import get_config as base\n"
+        f"def get_config():\n    config = base()\n    config.unlock()\n    {lines}\n"
+        "    return config\n"
+    )
+    with pytest.raises(UserError, match=re.escape(message)):
+        config_files.load(str(path))

@@ -85,9 +85,9 @@ def train(values: flags.FlagValues) -> int:
     with strategy.scope():
         if distribution.is_chief():
             if outcome.stopped_by is None and has_trained:
+                curves = ", curves.png" if run_directory.has_curves(values.workdir) else ""
                 print(
-                    f"wrote checkpoints, metrics.jsonl, curves.png and tensorboard to "
-                    f"{values.workdir}"
+                    f"wrote checkpoints, metrics.jsonl{curves} and tensorboard to {values.workdir}"
                 )
             elif outcome.stopped_by is not None:
                 print(
@@ -107,7 +107,10 @@ def _plan(values: flags.FlagValues) -> None:
         chief = distribution.is_chief()
         planned = plan.make(values.config, values.workdir)
         if chief:
-            print(f"{planned.summary}\n{planned}")
+            print(f"{planned.summary}\n{planned}", flush=True)
+        if planned.exceeds_memory:
+            raise UserError(f"the steps are not timed: {planned.exceeds_memory}")
+        if chief:
             print("\ntiming a few steps of this run ...", flush=True)
         measured = timing.measure(planned.config)
     if chief:

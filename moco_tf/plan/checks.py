@@ -7,7 +7,8 @@ comment names a measurement.
 from collections.abc import Callable
 
 from moco_tf.config import suggested_queue_size
-from moco_tf.plan import choices, memory
+from moco_tf.plan import choices
+from moco_tf.plan import memory as memory_module
 from moco_tf.plan.choices import Values
 from moco_tf.plan.facts import MANY_RANDOM, Devices, Images
 
@@ -16,6 +17,16 @@ LARGEST_QUEUE = 0.5  # Of the distinct images; the study went up to this share.
 SMALLEST_GROUP = 8  # Images. Groups of 4 were worse than groups of 16 by 1.8 points in the study.
 FEWEST_STEPS = 5
 SMALLEST_RATIO = 0.8  # Of an image's shorter side to that of a view.
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> counted(1, "image"), counted(1200, "image")
+        ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _unreadable(images: Images, devices: Devices, values: Values) -> str | None:
@@ -90,19 +101,21 @@ def _small_groups(images: Images, devices: Devices, values: Values) -> str | Non
     if batch // groups >= SMALLEST_GROUP:
         return None
     return (
-        f"config.bn_groups={groups} leaves groups of {batch // groups} images, whose statistics "
-        f"vary much: use fewer groups or batches larger than config.batch_size={batch}"
+        f"config.bn_groups={groups} leaves groups of {counted(batch // groups, 'image')}, whose "
+        f"statistics vary much: use fewer groups, or batches of {SMALLEST_GROUP * groups} images"
     )
 
 
 def _short_epoch(images: Images, devices: Devices, values: Values) -> str | None:
-    steps = images.number // values["batch_size"]
+    batch = values["batch_size"]
+    steps, left_out = divmod(images.number, batch)
     if steps >= FEWEST_STEPS:
         return None
-    left_out = images.number % values["batch_size"]
+    rest = f" and leaves out {counted(left_out, 'image')}" if left_out else ""
+    smaller = f"set config.batch_size below {batch}, or " if batch > 2 else ""
     return (
-        f"an epoch of {images.number:,} images has {steps} steps and leaves out {left_out} images: "
-        f"set config.batch_size below {values['batch_size']}, or add images"
+        f"an epoch of {images.number:,} images has {counted(steps, 'step')}{rest}: {smaller}add "
+        "images"
     )
 
 
@@ -118,11 +131,12 @@ def _large_views(images: Images, devices: Devices, values: Values) -> str | None
     )
 
 
-def _memory(images: Images, devices: Devices, values: Values) -> str | None:
+def memory(images: Images, devices: Devices, values: Values) -> str | None:
+    """Return why a step may not fit into the memory of a device, or None if it does."""
     if devices.memory is None:
         return None
     needed = choices.needed(values["batch_size"], devices, values)
-    if needed <= memory.USABLE * devices.memory:
+    if needed <= memory_module.USABLE * devices.memory:
         return None
     return (
         f"a step needs an estimated {needed / 1e9:.1f} GB, and the device has "
@@ -152,7 +166,7 @@ CHECKS: tuple[Callable[[Images, Devices, Values], str | None], ...] = (
     _small_groups,
     _short_epoch,
     _large_views,
-    _memory,
+    memory,
     _unused_gpus,
 )
 

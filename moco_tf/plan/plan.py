@@ -7,13 +7,15 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, run_directory
+from moco_tf import distribution, run_data, run_directory
+from moco_tf.backbones import warm_start
 from moco_tf.config import check, check_values, flatten
 from moco_tf.data import sources
+from moco_tf.errors import UserError
 from moco_tf.plan import devices as devices_module
 from moco_tf.plan import images as images_module
 from moco_tf.plan import printing, rules
-from moco_tf.plan.checks import warnings
+from moco_tf.plan.checks import memory, warnings
 from moco_tf.plan.facts import Devices, Images
 
 # What a plan cannot see in the images.
@@ -34,6 +36,8 @@ class Plan:
         devices: What the devices are.
         warnings: What may go wrong, one line each.
         summary: Lines about the data source.
+        exceeds_memory: Why a step is not tried: it would need more memory than a CPU has, and the
+            system would kill the process without a message. None if there is enough.
     """
 
     config: ml_collections.ConfigDict
@@ -42,6 +46,7 @@ class Plan:
     devices: Devices
     warnings: list[str]
     summary: str
+    exceeds_memory: str | None = None
 
     def __str__(self) -> str:
         """The facts, the settings with their reasons, and the warnings."""
@@ -75,6 +80,11 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
     unset = open_settings(config)
     check_values(config, unset)
     source = sources.from_config(config)
+    if len(source.pretrain) < 2:
+        raise UserError(
+            f"data source '{source.name}' has one image for pre-training, which has no other image "
+            "to be compared with: add images"
+        )
     images, devices = images_module.look(source, config.seed), devices_module.look()
     chosen = _from_run(config, workdir) or _from_weights(config)
     partly = _with(config, {key: value for key, (value, _) in chosen.items()})
@@ -83,8 +93,18 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
     given = "set by you" if unset else "as in the config"
     reasons = {key: chosen[key][1] if key in chosen else given for key in rules.PLANNED}
     check(planned, devices.replicas)
-    found = warnings(images, devices, flatten(planned))
-    return Plan(planned, reasons, images, devices, found, source.summary)
+    if planned.batch_size > images.number:
+        raise UserError(
+            f"config.batch_size={planned.batch_size} is more than the {images.number} images of "
+            f"'{source.name}': set it to {images.number} or less"
+        )
+    if workdir is not None:
+        resolved = warm_start.resolve(planned, workdir)
+        run_directory.require_same_run(workdir, resolved, run_data.of_source(source))
+    settings = flatten(planned)
+    found = warnings(images, devices, settings)
+    too_large = memory(images, devices, settings) if devices.kind == "cpu" else None
+    return Plan(planned, reasons, images, devices, found, source.summary, too_large)
 
 
 def resolve(

@@ -22,6 +22,7 @@ from moco_tf.config import (
     suggested_queue_size,
     total_steps,
 )
+from moco_tf.config_files import require_settings
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
@@ -105,6 +106,7 @@ def train(
     """
     strategy = strategy or tf.distribute.get_strategy()
     workdir = paths.expand(workdir, "workdir")
+    require_settings(config)
     with distribution.scope(strategy), printing_may_fail():
         config = plan.resolve(config, workdir)
     check(config, strategy.num_replicas_in_sync)

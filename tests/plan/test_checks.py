@@ -56,7 +56,7 @@ CASES = {
     ),
     "small groups": (
         dict(settings=dict(bn_groups=32)),
-        ["bn_groups=32", "groups of 4 images", "batch_size=128"],
+        ["bn_groups=32", "groups of 4 images", "batches of 256 images"],
         dict(settings=dict(bn_groups=16)),
     ),
     "short epoch": (

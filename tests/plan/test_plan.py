@@ -103,6 +103,25 @@ def test_resumed_run_keeps_its_plan_on_other_devices(run, image_folder, tmp_path
     assert (workdir / "config.json").read_bytes() == before
 
 
+def test_plan_of_a_run_is_refused_if_its_training_would_be(run):
+    with pytest.raises(UserError, match="holds a run with another config .*data.source"):
+        plan.make(auto("photos", steps=2, knn_every=0), str(run[0]))
+
+
+@pytest.mark.parametrize(
+    ("number", "settings", "message"),
+    [
+        (1, {}, "has one image for pre-training, which has no other image"),
+        (8, {"batch_size": 10, "bn_groups": 2}, "batch_size=10 is more than the 8 images"),
+    ],
+)
+def test_images_that_make_no_batch_are_refused(image_folder, tmp_path, number, settings, message):
+    for path in sorted(image_folder.rglob("*.*"))[:number]:
+        shutil.copy(path, tmp_path)
+    with pytest.raises(UserError, match=message):
+        plan.make(auto(f"folder:{tmp_path}", **settings))
+
+
 def test_resumed_run_refuses_another_value(run, image_folder):
     config = auto(f"folder:{image_folder}", steps=2, knn_every=0, queue_size=50)
     with pytest.raises(UserError, match="queue_size is 77 there and 50 here"):

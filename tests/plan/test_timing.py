@@ -129,3 +129,12 @@ def test_command_to_train_has_the_flags_of_the_plan():
 def test_plan_and_preview_exclude_each_other():
     line = in_process.run_mistake("train.py", AUTO, "--plan", "--preview=views.png")
     assert "--plan and --preview=views.png: give one of them" in line
+
+
+def test_step_beyond_the_memory_of_the_machine_is_not_tried(image_folder):
+    flags = ("--plan", AUTO, source_flag(image_folder), "--config.image_size=50000")
+    output = in_process.run("train.py", *flags, status=2)
+    assert "timing" not in output
+    line = output.strip().splitlines()[-1]
+    assert line.startswith("error: the steps are not timed: a step needs an estimated ")
+    assert "config.image_size below 50000" in line
