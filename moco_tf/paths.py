@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any
 
 from moco_tf.errors import UserError
 
@@ -36,6 +37,26 @@ def expand(path: str, label: str) -> str:
         '/mnt/data/photos'
     """
     return _require_utf8(_expand(path, label), label)
+
+
+def expand_argument(path: Any, label: str) -> str:
+    """Return the path that a function was given, expanded as by `expand`.
+
+    Args:
+        path: The argument, a text or a `pathlib.Path`.
+        label: Name of the argument, for messages.
+
+    Raises:
+        UserError: If it is something else, or as `expand`.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{label} is {path!r:.100}: use a path, a text or a pathlib.Path")
+    return expand(os.fsdecode(path), label)
+
+
+def absolute(path: str) -> str:
+    """Return the absolute path of a local path, and a path such as `gs://bucket` as it is."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def expand_source(name: str, label: str = "data source") -> str:

@@ -1,10 +1,11 @@
 """Pre-training in Python and in notebooks."""
 
+import contextlib
 import copy
 import os
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -39,11 +40,15 @@ def train(
     checkpoint as well, and then end the process, as they do without this function. Until the first
     step has ended there is nothing to save. Outside of the main thread, signals are not handled.
 
+    Train one run at a time in a process: two calls in two threads share the global random seed of
+    Keras, so their results cannot be reproduced.
+
     Args:
         data: The images, which need no labels: a data source, as in `moco_tf.load_source`; an
             array, uint8 `[N, H, W]` or `[N, H, W, C]`; a list of image files; or a pair of an array
             or a list and the labels, integers or texts, which are used to evaluate the features.
-            Arrays and lists are kept in the run directory. None for the images of the config.
+            Arrays and lists are kept in the run directory, in `images.npy`, `images.labels.npy` and
+            `images.txt`, which must not be files of yours. None for the images of the config.
         workdir: Path of the run directory, which is created if it does not exist.
         config: Name of an installed config, such as `"folder"` or `"photos"`; path of a config
             file; or a config, which is not changed.
@@ -59,7 +64,7 @@ def train(
     Raises:
         UserError: If an argument or a setting is invalid, the images cannot be read, or the run
             directory cannot be written, is in use or holds another run; or if the training
-            diverges.
+            diverges. A call that is refused leaves nothing in a new run directory.
 
     Example:
         >>> import moco_tf
@@ -69,13 +74,17 @@ def train(
         >>> run.finished, run.backbone.output_shape
         (True, (None, 64))
     """
-    directory = paths.expand(os.fspath(workdir), "workdir")
+    directory = paths.expand_argument(workdir, "workdir")
+    if not isinstance(strategy, tf.distribute.Strategy | None):
+        raise UserError(
+            f"strategy={strategy!r:.100}: pass a tf.distribute.Strategy, such as "
+            "tf.distribute.MirroredStrategy()"
+        )
     changed = _config(data, config, init, encoder, settings)
     if data is not None:
         _require_one_process(data, strategy)
-        changed.data.source = run_images.source_name(data, directory)
-        config_files.expand_paths(changed)
-    outcome = training.train(changed, directory, strategy)
+    with _with_images(changed, data, directory):
+        outcome = training.train(changed, directory, strategy)
     if outcome.stopped_by is not None:
         print(
             f"stopped at step {outcome.step} of {outcome.total_steps} and saved to {directory}; "
@@ -117,14 +126,23 @@ def preview(
         >>> moco_tf.preview("photos", f"{workdir}/views.png", config="photos")  # doctest: +ELLIPSIS
         '...views.png'
     """
-    path = paths.expand(os.fspath(path), "path")
+    path = paths.expand_argument(path, "path")
     changed = _config(data, config, init, encoder, settings)
-    with tempfile.TemporaryDirectory() as directory:
-        if data is not None:
-            changed.data.source = run_images.source_name(data, directory)
-            config_files.expand_paths(changed)
+    with tempfile.TemporaryDirectory() as directory, _with_images(changed, data, directory):
         training.preview(changed, path)
     return path
+
+
+@contextlib.contextmanager
+def _with_images(config: ml_collections.ConfigDict, data: Any, directory: str) -> Iterator[None]:
+    """Set the data source of a config to images that are kept in a directory, if there are any."""
+    if data is None:
+        yield
+        return
+    with run_images.kept(data, directory) as source:
+        config.data.source = source
+        config_files.expand_paths(config)
+        yield
 
 
 def _config(
@@ -148,6 +166,7 @@ def _config(
         )
     arguments = {"init": init, "encoder": encoder}
     changes = {name: value for name, value in arguments.items() if value is not None}
+    _require_distinct(settings)
     config_files.change(loaded, {**settings, **changes})
     if data is not None and "data.source" in settings:
         raise UserError("there are images in data and in the setting data.source: remove one")
@@ -155,6 +174,17 @@ def _config(
         raise UserError(f"data=None, and the config names no images: use {given.FORMS}")
     config_files.expand_paths(loaded)
     return loaded
+
+
+def _require_distinct(settings: Mapping[str, Any]) -> None:
+    """Raise a `UserError` if a setting is in a group and also has an argument of its own."""
+    for group, values in settings.items():
+        if isinstance(values, Mapping):
+            for name in values:
+                if f"{group}.{name}" in settings:
+                    raise UserError(
+                        f"{group}.{name} is set twice, in {group}={{...}} and by itself: remove one"
+                    )
 
 
 def _require_one_process(data: Any, strategy: tf.distribute.Strategy | None) -> None:

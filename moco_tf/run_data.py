@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -11,12 +12,18 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from moco_tf import paths
+from moco_tf.data import given
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import read_json, write_atomically
 from moco_tf.names import printable
 
 NUMBERS, CONTENTS = "data.json", "data_files.gz"
+# The images that `moco_tf.train` keeps in a run directory: scheme and name of the file.
+KEPT = (("npy", given.ARRAY), ("files", given.LIST))
+# How lines about the labels begin, and how lines about arrays end.
+LABELS, CHECKSUM = re.compile(rb"labels in "), b" with the checksum "
 MAX_NAMES = 3  # Maximum number of files that a message names as new, as missing and as moved.
 
 
@@ -80,9 +87,10 @@ def require_same(workdir: str, data: RunData, source_name: str) -> None:
     saved = _read(workdir)
     remedy = "use another directory, or restore the images"
     if data.contents and saved.get("contents", data.checksum) != data.checksum:
+        what, changes = _changes(workdir, saved["contents"], data.contents)
         raise UserError(
-            f"the images of '{source_name}' have changed since the run {workdir} was started"
-            f"{_changes(workdir, saved['contents'], data.contents)}: {remedy}"
+            f"the {what} of '{source_name}' have changed since the run {workdir} was started"
+            f"{changes}: use another directory, or restore the {what}"
         )
     if saved["num_images"] != data.num_images:
         raise UserError(
@@ -95,6 +103,26 @@ def require_same(workdir: str, data: RunData, source_name: str) -> None:
             f"the run directory {workdir} holds a run on images with {channels} channels, but "
             f"those of '{source_name}' have {data.channels} now: {remedy}"
         )
+
+
+def source_in(workdir: str, source_name: str) -> str:
+    """Return the string that names the images of a run whose directory may have been moved.
+
+    Args:
+        workdir: Path of the run directory.
+        source_name: The string that its config has.
+
+    Returns:
+        The string; or, if the file in it is gone and is one that `moco_tf.train` keeps in a run
+        directory, the string with the file of this name in `workdir`.
+    """
+    scheme, _, path = source_name.partition(":")
+    name = os.path.basename(path)
+    if (scheme, name) not in KEPT or tf.io.gfile.exists(path):
+        return source_name
+    directory = paths.absolute(workdir)
+    moved = os.path.join(directory, name)
+    return f"{scheme}:{moved}" if tf.io.gfile.exists(moved) else source_name
 
 
 def read_num_images(workdir: str) -> int:
@@ -126,18 +154,28 @@ def _checksum(joined_contents: bytes) -> str:
     return hashlib.sha256(joined_contents).hexdigest()
 
 
-def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> str:
-    """Return in words which files were added, removed and moved since a run was started."""
+def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> tuple[str, str]:
+    """Return what has changed since a run was started, images or labels, and which files have."""
     try:
         with tf.io.gfile.GFile(os.path.join(workdir, CONTENTS), "rb") as file:
             saved = gzip.decompress(file.read())
     except (tf.errors.OpError, OSError, EOFError, ValueError, zlib.error):
         saved = b""
     if _checksum(saved) != checksum:
-        return f", and their list {CONTENTS}, which says how, is lost"
+        return "images", f", and their list {CONTENTS}, which says how, is lost"
     added = Counter(contents)
     removed = Counter(saved.split(b"\0"))
     added, removed = added - removed, removed - added
+    lines = [*added, *removed]
+    only_labels = lines and all(LABELS.match(line) and CHECKSUM in line for line in lines)
+    # The rest of a line with a checksum says what has changed.
+    old_lines = {line.partition(CHECKSUM)[0]: line for line in removed if CHECKSUM in line}
+    changed = []
+    for line in sorted(added):
+        name = line.partition(CHECKSUM)[0]
+        if CHECKSUM in line and name in old_lines:
+            changed.append(printable(name))
+            del added[line], removed[old_lines.pop(name)]
     # A file was moved if one of the same name is missing elsewhere.
     old_paths = {os.path.basename(path): path for path in sorted(removed)}
     moved = []
@@ -149,10 +187,12 @@ def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> str:
     changes = [
         f"{len(names)} {verb} ({', '.join(names[:MAX_NAMES])}{', ...' * (len(names) > MAX_NAMES)})"
         for verb, names in (
+            ("changed", changed),
             ("moved", moved),
             ("added", [printable(path) for path in sorted(added)]),
             ("removed", [printable(path) for path in sorted(removed)]),
         )
         if names
     ]
-    return f": {', '.join(changes)}" if changes else ", and so has their order"
+    what = "labels" if only_labels else "images"
+    return what, f": {', '.join(changes)}" if changes else ", and so has their order"

@@ -114,7 +114,8 @@ def require_empty(path: str) -> None:
 def read_config(workdir: str) -> ml_collections.ConfigDict:
     """Return the config of a run.
 
-    Settings that did not exist yet when the run was started have their default values.
+    Settings that did not exist yet when the run was started have their default values. Images that
+    are kept in the run directory are found there if it was moved.
 
     Raises:
         UserError: If the directory holds no run, or its config cannot be read.
@@ -129,6 +130,7 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         config = default_config()
         with config.unlocked():
             config.update(ml_collections.ConfigDict(values))
+            config.data.source = run_data.source_in(workdir, config.data.source)
         if unknown := sorted(set(flatten(config)) - set(flatten(default_config()))):
             raise ValueError(f"there is no setting {unknown[0]}")
         check(config)

@@ -40,7 +40,7 @@ def load_run(workdir: str | os.PathLike[str]) -> "Run":
         >>> run.step, run.total_steps, run.finished
         (12, 12, True)
     """
-    return Run(paths.expand(os.fspath(workdir), "workdir"))
+    return Run(paths.expand_argument(workdir, "workdir"))
 
 
 class Run:
@@ -53,7 +53,7 @@ class Run:
         workdir: Path of the run directory.
 
     Attributes:
-        workdir: Path of the run directory.
+        workdir: Path of the run directory, absolute.
         config: The config of the run.
 
     Raises:
@@ -69,12 +69,18 @@ class Run:
     """
 
     def __init__(self, workdir: str) -> None:
-        self.workdir = workdir
         self.config = run_directory.read_config(workdir)
+        # The working directory may change.
+        self.workdir = paths.absolute(workdir)
 
     @property
     def step(self) -> int:
-        """Step of the newest checkpoint; 0 if there is none yet."""
+        """Step of the newest checkpoint; 0 if there is none yet.
+
+        Raises:
+            UserError: If the run directory is gone.
+        """
+        self._require_directory()
         path = run_directory.latest_checkpoint(self.workdir)
         return int(path.rpartition("-")[2]) if path else 0
 
@@ -102,8 +108,9 @@ class Run:
         """The metrics by step, a `pandas.DataFrame`: the columns are the keys of metrics.jsonl.
 
         Raises:
-            UserError: If pandas is not installed.
+            UserError: If pandas is not installed, or the run directory is gone.
         """
+        self._require_directory()
         try:
             import pandas
         except ImportError as error:
@@ -133,6 +140,13 @@ class Run:
             write_report(self.workdir)
         return path
 
+    def _require_directory(self) -> None:
+        if not tf.io.gfile.isdir(self.workdir):
+            raise UserError(
+                f"the run directory {self.workdir} does not exist any more: restore it, or open "
+                "the run with moco_tf.load_run where it is now"
+            )
+
     def _has_current_report(self) -> bool:
         """Return whether the report is about the newest checkpoint and the images of the run."""
         try:
@@ -144,8 +158,12 @@ class Run:
         return actual == [self.step, source, self.config.image_size]
 
     def __repr__(self) -> str:
-        state = "finished" if self.finished else "not finished"
-        steps = f"step {self.step:,} of {self.total_steps:,}"
+        try:
+            state = "finished" if self.finished else "not finished"
+            steps = f"step {self.step:,} of {self.total_steps:,}"
+        except (UserError, tf.errors.OpError, OSError):
+            reason = "is damaged" if tf.io.gfile.isdir(self.workdir) else "does not exist any more"
+            return f"<moco_tf.Run {self.workdir!r}: the directory {reason}>"
         return f"<moco_tf.Run {self.workdir!r}: {steps}, {state}>"
 
     def _repr_html_(self) -> str:

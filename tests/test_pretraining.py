@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import UserError, run_directory
+from moco_tf import UserError, run_directory, run_images
 from moco_tf.configs import photos
+from moco_tf.data import sources
 from moco_tf.training.metrics_log import MetricsLog
 from tests import in_process
 from tests.command import state
@@ -121,6 +122,11 @@ OTHER[5, 1, 1] ^= 1
             "holds a run on other labels than those in data, see images.l",
         ),
         (IMAGES, {}, "holds a run on other labels"),
+        (
+            (IMAGES, [label == "left" for label in LABELS]),
+            {},
+            "holds a run on other labels",
+        ),
         (["a.jpg"], {}, "holds a run on the images 'npy:{workdir}/images.npy', not on 'files:"),
         ("photos", {}, "holds a run with another config (data.source is 'npy:{workdir}/images"),
         ((IMAGES, LABELS), {"steps": 8}, "holds a run with another config (steps is 9 there and 8"),
@@ -169,6 +175,16 @@ CONFIG = photos.get_config()
             "batch_size=128 is more than the 4 images of data source 'npy:{tmp_path}/",
         ),
         (IMAGES / 255, {}, "data is float64, but images are uint8"),
+        ("a/x.npy", {}, "data is the path of a file, 'a/x.npy': use 'npy:a/x.npy'"),
+        (pathlib.Path("x.npy"), {}, "data is the path of a file, 'x.npy': use 'npy:x.npy'"),
+        ("a.JPG", {}, "data is the path of a file, 'a.JPG': use a list of image files, such as ["),
+        (pathlib.Path("x.txt"), {}, "data is the path of a file, 'x.txt': use 'files:x.txt'"),
+        ("photos", {"strategy": "mirrored"}, "strategy='mirrored': pass a tf.distribute.Strategy"),
+        (
+            "photos",
+            {"augment": {"hue": 0.1}, "augment.hue": 0.2},
+            "augment.hue is set twice, in augment={{...}} and by itself: remove one",
+        ),
         (IMAGES[..., :1], {}, "config.augmentation='v1' includes RGB operations"),
     ],
 )
@@ -177,14 +193,119 @@ def test_mistakes_are_one_line(tmp_path, data, arguments, message):
         moco_tf.train(data, tmp_path / "run", **{"config": "photos", **arguments})
     assert str(error.value).startswith(message.format(tmp_path=tmp_path))
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
-def test_other_images_are_accepted_until_the_run_has_begun(tmp_path):
+@pytest.mark.parametrize("workdir", [None, 5])
+def test_workdir_is_a_path(workdir):
+    with pytest.raises(UserError, match=f"workdir is {workdir}: use a path, a text or a pathlib"):
+        moco_tf.train("photos", workdir, "photos")
+
+
+def test_refused_calls_leave_nothing_in_a_directory_that_exists(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
     for data in ((IMAGES[:4], LABELS[:4]), IMAGES[4:8], ["/none.jpg"]):
         with pytest.raises(UserError):
             moco_tf.train(data, tmp_path, "photos")
-    assert os.listdir(tmp_path) == ["images.txt"]
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [IMAGES[:8], (IMAGES[:8], LABELS[:8]), OTHER, ["/none.jpg"]],
+    ids=["images", "labels", "other", "list"],
+)
+def test_files_of_the_user_are_left_alone(tmp_path, data):
+    np.save(tmp_path / "images.npy", IMAGES)
+    np.save(tmp_path / "images.labels.npy", np.array([{}]))  # It cannot be read without pickle.
+    (tmp_path / "images.txt").write_text("a list\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="exists and does not hold what is in data") as error:
+        moco_tf.train(data, tmp_path, **SETTINGS)
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_labels_of_the_user_are_not_used_by_a_call_without_labels(tmp_path):
+    np.save(tmp_path / "images.npy", IMAGES)
+    np.save(tmp_path / "images.labels.npy", np.arange(len(IMAGES)))
+    with pytest.raises(UserError, match=r"images\.labels\.npy exists and does not hold"):
+        moco_tf.train(IMAGES, tmp_path, **SETTINGS)
+
+
+def test_equal_files_are_kept_whether_the_run_begins_or_not(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", IMAGES)
+    np.save(tmp_path / "images.labels.npy", np.array(LABELS, "U40"))
+    before = {path.name: path.stat() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"config\.epochs=0"):
+        moco_tf.train((np.load(tmp_path / "images.npy"), LABELS), tmp_path, "photos", epochs=0)
+    assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
+    monkeypatch.chdir(tmp_path)
+    with run_images.kept((IMAGES, LABELS), ".") as source:
+        assert source == f"npy:{tmp_path}/images.npy"
+    assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
+
+
+def test_interrupted_call_before_the_run_leaves_nothing(tmp_path):
+    def interrupted_call():
+        with run_images.kept((IMAGES, LABELS), str(tmp_path / "new" / "run")) as source:
+            assert sources.load(source).size == len(IMAGES)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_call()
+    assert not (tmp_path / "new" / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (LABELS, np.array(LABELS, "U40")),
+        (LABELS, np.array(LABELS, object)),
+        (np.arange(48), np.arange(48, dtype=np.uint8)),
+        (np.arange(48, dtype=np.uint8), list(range(48))),
+    ],
+)
+def test_labels_may_have_another_type(tmp_path, first, second):
+    with run_images.kept((IMAGES, first), str(tmp_path)) as source:
+        config = moco_tf.default_config()
+        config.data.source = source
+        (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    for paths in (IMAGES, second), (IMAGES, first):
+        with run_images.kept(paths, str(tmp_path)) as again:
+            assert again == source
+    with (
+        pytest.raises(UserError, match="holds a run on other labels"),
+        run_images.kept((IMAGES, second[::-1]), str(tmp_path)),
+    ):
+        pass
+
+
+def test_other_labels_of_a_list_are_called_labels(tmp_path):
+    files = ["/a.jpg", "/b.jpg"]
+    with run_images.kept((files, ["cat", "dog"]), str(tmp_path)) as source:
+        config = moco_tf.default_config()
+        config.data.source = source
+        (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    for data, what in (((files, ["cat", "cat"]), "labels"), ((files[::-1], ["cat", "dog"]), "im")):
+        with (
+            pytest.raises(UserError, match=f"holds a run on other {what}"),
+            run_images.kept(data, str(tmp_path)),
+        ):
+            pass
+
+
+@pytest.mark.slow  # It plots a report.
+def test_run_can_be_moved(finished, tmp_path):
+    first = shutil.copytree(finished.workdir, tmp_path / "first")
+    config = (first / "config.json").read_text()
+    (first / "config.json").write_text(config.replace(finished.workdir, str(first)))
+    moved = first.rename(tmp_path / "moved")
+    run = moco_tf.load_run(moved)
+    assert run.config.data.source == f"npy:{moved}/images.npy"
+    assert run.metrics["loss"].notna().any()
+    assert os.path.exists(run.report())
+    assert moco_tf.train((IMAGES, LABELS), moved, **SETTINGS).finished
 
 
 def test_directory_with_the_remains_of_a_run_is_refused(finished, tmp_path):
@@ -214,6 +335,11 @@ def test_config_of_the_caller_is_not_changed(finished):
     run = moco_tf.train(None, finished.workdir, config, **changes)
     assert run.finished
     assert config.to_json_best_effort() == before
+
+
+def test_path_of_a_preview_is_a_path():
+    with pytest.raises(UserError, match="path is None: use a path"):
+        moco_tf.preview("photos", None, "photos")
 
 
 def test_preview_shows_the_images_of_a_list(tmp_path):

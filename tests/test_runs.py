@@ -73,6 +73,28 @@ def test_directory_without_a_run_is_refused(tmp_path):
         moco_tf.load_run(tmp_path)
     with pytest.raises(UserError, match="there is no directory"):
         moco_tf.load_run(tmp_path / "none")
+    with pytest.raises(UserError, match="workdir is None: use a path, a text or a pathlib.Path"):
+        moco_tf.load_run(None)
+
+
+def test_run_is_found_from_another_working_directory(trained_run, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained_run.parent)
+    run = moco_tf.load_run(trained_run.name)
+    monkeypatch.chdir(tmp_path)
+    assert run.workdir == str(trained_run)
+    assert (run.step, run.finished) == (12, True)
+
+
+def test_directory_that_is_gone_is_named(trained_run, tmp_path):
+    run = moco_tf.load_run(shutil.copytree(trained_run, tmp_path / "run"))
+    (tmp_path / "run" / "data.json").unlink()
+    assert repr(run) == f"<moco_tf.Run '{tmp_path}/run': the directory is damaged>"
+    shutil.rmtree(tmp_path / "run")
+    for use in (lambda: run.step, lambda: run.metrics, lambda: run.finished):
+        with pytest.raises(UserError, match=f"directory {tmp_path}/run does not exist any more"):
+            use()
+    assert repr(run) == f"<moco_tf.Run '{tmp_path}/run': the directory does not exist any more>"
+    assert "does not exist any more" in run._repr_html_()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,16 @@ def as_files(data: Any) -> dict[str, np.ndarray | bytes]:
     return files
 
 
+def paths_in(text: bytes) -> list[bytes]:
+    r"""Return the paths in the text of a list, without the labels.
+
+    Example:
+        >>> paths_in(b"/photos/a.jpg\tcat\n/photos/b.jpg\n")
+        [b'/photos/a.jpg', b'/photos/b.jpg']
+    """
+    return [line.partition(b"\t")[0] for line in text.splitlines()]
+
+
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, bytes, os.PathLike))
 
@@ -66,20 +76,39 @@ def _array_or_list(data: Any) -> np.ndarray | list[Any]:
         array = np.asarray(data)
         if array.dtype.kind not in "OUS":
             return array
-        data = array.ravel().tolist()
+        if array.ndim != 1:
+            raise UserError(
+                f"data holds texts or objects of the shape {list(array.shape)}: use a list of the "
+                "paths, or a pair (images, labels), such as (df.path, df.label) of a data frame"
+            )
+        data = array.tolist()
     if not isinstance(data, Sequence) or isinstance(data, bytes):
         raise UserError(f"data is of the type {type(data).__name__}: use {FORMS}")
     if not data:
         raise UserError(f"data is empty: use {FORMS}")
     for number, path in enumerate(data):
-        if hasattr(path, "__array__"):
-            raise UserError(
-                "data is a list of arrays: use one array, such as np.stack(images) if all have the "
-                "same shape, or a list of image files"
-            )
+        if not number and _is_collection(path):
+            raise UserError(_remedy_of_collections(data))
         if not _is_path(path):
             raise UserError(f"data[{number}] is {path!r:.100}: use the path of an image file")
     return list(data)
+
+
+def _is_collection(value: Any) -> bool:
+    return hasattr(value, "__array__") or (isinstance(value, Sequence) and not _is_path(value))
+
+
+def _remedy_of_collections(data: Sequence[Any]) -> str:
+    """Return the message about data whose first element is an array or a list."""
+    kind = type(data).__name__
+    dimensions = {value.ndim if hasattr(value, "ndim") else 0 for value in data}
+    if len(dimensions) > 1 or dimensions <= {0, 1}:
+        return f"data is a {kind} of {len(data)}: pass a pair (images, labels), a tuple of two"
+    function = "np.concatenate" if dimensions == {4} else "np.stack"
+    return (
+        f"data is a {kind} of arrays: use one array, such as {function}(images) if all have the "
+        "same shape, or a list of image files"
+    )
 
 
 def _labels(labels: Any, count: int) -> np.ndarray:
@@ -92,6 +121,11 @@ def _labels(labels: Any, count: int) -> np.ndarray:
             npy.require_labels(labels, count, "the array of labels in data")
             return np.ascontiguousarray(labels)
         labels = labels.tolist()
+    if isinstance(labels, (Mapping, Set)):
+        raise UserError(
+            f"the labels in data are a {type(labels).__name__}, which has no order of the images: "
+            "use a list with one label for each image"
+        )
     if not isinstance(labels, Iterable) or isinstance(labels, (str, bytes)):
         raise UserError(f"the labels in data are {labels!r:.100}: use one label for each image")
     values = [_label(value) for value in labels]

@@ -110,6 +110,26 @@ def test_lists_have_absolute_paths(tmp_path, monkeypatch):
             (IMAGES, [1.5, 2, 3, 4]),
             "the labels in data are of the type float and int: use integers",
         ),
+        ((IMAGES, {0: 1, 1: 1, 2: 0, 3: 0}), "the labels in data are a dict, which has no order"),
+        ((IMAGES, {1, 2, 3, 4}), "the labels in data are a set, which has no order"),
+        (
+            (IMAGES, np.array(["cat", "dog", "cat", np.nan])),
+            "the array of labels in data has the text 'nan', which NumPy makes of a missing label",
+        ),
+        (
+            (["a.jpg"], ["nan"]),
+            "the list of labels in data has the text 'nan'",
+        ),
+        (
+            pd.DataFrame({"path": ["a.jpg", "b.jpg"], "label": [0, 1]}),
+            "data holds texts or objects of the shape [2, 2]: use a list of the paths, or a pair "
+            "(images, labels), such as (df.path, df.label)",
+        ),
+        ([IMAGES, [1, 2, 3, 4]], "data is a list of 2: pass a pair (images, labels), a tuple"),
+        ([IMAGES, np.arange(4)], "data is a list of 2: pass a pair (images, labels), a tuple"),
+        ([["a.jpg"], ["cat"]], "data is a list of 2: pass a pair (images, labels), a tuple"),
+        ((IMAGES, [1, 2, 3, 4], None), "data is a tuple of 3: pass a pair (images, labels)"),
+        ([IMAGES, IMAGES], "data is a list of arrays: use one array, such as np.concatenate("),
         ((IMAGES, "cats"), "the labels in data are 'cats': use one label for each image"),
         ((["a.jpg"], ["a\tb"]), "data[0] has the label 'a\\tb': a label must not have tabs"),
     ],

@@ -1,6 +1,8 @@
 """Sources in which each image may have a label: their classes, and which images are for what."""
 
+import os
 import re
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,7 +25,9 @@ def make_source(
     label_of_image: np.ndarray,
     held_out: np.ndarray,
     no_labels: str,
+    labels_file: str,
     channels: int = 3,
+    notes: Sequence[str] = (),
 ) -> Source:
     """Return the source of images that may each have a label.
 
@@ -34,14 +38,16 @@ def make_source(
         name: The string that names the source.
         read: As in `Source`.
         describe: As in `Source`.
-        list_contents: As in `Source`.
+        list_contents: As in `Source`, for the images. The labels are added to it.
         labels: The distinct labels. Integers are the classes in ascending order, and negative ones
             mean that there is no label, as an empty text does. If one of the labels is not an
             integer, the classes are in alphabetical order.
         label_of_image: int `[N]`, an index into `labels` for each image, or -1.
         held_out: bool `[N]`, whether an image is for testing in an evaluation.
         no_labels: Why there are no labels, as a phrase, for the case that no image has one.
+        labels_file: Name of the file that the labels are read from.
         channels: Number of channels of the images.
+        notes: As in `Source`, further ones.
 
     Returns:
         The source.
@@ -66,9 +72,17 @@ def make_source(
         channels=channels,
         no_labels="" if has_labels else no_labels,
         found=classes_found(class_names) if has_labels else "",
-        notes=(f"{unlabeled:,} {images} for pre-training only",) if unlabeled else (),
-        list_contents=list_contents,
+        notes=(*notes, *([f"{unlabeled:,} {images} for pre-training only"] if unlabeled else [])),
+        list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
     )
+
+
+def _contents(class_names: Sequence[str], values: np.ndarray, labels_file: str) -> list[bytes]:
+    """Return a line with the checksum of the labels; none if there are no labels."""
+    if not class_names:
+        return []
+    checksum = zlib.crc32(values.data, zlib.crc32("\0".join(class_names).encode()))
+    return [os.fsencode(f"labels in {labels_file} with the checksum {checksum:08x}")]
 
 
 def classes_found(class_names: Sequence[str]) -> str:

@@ -67,6 +67,7 @@ def load(name: str, path: str) -> Source:
         label_of_image=label_of_image,
         held_out=np.random.Philox(key=[HELD_OUT_KEY, 0]).random_raw(len(images)) % 5 == 0,
         no_labels=no_labels or "no image has one",
+        labels_file=os.path.basename(labels_path),
         channels=shape[-1],
     )
 
@@ -113,6 +114,11 @@ def require_labels(labels: np.ndarray, count: int, label: str) -> None:
         )
     if labels.dtype.kind not in "iubU":
         raise UserError(f"{label} is {labels.dtype}: use integers or texts as labels")
+    if labels.dtype.kind == "U" and (labels == "nan").any():
+        raise UserError(
+            f"{label} has the text 'nan', which NumPy makes of a missing label among texts: use "
+            "np.where(np.asarray(labels) == 'nan', '', labels); an empty text stands for none"
+        )
 
 
 def contents(images: np.ndarray) -> bytes:

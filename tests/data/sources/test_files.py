@@ -12,6 +12,7 @@ from moco_tf import run_data
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.recipes import Recipe
+from moco_tf.data.sources import files
 from moco_tf.errors import UserError
 from tests.images import crops
 
@@ -73,6 +74,64 @@ def test_a_fifth_is_held_out_by_its_path(folder):
     assert source.pretrain.tolist() == list(range(COUNT))
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        "./photos/{}",
+        "photos//{}",
+        "photos/../photos/{}",
+        "{folder}/photos/{}",
+        "{folder}//photos/./{}",
+        "../{folder.name}/photos/{}",
+        "photos/{}",
+    ],
+)
+def test_file_in_two_spellings_counts_once(folder, second):
+    lines = [f"photos/{number:02}.png" for number in range(COUNT)]
+    others = [second.format(f"{number:02}.png", folder=folder) for number in range(COUNT)]
+    expected = write_list(folder, lines)
+    source = write_list(folder, lines + others)
+    assert source.size == COUNT
+    assert (source.train.tolist(), source.test.tolist()) == (
+        expected.train.tolist(),
+        expected.test.tolist(),
+    )
+    assert f"ignored: {COUNT} lines repeat files that the list names before" in source.summary
+    assert "repeat" not in expected.summary
+
+
+def test_a_fifth_does_not_depend_on_the_spelling(folder):
+    lines = [f"photos/{number:02}.png" for number in range(COUNT)]
+    expected = write_list(folder, lines).test.tolist()
+    for start in ("./", f"{folder}/", "photos/../"):
+        assert write_list(folder, [f"{start}{line}" for line in lines]).test.tolist() == expected
+
+
+@pytest.mark.parametrize(("label", "shown"), [("\tdog", "'dog'"), ("", "none")])
+def test_file_with_two_labels_is_refused(folder, label, shown):
+    lines = ["photos/00.png\tcat", "", "photos/01.png\tcat", f"./photos/00.png{label}"]
+    with pytest.raises(UserError) as error:
+        write_list(folder, lines)
+    assert (
+        f"lines 1 and 4 are the same file, ./photos/00.png, with different labels, 'cat' and "
+        f"{shown}: correct one"
+    ) in str(error.value)
+
+
+def test_missing_files_are_counted_at_the_start(folder, monkeypatch):
+    lines = [f"photos/{number:02}.png" for number in range(COUNT)]
+    assert "warning" not in write_list(folder, lines).summary
+    (folder / "photos" / "07.png").unlink()
+    expected = f"warning: 1 of the 40 files does not exist ({folder}/photos/07.png)"
+    assert expected in write_list(folder, lines).summary.splitlines()
+    monkeypatch.setattr(files, "MAX_LOOKED_FOR", 10)
+    for number in range(4, COUNT):
+        (folder / "photos" / f"{number:02}.png").unlink(missing_ok=True)
+    names = ", ".join(f"{folder}/photos/{number:02}.png" for number in (4, 8, 12))
+    expected = f"warning: 9 of 10 files that were looked for do not exist ({names}, ...)"
+    assert expected in write_list(folder, lines).summary.splitlines()
+
+
 def test_images_without_a_label_are_for_pretraining_only(folder):
     lines = [f"photos/{n:02}.png" + ("" if n % 2 else f"\t{n % 4}") for n in range(COUNT)]
     source = write_list(folder, lines)
@@ -122,6 +181,19 @@ def test_contents_are_the_lines(folder):
     lines = [f"photos/{number:02}.png" for number in (3, 1, 2)]
     contents = run_data.of_source(write_list(folder, lines)).contents
     assert contents == tuple(line.encode() for line in lines)
+    labeled = [
+        run_data.of_source(write_list(folder, [f"{line}\t{label}" for line in lines]))
+        for label in ("cat", "dog")
+    ]
+    assert [data.contents[:3] for data in labeled] == [contents, contents]
+    run_data.write(str(folder), labeled[0])
+    run_data.require_same(str(folder), labeled[0], "files:list.txt")
+    with pytest.raises(
+        UserError,
+        match="the labels of 'files:list.txt' have changed .*: 1 changed "
+        r"\(labels in list.txt\): use another directory, or restore the labels",
+    ):
+        run_data.require_same(str(folder), labeled[1], "files:list.txt")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,26 @@ def test_contents_change_with_a_pixel(tmp_path, monkeypatch):
     assert even == run_data.of_source(save(tmp_path, IMAGES)).contents != before
 
 
+def test_contents_change_with_a_label(tmp_path):
+    labels = np.arange(100) % 3
+    before = run_data.of_source(save(tmp_path, IMAGES, labels))
+    assert run_data.of_source(save(tmp_path, IMAGES, labels.astype(np.uint8))) == before
+    run_data.write(str(tmp_path), before)
+    changed = IMAGES.copy()
+    changed[3, 2, 1, 0] ^= 1
+    both = run_data.of_source(save(tmp_path, changed, labels[::-1]))
+    with pytest.raises(UserError, match=r"the images of .* 2 changed \(100 images, labels in"):
+        run_data.require_same(str(tmp_path), both, "npy:images.npy")
+    after = run_data.of_source(save(tmp_path, IMAGES, labels[::-1]))
+    with pytest.raises(UserError, match=r"the labels of .*: 1 changed \(labels in images.labels"):
+        run_data.require_same(str(tmp_path), after, "npy:images.npy")
+    (tmp_path / "images.labels.npy").unlink()
+    with pytest.raises(UserError, match=r"the labels of .*: 1 removed \(labels in images.labels"):
+        run_data.require_same(
+            str(tmp_path), run_data.of_source(save(tmp_path, IMAGES)), "npy:images.npy"
+        )
+
+
 FLOATS = IMAGES[:2] / np.float32(255)
 
 
@@ -127,6 +147,7 @@ def test_arrays_that_hold_no_images_are_refused(tmp_path, images, message):
         (np.zeros(3, int), r"shape \[3\]: use one label for each of the 100 images"),
         (np.zeros([100, 2], int), r"shape \[100, 2\]: use one label for each"),
         (np.zeros(100), "is float64: use integers or texts"),
+        (np.array(["cat", np.nan] * 50), "has the text 'nan', which NumPy makes of a missing lab"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels, message):
