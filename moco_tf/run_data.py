@@ -105,6 +105,20 @@ def require_same(workdir: str, data: RunData, source_name: str) -> None:
         )
 
 
+def require_no_other_file(workdir: str) -> None:
+    """Raise a `UserError` if a directory without a run has a data.json that no run has written."""
+    path = os.path.join(workdir, NUMBERS)
+    if not tf.io.gfile.exists(path):
+        return
+    try:
+        _read(workdir)
+    except UserError as error:
+        raise UserError(
+            f"{path} exists and is not a file of moco-tf, but a run would write a file of this "
+            "name: use another run directory, or move the file elsewhere"
+        ) from error
+
+
 def source_in(workdir: str, source_name: str) -> str:
     """Return the string that names the images of a run whose directory may have been moved.
 

@@ -68,7 +68,8 @@ def require_no_remains(workdir: str) -> None:
         workdir: Path of the directory, which does not have to exist.
 
     Raises:
-        UserError: If it is a file, or holds what is left of a run.
+        UserError: If it is a file, holds what is left of a run, or has a data.json of something
+            else.
     """
     if tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"the run directory {workdir} is a file: use a directory")
@@ -77,6 +78,7 @@ def require_no_remains(workdir: str) -> None:
             f"the run directory {workdir} holds a run without its config.json: restore that file "
             "from a backup, or use another directory"
         )
+    run_data.require_no_other_file(workdir)
 
 
 def open_for_training(workdir: str, config: ml_collections.ConfigDict, data: RunData) -> None:

@@ -13,9 +13,8 @@ import pytest
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import UserError, run_directory, run_images
+from moco_tf import UserError, run_directory
 from moco_tf.configs import photos
-from moco_tf.data import sources
 from moco_tf.training.metrics_log import MetricsLog
 from tests import in_process
 from tests.command import state
@@ -233,66 +232,13 @@ def test_labels_of_the_user_are_not_used_by_a_call_without_labels(tmp_path):
         moco_tf.train(IMAGES, tmp_path, **SETTINGS)
 
 
-def test_equal_files_are_kept_whether_the_run_begins_or_not(tmp_path, monkeypatch):
+def test_equal_files_of_the_user_are_kept(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     np.save(tmp_path / "images.labels.npy", np.array(LABELS, "U40"))
     before = {path.name: path.stat() for path in tmp_path.iterdir()}
     with pytest.raises(UserError, match=r"config\.epochs=0"):
         moco_tf.train((np.load(tmp_path / "images.npy"), LABELS), tmp_path, "photos", epochs=0)
     assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
-    monkeypatch.chdir(tmp_path)
-    with run_images.kept((IMAGES, LABELS), ".") as source:
-        assert source == f"npy:{tmp_path}/images.npy"
-    assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
-
-
-def test_interrupted_call_before_the_run_leaves_nothing(tmp_path):
-    def interrupted_call():
-        with run_images.kept((IMAGES, LABELS), str(tmp_path / "new" / "run")) as source:
-            assert sources.load(source).size == len(IMAGES)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_call()
-    assert not (tmp_path / "new" / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (LABELS, np.array(LABELS, "U40")),
-        (LABELS, np.array(LABELS, object)),
-        (np.arange(48), np.arange(48, dtype=np.uint8)),
-        (np.arange(48, dtype=np.uint8), list(range(48))),
-    ],
-)
-def test_labels_may_have_another_type(tmp_path, first, second):
-    with run_images.kept((IMAGES, first), str(tmp_path)) as source:
-        config = moco_tf.default_config()
-        config.data.source = source
-        (tmp_path / "config.json").write_text(config.to_json_best_effort())
-    for paths in (IMAGES, second), (IMAGES, first):
-        with run_images.kept(paths, str(tmp_path)) as again:
-            assert again == source
-    with (
-        pytest.raises(UserError, match="holds a run on other labels"),
-        run_images.kept((IMAGES, second[::-1]), str(tmp_path)),
-    ):
-        pass
-
-
-def test_other_labels_of_a_list_are_called_labels(tmp_path):
-    files = ["/a.jpg", "/b.jpg"]
-    with run_images.kept((files, ["cat", "dog"]), str(tmp_path)) as source:
-        config = moco_tf.default_config()
-        config.data.source = source
-        (tmp_path / "config.json").write_text(config.to_json_best_effort())
-    for data, what in (((files, ["cat", "cat"]), "labels"), ((files[::-1], ["cat", "dog"]), "im")):
-        with (
-            pytest.raises(UserError, match=f"holds a run on other {what}"),
-            run_images.kept(data, str(tmp_path)),
-        ):
-            pass
 
 
 @pytest.mark.slow  # It plots a report.
