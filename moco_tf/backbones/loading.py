@@ -137,7 +137,6 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
     except LOAD_ERRORS as error:
         raise _cannot_be_loaded(path, error) from error
     images = _input_of(getattr(saved, "serve", None), path)
-    variables = {variable.name.partition(":")[0]: variable for variable in saved.variables}
     if encoder is None:
         network = read_network(path)
     else:
@@ -148,14 +147,19 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         channels=network.channels,
         description=descriptions.read(path),
     )
-    shapes = {weight.path: tuple(weight.shape) for weight in backbone.weights}
-    if shapes != {name: tuple(variable.shape) for name, variable in variables.items()}:
+    # Layers of different models in a network may have the same path. The sorting keeps the order of
+    # weights with the same path, which is that of the network.
+    variables = sorted(saved.variables, key=_path_of)
+    weights = sorted(backbone.weights, key=lambda weight: weight.path)
+    if [(weight.path, tuple(weight.shape)) for weight in weights] != [
+        (_path_of(variable), tuple(variable.shape)) for variable in variables
+    ]:
         raise UserError(
             f"the SavedModel {path} does not hold a {network.encoder} with the stem "
             f"{network.stem}: set encoder and stem to those of its network"
         )
-    for weight in backbone.weights:
-        weight.assign(variables[weight.path])
+    for weight, variable in zip(weights, variables, strict=True):
+        weight.assign(variable)
     _require_finite(backbone.weights, f"the SavedModel {path}")
     return backbone
 
@@ -280,6 +284,10 @@ def _require_saved_model(path: str) -> None:
         is_run = tf.io.gfile.exists(os.path.join(path, "config.json"))
         remedy = ": it is a run directory, so give it as workdir" if is_run else ""
         raise UserError(f"the directory {path} holds no SavedModel, no saved_model.pb{remedy}")
+
+
+def _path_of(variable: tf.Variable) -> str:
+    return variable.name.partition(":")[0]
 
 
 def _input_of(serve: Any, path: str) -> tf.TensorSpec:

@@ -155,8 +155,6 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             callbacks.append(
                 keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: lock.require())
             )
-            run_directory.open_for_training(workdir, config, data)
-            descriptions.write(workdir, description)
         else:
             # Every worker saves, since each holds a part of the moving statistics. Only the
             # chief's checkpoints are kept.
@@ -166,6 +164,11 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
         )
         is_new = not run_directory.checkpoints(workdir)
         initial_weights = warm_start.start(model, config) if config.init and is_new else ""
+        if chief:
+            # An encoder or weights that are refused do not leave a run behind, so the corrected
+            # command can use the directory.
+            run_directory.open_for_training(workdir, config, data)
+            descriptions.write(workdir, description)
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
         if len(set(distribution.gather_from_workers(start))) > 1:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -52,6 +53,29 @@ def test_saved_model_is_rebuilt_with_all_its_weights(backbone, path, has_network
     loaded = loading.load_network(str(path), *([] if has_network_file else ["resnet8", "small"]))
     assert encoders.network_of(loaded) == Network("resnet8", "small", 5)
     for weight, expected in zip(loaded.weights, backbone.weights, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected.numpy())
+
+
+def test_weights_with_the_same_path_are_told_apart(tmp_path):
+    """Models in a network name their layers independently of each other, also side by side."""
+
+    def stage(channels):
+        inputs = keras.Input((None, None, channels))
+        x = keras.layers.Conv2D(4, 1, name="conv")(inputs)
+        return keras.Model(inputs, keras.layers.BatchNormalization(name="bn")(x))
+
+    images = keras.Input((None, None, 3))
+    x = stage(3)(images)
+    network = keras.Model(images, keras.layers.Concatenate()([stage(4)(x), stage(4)(x)]))
+    for number, weight in enumerate(network.weights):
+        weight.assign(np.random.default_rng(number).uniform(0.5, 1.5, weight.shape))
+    network.save(tmp_path / "network.keras")
+    backbone = encoders.build(str(tmp_path / "network.keras"))
+    paths = [weight.path for weight in backbone.weights]
+    assert paths.count("conv/kernel") == 3
+    export_saved_model(encoders.with_normalization(backbone), str(tmp_path / "exported"))
+    loaded = loading.load_network(str(tmp_path / "exported"))
+    for weight, expected in zip(loaded.weights, network.weights, strict=True):
         np.testing.assert_array_equal(weight.numpy(), expected.numpy())
 
 

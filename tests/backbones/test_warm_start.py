@@ -161,6 +161,10 @@ def train(weights, folder, workdir, *arguments, status=0):
 
 def test_run_records_the_checksum_and_resumes_without_the_weights(weights, image_folder, tmp_path):
     workdir = tmp_path / "run"
+    # Weights that are refused leave the directory to the corrected command.
+    output = train(weights, image_folder, workdir, "--config.encoder=resnet14", status=2)
+    assert "does not fit config.encoder=resnet14" in output
+    assert not list(workdir.iterdir())
     output = train(weights, image_folder, workdir, "--config.epochs=1")
     assert f"starting from run:{weights}: the backbone and the head" in output
     config = run_directory.read_config(str(workdir))
