@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from moco_tf.data.normalization import mean_and_std
-from moco_tf.encoders import cloning, originals
-from moco_tf.encoders.names import check_name, model_name, split
-from moco_tf.encoders.originals import Images
+from moco_tf.encoders import cloning, keras_files, originals
+from moco_tf.encoders.applications import Images
+from moco_tf.encoders.names import check_name, encoder_name, model_name, split
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.keras_internals import all_layers
@@ -72,7 +72,8 @@ def build(description: str, bn_groups: int = 1) -> keras.Model:
     Raises:
         UserError: If the description has a layer that is unknown or cannot be trained by MoCo.
     """
-    return cloning.for_pretraining(read(description), bn_groups)
+    network = read(description)
+    return _for_pretraining(network, bn_groups, encoder_name(network.name) or network.name)
 
 
 def load(name: str, bn_groups: int = 1, channels: int = 3) -> keras.Model:
@@ -88,7 +89,7 @@ def load(name: str, bn_groups: int = 1, channels: int = 3) -> keras.Model:
     """
     if split(name)[0] == "keras:":
         return build(describe(name, channels), bn_groups)
-    return cloning.for_pretraining(_wrapped(name, channels, load_weights=True), bn_groups)
+    return _for_pretraining(_wrapped(name, channels, load_weights=True), bn_groups, name)
 
 
 def read(description: str) -> keras.Model:
@@ -109,7 +110,7 @@ def read(description: str) -> keras.Model:
             model = keras.saving.deserialize_keras_object(json.loads(description), safe_mode=True)
         except Exception as error:
             raise UserError(
-                f"the description of the encoder cannot be read{originals.why_not_read(error)}"
+                f"the description of the encoder cannot be read{keras_files.why_not_read(error)}"
             ) from error
     assert isinstance(model, keras.Model)
     return model
@@ -166,6 +167,13 @@ def require_image_size(
                 f"{setting}={image_size} does not fit {name}, {problem}: "
                 + (f"set it to {fitting}, for example" if fitting else "use another encoder")
             )
+
+
+def _for_pretraining(network: keras.Model, bn_groups: int, name: str) -> keras.Model:
+    try:
+        return cloning.for_pretraining(network, bn_groups)
+    except UserError as error:
+        raise UserError(f"encoder '{name}': {error}") from error
 
 
 def _problem(network: keras.Model, size: int) -> str:

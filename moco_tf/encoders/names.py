@@ -73,13 +73,21 @@ def check_name(name: str, stem: str = "imagenet") -> None:
     Raises:
         UserError: If there is no such network, or it has no such stem.
     """
+    if name.lower().endswith((".h5", ".hdf5")):
+        raise UserError(
+            f"unknown encoder '{name}': the files of models end in .keras: read it with "
+            "keras.saving.load_model, and save the model to a file that ends in .keras"
+        )
     if not is_foreign(name):
         parse_name(name)
         return
     form, rest = split(name)
+    if name.startswith("keras:") and not form:
+        file = name.removeprefix("keras:")
+        raise UserError(f"unknown encoder '{name}': give the file without keras:, as {file}")
     if form == "keras:" and rest not in APPLICATIONS:
         raise UserError(f"unknown encoder '{name}': {_remedy(rest)}")
-    if not rest or (not form and (not name.endswith(".keras") or name.startswith("keras:"))):
+    if not rest or (not form and not name.endswith(".keras")):
         raise UserError(f"unknown encoder '{name}': use {FORMS}")
     if stem != "imagenet":
         raise UserError(

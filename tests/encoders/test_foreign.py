@@ -12,9 +12,11 @@ from keras import layers
 
 import moco_tf
 from moco_tf import encoders
+from moco_tf.backbones import foreign_weights
 from moco_tf.data.normalization import scale_and_offset
-from moco_tf.encoders import foreign
+from moco_tf.encoders import applications, foreign, keras_files
 from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.encoders.state_dict import MismatchError
 from moco_tf.errors import UserError
 from moco_tf.keras_internals import all_layers
 from tests.encoders.foreign_networks import images, means, randomize, small_network
@@ -75,7 +77,7 @@ def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
     original = build(include_top=False, weights=None, input_shape=(fixed, fixed, 3), pooling="avg")
     randomize(original, VARIANCES.get(name, 1.0))
     encoder = foreign.build(foreign.describe(f"keras:{name}", image_size=size), bn_groups=2)
-    encoder.set_weights(original.get_weights())
+    foreign_weights.assign(keras_files.weights_of(original), encoder)
     assert encoder.output_shape == (None, {**FAMILIES, **NIGHTLY_FAMILIES}[name])
     x = images(2, size)
     module = importlib.import_module(build.__module__)
@@ -259,6 +261,32 @@ def subclassed():
     return model
 
 
+def classifier(end):
+    return functional(lambda x: end(layers.Dense(4)(layers.GlobalAveragePooling2D()(x))))
+
+
+def nested(model, *after):
+    return keras.Sequential([keras.Input(model.input_shape[1:]), model, *after])
+
+
+def lonely_normalization():
+    """A Normalization in a layer whose config does not have it."""
+    owner = Owner()
+    network = functional(lambda x: layers.Conv2D(4, 3)(owner(x)))
+    owner.normalization.adapt(images())
+    return network
+
+
+@keras.saving.register_keras_serializable("tests")
+class Owner(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = layers.Normalization()
+
+    def call(self, x):
+        return self.normalization(x)
+
+
 @pytest.mark.parametrize(
     ("build", "parts"),
     [
@@ -274,6 +302,17 @@ def subclassed():
             ),
             ["'top'", "softmax", "before the classifier"],
         ),
+        (lambda: classifier(layers.Softmax(name="top")), ["'top'", "softmax", "before the class"]),
+        (lambda: classifier(keras.ops.softmax), ["softmax", "before the classifier"]),
+        (lambda: classifier(layers.Activation("softmax", name="top")), ["'top'", "softmax"]),
+        (lambda: classifier(layers.Dense(1, "sigmoid", name="top")), ["'top'", "sigmoid"]),
+        (
+            lambda: nested(nested(classifier(layers.Softmax(name="top"))), layers.Identity()),
+            ["'top'", "softmax"],
+        ),
+        (lambda: functional(layers.ReLU()), ["no weights"]),
+        (lambda: functional(lambda x: x), ["no weights"]),
+        (lonely_normalization, ["'owner/normalization", "inside of another layer"]),
         (lambda: functional(layers.Lambda(lambda x: 2 * x)), ["Lambda", "registered"]),
         (lambda: functional(Unregistered()), ["Unregistered", "register_keras_serializable"]),
     ],
@@ -287,25 +326,142 @@ def test_models_that_are_no_backbone_are_refused(build, parts, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_missing_and_damaged_files_are_refused(tmp_path):
+def test_gates_inside_a_network_are_no_classifier(tmp_path):
+    def gated(x):
+        x = layers.Conv2D(4, 3)(x)
+        gate = layers.Dense(4, "sigmoid")(layers.GlobalAveragePooling2D(keepdims=True)(x))
+        return layers.Multiply()([keras.ops.softmax(x), gate])
+
+    foreign.describe(save(functional(gated), tmp_path))
+
+
+def test_missing_and_damaged_files_are_refused(file, tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         foreign.describe(str(tmp_path / "none.keras"))
-    (tmp_path / "damaged.keras").write_bytes(b"PK\x03\x04 damaged")
-    with pytest.raises(UserError, match="the file cannot be read"):
-        foreign.describe(str(tmp_path / "damaged.keras"))
+    with open(file[1], "rb") as opened:
+        content = opened.read()
+    for number, data in enumerate((b"", b"hello", b"PK\x03\x04 damaged", content[:-1000])):
+        path = tmp_path / f"{number}.keras"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="cannot be read: it is not a complete Keras file"):
+            foreign.describe(str(path))
+    (tmp_path / "folder.keras").mkdir()
+    with pytest.raises(UserError, match="it is a directory"):
+        foreign.describe(str(tmp_path / "folder.keras"))
 
 
-def test_network_of_keras_without_its_preprocessing_is_refused(tmp_path):
-    """A file takes [0, 255], and this network does not, which no error would show."""
-    network = keras.applications.MobileNet(include_top=False, weights=None)
+def test_reason_of_keras_is_not_cut_off_at_a_colon():
+    error = ValueError("Layers have mismatches:\n\n  - dense has no kernel\nTraceback")
+    reason = keras_files.why_not_read(error)
+    assert reason.startswith(" (Layers have mismatches: - dense has no kernel): give a model")
+
+
+def normalizing(normalization):
+    """A network with a Normalization inside of a model in it."""
+    part = keras.Sequential([keras.Input((None, None, 3)), normalization, layers.Conv2D(4, 3)])
+    return functional(lambda x: layers.Conv2D(5, 3)(part(x)))
+
+
+@pytest.mark.parametrize("axis", [-1, None])
+@pytest.mark.parametrize("invert", [False, True])
+def test_adapted_normalization_is_constant(axis, invert, tmp_path):
+    """Keras computes its mean and variance when a file is read, not when weights are assigned."""
+    normalization = layers.Normalization(axis=axis, invert=invert)
+    normalization.adapt(0.3 * images() * np.array([1, 2, 3], np.float32) + 40)
+    network = normalizing(normalization)
     path = save(network, tmp_path)
+    expected = means(network(images()))
+    description = foreign.describe(path)
+    assert '"count"' not in description
+    built = encoders.build(path, description=description, head="linear", dim=4)
+    assert not foreign_weights.start(built, f"keras:{path}")
+    again = foreign.build(foreign.description_of(built.backbone))
+    again.set_weights(built.backbone.get_weights())
+    for backbone in (built.backbone, again, encoders.build(path)):
+        assert not keras_files.adapted(backbone)
+        actual = encoders.with_normalization(backbone)(images()).numpy()
+        assert relative_difference(actual, expected) < 1e-5
+
+
+def test_weights_behind_another_normalization_do_not_fit(tmp_path):
+    paths = []
+    for number in (1, 2):
+        normalization = layers.Normalization()
+        normalization.adapt(images() * number)
+        paths.append(save(normalizing(normalization), tmp_path, f"{number}.keras"))
+    encoder = encoders.build(paths[0], head="linear", dim=4)
+    with pytest.raises(MismatchError, match="another mean or variance") as error:
+        foreign_weights.start(encoder, f"keras:{paths[1]}")
+    assert f"use config.encoder={paths[1]}" in str(error.value)
+
+
+def test_integer_inputs_become_float32(tmp_path):
+    images_in = keras.Input((None, None, 3), dtype="uint8")
+    network = keras.Model(images_in, layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(images_in)))
+    backbone = encoders.build(save(network, tmp_path))
+    pixels = np.floor(images())
+    actual = encoders.with_normalization(backbone)(pixels).numpy()
+    assert relative_difference(actual, means(network(pixels.astype(np.uint8)))) < 1e-5
+    between = encoders.with_normalization(backbone)(pixels + 0.4).numpy()
+    assert np.abs(between - actual).max() > 1e-4 * np.abs(actual).max()
+
+
+def test_kernel_of_lora_is_trained(tmp_path):
+    dense = layers.Dense(5)
+    network = functional(lambda x: dense(layers.Conv2D(4, 3)(x)))
+    dense.enable_lora(2)
+    dense.lora_kernel_b.assign(np.ones((2, 5)))
+    path = save(network, tmp_path)
+    backbone = encoders.build(path)
+    assert [tuple(weight.shape) for weight in backbone.trainable_weights[2:]] == [(4, 5), (5,)]
+    actual = encoders.with_normalization(backbone)(images()).numpy()
+    assert relative_difference(actual, means(network(images()))) < 1e-5
+    encoder = encoders.build(path, description=foreign.describe(path), head="linear", dim=4)
+    foreign_weights.start(encoder, f"keras:{path}")
+    np.testing.assert_allclose(encoder.backbone(images()), backbone(images()), rtol=1e-6)
+
+
+RESCALING = "put a Rescaling layer, keras.layers.Rescaling(1 / 127.5, -1), in front of it"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "is_nested", "remedy"),
+    [
+        ("MobileNet", {}, True, "use config.encoder=keras:MobileNet with config.init=keras:"),
+        pytest.param("MobileNet", {"alpha": 0.5}, False, RESCALING, marks=pytest.mark.slow),
+        pytest.param("MobileNetV2", {"alpha": 0.35}, True, RESCALING, marks=pytest.mark.slow),
+        ("MobileNetV3Small", {"include_preprocessing": False}, False, RESCALING),
+        ("MobileNetV3Small", {}, False, None),
+    ],
+)
+def test_network_of_keras_without_its_preprocessing_is_refused(
+    name, options, is_nested, remedy, tmp_path
+):
+    """A file takes [0, 255], and this network does not, which no error would show."""
+    network = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=(32, 32, 3), **options
+    )
+    network.name = "renamed"
+    head = [] if remedy and "init" in remedy else [layers.Dense(8)]
+    path = save(nested(network, *head) if is_nested else network, tmp_path)
+    if remedy is None:
+        foreign.describe(path)
+        return
     with pytest.raises(UserError) as error:
         foreign.describe(path)
-    for part in ("MobileNet of keras.app", "config.encoder=keras:MobileNet", f"init=keras:{path}"):
+    for part in (f"'{path}': it is {name} of keras.applications", remedy):
         assert part in str(error.value)
-    same_name = small_network()
-    same_name.name = network.name
-    foreign.describe(save(same_name, tmp_path, "other.keras"))
+    with_rescaling = keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Rescaling(1 / 127.5, -1), network]
+    )
+    foreign.describe(save(with_rescaling, tmp_path, "other.keras"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", applications.NUMBERS_OF_WEIGHTS)
+def test_networks_of_keras_have_their_numbers_of_weights(name):
+    network = applications.build(name, channels=3).network
+    assert len(network.weights) == applications.NUMBERS_OF_WEIGHTS[name]
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,8 @@ def test_other_forms_pass(name):
         ("keras:ResNet50w2", ["suffix for the width", "use keras:ResNet50"]),
         ("keras_hub:", ["keras_hub:PRESET"]),
         ("timm:resnet50", ["keras:NAME", "FILE.keras"]),
-        ("keras:backbone.keras", ["unknown encoder"]),
+        ("keras:a/b.keras", ["without keras:", "as a/b.keras"]),
+        ("a/b.h5", ["end in .keras", "keras.saving.load_model"]),
     ],
 )
 def test_unknown_names_are_refused_with_a_remedy(name, parts):
