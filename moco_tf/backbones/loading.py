@@ -10,7 +10,7 @@ import tensorflow as tf
 from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import descriptions, pytorch_files
 from moco_tf.backbones.finite import require_finite
-from moco_tf.encoders import state_dict
+from moco_tf.encoders import keras_files, state_dict
 from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
@@ -181,15 +181,17 @@ def load_keras(path: str) -> keras.Model:
     if not path.endswith(".keras"):
         raise UserError(f"{path} does not end in .keras, as the files of the Keras export do")
     try:
-        model = keras.saving.load_model(path, compile=False)
+        model = keras_files.load(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    try:
         [network] = [layer for layer in model.layers if isinstance(layer, keras.Model)]
         if encoder_name(network.name) is None:
             state_dict.entries(network)
-    # Arbitrary bytes can cause any exception in the parsers.
-    except Exception as error:
-        reason = error_reason(error)
-        raise UserError(
-            f"{path} cannot be read as a file of the Keras export ({reason}): export the run again"
+    except Exception as error:  # A model of any kind.
+        raise state_dict.MismatchError(
+            f"{path} holds another network than the Keras export of a run: a model of your own "
+            f"starts the encoder that it is, config.encoder={path}"
         ) from error
     _require_finite(network.weights, f"the file {path}")
     return network

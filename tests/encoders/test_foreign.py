@@ -12,7 +12,7 @@ from keras import layers
 
 import moco_tf
 from moco_tf import encoders
-from moco_tf.backbones import foreign_weights
+from moco_tf.backbones import foreign_weights, loading
 from moco_tf.data.normalization import scale_and_offset
 from moco_tf.encoders import applications, foreign, keras_files
 from moco_tf.encoders.normalization import BatchNormalization
@@ -348,6 +348,12 @@ def test_missing_and_damaged_files_are_refused(file, tmp_path):
     (tmp_path / "folder.keras").mkdir()
     with pytest.raises(UserError, match="it is a directory"):
         foreign.describe(str(tmp_path / "folder.keras"))
+
+
+def test_keras_models_of_others_are_no_weights_of_a_resnet(file):
+    with pytest.raises(MismatchError, match="holds another network than the Keras export") as error:
+        loading.load_keras(file[1])
+    assert f"config.encoder={file[1]}" in str(error.value)
 
 
 def test_reason_of_keras_is_not_cut_off_at_a_colon():
