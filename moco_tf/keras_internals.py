@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.models.functional import Functional
 
 
 class DistributedModel(keras.Model):
@@ -79,7 +80,7 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variab
     return optimizer._get_variable_index(variable)
 
 
-def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
+def all_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return all layers of a model, nested ones included.
 
     `model.layers` leaves out layers that are attributes of a layer, such as those of KerasHub's
@@ -96,6 +97,19 @@ def random_parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [part for part in layer._flatten_layers() if part._seed_generators]
 
 
+def draws(layer: keras.layers.Layer) -> bool:
+    """Return whether a layer itself, and not only a layer in it, can draw random numbers."""
+    return bool(layer._seed_generators)
+
+
+def has_graph(layer: keras.layers.Layer) -> bool:
+    """Return whether a layer is a Sequential or a functional model, which Keras can clone.
+
+    Keras has no public name for functional models. A model with a `call` of its own is not one.
+    """
+    return isinstance(layer, (keras.Sequential, Functional))
+
+
 def replace_inside(
     layer: keras.layers.Layer,
     replacement: Callable[[keras.layers.Layer], keras.layers.Layer | None],
@@ -103,7 +117,7 @@ def replace_inside(
     """Replace layers that are attributes of a layer, such as those of KerasHub's blocks.
 
     Each takes the place of the old one in the order of the weights, which it would not if it were
-    assigned to the attribute alone.
+    assigned to the attribute alone. They are also replaced in lists, dicts and tuples.
 
     Args:
         layer: A layer that has not been built yet. It stays itself.
@@ -117,7 +131,27 @@ def replace_inside(
                 continue
             owner._tracker.replace_tracked_value("layers", old, new)
             for name, value in list(vars(owner).items()):
-                if value is old:
-                    setattr(owner, name, new)
-                elif isinstance(value, list):
-                    value[:] = [new if item is old else item for item in value]
+                replaced = _replaced(value, old, new)
+                if replaced is not value:
+                    setattr(owner, name, replaced)
+
+
+def _replaced(value: Any, old: keras.layers.Layer, new: keras.layers.Layer) -> Any:
+    """Return an attribute with another layer; lists and dicts are changed and stay themselves."""
+    if value is old:
+        return new
+    if isinstance(value, list):
+        value[:] = [_replaced(item, old, new) for item in value]
+    elif isinstance(value, dict):
+        for key, item in list(value.items()):
+            replaced = _replaced(item, old, new)
+            if replaced is not item:
+                value[key] = replaced
+    elif isinstance(value, tuple):
+        items = [_replaced(item, old, new) for item in value]
+        if any(a is not b for a, b in zip(items, value, strict=True)):
+            named: Any = value
+            if hasattr(named, "_fields"):
+                return named._replace(**dict(zip(named._fields, items, strict=True)))
+            return tuple(items)
+    return value

@@ -1,6 +1,8 @@
 """Copies of Keras networks with other layers for BatchNormalization."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -8,7 +10,8 @@ import numpy as np
 
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
-from moco_tf.keras_internals import all_layers, random_parts, replace_inside
+from moco_tf.files import error_reason
+from moco_tf.keras_internals import all_layers, draws, has_graph, random_parts, replace_inside
 
 BATCH_NORMALIZATION = (BatchNormalization, keras.layers.BatchNormalization)
 # Layers that only draw random numbers: in inference they return their inputs. Keras' and KerasHub's
@@ -20,6 +23,8 @@ RANDOM_LAYERS = (
     keras.layers.AlphaDropout,
 )
 RANDOM_DEPTH = ("StochasticDepth", "DropPath")
+# What the code of a layer can raise when it is copied and called.
+COPY_ERRORS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # Layers that prepare images. They compute in float32, since [0, 255] has more than 8 bits.
 PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization, keras.layers.InputLayer)
 
@@ -33,7 +38,8 @@ def clone(
 
     Args:
         network: A functional `keras.Model`. It may contain other models, and layers that have
-            layers as attributes.
+            layers as attributes. Those of them that draw random numbers are switched off, since
+            the config of the outer layer does not say whether they are.
         batch_normalization: Function that returns the new layer for each BatchNormalization, ours
             or Keras' own. It has the same weights in the same order.
         copy: Function that returns the copy of any other layer; by default one with the same
@@ -41,25 +47,41 @@ def clone(
 
     Returns:
         A `keras.Model` in variables of its own.
+
+    Raises:
+        UserError: If a layer cannot be copied.
     """
+    replaced: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
     def replacement(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         if isinstance(layer, BATCH_NORMALIZATION):
-            return batch_normalization(layer)
-        return None
+            new = batch_normalization(layer)
+        elif has_graph(layer):
+            new = copy_model(layer, copy_inside)
+        elif draws(layer):
+            new = type(layer).from_config(_without_rates(layer.get_config()))
+        else:
+            return None
+        if not layer.built:
+            replaced.append((layer, new))
+        return new
 
     def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if not isinstance(layer, keras.layers.Layer):  # An operation of keras.ops.
             return type(layer).from_config(layer.get_config())
-        if isinstance(layer, keras.Model):
-            # Keras 3.12 does not copy a model in a model in a model, even with recursive=True.
-            return copy_model(layer)
-        new = replacement(layer)
-        if new is not None:
+        if isinstance(layer, BATCH_NORMALIZATION):
+            return batch_normalization(layer)
+        with _errors_named(layer):
+            if has_graph(layer):
+                # Keras 3.12 does not copy a model in a model in a model, even with recursive=True.
+                return copy_model(layer)
+            new = copy(layer) if copy else type(layer).from_config(layer.get_config())
+            replace_inside(new, replacement)
             return new
-        new = copy(layer) if copy else type(layer).from_config(layer.get_config())
-        replace_inside(new, replacement)
-        return new
+
+    def copy_inside(layer: keras.layers.Layer) -> keras.layers.Layer:
+        new = replacement(layer) if isinstance(layer, keras.layers.Layer) else None
+        return copy_layer(layer) if new is None else new
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         # The mode is not fixed: people fix it to False where they fine-tune. Keras' own
@@ -67,14 +89,22 @@ def clone(
         if kwargs.get("mask") is None:
             kwargs.pop("mask", None)
         kwargs.pop("training", None)
-        return layer(*args, **kwargs)
+        with _errors_named(layer):
+            return layer(*args, **kwargs)
 
-    def copy_model(model: keras.Model) -> keras.Model:
+    def copy_model(model: keras.Model, copy_part: Any = copy_layer) -> keras.Model:
         # The layers of a Sequential are called with nothing but their inputs.
         calls = {} if isinstance(model, keras.Sequential) else {"call_function": call}
-        return keras.models.clone_model(model, clone_function=copy_layer, **calls)
+        return keras.models.clone_model(model, clone_function=copy_part, **calls)
 
     copied = copy_model(network)
+    for old, new in replaced:
+        if old.built and not new.built:  # The layer around it has called the old one.
+            raise UserError(
+                f"the layer '{_path(old)}' cannot be replaced in the layer that contains it: keep "
+                "it there in an attribute, or in a list, dict or tuple of one"
+            )
+    _require_same_weights(network, copied)
     copied.set_weights(network.get_weights())
     return copied
 
@@ -97,6 +127,8 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
     Raises:
         UserError: If a layer cannot be replaced or switched off.
     """
+    for layer in all_layers(network):
+        _require_trainable(layer)
     copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _deterministic)
     copied.trainable = True  # With the models in it, which people freeze before they fine-tune.
     random = random_parts(copied)
@@ -108,10 +140,14 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
                 "it in __init__"
             )
         if layer in random:
+            is_late = isinstance(layer, RANDOM_LAYERS) or type(layer).__name__ in RANDOM_DEPTH
+            problem, remedy = "has no rate to set to 0", "remove it from the encoder"
+            if is_late:
+                problem = "is created when the layer that contains it is built"
+                remedy = "create it in __init__"
             raise UserError(
-                f"the layer '{layer.name}' ({type(layer).__name__}) draws random numbers and has "
-                "no rate to set to 0, so a run could not be resumed exactly: remove it from the "
-                "encoder"
+                f"the layer '{_path(layer, copied)}' ({type(layer).__name__}) draws random numbers "
+                f"and {problem}, so a run could not be resumed exactly: {remedy}"
             )
     return copied
 
@@ -147,25 +183,73 @@ def random_layers(network: keras.Model) -> list[str]:
     return sorted({type(layer).__name__ for layer in random_parts(network)})
 
 
-def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
+def _require_trainable(layer: keras.layers.Layer) -> None:
+    """Raise a `UserError` if MoCo cannot train a layer of a network from elsewhere."""
+    where = f"the layer '{_path(layer)}'"
+    if isinstance(layer.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy):
+        raise UserError(
+            f"{where} is quantized ({layer.dtype_policy.name}), so it cannot be trained: save the "
+            "network before you quantize it"
+        )
+    if not isinstance(layer, BATCH_NORMALIZATION):
+        return
     config = layer.get_config()
     if type(layer) not in (keras.layers.BatchNormalization, BatchNormalization):
         raise UserError(
-            f"the layer '{layer.name}' is a {type(layer).__name__}, which cannot be split into "
-            "groups: use keras.layers.BatchNormalization"
+            f"{where} is a {type(layer).__name__}, which cannot be split into groups: use "
+            "keras.layers.BatchNormalization"
         )
     if config.get("renorm"):
         raise UserError(
-            f"the layer '{layer.name}' uses batch renormalization, which cannot be split into "
-            "groups: set its renorm to False"
+            f"{where} uses batch renormalization, which cannot be split into groups: set its "
+            "renorm to False"
         )
     axis = config.get("axis", -1)
     rank = len((layer.get_build_config() or {}).get("input_shape", (0,) * 4))
     if axis not in (-1, rank - 1):
         raise UserError(
-            f"the layer '{layer.name}' normalizes axis {axis}, but the channels have to be the "
-            "last axis: build the network with data_format='channels_last'"
+            f"{where} normalizes axis {axis}, but the channels have to be the last axis: build the "
+            "network with data_format='channels_last'"
         )
+
+
+def _require_same_weights(network: keras.Model, copied: keras.Model) -> None:
+    """Raise a `UserError` that names the first weight that a copy does not have."""
+    for old, new in itertools.zip_longest(network.weights, copied.weights):
+        if old is None or new is None or old.shape != new.shape:
+            weight = old if old is not None else new
+            shapes = [tuple(w.shape) if w is not None else "missing" for w in (old, new)]
+            raise UserError(
+                f"the layer '{weight.path.rpartition('/')[0]}' cannot be copied, since its weight "
+                f"'{weight.name}' is {shapes[0]}, and {shapes[1]} in the copy: create its parts in "
+                "__init__, once each, from arguments that get_config returns"
+            )
+
+
+@contextlib.contextmanager
+def _errors_named(layer: keras.layers.Layer) -> Iterator[None]:
+    """Turn what the code of a layer raises into a `UserError` that names it."""
+    try:
+        yield
+    except COPY_ERRORS as error:
+        raise UserError(
+            f"the layer '{_path(layer)}' ({type(layer).__name__}) cannot be copied "
+            f"({error_reason(error)}): its get_config has to return what its __init__ takes, and "
+            "the new layer has to take the same inputs"
+        ) from error
+
+
+def _path(layer: keras.layers.Layer, network: keras.Model | None = None) -> str:
+    """Return where a layer is in a network. Dropout, for example, has no path of its own."""
+    if layer.path or network is None:
+        return layer.path or layer.name
+    outer = [o for o in all_layers(network) if o not in (network, layer) and layer in all_layers(o)]
+    innermost = min(outer, key=lambda o: len(all_layers(o)), default=None)
+    return layer.name if innermost is None else f"{_path(innermost, network)}/{layer.name}"
+
+
+def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
+    config = layer.get_config()
     return BatchNormalization(
         groups,
         config["momentum"],
@@ -176,6 +260,16 @@ def _with_groups(layer: keras.layers.Layer, groups: int) -> BatchNormalization:
     )
 
 
+def _without_rates(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a layer that draws random numbers, with rates of 0."""
+    return {
+        key: 0.0
+        if isinstance(value, float) and (key in ("rate", "stddev") or "drop" in key)
+        else value
+        for key, value in config.items()
+    }
+
+
 def _deterministic(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Return a copy of a layer in the current dtype policy, trained and not random."""
     config: dict[str, Any] = layer.get_config()
@@ -184,9 +278,7 @@ def _deterministic(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(layer, RANDOM_LAYERS) or type(layer).__name__ in RANDOM_DEPTH:
         return keras.layers.Identity(name=layer.name)
     if random_parts(layer):
-        for key, value in config.items():
-            if isinstance(value, float) and (key in ("rate", "stddev") or "drop" in key):
-                config[key] = 0.0
+        config = _without_rates(config)
     config.pop("dtype", None)
     if "trainable" in config:  # Keras would create weights that cannot be trained later either.
         config["trainable"] = True

@@ -1,6 +1,7 @@
 """Copies of networks for pre-training: what becomes of each kind of layer."""
 
 import inspect
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -111,6 +112,107 @@ def test_layers_inside_of_layers_are_replaced_in_the_order_of_the_weights():
         np.testing.assert_allclose(other(x), copy(x), rtol=1e-4, atol=1e-3)
 
 
+class Pair(NamedTuple):
+    conv: layers.Layer
+    norm: layers.Layer
+
+
+def pair():
+    return Pair(layers.Conv2D(3, 1), layers.BatchNormalization())
+
+
+def inner_model():
+    inputs = keras.Input((None, None, 3))
+    return keras.Model(inputs, layers.BatchNormalization()(layers.Conv2D(3, 1)(inputs)))
+
+
+def inner_sequence():
+    inputs = keras.Input((None, None, 3))
+    parts = [layers.Conv2D(3, 1), layers.BatchNormalization(), layers.Dropout(0.5)]
+    return keras.Sequential([inputs, *parts])
+
+
+HOLDERS = {
+    "dict": lambda: dict(pair()._asdict()),
+    "tuple": lambda: tuple(pair()),
+    "named tuple": pair,
+    "nested lists": lambda: [list(pair()), [{"tuple": tuple(pair())}]],
+    "model": inner_model,
+    "built sequence": inner_sequence,
+    "sequence": lambda: keras.Sequential([*pair(), layers.Dropout(0.5)]),
+    "random": lambda: [*pair(), layers.Dropout(0.5), layers.GaussianNoise(0.5)],
+}
+
+
+def applied(part, x, training):
+    """Call the layers in a structure one after another."""
+    if isinstance(part, layers.Layer):
+        return part(x, training=training)
+    for item in part.values() if isinstance(part, dict) else part:
+        x = applied(item, x, training)
+    return x
+
+
+@keras.saving.register_keras_serializable("tests")
+class Holder(layers.Layer):
+    """A layer that keeps its layers in a structure, and whose config does not mention them."""
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.parts = HOLDERS[kind]()
+
+    def call(self, x, training=False):
+        return applied(self.parts, x, training)
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+@keras.saving.register_keras_serializable("tests")
+class HolderModel(keras.Model):
+    """A model without a graph of layers."""
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(**kwargs)
+        self.kind = kind
+        self.holder = Holder(kind)
+
+    def call(self, x, training=False):
+        return self.holder(x, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "kind": self.kind}
+
+
+@pytest.mark.parametrize("outer", [Holder, HolderModel])
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_layers_are_replaced_wherever_a_layer_keeps_them(outer, kind):
+    network = network_of(outer(kind))
+    count = len(of_class(network, layers.BatchNormalization))
+    x = images()
+    copy = for_pretraining(network, 2)
+    assert len(of_class(copy, BatchNormalization)) == count > 0
+    assert not of_class(copy, layers.BatchNormalization)
+    np.testing.assert_allclose(copy(x), network(x), rtol=1e-4, atol=1e-3)
+    one = for_pretraining(network, 1)
+    halves = [one(half, training=True) for half in (x[:2], x[2:])]
+    np.testing.assert_allclose(copy(x, training=True), np.concatenate(halves), rtol=1e-3, atol=1e-3)
+    for again in (synchronized(copy), with_keras_layers(copy)):
+        assert not random_layers(again)
+        np.testing.assert_allclose(again(x), copy(x), rtol=1e-4, atol=1e-3)
+
+
+def test_first_axis_of_features_is_the_last_one_inside_of_a_layer_too(monkeypatch):
+    monkeypatch.setitem(HOLDERS, "axis", lambda: [layers.BatchNormalization(axis=1, name="norm")])
+    network = network_of(layers.GlobalAveragePooling2D(), Holder("axis"))
+    np.testing.assert_allclose(
+        for_pretraining(network, 2)(images()), network(images()), rtol=1e-4, atol=1e-3
+    )
+    with pytest.raises(UserError, match="'maps/norm' normalizes axis 1"):
+        for_pretraining(network_of(Holder("axis", name="maps"), shape=(3, 3, 3)), 2)
+
+
 def test_features_and_shared_layers_are_normalized_too():
     dense, norm = layers.Dense(6), layers.BatchNormalization(name="shared")
     network = network_of(layers.GlobalAveragePooling2D(), dense, norm, layers.ReLU(), norm)
@@ -192,9 +294,70 @@ class LateBlock(layers.Layer):
         return self.norm(x, training=training)
 
 
+@keras.saving.register_keras_serializable("tests")
+class LateDropout(layers.Layer):
+    def build(self, input_shape):
+        self.dropout = layers.Dropout(0.5)
+
+    def call(self, x, training=False):
+        return self.dropout(x, training=training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Hiding(layers.Layer):
+    """A layer that calls a layer that it does not find by an attribute."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm = layers.BatchNormalization(name="hidden")
+        self.run = lambda x, training: norm(x, training=training)
+
+    def call(self, x, training=False):
+        return self.run(x, training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Forgetful(layers.Layer):
+    """A layer whose config leaves out an argument that its weights depend on."""
+
+    def __init__(self, units=3, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(units, name="dense")
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return layers.Layer.get_config(self) if self.built else {}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Unfinished(layers.Layer):
+    def __init__(self, needed, **kwargs):
+        super().__init__(**kwargs)
+
+    def call(self, x):
+        return x
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def quantized_dense():
+    dense = layers.Dense(4, name="small")
+    dense.build((None, 3))
+    dense.quantize("int8")
+    return dense
+
+
 @pytest.mark.parametrize(
     ("layer", "parts"),
     [
+        (LateDropout(name="late"), ["'late/dropout", "(Dropout)", "create it in __init__"]),
+        (Hiding(name="outer"), ["'outer/hidden' cannot be replaced", "list, dict or tuple"]),
+        (Forgetful(5, name="outer"), ["'outer/dense'", "(3, 5)", "(3, 3) in the copy"]),
+        (Unfinished(1, name="rest"), ["'rest' (Unfinished) cannot be copied", "get_config"]),
+        (quantized_dense(), ["'small' is quantized (int8", "before you quantize it"]),
         (layers.BatchNormalization(axis=1, name="by_row"), ["'by_row'", "axis 1", "channels_last"]),
         (OwnNormalization(name="own"), ["'own'", "OwnNormalization"]),
         (LateBlock(name="late"), ["late/", "create it in __init__"]),
