@@ -427,13 +427,14 @@ def test_kernel_of_lora_is_trained(tmp_path):
     np.testing.assert_allclose(encoder.backbone(images()), backbone(images()), rtol=1e-6)
 
 
+AS_WEIGHTS = "use config.encoder=keras:MobileNet with config.init=keras:"
 RESCALING = "put a Rescaling layer, keras.layers.Rescaling(1 / 127.5, -1), in front of it"
 
 
 @pytest.mark.parametrize(
     ("name", "options", "is_nested", "remedy"),
     [
-        ("MobileNet", {}, True, "use config.encoder=keras:MobileNet with config.init=keras:"),
+        pytest.param("MobileNet", {}, True, AS_WEIGHTS, marks=pytest.mark.slow),
         pytest.param("MobileNet", {"alpha": 0.5}, False, RESCALING, marks=pytest.mark.slow),
         pytest.param("MobileNetV2", {"alpha": 0.35}, True, RESCALING, marks=pytest.mark.slow),
         ("MobileNetV3Small", {"include_preprocessing": False}, False, RESCALING),
