@@ -16,7 +16,8 @@ from moco_tf.paths import expand
 
 REGISTER = (
     "decorate layers of your own with @keras.saving.register_keras_serializable(), and import "
-    "their module, for example in the config file"
+    "their module: in the config file for moco-train, and in Python, before you call moco_tf, for "
+    "all else"
 )
 SAVED = "give a model that keras.Model.save has written"
 ZIP_BYTES = 22  # The size of an empty archive, and of the record at the end of any.
