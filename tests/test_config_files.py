@@ -90,7 +90,10 @@ def test_mistakes_in_settings_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("config.unlock(); config.epocs = 3", "there is no setting 'epocs'; did you mean epochs or steps?"),
+        (
+            "config.unlock(); config.epocs = 3",
+            "there is no setting 'epocs'; did you mean epochs or steps?",
+        ),
         ("config.unlock(); config.augment.hew = 3.0", "there is no setting 'augment.hew'"),
         ("del config['image_size']", "lacks image_size: start from moco_tf.default_config()"),
         ("config = ml_collections.ConfigDict({'epochs': 3})", "lacks mechanism, encoder, stem and"),
