@@ -47,3 +47,21 @@ def data_may_vanish(source: Source, checkpoints: Checkpoints) -> Iterator[None]:
                 f"same command again, which resumes from {saved}"
             ) from error
         raise
+
+
+def require_end(checkpoints: Checkpoints, total: int) -> None:
+    """Raise a `UserError` unless a run has trained to its last step, or a signal stopped it.
+
+    Keras takes TensorFlow's OutOfRangeError for the end of the data, whichever operation raised it,
+    and ends the training without an error.
+
+    Args:
+        checkpoints: The run's `Checkpoints`.
+        total: Number of steps of the whole run.
+    """
+    if checkpoints.step < total and checkpoints.stop_signal is None:
+        raise UserError(
+            f"the training ended at step {checkpoints.step} of {total}, which is saved, because an "
+            "operation of TensorFlow found no more data: run the same command again, which resumes "
+            "there"
+        )

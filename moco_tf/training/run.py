@@ -41,7 +41,7 @@ from moco_tf.training.build import (
 )
 from moco_tf.training.callbacks import StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
-from moco_tf.training.failures import data_may_vanish, memory_may_run_out
+from moco_tf.training.failures import data_may_vanish, memory_may_run_out, require_end
 from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
@@ -197,6 +197,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             callbacks += _callbacks(config, output_dir, source, batches, checkpoints, start, total)
             with data_may_vanish(source, checkpoints):
                 _fit(model, batches, start, total, callbacks)
+            require_end(checkpoints, total)
         elif chief:
             print(f"{workdir}: already finished at step {total}")
         if chief and (start < total or not run_directory.has_curves(workdir)):

@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+import tensorflow as tf
 
 from moco_tf import run_directory
+from moco_tf.data.pipeline import TwoViews
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
 from tests import in_process
@@ -65,9 +67,17 @@ def largest_file(size):
 
 @pytest.mark.slow
 def test_checkpoint_that_cannot_be_written_stops_the_run_which_resumes_later(
-    resumed, image_folder, trained_run
+    resumed, image_folder, trained_run, monkeypatch
 ):
-    with largest_file(500_000):
+    save = tf.train.CheckpointManager.save
+
+    def save_with_limit(*args, **kwargs):
+        # Only here, because the tests' cache of compiled programs has large files too.
+        with largest_file(500_000):
+            return save(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.train.CheckpointManager, "save", save_with_limit)
         output = resume(resumed, image_folder, status=2)
     line = output.strip().splitlines()[-1]
     checkpoints = resumed / "checkpoints"
@@ -77,6 +87,24 @@ def test_checkpoint_that_cannot_be_written_stops_the_run_which_resumes_later(
     assert "resuming from step 10" in resume(resumed, image_folder)
     assert_same(resumed, trained_run)
     assert not list(checkpoints.glob("*_temp"))
+
+
+@pytest.mark.slow
+def test_training_that_keras_ends_early_is_an_error(
+    resumed, image_folder, trained_run, monkeypatch
+):
+    between = TwoViews.between
+
+    def first_batch(self, start, end, context=None):
+        return between(self, start, end, context).take(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TwoViews, "between", first_batch)
+        output = resume(resumed, image_folder, status=2)
+    line = output.strip().splitlines()[-1]
+    assert line.startswith("error: the training ended at step 11 of 12, which is saved, because")
+    assert "resuming from step 11" in resume(resumed, image_folder)
+    assert_same(resumed, trained_run)
 
 
 @pytest.fixture
