@@ -39,9 +39,23 @@ class GlobalStep(keras.callbacks.Callback):
 
         Args:
             step: Global step, counted from 1.
-            logs: The results of `train_step`.
+            logs: The results of `train_step`, scalar tensors. Reading one waits for the device.
         """
         raise NotImplementedError
+
+
+class Callbacks(keras.callbacks.CallbackList):
+    """Callbacks that get the results of a step as tensors.
+
+    The list that `fit` makes converts the results of every step to numbers, for which the host
+    waits for the device. With these callbacks it waits only when one of them reads a result, so
+    the next step is prepared while the device computes.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Pass the results on."""
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
 
 
 class UnreadableImages(GlobalStep):

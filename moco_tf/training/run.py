@@ -39,7 +39,7 @@ from moco_tf.training.build import (
     memory_bank_size,
     restored_dtype_policy,
 )
-from moco_tf.training.callbacks import StopAt, UnreadableImages
+from moco_tf.training.callbacks import Callbacks, StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
 from moco_tf.training.failures import data_may_vanish, memory_may_run_out, require_end
 from moco_tf.training.knn_monitor import KNNMonitor
@@ -289,6 +289,7 @@ def _fit(
     """Train from step `start` to `total`: the rest of the current epoch, then the others."""
     steps = batches.steps_per_epoch
     epoch, done = divmod(start, steps)
+    callback_list = Callbacks(callbacks, add_history=True, model=model)
 
     def distributed(start: int) -> tf.distribute.DistributedDataset:
         return model.distribute_strategy.distribute_datasets_from_function(
@@ -300,7 +301,7 @@ def _fit(
         model.fit(
             data,
             steps_per_epoch=steps - done,
-            callbacks=callbacks,
+            callbacks=callback_list,
             shuffle=False,  # The data is in its final order.
             verbose=0,
         )
@@ -312,7 +313,7 @@ def _fit(
             steps_per_epoch=steps,
             initial_epoch=epoch,
             epochs=math.ceil(total / steps),
-            callbacks=callbacks,
+            callbacks=callback_list,
             shuffle=False,
             verbose=0,
         )
