@@ -81,11 +81,6 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
             "config.shuffle_bn=True shuffles keys among BatchNormalization groups, but "
             "config.bn_groups=1: set bn_groups to 2 or more, or shuffle_bn to False"
         )
-    if config.jit_compile and num_replicas > 1:
-        raise UserError(
-            f"config.jit_compile=True is supported on one device, but there are {num_replicas}: "
-            "set it to False"
-        )
 
 
 def check_values(config: ml_collections.ConfigDict, unset: Sequence[str] = ()) -> None:

@@ -49,7 +49,8 @@ class DistributedModel(keras.Model):
         if not self.run_eagerly:
             # AutoGraph would rewrite Python statements on tensors, which a step has none of, in all
             # that the step calls. That took most of the time before the first step.
-            step = tf.function(step, jit_compile=self.jit_compile, autograph=False)
+            one_replica = strategy.num_replicas_in_sync == 1
+            step = tf.function(step, jit_compile=self.jit_compile and one_replica, autograph=False)
 
         def train_function(iterator: Iterator[Any]) -> dict[str, tf.Tensor]:
             for _ in range(self.steps_per_execution):

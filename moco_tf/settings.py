@@ -314,7 +314,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "jit_compile",
             False,
-            "Whether to compile the whole training step with XLA (one device only).",
+            "Whether to compile the training step with XLA: all of it on one device, the parts "
+            "between the communication on several.",
         ),
     ),
     "Logging and saving": (

@@ -1,7 +1,7 @@
 """The base class of the three mechanisms of the paper's Figure 2."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
@@ -12,6 +12,9 @@ from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
 from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
 from moco_tf.seeds import seed_for
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Called as `augment(images, rows, count, seed)`, such as a `moco_tf.data.augment.Augment`.
 Augmentation = Callable[[tf.Tensor, tf.Tensor, int, tf.Tensor], tf.Tensor]
@@ -74,6 +77,23 @@ class Mechanism(DistributedModel):
         """The variables that back-propagation updates."""
         return self.query_encoder.trainable_variables
 
+    def local(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Compile a part of the step that does not communicate, if the step cannot be compiled.
+
+        With one replica, `jit_compile` compiles the whole step. With several, XLA cannot compile
+        the communication between them, but what each of them does in between. A TPU compiles
+        everything anyway.
+
+        Args:
+            function: Function from tensors to tensors, which gradients may pass.
+        """
+        strategy = tf.distribute.get_strategy()
+        if not self.jit_compile or strategy.num_replicas_in_sync == 1:
+            return function
+        if isinstance(strategy, tf.distribute.TPUStrategy):
+            return function
+        return tf.function(function, jit_compile=True, autograph=False)
+
     def _views(
         self, x_q: tf.Tensor, x_k: tf.Tensor, symmetric: bool
     ) -> tuple[list[View], list[View]]:
@@ -112,9 +132,13 @@ class Mechanism(DistributedModel):
 
     def _encode(self, encoder: keras.Model, images: tf.Tensor) -> tf.Tensor:
         """Apply an encoder in training mode to `[n, H, W, channels]` and L2-normalize: `[n, C]`."""
-        # Similarities, loss and dictionary are float32 even if the encoder computes in float16 or
-        # bfloat16.
-        return l2_normalize(tf.cast(encoder(images, training=True), self.variable_dtype))
+
+        def encode(images: tf.Tensor) -> tf.Tensor:
+            # Similarities, loss and dictionary are float32 even if the encoder computes in float16
+            # or bfloat16.
+            return l2_normalize(tf.cast(encoder(images, training=True), self.variable_dtype))
+
+        return self.local(encode)(images)
 
     def _augment(self, view: View, rows: tf.Tensor, count: int) -> tf.Tensor:
         """Augment the images at `rows` of a global batch of `count` images."""

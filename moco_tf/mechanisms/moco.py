@@ -121,7 +121,9 @@ class MoCo(Mechanism):
             tape.watch(weights_q)
             q = tf.concat([self._encode_queries(view) for view in query_views], 0)  # n x C
             # contrastive loss, equation 1; the positives are in column 0: n, n x (1 + K)
-            losses, logits = info_nce(q, k_positive, self.queue.keys.value, self.temperature)
+            losses, logits = self.local(info_nce)(
+                q, k_positive, self.queue.keys.value, self.temperature
+            )
             # the mean over the global batch, since the optimizer sums over the replicas
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
         logs = self.logs(losses, logits)
@@ -131,9 +133,13 @@ class MoCo(Mechanism):
 
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
         m, theta_k = self.momentum, self.key_encoder.trainable_variables
-        for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
-            # theta_k <- m * theta_k + (1 - m) * theta_q
-            move_towards(variable_q, variable_k, 1 - m)
+
+        def momentum_update() -> None:
+            for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
+                # theta_k <- m * theta_k + (1 - m) * theta_q
+                move_towards(variable_q, variable_k, 1 - m)
+
+        self.local(momentum_update)()
 
         # update dictionary: enqueue the keys of this step, and dequeue the oldest
         self.queue.enqueue(tf.concat(k, 0))

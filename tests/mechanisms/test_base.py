@@ -106,8 +106,9 @@ def test_two_replicas_compute_what_one_computes(float64, two_replicas, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MECHANISMS)
-def test_xla_computes_the_same(float64, name):
-    strategy = tf.distribute.get_strategy()
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_xla_computes_the_same(float64, two_replicas, replicas, name):
+    strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
     expected, compiled = (train(build(name, strategy, jit_compile=jit), 3) for jit in (False, True))
     assert_equal(compiled, expected)
 
