@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from moco_tf import gpus
 from moco_tf.errors import UserError
 
 STRATEGIES = ("default", "mirrored", "multiworker", "tpu")
@@ -167,8 +168,9 @@ def scope(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Enter the scope of a strategy, and report in one line if another worker has stopped.
 
     Raises:
-        UserError: If another worker has stopped.
+        UserError: If another worker has stopped, or XLA cannot compile for a GPU of this machine.
     """
+    gpus.require_supported()
     with strategy.scope():
         try:
             yield
