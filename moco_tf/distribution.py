@@ -15,6 +15,10 @@ from moco_tf.errors import UserError
 
 STRATEGIES = ("default", "mirrored", "multiworker", "tpu")
 
+# Workers reduce the gradients in parts of this size, which TensorFlow can send while the backward
+# pass computes the next one. PyTorch's DistributedDataParallel has the same default.
+GRADIENT_BYTES = 25 * 2**20
+
 
 def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
     """Return the `tf.distribute` strategy of a name.
@@ -68,7 +72,12 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
         # With the default handler, Ctrl-C works at once. Python's handler would run after the wait.
         interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+            return tf.distribute.MultiWorkerMirroredStrategy(
+                cluster_resolver=cluster,
+                communication_options=tf.distribute.experimental.CommunicationOptions(
+                    bytes_per_pack=GRADIENT_BYTES
+                ),
+            )
         finally:
             signal.signal(signal.SIGINT, interrupt)
     except (LookupError, TypeError, ValueError, RuntimeError, tf.errors.OpError) as error:

@@ -148,6 +148,17 @@ def test_one_device_continues_a_run_of_two_workers(states, tmp_path):
     assert_equal(tmp_path / f"{RESUMED}.npz", states / "one" / f"{RESUMED}.npz")
 
 
+@pytest.mark.nightly
+@pytest.mark.distributed
+def test_gradients_are_reduced_in_parts_during_the_backward_pass():
+    """The documentation states these parts: the gradients of the last layers come first."""
+    for output in run_both("-m", "tests.gradient_parts"):
+        parts = json.loads(output.strip().splitlines()[-1])
+        sizes, convolutions = np.transpose(parts)
+        np.testing.assert_allclose(sizes, [32.6, 26.3, 27.6, 8.7], atol=0.06)
+        assert convolutions.tolist() == [5, 4, 18, 26]
+
+
 @pytest.fixture(scope="module")
 def settings(image_folder):
     return (
