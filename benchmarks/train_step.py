@@ -55,6 +55,7 @@ PYTORCH = {
         channels_last=True, compiled=True, bfloat16=True
     ),
 }
+SIDE = 3072  # Number of rows and columns of the matrices.
 # The contestants of a group run at the same time, and have to fit into memory together. The others
 # are compared with the first.
 GROUPS = {
@@ -104,13 +105,11 @@ def main():
 
 def available_groups():
     """Return the groups with those contestants that can run on this machine."""
-    from steps_pytorch import has_compiler
-
     groups = dict(GROUPS)
     if not machine.has_bfloat16():
         print("without bfloat16: the processor has no instructions for it")
         del groups["bfloat16"]
-    if has_compiler():
+    if machine.has_compiler():
         return groups
     print("without torch.compile: there is no C++ compiler (g++, or the one that CXX names)")
     return {
@@ -121,14 +120,18 @@ def available_groups():
 
 def compare(size, groups, rounds):
     """Run all groups; print and return the results."""
-    from steps_tensorflow import SIDE
 
     def command(name):
         return [__file__, f"--size={size}", f"--contestant={name}"]
 
     settings = SIZES[size]
     print(f"\n{size}: {settings}, medians of {rounds} steps in turns")
-    result = {"machine": machine.describe(), "settings": settings, "rounds": rounds, "groups": {}}
+    result = {
+        "machine": machine.describe("tensorflow", "torch"),
+        "settings": settings,
+        "rounds": rounds,
+        "groups": {},
+    }
     for group, names in groups.items():
         median, last = turns.compare(names, command, rounds)
         if "matrix product" in median:
@@ -177,7 +180,7 @@ def serve(name, **settings):
     elif name == "floor":
         step = steps.make_floor_step(**settings)
     else:
-        step = steps.make_matrix_step()
+        step = steps.make_matrix_step(SIDE)
     turns.serve(step, **facts)
 
 

@@ -77,5 +77,8 @@ def serve(take_turn: Callable[[], Any], **facts: Any) -> None:
 
 
 def peak_memory() -> int:
-    """Return the peak memory of this process in bytes."""
+    """Return the peak memory of this process in bytes.
+
+    It is not less than that of the process that started it, which should import little.
+    """
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

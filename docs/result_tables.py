@@ -88,37 +88,79 @@ def train_step() -> str:
     }
     titles = {
         "ours": "moco-tf",
-        "plain PyTorch": "plain PyTorch 2.13",
         "floor": "encoders alone",
         "small queue": "moco-tf, a sixteenth of the queue",
         "eight groups": "moco-tf, 8 groups of BatchNormalization",
+        "ours, bfloat16": "moco-tf, bfloat16",
     }
     header = ["implementation", "ms per step", "images/s", "time, moco-tf = 1"]
     header += ["share of the matrix rate", "peak memory, GiB"]
     parts = []
     for size, result in _read("benchmarks/train_step.json").items():
-        settings, seconds = result["settings"], result["seconds"]
+        batch = result["settings"]["batch"]
         rows = []
-        for name, title in titles.items():
-            time = seconds[name]
-            rate = result["step_flops"] / time / result["matrix_flops_per_second"]
-            memory = result["peak_bytes"][name] - result["bytes_after_imports"][name]
-            milliseconds = f"{1000 * time:.0f}"
-            rows.append(
-                [
-                    title,
-                    f"**{milliseconds}**" if name == "ours" else milliseconds,
-                    f"{settings['batch'] / time:.1f}",
-                    f"{time / seconds['ours']:.2f}",
-                    f"{rate:.2f}",
-                    f"{memory / GIB:.2f}",
-                ]
-            )
+        for group, contestants in result["groups"].items():
+            ours = next(iter(contestants.values()))["seconds"]
+            for name, values in contestants.items():
+                if group == "parts" and name == "ours":  # It is in the first group as well.
+                    continue
+                time = values["seconds"]
+                rate = result["step_flops"] / time / result["matrix_flops_per_second"]
+                memory = values["peak_bytes"] - values["bytes_after_imports"]
+                milliseconds = f"{1000 * time:.0f}"
+                rows.append(
+                    [
+                        titles.get(name, name),
+                        f"**{milliseconds}**" if name == "ours" else milliseconds,
+                        f"{batch / time:.1f}",
+                        f"{time / ours:.2f}",
+                        "" if group == "bfloat16" else f"{rate:.2f}",
+                        f"{memory / GIB:.2f}",
+                    ]
+                )
         parts.append(
-            f"{texts[size]}, batch of {settings['batch']}, K = {settings['queue']:,}, medians of "
-            f"{result['rounds']} steps:\n\n{markdown.table(header, rows)}"
+            f"{texts[size]}, batch of {batch}, K = {result['settings']['queue']:,}, medians of "
+            f"{result['rounds']} steps{_on_machine(result)}:\n\n{markdown.table(header, rows)}\n\n"
+            f"{_ratio_to_pytorch(result['groups'])}"
         )
     return "\n\n".join(parts)
+
+
+def _ratio_to_pytorch(groups: dict[str, Any]) -> str:
+    """Return a sentence that compares moco-tf's step with the fastest one in PyTorch."""
+    sentences = []
+    for group in ("float32", "bfloat16"):
+        if group in groups:
+            ours, name, theirs = _fastest_rival(groups[group])
+            sentences.append(
+                f"In {group}, the fastest step in PyTorch is that of *{name}*, and takes "
+                f"{theirs / ours:.2f} times as long as moco-tf's."
+            )
+    if "PyTorch, channels_last" not in groups["float32"]:
+        sentences.append(
+            "PyTorch with `channels_last` or `torch.compile`, which is faster than plain PyTorch, "
+            "was not measured."
+        )
+    return " ".join(sentences)
+
+
+def _fastest_rival(contestants: dict[str, Any]) -> tuple[float, str, float]:
+    """Return the time of the first contestant, and the name and the time of the fastest other."""
+    (_, ours), *others = contestants.items()
+    name, theirs = min(others, key=lambda item: item[1]["seconds"])
+    return ours["seconds"], name, theirs["seconds"]
+
+
+def _on_machine(result: dict[str, Any]) -> str:
+    """Return the processor and the versions of a measurement, as the end of a phrase."""
+    if "machine" not in result:
+        return ""
+    machine = result["machine"]
+    versions = " and ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f", on {machine['cores']} cores of {machine['processor']} "
+        f"({', '.join(machine['instructions'])}), with {versions}"
+    )
 
 
 def presets() -> str:
@@ -152,12 +194,23 @@ def speed() -> str:
     titles = {"large": "ResNet-50 at 224 pixels", "small": "ResNet-18 at 32 pixels"}
     rows = []
     for size, result in _read("benchmarks/train_step.json").items():
-        seconds = result["seconds"]
-        ratios = [seconds[name] / seconds["ours"] for name in ("plain PyTorch", "floor")]
-        rows.append([titles[size], "1.00", *(f"{ratio:.2f}" for ratio in ratios)])
+        for group in ("float32", "bfloat16"):
+            if group not in result["groups"]:
+                continue
+            ours, name, theirs = _fastest_rival(result["groups"][group])
+            rival = f"{theirs / ours:.2f} ({name.removeprefix('PyTorch, ')})"
+            floor = ""
+            if group == "float32":
+                parts = result["groups"]["parts"]
+                floor = f"{parts['floor']['seconds'] / parts['ours']['seconds']:.2f}"
+            rows.append([f"{titles[size]}, {group}", "1.00", rival, floor])
     alone = "lower bound: both encoders forward, query encoder backward"
-    header = ["encoder", "moco-tf", "plain PyTorch 2.13", alone]
-    return markdown.table(header, rows)
+    table = markdown.table(["encoder", "moco-tf", "fastest variant of PyTorch", alone], rows)
+    text = f"Medians of {result['rounds']} steps{_on_machine(result)}."
+    if "PyTorch, channels_last" not in result["groups"]["float32"]:
+        text += " PyTorch with `channels_last` or `torch.compile`, which is faster than plain "
+        text += "PyTorch, was not measured."
+    return f"{table}\n\n{text}"
 
 
 def input_pipeline() -> str:
