@@ -85,13 +85,13 @@ gpu-check: .venv/installed-dev
 tpu-check: .venv-tpu/installed
 	.venv-tpu/bin/python -m tests.tpu_check
 
-# TensorFlow's build for TPUs replaces the one that moco-tf would install, and needs this libtpu.
-.venv-tpu/installed: Makefile
+# The installation that docs/distributed.md describes, with TensorFlow's build for TPUs.
+.venv-tpu/installed: pyproject.toml setup.py requirements/tpu/pyproject.toml
 	$(new_environment)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check tensorflow-tpu==2.20.0 \
-		libtpu==0.0.19.1 keras==3.15.1 absl-py google-crc32c jinja2 matplotlib ml-collections \
-		opencv-python-headless pillow scikit-learn tqdm
+	$(@D)/bin/pip install --quiet --disable-pip-version-check ./requirements/tpu --editable .
+	$(@D)/bin/pip check
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tpu runs build dist docs/api/*.rst *.egg-info
+	rm -rf .venv .venv-tpu runs build dist docs/api/*.rst *.egg-info \
+		requirements/tpu/build requirements/tpu/*.egg-info
