@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo study test test-ci test-all storm check results pytorch docs package gpu-check tpu-check clean
+.PHONY: demo study test test-ci test-all storm check results pytorch benchmark-packages docs package gpu-check tpu-check clean
 
 demo: .venv/installed
 	$(BIN)/moco-demo --workdir=runs/demo
@@ -57,6 +57,10 @@ endef
 pytorch: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,parity]'
+
+# Adds the libraries that benchmarks/ compares with.
+benchmark-packages: pytorch
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,benchmarks]'
 
 # The documentation site: build/docs/index.html.
 docs: .venv/installed-dev

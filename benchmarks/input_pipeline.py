@@ -1,38 +1,71 @@
-"""Compare the input pipeline, from JPEG files to two augmented views, with torchvision's.
+"""Compare the input pipeline, from JPEG files to two augmented views, with others.
 
-    python benchmarks/input_pipeline.py                    (about five minutes)
+    python benchmarks/input_pipeline.py                    (about TIME)
 
 Images of 500 x 375 pixels become two views of 224 x 224 with the augmentation of MoCo v2, all on
 the CPU. The contestants take turns of one epoch each, and their medians are compared. The results
-are also written to benchmarks/input_pipeline.json. `make pytorch` installs torchvision.
+are also written to benchmarks/input_pipeline.json; --output names another file. `make
+benchmark-packages` installs what the others need. DALI takes part if it is installed: `pip install
+nvidia-dali-cuda130`, 0.7 GB, needs no GPU.
 
-    ours, host          reading, decoding, two crops and flips: the part that feeds an accelerator
-    ours, whole         the same with colors, blur and normalization, which an accelerator would do
-    torchvision         everything, with Pillow, in a DataLoader with one worker per core
+    The host part: reading, decoding, two crops and flips, which is what feeds an accelerator
+        ours, host
+        torchvision v2, host    on uint8 tensors
+        DALI, host
+
+    The whole: the same with colors, blur and normalization
+        ours, whole
+        torchvision             with Pillow, as in the reference implementation
+        torchvision v2          with colors and blur on float32 tensors
+        torchvision v2, Pillow colors
+        DALI, whole
+
+torchvision runs in a DataLoader with one worker per core and one thread per worker. The wheels of
+torchvision are built for CUDA, and their JPEG decoder does not load beside a CPU build of torch;
+simplejpeg, which calls libjpeg-turbo as well, then replaces it for the tensors. FFCV does not take
+part: it reads files of its own format, and its last release, of 2023, has no wheels and does not
+build without the headers of OpenCV and libjpeg-turbo.
 """
 
 import argparse
+import importlib
+import importlib.metadata
 import json
-import os
 import pathlib
-import random
+import sys
 import tempfile
 
+import machine
 import turns
 
-HERE = pathlib.Path(__file__).parent
-
-CONTESTANTS = ("ours, host", "ours, whole", "torchvision")
+# The module of each contestant, its function and its arguments.
+CONTESTANTS = {
+    "ours, host": ("views_ours", "make_epoch", dict(is_host_part=True)),
+    "torchvision v2, host": ("views_torchvision", "make_v2_epoch", dict(colors=None)),
+    "DALI, host": ("views_dali", "make_epoch", dict(is_host_part=True)),
+    "ours, whole": ("views_ours", "make_epoch", dict(is_host_part=False)),
+    "torchvision": ("views_torchvision", "make_pillow_epoch", {}),
+    "torchvision v2": ("views_torchvision", "make_v2_epoch", dict(colors="tensors")),
+    "torchvision v2, Pillow colors": ("views_torchvision", "make_v2_epoch", dict(colors="Pillow")),
+    "DALI, whole": ("views_dali", "make_epoch", dict(is_host_part=False)),
+}
 SIZE = 224
 BATCH = 64
+DALI = "nvidia-dali-cuda130"
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=4096, help="number of images in an epoch")
+    parser.add_argument("--images", type=int, default=2048, help="number of images in an epoch")
     parser.add_argument("--rounds", type=int, default=5, help="number of epochs per contestant")
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=pathlib.Path(__file__).with_suffix(".json"),
+        help="the JSON file",
+    )
     # In a child: the contestant, and the folder of the images.
     parser.add_argument("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -40,8 +73,9 @@ def main():
     if options.images < BATCH:
         parser.error(f"--images={options.images}: give at least {BATCH}")
     if options.contestant:
-        turns.serve(make_epoch(options.contestant, options.folder))
+        serve(options.contestant, options.folder)
         return
+    packages, names = available()
     with tempfile.TemporaryDirectory() as folder:
         from jpeg_files import write_images
 
@@ -50,106 +84,62 @@ def main():
         def command(name):
             return [__file__, f"--contestant={name}", f"--folder={folder}"]
 
-        median, last = turns.compare(CONTESTANTS, command, options.rounds)
-    rates = {name: options.images / seconds for name, seconds in median.items()}
-    cores = len(os.sched_getaffinity(0))
-    print(
-        f"{options.images} JPEG files of {size / 1024:.0f} KiB, {cores} cores, medians of "
-        f"{options.rounds} epochs in turns"
-    )
-    print(f"{'':16}{'images/s':>10}{'of torchvision':>16}{'GiB':>7}")
-    for name in CONTESTANTS:
-        ratio = rates[name] / rates["torchvision"]
-        print(f"{name:16}{rates[name]:10.0f}{ratio:16.2f}{last[name]['peak'] / 2**30:7.2f}")
+        median, last = turns.compare(names, command, options.rounds)
     result = {
+        "machine": machine.describe(*packages),
         "images": options.images,
         "bytes_per_image": size,
-        "cores": cores,
         "rounds": options.rounds,
-        "images_per_second": rates,
+        "decoder": last["torchvision v2"]["decoder"],
+        "images_per_second": {name: options.images / median[name] for name in names},
     }
-    (HERE / "input_pipeline.json").write_text(json.dumps(result, indent=2) + "\n")
+    show(result, last)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def make_epoch(contestant, folder):
-    """Return a function that runs one epoch of a contestant."""
-    if contestant == "torchvision":
-        return make_torchvision_epoch(folder)
-    return make_our_epoch(folder, is_augmented=contestant == "ours, whole")
+def available():
+    """Return the packages that are compared, and the contestants that can run with them."""
+    packages = ["tensorflow", "torch", "torchvision", "pillow", "simplejpeg"]
+    for package in packages:
+        if not is_installed(package):
+            sys.exit(f"error: {package} is not installed: make benchmark-packages installs it")
+    if is_installed(DALI):
+        return [*packages, DALI], list(CONTESTANTS)
+    print(f"without DALI, which is not installed: pip install {DALI}")
+    return packages, [name for name in CONTESTANTS if not name.startswith("DALI")]
 
 
-def make_our_epoch(folder, is_augmented):
-    """Return a function that runs one epoch of the host part, and the device part if asked for."""
-    import tensorflow as tf
-
-    from moco_tf.data import sources
-    from moco_tf.data.augment import Augment
-    from moco_tf.data.pipeline import TwoViews
-    from moco_tf.data.recipes import RECIPES
-
-    recipe = RECIPES["v2"]
-    batches = TwoViews(sources.load(f"folder:{folder}"), SIZE, recipe, BATCH, seed=0)
-    augment = Augment(recipe)
-
-    @tf.function
-    def augment_batch(images, seed):
-        return augment(images, tf.range(BATCH), BATCH, seed)
-
-    def run_epoch():
-        for views in batches.between(0, batches.steps_per_epoch):
-            if is_augmented:
-                for index, images in enumerate(views):
-                    augment_batch(images, tf.constant([0, index], tf.int64))[0, 0, 0, 0].numpy()
-
-    return run_epoch
+def is_installed(package):
+    """Return whether a package is installed, by its name in the package index."""
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
-def make_torchvision_epoch(folder):
-    """Use the transforms and the loader of the reference implementation's main_moco.py."""
-    from PIL import Image, ImageFilter
-    from pytorch import torch, torchvision
+def serve(name, folder):
+    """Run a contestant."""
+    module_name, function, arguments = CONTESTANTS[name]
+    module = importlib.import_module(module_name)
+    facts = {}
+    if module_name == "views_torchvision":
+        facts["decoder"], _ = module.tensor_decoder()
+    turns.serve(getattr(module, function)(folder, SIZE, BATCH, **arguments), **facts)
 
-    transforms = torchvision.transforms
 
-    def blur(image):
-        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
-
-    augment = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE, scale=(0.2, 1.0)),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(p=0.2),
-            transforms.RandomApply([blur], p=0.5),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        ]
+def show(result, last):
+    """Print the rates, and the peak memory of the main process of each contestant."""
+    rates = result["images_per_second"]
+    print(
+        f"{result['images']} JPEG files of {result['bytes_per_image'] / 1024:.0f} KiB, "
+        f"{result['machine']['cores']} cores, medians of {result['rounds']} epochs in turns"
     )
-    files = sorted(pathlib.Path(folder).iterdir())
-
-    class TwoCrops(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(files)
-
-        def __getitem__(self, index):
-            with open(files[index], "rb") as file:
-                image = Image.open(file).convert("RGB")
-            return augment(image), augment(image)
-
-    loader = torch.utils.data.DataLoader(
-        TwoCrops(),
-        batch_size=BATCH,
-        shuffle=True,
-        num_workers=len(os.sched_getaffinity(0)),
-        drop_last=True,
-        persistent_workers=True,
-    )
-
-    def run_epoch():
-        for _ in loader:
-            pass
-
-    return run_epoch
+    print(f"{'':32}{'images/s':>10}{'of ours':>9}{'GiB':>7}")
+    ours = "ours, host"
+    for name, rate in rates.items():
+        ours = name if name.startswith("ours") else ours
+        print(f"{name:32}{rate:10.0f}{rate / rates[ours]:9.2f}{last[name]['peak'] / 2**30:7.2f}")
 
 
 if __name__ == "__main__":

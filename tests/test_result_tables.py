@@ -1,6 +1,6 @@
 """The pages show the committed results, and a changed number is noticed."""
 
-import importlib.util
+import importlib
 import re
 
 import pytest
@@ -10,12 +10,10 @@ from tests.command import ROOT
 
 @pytest.fixture(scope="module")
 def result_tables():
-    """Load docs/result_tables.py."""
-    path = ROOT / "docs" / "result_tables.py"
-    spec = importlib.util.spec_from_file_location("result_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Import docs/result_tables.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        yield importlib.import_module("result_tables")
 
 
 def test_pages_show_the_committed_results(result_tables):
