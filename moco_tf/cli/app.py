@@ -1,4 +1,4 @@
-"""What all commands share: parsing flags, reporting mistakes in one line, starting TensorFlow.
+"""What all commands share: parsing flags and reporting mistakes in one line.
 
 A command is a help text, a function that defines its flags and a function that runs it. Flags
 belong to the call of the command, not to the process, so commands can be called from Python and
@@ -12,18 +12,18 @@ import io
 import os
 import re
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from moco_tf import config_files
 from moco_tf.cli.config_file import ConfigFileParser
 from moco_tf.cli.formats import in_commands
 from moco_tf.cli.help import help_text
+from moco_tf.cli.start import start_tensorflow
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source
@@ -83,7 +83,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
             print(help_text(introduction, values, command.lists_settings))
             return 0
         _parse(values, arguments)
-        _start_tensorflow()
+        start_tensorflow()
         return command.main(values) or 0
     except UserError as error:
         return _report(error, values, arguments, as_script)
@@ -298,29 +298,3 @@ def _escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _start_tensorflow() -> None:
-    """Import TensorFlow without the messages that it prints while it starts.
-
-    If TF_CPP_MIN_LOG_LEVEL is set, it decides which messages are shown.
-    """
-    logging.set_verbosity(logging.WARNING)
-    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # Before its logging is set up, TensorFlow writes to the terminal whatever the level.
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 2)
-        try:
-            import tensorflow as tf
-        except Exception:
-            held_back.seek(0)
-            os.write(terminal, held_back.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-    tf.get_logger().setLevel("ERROR")

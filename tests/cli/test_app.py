@@ -157,6 +157,23 @@ def test_help_of_a_script_loads_nothing_slow(script):
     assert not imported & {"tensorflow", "keras", "sklearn", "matplotlib", "cv2"}
 
 
+@pytest.mark.slow
+def test_start_leaves_out_what_no_training_needs():
+    program = (
+        "import sys\n"
+        "from moco_tf.cli import start\n"
+        "start.start_tensorflow()\n"
+        "import moco_tf.training.run\n"
+        "from moco_tf.data import sources\n"
+        "sources.load('photos')\n"
+        "print(sorted({'keras', 'matplotlib.pyplot', 'sklearn'} & sys.modules.keys()))\n"
+        # They are there for whoever imports them later.
+        "import matplotlib.pyplot, sklearn.linear_model\n"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+    assert output == "['keras']\n"
+
+
 def test_scripts_are_called_by_their_commands():
     text = "python train.py; python export/onnx_file.py; python -m studies; python evaluate.py"
     commands = "moco-train; moco-export onnx; python -m studies; moco-evaluate"
