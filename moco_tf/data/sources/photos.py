@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+import importlib.util
 import itertools
+import os
 import zlib
 
 import numpy as np
+import PIL.Image
 import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
@@ -111,12 +114,12 @@ def load_patches() -> Patches:
         for part, limit in ((train_corners, TRAIN_PATCHES), (test_corners, TEST_PATCHES)):
             kept = np.linspace(0, len(part) - 1, min(limit, len(part)), dtype=int)
             for top, left in (part[index] for index in kept):
-                images.append(_standardize(_patch(photograph, top, left)))
+                images.append(photograph[top : top + PATCH, left : left + PATCH])
                 corners.append((top, left))
                 labels.append(label)
                 is_test.append(part is test_corners)
     return Patches(
-        images=np.stack(images)[..., np.newaxis],
+        images=_standardize(np.stack(images))[..., np.newaxis],
         labels=np.array(labels, np.int32),
         corners=np.array(corners),
         train=np.flatnonzero(np.logical_not(is_test)),
@@ -131,22 +134,35 @@ def _corners(photograph: np.ndarray) -> tuple[list[tuple[int, int]], list[tuple[
     test: list[tuple[int, int]] = []
     offsets = range(0, BLOCK - PATCH + 1, STRIDE)
     height, width = photograph.shape
+    contrast = _contrast(photograph)
     for row, column in itertools.product(range(height // BLOCK), range(width // BLOCK)):
         part = test if (row + 2 * column) % 4 == 0 else train
         for y, x in itertools.product(offsets, offsets):
             top, left = row * BLOCK + y, column * BLOCK + x
-            if _patch(photograph, top, left).std() >= FLAT:
+            if contrast[top, left] >= FLAT:
                 part.append((top, left))
     return train, test
 
 
-def _patch(photograph: np.ndarray, top: int, left: int) -> np.ndarray:
-    return photograph[top : top + PATCH, left : left + PATCH]
+def _contrast(photograph: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of the patch at each corner, float64 `[H - 31, W - 31]`."""
+    values = photograph.astype(np.int64)
+    total, squares = _patch_sums(values), _patch_sums(values**2)
+    return np.sqrt(PATCH**2 * squares - total**2) / PATCH**2
 
 
-def _standardize(patch: np.ndarray) -> np.ndarray:
-    standardized = (patch - patch.mean()) / patch.std() * CONTRAST + MEAN
-    return np.clip(np.round(standardized), 0, 255).astype(np.uint8)
+def _patch_sums(values: np.ndarray) -> np.ndarray:
+    """Return the sum of the patch at each corner, from sums over all that is above and left."""
+    sums = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    rows = sums[PATCH:] - sums[:-PATCH]
+    return rows[:, PATCH:] - rows[:, :-PATCH]
+
+
+def _standardize(patches: np.ndarray) -> np.ndarray:
+    """Scale each of the patches `[N, H, W]` to the same mean and contrast."""
+    mean = patches.mean(axis=(1, 2), keepdims=True)
+    std = patches.std(axis=(1, 2), keepdims=True)
+    return np.clip(np.round((patches - mean) / std * CONTRAST + MEAN), 0, 255).astype(np.uint8)
 
 
 def read_gray(name: str) -> np.ndarray:
@@ -168,9 +184,12 @@ def read(name: str) -> np.ndarray:
         name: A key of `PHOTOGRAPHS`.
     """
     if PHOTOGRAPHS[name] == "sklearn":
-        from sklearn.datasets import load_sample_image
-
-        image = load_sample_image(f"{name}.jpg")
+        # The file, because an import of scikit-learn takes a second.
+        package = importlib.util.find_spec("sklearn")
+        assert package is not None
+        assert package.origin is not None
+        path = os.path.join(os.path.dirname(package.origin), "datasets", "images", f"{name}.jpg")
+        image = np.asarray(PIL.Image.open(path))
     else:
         import skimage.data
 
