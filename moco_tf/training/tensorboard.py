@@ -148,7 +148,9 @@ class ViewImages(GlobalStep):
         """Return the first views of a batch after the augmentation, `[MAX_PAIRS, H, W, 3]`."""
         augment, count = self.model.augment, self.config.batch_size
         seed = seed_for(f"{name}_view", self.config.seed, position)
-        view = augment(images, tf.range(count), count, seed)[:MAX_PAIRS].numpy()
+        # In a graph, as in the training step, which then need not compile the augmentation again.
+        in_graph = tf.function(augment.__call__, autograph=False)
+        view = in_graph(images, tf.range(count), count, seed)[:MAX_PAIRS].numpy()
         return visible(np.clip(view * augment.std + augment.mean, 0, 1))
 
 
