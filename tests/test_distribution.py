@@ -99,6 +99,7 @@ def test_one_replica_needs_no_collective():
         (("parallel",), "'parallel': choose default, mirrored, multiworker or tpu"),
         (("mirrored", "node-1"), "'node-1' requires the strategy 'tpu', not 'mirrored'"),
         (("tpu",), "requires the name of the TPU, or 'local'"),
+        (("tpu", "local"), "'local' requires TensorFlow's build for TPUs"),
     ],
 )
 def test_unusable_strategy_is_an_error(arguments, message):

@@ -172,8 +172,6 @@ def to_unit(bits: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.bitwise_and(bits, 2**24 - 1), tf.float32) * 2.0**-24
 
 
-# Compiled by itself: on the CPU, the augmentation takes twice as long if XLA fuses the two.
-@tf.function(jit_compile=True, autograph=False)
 def standard_normal(seeds: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     """Return numbers of the standard normal distribution for each image, from its own seed.
 
