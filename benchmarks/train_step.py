@@ -1,6 +1,6 @@
 """Compare a training step of MoCo with the same step in PyTorch and with its lower bound.
 
-    python benchmarks/train_step.py                        (both sizes; about TIME)
+    python benchmarks/train_step.py                        (both sizes; a quarter of an hour)
     python benchmarks/train_step.py --size=small --rounds=20
 
 Contestants of a group take turns of one step each, and their medians are compared. moco-tf takes

@@ -1,6 +1,6 @@
 """Compare a whole training with lightly's MoCo: images per second, time and kNN accuracy.
 
-    python benchmarks/training.py                                           (about TIME)
+    python benchmarks/training.py                                           (about eight minutes)
     python benchmarks/training.py --data=photos,fashion-mnist --seeds=0,1,2 --epochs=8
 
 All contestants train the same network (resnet8 with the small stem and an MLP head) on the same PNG
@@ -45,8 +45,8 @@ CONTESTANTS = {
     "lightly": ("training_lightly", dict(jitter_probability=1.0)),
     "lightly, jitter p = 0.8": ("training_lightly", dict(jitter_probability=0.8)),
 }
-# Threads of PyTorch that wait for each other leave the cores to the workers of the DataLoader. This
-# is several times faster on two cores.
+# Threads of PyTorch that wait for each other then leave the cores to the workers of the DataLoader,
+# which makes the training faster.
 ENVIRONMENT = {"training_lightly": {"OMP_WAIT_POLICY": "passive"}}
 DATA = {
     "photos": (training_data.write_photos, dict(image_size=32)),
@@ -75,7 +75,7 @@ def main():
         "--data", type=names_of_data, default=["photos"], help=f"{', '.join(DATA)}, or both"
     )
     parser.add_argument("--seeds", type=numbers, default=[0], help="seeds, as in 0,1,2")
-    parser.add_argument("--epochs", type=int, default=6, help="number of epochs")
+    parser.add_argument("--epochs", type=int, default=5, help="number of epochs")
     parser.add_argument(
         "--output",
         type=pathlib.Path,

@@ -1,6 +1,7 @@
 """The training of lightly's MoCo for the benchmark of a whole training.
 
-It follows the example of MoCo in lightly's documentation.
+It follows the example of MoCo in lightly's documentation. The channels_last format is added because
+it makes the training faster.
 """
 
 import copy
@@ -73,7 +74,7 @@ def train(
     """
     torch.manual_seed(seed)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = MoCo(settings["dim"])
+    model = MoCo(settings["dim"]).to(memory_format=torch.channels_last)
     loader = _loader(f"{folder}/train", settings, jitter_probability)
     criterion = NTXentLoss(settings["temperature"], (settings["queue_size"], settings["dim"]))
     rate = settings["learning_rate"] * settings["batch_size"] / 256
@@ -102,7 +103,8 @@ def train(
 
 def train_epoch(model, loader, criterion, optimizer, momentum):
     """Train for one epoch."""
-    for (x_query, x_key), *_ in loader:
+    for views, *_ in loader:
+        x_query, x_key = (view.contiguous(memory_format=torch.channels_last) for view in views)
         update_momentum(model.backbone, model.backbone_momentum, m=momentum)
         update_momentum(model.projection_head, model.projection_head_momentum, m=momentum)
         query = model(x_query)
