@@ -127,7 +127,6 @@ def graph_key(name):
 
 
 # The first config, by name, for each kind of training step.
-WIDE = ("imagenet_v1_resnet50w2", "imagenet_v1_resnext50")
 REPRESENTATIVES = {graph_key(name): name for name in reversed(COMPLETE)}.values()
 
 
@@ -142,7 +141,7 @@ def two_batches(recipe):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.nightly) if name in WIDE else name
+        name if name == "folder" else pytest.param(name, marks=pytest.mark.nightly)
         for name in REPRESENTATIVES
     ],
 )

@@ -33,24 +33,28 @@ def examples():
 
 
 EXAMPLES = examples()
-# Those that train, or extract the features of thousands of images.
-SLOW = (
-    "moco_tf",
+# Those that train, or extract the features of thousands of images. The first two are enough for
+# every change.
+SLOW = ("moco_tf", "moco_tf.pretraining.train")
+NIGHTLY = (
     "moco_tf.api.extract_features",
     "moco_tf.api.knn",
     "moco_tf.api.linear_probe",
     "moco_tf.mechanisms.end_to_end.EndToEnd",
     "moco_tf.mechanisms.memory_bank.MemoryBank",
     "moco_tf.pretraining.preview",
-    "moco_tf.pretraining.train",
     "moco_tf.runs.Run",
     "moco_tf.training.run.train",
 )
+MARKS = {
+    **dict.fromkeys(SLOW, pytest.mark.slow),
+    **dict.fromkeys(NIGHTLY, pytest.mark.nightly),
+}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in EXAMPLES],
+    [pytest.param(name, marks=MARKS.get(name, ())) for name in EXAMPLES],
 )
 def test_example_prints_what_it_shows(name, tmp_path, request):
     test = EXAMPLES[name]

@@ -108,6 +108,7 @@ def _change_directory(directory, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
 
 
+@pytest.mark.nightly
 def test_sample_photos_are_as_described():
     assert len({photograph(path) for path in readable_photos()}) == 12
     copies = [p for p in readable_photos() if re.search(r"_\d+_(encoded|smaller|cropped)", p)]
@@ -137,6 +138,7 @@ def test_features_example_writes_a_frame():
     assert_similar(frame.to_numpy(), expected_features(photos, round))
 
 
+@pytest.mark.nightly
 def test_search_example_finds_pieces_of_the_same_photograph():
     variables = run_without_moco_tf(
         "examples/search.md", "paths", "features", "queries", "neighbors", "same", "chance"
@@ -188,6 +190,7 @@ def test_fit_cannot_build_an_optimizer_for_a_saved_model():
         model.fit(np.zeros([2, SIZE, SIZE, 3], np.float32), np.zeros([2, 64]), verbose=0)
 
 
+@pytest.mark.nightly
 def test_deduplication_example_finds_exactly_the_planted_copies(directory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink(directory / "runs", "runs")

@@ -28,7 +28,7 @@ def config(tmp_path):
     return config
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_and_evaluation_use_the_file_system_of_tensorflow(config):
     assert train(config, WORKDIR).step == 2
     assert train(config, WORKDIR).step == 2  # The run is finished already.

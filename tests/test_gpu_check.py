@@ -54,7 +54,7 @@ def test_bytes_as_integers_are_shuffled_like_bytes(side):
     np.testing.assert_array_equal(rows, order)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_check_prints_each_part_and_fails_for_host_operations(capsys, monkeypatch):
     monkeypatch.setattr(gpu_check, "VARIANTS", {"photos": {}})
     monkeypatch.setattr(gpu_check, "linear_graphs", gpu_check.knn_graphs)

@@ -101,7 +101,7 @@ def run_worker():
         print(f"{base_class.__name__} {outcome}", flush=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_train_function_of_keras_fails_with_several_workers():
     """If this fails, keras issue 20585 is solved, and `make_train_function` is no longer needed."""

@@ -172,6 +172,7 @@ def test_training_outside_the_checkout(trained):
     assert steps == [1, 2]
 
 
+@pytest.mark.nightly
 def test_report_outside_the_checkout(trained, installed):
     output = installed[2]("moco-evaluate", "--protocol=report", "--workdir=run")
     assert output.splitlines()[-1].endswith(
@@ -183,6 +184,7 @@ def test_report_outside_the_checkout(trained, installed):
         assert (ROOT / "moco_tf" / "report" / name).read_text(encoding="utf-8") in page
 
 
+@pytest.mark.nightly
 def test_export_outside_the_checkout(trained, installed):
     output = installed[2]("moco-export", "saved_model", "--workdir=run", "--out=backbone")
     assert output.splitlines()[-1] == "wrote backbone"

@@ -97,7 +97,7 @@ def test_directory_that_is_gone_is_named(trained_run, tmp_path):
     assert "does not exist any more" in run._repr_html_()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_report_is_written_if_it_is_missing_or_old(trained_run, tmp_path):
     run = moco_tf.load_run(shutil.copytree(trained_run, tmp_path / "run"))
     path = run.report()

@@ -17,7 +17,7 @@ def small_model(monkeypatch):
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_check_prints_the_number_of_main_operations(capsys):
     assert tpu_check.main(["--platform=CPU"]) == 0
     output = capsys.readouterr().out
@@ -37,6 +37,7 @@ def test_check_names_operation_without_a_kernel(capsys, monkeypatch):
     assert ": CPU lacks StatelessShuffle: " in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_check_fails_if_the_step_leaves_a_variable_unchanged(monkeypatch):
     monkeypatch.setattr(moco.Queue, "enqueue", lambda self, keys: None)
     with pytest.raises(AssertionError, match="the step does not change .*keys"):

@@ -217,7 +217,7 @@ def knn_of_training(workdir, *arguments):
     return [line["knn_top1"] for line in lines if "knn_top1" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_warm_start_is_better_than_a_start_from_nothing_after_as_many_steps(tmp_path):
     first = knn_of_training(tmp_path / "first")
     init = f"--config.init=run:{tmp_path / 'first'}"

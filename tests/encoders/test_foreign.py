@@ -91,7 +91,16 @@ def test_encoder_computes_what_keras_computes_after_its_own_preprocessing(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "ConvNeXtTiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNetV3Small",
+        *(
+            pytest.param(name, marks=pytest.mark.nightly)
+            for name in sorted(FAMILIES.keys() - {"MobileNetV3Small", "ConvNeXtTiny"})
+        ),
+    ],
+)
 def test_moco_takes_two_steps(name):
     def build_encoder():
         return encoders.build(f"keras:{name}", head="linear", dim=8, bn_groups=2)
@@ -434,9 +443,9 @@ RESCALING = "put a Rescaling layer, keras.layers.Rescaling(1 / 127.5, -1), in fr
 @pytest.mark.parametrize(
     ("name", "options", "is_nested", "remedy"),
     [
-        pytest.param("MobileNet", {}, True, AS_WEIGHTS, marks=pytest.mark.slow),
-        pytest.param("MobileNet", {"alpha": 0.5}, False, RESCALING, marks=pytest.mark.slow),
-        pytest.param("MobileNetV2", {"alpha": 0.35}, True, RESCALING, marks=pytest.mark.slow),
+        pytest.param("MobileNet", {}, True, AS_WEIGHTS, marks=pytest.mark.nightly),
+        pytest.param("MobileNet", {"alpha": 0.5}, False, RESCALING, marks=pytest.mark.nightly),
+        pytest.param("MobileNetV2", {"alpha": 0.35}, True, RESCALING, marks=pytest.mark.nightly),
         ("MobileNetV3Small", {"include_preprocessing": False}, False, RESCALING),
         ("MobileNetV3Small", {}, False, None),
     ],

@@ -276,7 +276,9 @@ def assert_same_moments(actual, expected, kurtosis):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x8d"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("resnext50_32x8d", marks=pytest.mark.nightly)]
+)
 def test_initial_values_have_the_moments_of_torchvision(name):
     keras.utils.set_random_seed(0)
     torch.manual_seed(0)

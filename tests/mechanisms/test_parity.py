@@ -174,10 +174,10 @@ def fit(model, views, comparison):
     ("head", "schedule_name", "m", "options"),
     [
         ("linear", "step", 0.0, {"groups": 1, "shuffle_bn": False}),
-        ("mlp", "cosine", 0.0, {}),
-        ("linear", "cosine", 0.9, {"shuffle_bn": False}),
+        pytest.param("mlp", "cosine", 0.0, {}, marks=pytest.mark.nightly),
+        pytest.param("linear", "cosine", 0.9, {"shuffle_bn": False}, marks=pytest.mark.nightly),
         ("mlp", "step", 0.9, {"symmetric": True}),
-        ("linear", "step", 0.999, {"groups": 4}),
+        pytest.param("linear", "step", 0.999, {"groups": 4}, marks=pytest.mark.nightly),
         ("mlp", "cosine", 0.999, {}),
     ],
     ids=str,

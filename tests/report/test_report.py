@@ -77,7 +77,7 @@ def page_data(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_accuracies_are_those_of_the_protocols(folder, leaking_run):
     workdir, _, result = leaking_run
     source = sources.load(f"folder:{folder}")

@@ -43,6 +43,7 @@ def test_preset_without_an_up_direction_trains_with_all_operations(folder, tmp_p
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow  # As above, three times.
 def test_run_from_before_these_settings_resumes_exactly(folder, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

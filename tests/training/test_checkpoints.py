@@ -108,7 +108,14 @@ def test_run_that_was_killed_before_its_first_checkpoint_starts_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("contents", [None, b"", bytes(1000)])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        None,
+        pytest.param(b"", marks=pytest.mark.nightly),
+        pytest.param(bytes(1000), marks=pytest.mark.nightly),
+    ],
+)
 def test_lost_metrics_are_reported(workdir, image_folder, contents):
     for path in (workdir / "checkpoints").glob("step-12.*"):
         path.unlink()

@@ -75,9 +75,9 @@ def damaged(trained_run, tmp_path, request):
     return workdir
 
 
-def cases(names, damages=DAMAGES):
+def cases(names, damages=DAMAGES, marks=()):
     return [
-        pytest.param((name, damage), id=f"{name}-{damage.__name__}")
+        pytest.param((name, damage), id=f"{name}-{damage.__name__}", marks=marks)
         for name in names
         for damage in damages
     ]
@@ -117,7 +117,11 @@ def test_damaged_files_of_a_finished_run_do_no_harm(damaged, image_folder, train
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "damaged",
-    cases([INDEX], [remove, zero, flip]) + cases([DATA], [truncate, zero, flip]),
+    [
+        *cases([INDEX], [remove]),
+        *cases([DATA], [truncate]),
+        *cases([INDEX, DATA], [zero, flip], pytest.mark.nightly),
+    ],
     indirect=True,
 )
 def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(damaged, image_folder, trained_run):

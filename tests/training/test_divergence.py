@@ -22,7 +22,7 @@ def no_constant(name):
 
 
 @pytest.mark.parametrize(
-    ("rate", "log_every"), [("1e9", 1), pytest.param("1e6", 100, marks=pytest.mark.slow)]
+    ("rate", "log_every"), [("1e9", 1), pytest.param("1e6", 100, marks=pytest.mark.nightly)]
 )
 def test_diverged_run_stops_and_keeps_its_checkpoints(image_folder, tmp_path, rate, log_every):
     arguments = (

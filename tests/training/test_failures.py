@@ -229,7 +229,7 @@ def arguments(image_folder, tmp_path):
     return ("train.py", *TINY, source_flag(image_folder), f"--workdir={tmp_path / 'run'}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_closed_terminal_stops_the_run_with_a_checkpoint(arguments, tmp_path):
     process = start(*arguments)
     wait_for(lambda: logged_steps(tmp_path / "run") >= 2, process)
@@ -240,7 +240,7 @@ def test_closed_terminal_stops_the_run_with_a_checkpoint(arguments, tmp_path):
     assert f"stopped at step {latest.rpartition('-')[2]} of 36 and saved" in output
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ignored_signals_stay_ignored_and_output_may_be_lost(arguments, tmp_path):
     # As `nohup` and a closed terminal do.
     ignore = "import signal, os, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "

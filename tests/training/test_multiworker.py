@@ -129,7 +129,10 @@ def states(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(("prefix", "steps"), [("", STEPS), ("resumed-", STEPS // 2)])
+@pytest.mark.parametrize(
+    ("prefix", "steps"),
+    [("", STEPS), pytest.param("resumed-", STEPS // 2, marks=pytest.mark.nightly)],
+)
 def test_two_workers_compute_what_one_device_computes(states, prefix, steps):
     """tests/mechanisms/test_equivalence.py checks the same for four replicas of one process."""
     paths = [states / f"{prefix}{index}" / f"{RESUMED}.npz" for index in range(2)]

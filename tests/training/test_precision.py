@@ -84,7 +84,7 @@ def float32_losses(batches):
     return train(build("float32", small_encoder), batches, STEPS)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "devices", [1, pytest.param(2, marks=[pytest.mark.distributed, pytest.mark.nightly])]
 )

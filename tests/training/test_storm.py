@@ -103,7 +103,7 @@ def storm(arguments, setup, workdir, kills, generator):
 @pytest.mark.parametrize(
     "setup",
     [
-        pytest.param("one device", marks=pytest.mark.slow),
+        pytest.param("one device", marks=pytest.mark.nightly),
         pytest.param("mirrored", marks=pytest.mark.nightly),
         pytest.param("two workers", marks=pytest.mark.nightly),
     ],
