@@ -78,16 +78,14 @@ def speed() -> str:
     for size, result in _read("train_step.json").items():
         groups = result["groups"]
         parts = groups["parts"]
-        floors = {"float32": f"{parts['floor']['seconds'] / parts['ours']['seconds']:.2f}"}
-        for group in PRECISIONS:
-            if group in groups:
-                name, ratio = _fastest_rival(groups[group])
-                rival = f"{ratio:.2f} ({name.removeprefix('PyTorch, ')})"
-                rows.append([f"{titles[size]}, {group}", "1.00", rival, floors.get(group, "")])
+        name, ratio = _fastest_rival(groups["float32"])
+        rival = f"{ratio:.2f} ({name.removeprefix('PyTorch, ')})"
+        floor = f"{parts['floor']['seconds'] / parts['ours']['seconds']:.2f}"
+        rows.append([titles[size], "1.00", rival, floor])
     alone = "lower bound: both encoders forward, query encoder backward"
     table = markdown.table(["encoder", "moco-tf", "fastest variant of PyTorch", alone], rows)
-    text = f"Medians of {result['rounds']} steps{_on_machine(result)}.{_not_measured(groups)}"
-    return f"{table}\n\n{text}"
+    text = f"Medians of {result['rounds']} steps in float32{_on_machine(result)}."
+    return f"{table}\n\n{text}{_not_measured(groups)}"
 
 
 def _comparison(groups: dict[str, Any]) -> str:
