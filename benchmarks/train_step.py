@@ -1,6 +1,6 @@
 """Compare a training step of MoCo with the same step in PyTorch and with its lower bound.
 
-    python benchmarks/train_step.py                        (both sizes; a quarter of an hour)
+    python benchmarks/train_step.py                        (both sizes; about 20 minutes)
     python benchmarks/train_step.py --size=small --rounds=20
 
 Contestants of a group take turns of one step each, and their medians are compared. moco-tf takes
@@ -22,8 +22,9 @@ another file. `make pytorch` installs PyTorch.
         ours, bfloat16  with the Keras policy mixed_bfloat16
         PyTorch, ...    with torch.autocast
 
-torch.compile needs a C++ compiler. Without one, the compiled contestants are left out. Memory is
-the peak of each process, shown beside its peak after the imports.
+torch.compile takes most of the time; another run finds the compiled code in its cache. It needs a
+C++ compiler. Without one, the compiled contestants are left out. Memory is the peak of each process,
+shown beside its peak after the imports.
 """
 
 import argparse
