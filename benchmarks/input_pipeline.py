@@ -58,7 +58,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=4096, help="number of images in an epoch")
+    parser.add_argument("--images", type=int, default=2048, help="number of images in an epoch")
     parser.add_argument("--rounds", type=int, default=3, help="number of epochs per contestant")
     parser.add_argument(
         "--output",

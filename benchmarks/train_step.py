@@ -23,8 +23,8 @@ another file. `make pytorch` installs PyTorch.
         PyTorch, ...    with torch.autocast
 
 torch.compile takes most of the time; another run finds the compiled code in its cache. It needs a
-C++ compiler. Without one, the compiled contestants are left out. Memory is the peak of each process,
-shown beside its peak after the imports.
+C++ compiler. Without one, the compiled contestants are left out. Memory is the peak of each
+process, shown beside its peak after the imports.
 """
 
 import argparse

@@ -30,8 +30,11 @@ def make_epoch(folder: str, size: int, batch: int, is_host_part: bool) -> Callab
     def augment_batch(images, seed):
         return augment(images, tf.range(batch), batch, seed)
 
+    # Traced once, as in a training of many epochs.
+    epoch = batches.between(0, batches.steps_per_epoch)
+
     def run_epoch():
-        for views in batches.between(0, batches.steps_per_epoch):
+        for views in epoch:
             if not is_host_part:
                 for index, images in enumerate(views):
                     augment_batch(images, tf.constant([0, index], tf.int64))[0, 0, 0, 0].numpy()
