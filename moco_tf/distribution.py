@@ -115,18 +115,18 @@ def _tpu_strategy(name: str | None) -> tf.distribute.Strategy:
             "the strategy 'tpu' requires the name of the TPU, or 'local' for the TPU of this "
             "machine"
         )
-    if name == "local" and not tf.config.list_physical_devices("TPU_SYSTEM"):
-        raise UserError(
-            "the TPU 'local' requires TensorFlow's build for TPUs, and this TensorFlow "
-            f"{tf.__version__} is another one: in a checkout of moco-tf and a new virtual "
-            "environment, run pip install ./requirements/tpu ."
-        )
     try:
         cluster = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         tf.config.experimental_connect_to_cluster(cluster)
         tf.tpu.experimental.initialize_tpu_system(cluster)
         return tf.distribute.TPUStrategy(cluster)
     except (ImportError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+        if "No OpKernel was registered" in str(error):
+            raise UserError(
+                f"the TPU '{name}' requires TensorFlow's build for TPUs, but the installed "
+                f"TensorFlow {tf.__version__} is another build: in a checkout of moco-tf and a new "
+                "virtual environment, run pip install ./requirements/tpu ."
+            ) from error
         raise UserError(
             f"the TPU '{name}' cannot be reached: {error}; check its name and whether it is running"
         ) from error

@@ -78,14 +78,17 @@ class Mechanism(DistributedModel):
         return self.query_encoder.trainable_variables
 
     def local(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Compile a part of the step that does not communicate, if the step cannot be compiled.
+        """Return a part of the step that needs no other replica, compiled if that is useful.
 
         With one replica, `jit_compile` compiles the whole step. With several, XLA cannot compile
-        the communication between them, but what each of them does in between. A TPU compiles
-        everything anyway.
+        the communication between them, so the parts in between are compiled. A TPU compiles
+        everything with or without this setting.
 
         Args:
-            function: Function from tensors to tensors, which gradients may pass.
+            function: Function that takes and returns tensors. Gradients can flow through it.
+
+        Returns:
+            The function itself, or a compiled one that computes the same.
         """
         strategy = tf.distribute.get_strategy()
         if not self.jit_compile or strategy.num_replicas_in_sync == 1:

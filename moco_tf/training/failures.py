@@ -61,7 +61,7 @@ def require_end(checkpoints: Checkpoints, total: int) -> None:
     """
     if checkpoints.step < total and checkpoints.stop_signal is None:
         raise UserError(
-            f"the training ended at step {checkpoints.step} of {total}, which is saved, because an "
-            "operation of TensorFlow found no more data: run the same command again, which resumes "
-            "there"
+            f"the training ended early, because TensorFlow reported the end of the data at step "
+            f"{checkpoints.step} of {total}: that step is saved, so run the same command again to "
+            "resume"
         )

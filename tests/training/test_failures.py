@@ -102,7 +102,8 @@ def test_training_that_keras_ends_early_is_an_error(
         patch.setattr(TwoViews, "between", first_batch)
         output = resume(resumed, image_folder, status=2)
     line = output.strip().splitlines()[-1]
-    assert line.startswith("error: the training ended at step 11 of 12, which is saved, because")
+    assert line.startswith("error: the training ended early, because TensorFlow reported the end")
+    assert "at step 11 of 12: that step is saved" in line
     assert "resuming from step 11" in resume(resumed, image_folder)
     assert_same(resumed, trained_run)
 
