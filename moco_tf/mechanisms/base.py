@@ -77,7 +77,7 @@ class Mechanism(DistributedModel):
         """The variables that back-propagation updates."""
         return self.query_encoder.trainable_variables
 
-    def local(self, function: Callable[P, T]) -> Callable[P, T]:
+    def _local(self, function: Callable[P, T]) -> Callable[P, T]:
         """Return a part of the step that needs no other replica, compiled if that is useful.
 
         With one replica, `jit_compile` compiles the whole step. With several, XLA cannot compile
@@ -141,7 +141,7 @@ class Mechanism(DistributedModel):
             # or bfloat16.
             return l2_normalize(tf.cast(encoder(images, training=True), self.variable_dtype))
 
-        return self.local(encode)(images)
+        return self._local(encode)(images)
 
     def _augment(self, view: View, rows: tf.Tensor, count: int) -> tf.Tensor:
         """Augment the images at `rows` of a global batch of `count` images."""

@@ -106,7 +106,7 @@ class EndToEnd(Mechanism):
                 q = self._encode_queries(query_view)  # queries: n x C
                 k = self._encode_keys(key_view)  # keys: N x C
                 rows = replica_rows(n)
-                results.append(self.local(info_nce_in_batch)(q, k, rows, self.temperature))
+                results.append(self._local(info_nce_in_batch)(q, k, rows, self.temperature))
             losses, logits = (tf.concat(parts, 0) for parts in zip(*results, strict=True))
             # the mean over the global batch, since the optimizer sums over the replicas
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)

@@ -121,7 +121,7 @@ class MoCo(Mechanism):
             tape.watch(weights_q)
             q = tf.concat([self._encode_queries(view) for view in query_views], 0)  # n x C
             # contrastive loss, equation 1; the positives are in column 0: n, n x (1 + K)
-            losses, logits = self.local(info_nce)(
+            losses, logits = self._local(info_nce)(
                 q, k_positive, self.queue.keys.value, self.temperature
             )
             # the mean over the global batch, since the optimizer sums over the replicas
@@ -139,7 +139,7 @@ class MoCo(Mechanism):
                 # theta_k <- m * theta_k + (1 - m) * theta_q
                 move_towards(variable_q, variable_k, 1 - m)
 
-        self.local(momentum_update)()
+        self._local(momentum_update)()
 
         # update dictionary: enqueue the keys of this step, and dequeue the oldest
         self.queue.enqueue(tf.concat(k, 0))
