@@ -9,7 +9,7 @@ import numpy as np
 
 from moco_tf import encoders, load_source
 from moco_tf.configs.photos import get_config
-from moco_tf.evaluation.features import Extractor
+from moco_tf.evaluation.features import Extractor, feature_step
 from moco_tf.training import run
 
 
@@ -69,10 +69,9 @@ def _features(backbone, weights, config):
     source = load_source(config.data.source)
     result = {}
     copy = keras.models.clone_model(backbone)
+    step = feature_step(encoders.with_normalization(copy))
     for part, indices in (("train", source.train), ("test", source.test)):
-        extract = Extractor(
-            encoders.with_normalization(copy), source, indices, config.image_size, keep_views=True
-        )
+        extract = Extractor(step, source, indices, config.image_size, keep_views=True)
         features = []
         for epoch_weights in weights:
             copy.set_weights(epoch_weights)

@@ -33,7 +33,7 @@ from tensorflow.python.framework import kernels
 from moco_tf import encoders
 from moco_tf.data import sources
 from moco_tf.evaluation import linear
-from moco_tf.evaluation.features import Extractor
+from moco_tf.evaluation.features import extract
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.training.build import build_model
 
@@ -208,7 +208,7 @@ def knn_graphs():
     backbone = encoders.random_backbone("resnet18", stem="imagenet")
     source = sources.load("photos")
     with recorded_functions() as functions:
-        Extractor(backbone, source, np.arange(64), 224)()
+        extract(backbone, source, np.arange(64), 224)
     return graphs_of(functions)
 
 

@@ -65,12 +65,46 @@ def worker_share(
     return tf.reshape(order, [-1, workers, batch_size // workers])[:, context.input_pipeline_id]
 
 
-def full_batches(
-    rows: tf.data.Dataset, view: Callable[..., tuple[tf.Tensor, ...]], batch_size: int
+def batch_of_views(
+    rows: tuple[tf.Tensor, ...],
+    view: Callable[..., tuple[tf.Tensor, ...]],
+    view_or_substitute: Callable[..., tuple[tf.Tensor, ...]],
+) -> tuple[tf.Tensor, ...]:
+    """Return the views of the rows of one batch, for the map of a dataset.
+
+    Handling errors image by image takes time, so the images are first read without it. If one of
+    them cannot be read, the whole batch is made again with substitutes.
+
+    Args:
+        rows: Tensors `[n, ...]`.
+        view: Function of the values of one row, which fails if its image cannot be read.
+        view_or_substitute: The same function, except that it does not fail.
+
+    Returns:
+        The results of one of the functions, tensors `[n, ...]`.
+    """
+
+    def views(view: Callable[..., tuple[tf.Tensor, ...]]) -> tf.data.Dataset:
+        return (
+            tf.data.Dataset.from_tensor_slices(rows)
+            .map(without_autograph(view), num_parallel_calls=os.cpu_count(), deterministic=True)
+            .batch(rows[0].shape[0], drop_remainder=True)
+        )
+
+    return (
+        views(view)
+        .ignore_errors(log_warning=False)
+        .concatenate(views(view_or_substitute))
+        .take(1)
+        .get_single_element()
+    )
+
+
+def made_in_parallel(
+    batches: tf.data.Dataset, make: Callable[..., tuple[tf.Tensor, ...]]
 ) -> tf.data.Dataset:
-    """Return the views of the rows of a dataset in full batches."""
+    """Return the results of a function of each batch, in order, ahead of their use."""
+    # Two in parallel, so that no core waits for the last images of a batch.
     return without_tuning(
-        rows.map(without_autograph(view), num_parallel_calls=os.cpu_count(), deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(2)
+        batches.map(without_autograph(make), num_parallel_calls=2, deterministic=True).prefetch(2)
     )

@@ -9,9 +9,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from moco_tf.data.batching import full_batches, shuffled, worker_batches, worker_share
+from moco_tf.data.batching import (
+    batch_of_views,
+    made_in_parallel,
+    shuffled,
+    worker_batches,
+    worker_share,
+)
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
+from moco_tf.data.tuning import without_autograph
 from moco_tf.data.views import central_view, random_view, view_draws
 
 
@@ -45,11 +52,12 @@ def central_views(
     )
 
     def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return _load_or_blank(
-            lambda index: (index, central_view(source.read(index), image_size)), index, blank
-        )
+        return index, central_view(source.read(index), image_size)
 
-    return full_batches(tf.data.Dataset.from_tensor_slices(batches.ravel()), view, batch_size)
+    return made_in_parallel(
+        tf.data.Dataset.from_tensor_slices(batches.reshape(-1, batch_size)),
+        lambda indices: _views_or_blank(view, indices, blank),
+    )
 
 
 def labeled_views(
@@ -89,44 +97,56 @@ def labeled_views(
         # Arrays would be copied into every function that uses them, several times.
         image_indices = tf.constant(indices, tf.int64)
         labels = tf.constant(np.asarray(source.labels, np.int32))
-    blank = tf.constant(-1), tf.zeros([1, 1, source.channels], tf.uint8)
+    blank = tf.constant(-1), tf.zeros([image_size, image_size, source.channels], tf.uint8)
+    share = context.get_per_replica_batch_size(batch_size)
+    missing = -len(image_indices) % batch_size
 
-    def rows_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+    def batches_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = shuffled(image_indices, seed, epoch)
-        order = tf.pad(order, [[0, -len(order) % batch_size]], constant_values=-1)
-        order = tf.reshape(worker_share(order, batch_size, context), [-1])
-        return tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
+        order = tf.pad(order, [[0, missing]], constant_values=-1)
+        order = tf.reshape(worker_share(order, batch_size, context), [-1, share])
+        return tf.data.Dataset.from_tensor_slices(order).map(lambda indices: (epoch, indices))
 
-    def view(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        label, image = _load_or_blank(
-            lambda index: (labels[index], source.read(index)), index, blank
-        )
-        image = tf.numpy_function(crop, [epoch, index, image], tf.uint8)
-        return index, label, tf.ensure_shape(image, [image_size, image_size, source.channels])
+    def labeled_batch(epoch: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image = tf.numpy_function(crop, [epoch, index, source.read(index)], tf.uint8)
+            return labels[index], tf.ensure_shape(image, blank[1].shape)
+
+        return indices, *_views_or_blank(view, indices, blank)
 
     def crop(epoch: np.ndarray, index: np.ndarray, image: np.ndarray) -> np.ndarray:
-        draws, _ = view_draws(seed, int(epoch), max(int(index), 0))
+        draws, _ = view_draws(seed, int(epoch), int(index))
         return random_view(image, image_size, recipe, draws)
 
-    return full_batches(
-        tf.data.Dataset.range(epochs).flat_map(rows_of_epoch),
-        view,
-        context.get_per_replica_batch_size(batch_size),
+    return made_in_parallel(
+        tf.data.Dataset.range(epochs).flat_map(without_autograph(batches_of_epoch)), labeled_batch
     )
 
 
-def _load_or_blank(
-    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
-    index: tf.Tensor,
+def _views_or_blank(
+    view: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    indices: tf.Tensor,
     blank: tuple[tf.Tensor, tf.Tensor],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `load(index)`, or `blank` if the index is -1 or the image cannot be read."""
-    return (
-        tf.data.Dataset.from_tensors(index)
-        .filter(lambda index: index >= 0)
-        .map(load)
-        .ignore_errors(log_warning=False)
-        .concatenate(tf.data.Dataset.from_tensors(blank))
-        .take(1)
-        .get_single_element()
-    )
+) -> tuple[tf.Tensor, ...]:
+    """Return the views of the images of a batch.
+
+    Args:
+        view: Function of the index of an image, which fails if the image cannot be read.
+        indices: int64 `[n]`. Rows with the index -1 fill up the batch.
+        blank: The row of an image that cannot be read, and of the index -1.
+    """
+
+    def view_if_present(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.cond(index >= 0, lambda: view(index), lambda: blank)
+
+    def view_if_readable(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return (
+            tf.data.Dataset.from_tensors(index)
+            .map(view_if_present)
+            .ignore_errors(log_warning=False)
+            .concatenate(tf.data.Dataset.from_tensors(blank))
+            .take(1)
+            .get_single_element()
+        )
+
+    return batch_of_views((indices,), view_if_present, view_if_readable)

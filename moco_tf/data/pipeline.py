@@ -1,15 +1,12 @@
 """The tf.data pipeline of pre-training: two random views of each image."""
 
-import os
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.batching import shuffled, worker_share
+from moco_tf.data.batching import batch_of_views, made_in_parallel, shuffled, worker_share
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
-from moco_tf.data.tuning import without_autograph, without_tuning
+from moco_tf.data.tuning import without_autograph
 from moco_tf.data.views import random_view, view_draws
 from moco_tf.errors import UserError
 from moco_tf.seeds import seed_for
@@ -99,45 +96,20 @@ class TwoViews:
             order = tf.reshape(worker_share(order, self.batch_size, context), [-1, batch_size])
             return tf.data.Dataset.from_tensor_slices(order).map(lambda indices: (epoch, indices))
 
-        return without_tuning(
-            tf.data.Dataset.range(first_epoch, last_epoch + 1)
-            .flat_map(without_autograph(batches_of_epoch))
-            # Two in parallel, so that no core waits for the last images of a batch.
-            .map(without_autograph(self._batch), num_parallel_calls=2, deterministic=True)
-            .prefetch(2)
+        return made_in_parallel(
+            tf.data.Dataset.range(first_epoch, last_epoch + 1).flat_map(
+                without_autograph(batches_of_epoch)
+            ),
+            self._batch,
         )
 
     def _batch(self, epoch: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Return the two views of the images at `indices`, int64 `[n]`: `[n, size, size, C]`."""
-
-        def views(
-            read: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
-        ) -> tf.data.Dataset:
-            return (
-                tf.data.Dataset.from_tensor_slices(indices)
-                .map(
-                    lambda index: self._views(epoch, index, *read(epoch, index)),
-                    num_parallel_calls=os.cpu_count(),
-                    deterministic=True,
-                )
-                .batch(indices.shape[0], drop_remainder=True)
-            )
-
-        # Handling errors image by image takes time, so the images are first read without it. If an
-        # image cannot be read, the whole batch is made again with substitutes.
-        return (
-            views(self._read_without_substitute)
-            .ignore_errors(log_warning=False)
-            .concatenate(views(self.read))
-            .take(1)
-            .get_single_element()
+        return batch_of_views(
+            (indices,),
+            lambda index: self._views(epoch, index, index, self.source.read(index)),
+            lambda index: self._views(epoch, index, *self.read(epoch, index)),
         )
-
-    def _read_without_substitute(
-        self, epoch: tf.Tensor, index: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        del epoch  # The signature is that of `read`.
-        return index, self.source.read(index)
 
     def order(self, epoch: int | tf.Tensor) -> tf.Tensor:
         """Return the indices of the images in the order of an epoch, int64 `[M]`."""

@@ -16,6 +16,11 @@ from moco_tf.errors import UserError
 # Number of images that a replica sees at a time. It does not depend on the number of replicas,
 # because in batches of another size a feature may differ in its last bits.
 BATCH_SIZE = 64
+# Views are kept in memory for the next call if they take up to so many bytes.
+MAX_KEPT_BYTES = 2**28
+
+# From a batch of indices and images to the indices and the features of all replicas.
+Step = Callable[[tuple[tf.Tensor, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,41 +67,32 @@ class Extractor:
     because everything is traced once.
 
     Args:
-        backbone: As for `extract`.
+        step: Result of `feature_step`, which several extractors can share.
         source: The source of the images.
         indices: int64 `[M]`, the images to use. Images that cannot be read are left out.
         image_size: Side of the central view in pixels.
-        keep_views: Whether to keep the views in memory for the next call.
+        keep_views: Whether to keep the views in memory for the next call, if they take up to
+            `MAX_KEPT_BYTES`.
     """
 
     def __init__(
         self,
-        backbone: Callable[[tf.Tensor], tf.Tensor],
+        step: Step,
         source: Source,
         indices: np.ndarray,
         image_size: int,
         keep_views: bool = False,
     ) -> None:
-        strategy = tf.distribute.get_strategy()
         self.source = source
         self.indices = indices
+        keep_views &= len(indices) * image_size**2 * source.channels <= MAX_KEPT_BYTES
 
         def views(context: tf.distribute.InputContext) -> tf.data.Dataset:
             dataset = central_views(source, indices, image_size, BATCH_SIZE, context)
             return dataset.cache() if keep_views else dataset
 
+        strategy = tf.distribute.get_strategy()
         self._batches = strategy.distribute_datasets_from_function(views)
-        backbone = traceable(backbone)
-
-        def replica_step(indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
-            return all_gather(indices), all_gather(features)
-
-        @tf.function(autograph=False)
-        def step(batch: tuple[tf.Tensor, tf.Tensor]) -> list[tf.Tensor]:
-            gathered = strategy.run(replica_step, args=batch)
-            return [strategy.experimental_local_results(value)[0] for value in gathered]
-
         self._step = step
 
     def __call__(self, progress: str | None = None) -> Features:
@@ -125,6 +121,30 @@ class Extractor:
                 "files, which may be damaged or incomplete"
             )
         return _with_labels(self.source, self.indices, readable, np.concatenate(feature_parts))
+
+
+def feature_step(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Step:
+    """Return a function that runs a backbone on the replicas of the current strategy.
+
+    It is traced once for all batches of the same shape.
+
+    Args:
+        backbone: As for `extract`.
+    """
+    strategy = tf.distribute.get_strategy()
+    backbone = traceable(backbone)
+
+    def replica_step(indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)
+        return all_gather(indices), all_gather(features)
+
+    @tf.function(autograph=False)
+    def step(batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        indices, features = strategy.run(replica_step, args=batch)
+        local = strategy.experimental_local_results
+        return local(indices)[0], local(features)[0]
+
+    return step
 
 
 def traceable(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -162,7 +182,7 @@ def extract(
     Raises:
         UserError: If none of the images can be read.
     """
-    return Extractor(backbone, source, indices, image_size)(progress)
+    return Extractor(feature_step(backbone), source, indices, image_size)(progress)
 
 
 def _with_labels(

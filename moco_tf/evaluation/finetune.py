@@ -29,7 +29,7 @@ from moco_tf.distribution import is_chief, num_replicas
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
 from moco_tf.evaluation import few_shot, unreadable
-from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import FinetuneSettings
@@ -86,10 +86,11 @@ def fit(
     chosen = source.train[choose(train_labels, settings.label_fraction, settings.seed)]
     before = checksums(backbone)
     tuned = backbone if settings.layers == "head" else _trainable_copy(backbone)
-    # Kept as a `tf.function`, so that it is traced once although `extract` is called every epoch.
-    forward = tf.function(lambda images: tuned(images))
+    extract_test = Extractor(
+        feature_step(tuned), source, source.test, image_size, keep_views=settings.layers == "all"
+    )
     # Test features come first, so that unreadable test images are reported before the training.
-    test = extract(forward, source, source.test, image_size, "test features")
+    test = extract_test("test features")
     unreadable_test, unreadable_classes = dict(test.unreadable), test.unreadable_classes
     layer = new_classifier(test.features.shape[1], test.num_classes, settings.seed)
     trained = _parameters(tuned, layer, settings)
@@ -144,7 +145,7 @@ def fit(
                     "replace the files, which may be damaged or incomplete"
                 )
             if settings.layers == "all":
-                test = extract(forward, source, test.indices, image_size)
+                test = extract_test()
                 unreadable_test |= test.unreadable
             accuracy = _accuracy(layer, test, losses, epoch, settings)
             loss = float(np.average(losses, weights=counts))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic, unreadable
-from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
 from moco_tf.files import error_reason, write_atomically, write_remedy
 
@@ -75,9 +75,10 @@ def extract_both(
         UserError: If the source has no labels, or one of the two parts is empty.
     """
     require_two_labeled_parts(source)
+    step = feature_step(backbone)
     return (
-        extract(backbone, source, source.train, image_size, "training features"),
-        extract(backbone, source, source.test, image_size, "test features"),
+        Extractor(step, source, source.train, image_size)("training features"),
+        Extractor(step, source, source.test, image_size)("test features"),
     )
 
 

@@ -17,7 +17,7 @@ from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols, unreadable
-from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
 from moco_tf.plots.thumbnails import thumbnails
@@ -79,13 +79,13 @@ def write_report(
     can_compare = held_out and _has_classes(source, bank_indices)
     if can_compare:
         backbones |= _baselines(workdir, config, source, image_size)
-    features = {
-        name: (
-            extract(backbone, source, bank_indices, image_size, f"{name}, training images"),
-            extract(backbone, source, test_indices, image_size, f"{name}, test images"),
+    features = {}
+    for name, backbone in backbones.items():
+        step = feature_step(backbone)
+        features[name] = (
+            Extractor(step, source, bank_indices, image_size)(f"{name}, training images"),
+            Extractor(step, source, test_indices, image_size)(f"{name}, test images"),
         )
-        for name, backbone in backbones.items()
-    }
     if not distribution.is_chief():
         return None
 
