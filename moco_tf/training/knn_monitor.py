@@ -18,16 +18,15 @@ from moco_tf.training.tensorboard import Projector
 # Maximum numbers of training images, the bank, and of test images, which are classified.
 MAX_TRAIN = 10_000
 MAX_TEST = 2_000
-# Their views stay in memory between the evaluations if they take up to so many bytes.
-MAX_KEPT_BYTES = 2**28
 
 
 class KNNMonitor(GlobalStep):
     """Classifies test images by nearest neighbors every `knn_every` epochs, and logs the accuracy.
 
-    It also does so before the first step and after the last. If the source has no labels, only the
-    features go to the projector. If the accuracy cannot be computed, as without an image that can
-    be read, the run goes on without it.
+    It also does so with the initial weights and after the last step. The initial weights are
+    evaluated after the first step, so that a mistake that stops this step shows early. If the
+    source has no labels, only the features go to the projector. If the accuracy cannot be computed,
+    as without an image that can be read, the run goes on without it.
 
     Args:
         log: The run's `MetricsLog`.
@@ -60,31 +59,31 @@ class KNNMonitor(GlobalStep):
         self.every = config.knn_every * steps_per_epoch if len(self.test) else 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Build the monitor's copy of the backbone, and evaluate a run that has no steps yet."""
+        """Build the monitor's copy of the backbone, which has the initial weights."""
         if self.every:
             # A copy, because every replica has its own moving statistics, whose mean is copied.
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
-            backbone = encoders.with_normalization(self._copy)
-            view_bytes = self.image_size**2 * self.source.channels
-            keep = (len(self.train) + len(self.test)) * view_bytes <= MAX_KEPT_BYTES
+            step = features.feature_step(encoders.with_normalization(self._copy))
             self._extract_train, self._extract_test = (
-                features.Extractor(backbone, self.source, indices, self.image_size, keep)
+                features.Extractor(step, self.source, indices, self.image_size, keep_views=True)
                 for indices in (self.train, self.test)
             )
-            if self.step == 0:
-                self.evaluate(0)
+            self._copy.set_weights(self._trained.get_weights())
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
-        """Evaluate every `knn_every` epochs and after the last step."""
+        """Evaluate the initial weights, then every `knn_every` epochs and after the last step."""
+        if self.every and step == 1:
+            self.evaluate(0)
         if self.every and (step % self.every == 0 or step == self.last_step):
+            self._copy.set_weights(self._trained.get_weights())
             self.evaluate(step)
 
     def evaluate(self, step: int) -> None:
-        """Compute the features and log their accuracy.
+        """Compute the features of the monitor's copy and log their accuracy.
 
         Args:
-            step: The current global step.
+            step: Global step that the weights of the copy belong to.
         """
         if self.accuracy.has_failed:
             return
@@ -98,7 +97,6 @@ class KNNMonitor(GlobalStep):
 
     def _evaluate(self, step: int) -> tuple[float | None, int]:
         """Return the accuracy, None without labels, and the number of test images."""
-        self._copy.set_weights(self._trained.get_weights())
         test = self._extract_test()
         if self.projector is not None:
             with self.log.tensorboard.may_fail():

@@ -13,8 +13,8 @@ from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.evaluation.features import Features
 from moco_tf.files import write_atomically
-from moco_tf.plots.images import visible
 from moco_tf.plots.thumbnails import jpeg, sheet, thumbnails
+from moco_tf.plots.visible import visible
 from moco_tf.seeds import seed_for
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.metrics_log import MetricsLog
@@ -88,8 +88,8 @@ class Projector:
 class ViewImages(GlobalStep):
     """Shows a few images as the encoders see them, the query's view left and the key's view right.
 
-    They are the first images of the most recent step, and at the start of the run those of its
-    first step. They are shown at the start, every `knn_every` epochs, and at the end.
+    They are the first images of the most recent step. They are shown after the first step, every
+    `knn_every` epochs, and at the end.
 
     Args:
         log: The run's `MetricsLog`, to whose summary writer they go.
@@ -112,14 +112,9 @@ class ViewImages(GlobalStep):
         self.every = config.knn_every * batches.steps_per_epoch
         self.last_step = total_steps(config, batches.steps_per_epoch)
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Show the views of the first step of a run that has no steps yet."""
-        if self.every and self.step == 0:
-            self.show(0)
-
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
-        """Show the views every `knn_every` epochs and after the last step."""
-        if self.every and (step % self.every == 0 or step == self.last_step):
+        """Show the views after the first step, every `knn_every` epochs and after the last step."""
+        if self.every and (step % self.every == 0 or step in (1, self.last_step)):
             self.show(step)
 
     def show(self, step: int) -> None:
@@ -133,7 +128,7 @@ class ViewImages(GlobalStep):
 
     def _write(self, step: int) -> None:
         # The batch is computed again, because taking it from the training's iterator would skip it.
-        position = max(step - 1, 0)
+        position = step - 1
         batch = next(self.batches.between(position, position + 1).as_numpy_iterator())
         # A memory bank encodes one view of an image.
         names = ("query",) if self.config.mechanism == "memory_bank" else ("query", "key")

@@ -68,6 +68,7 @@ def unlabeled(tmp_path_factory):
     for callback in (monitor, views):
         callback.set_model(model)
         callback.on_train_begin()
+        callback.on_step(1, {})
     views.show(7)
     log.on_train_end()
     return config, workdir
@@ -163,7 +164,7 @@ def views_of(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("labeled", [0, 6, 12]), ("unlabeled", [0, 7])])
+@pytest.mark.parametrize(("name", "steps"), [("labeled", [1, 6, 12]), ("unlabeled", [1, 7])])
 def test_views_are_those_of_the_training(augment, name, steps, request):
     config, workdir = request.getfixturevalue(name)
     names = ("query",) if config.mechanism == "memory_bank" else ("query", "key")
@@ -171,7 +172,7 @@ def test_views_are_those_of_the_training(augment, name, steps, request):
     views = views_of(workdir)
     assert list(views) == steps
     for step, images in views.items():
-        position = max(step - 1, 0)  # The first images of the step that was just taken.
+        position = step - 1  # The first images of the step that was just taken.
         [batch] = batches.between(position, position + 1).as_numpy_iterator()
         assert images.shape == (4, SIZE, SIZE * len(names), 3)
         for i, name in enumerate(names):
