@@ -14,7 +14,7 @@ from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.boxes.geometry import map_in_image
 from moco_tf.evaluation.transfer import detection, segmentation
 from moco_tf.names import printable
-from moco_tf.plots.images import save_figure
+from moco_tf.plots.saving import save_figure
 
 MIN_SCORE = 0.3  # Detections with a lower score are not shown.
 

@@ -12,7 +12,8 @@ from moco_tf.data.views import central_view
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.protocols import LAYERS
-from moco_tf.plots.images import save_figure, title_with_note, visible
+from moco_tf.plots.saving import save_figure
+from moco_tf.plots.visible import title_with_note, visible
 
 
 def plot_neighbors(

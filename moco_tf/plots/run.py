@@ -16,7 +16,8 @@ from moco_tf.data.recipes import describe
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.data.views import ATTEMPTS, crop_window, describe_orientation
-from moco_tf.plots.images import save_figure, title_with_note, visible
+from moco_tf.plots.saving import save_figure
+from moco_tf.plots.visible import title_with_note, visible
 from moco_tf.seeds import seed_for
 
 

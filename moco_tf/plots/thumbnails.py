@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.source import Source
-from moco_tf.plots.images import visible
+from moco_tf.plots.visible import visible
 
 BATCH_SIZE = 64
 

@@ -16,8 +16,8 @@ import moco_tf
 from moco_tf import run_summary
 from moco_tf.config import resolve
 from moco_tf.names import printable
-from moco_tf.plots.images import channels_note
 from moco_tf.plots.thumbnails import columns, jpeg, sheet
+from moco_tf.plots.visible import channels_note
 from moco_tf.report.contents import Contents, Images
 from moco_tf.report.curves import charts, lines_per_point
 from moco_tf.report.embedding import MIN_IMAGES_FOR_TSNE

@@ -29,7 +29,6 @@ from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.plan import plan
-from moco_tf.plots.run import plot_curves, plot_preview
 from moco_tf.run_data import RunData
 from moco_tf.training.accessory import Accessory
 from moco_tf.training.build import (
@@ -131,6 +130,8 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
             written.
     """
     config = plan.resolve(config)
+    from moco_tf.plots.run import plot_preview  # Imports Matplotlib, which a training need not.
+
     check(config)
     source, batches = build_data(config)
     try:
@@ -202,6 +203,9 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             print(f"{workdir}: already finished at step {total}")
         if chief and (start < total or not run_directory.has_curves(workdir)):
             with Accessory("curves.png").may_fail():
+                # Imports Matplotlib, for which the first step need not wait.
+                from moco_tf.plots.run import plot_curves
+
                 plot_curves(workdir)
         return Outcome(checkpoints.step, total, checkpoints.stop_signal)
 

@@ -14,7 +14,7 @@ from moco_tf.data.views import central_view
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features
 from moco_tf.plots import features, run
-from moco_tf.plots.images import channels_note, visible
+from moco_tf.plots.visible import channels_note, visible
 from moco_tf.run_data import RunData
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
