@@ -1,6 +1,6 @@
 """Compare a whole training with lightly's MoCo: images per second, time and kNN accuracy.
 
-    python benchmarks/training.py                                           (about eight minutes)
+    python benchmarks/training.py                                           (about nine minutes)
     python benchmarks/training.py --data=photos,fashion-mnist --seeds=0,1,2 --epochs=8
 
 All contestants train the same network (resnet8 with the small stem and an MLP head) on the same PNG
