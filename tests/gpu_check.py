@@ -6,7 +6,9 @@ TensorFlow moves the inputs of an operation without a GPU kernel to the host, an
 without a word. The ordinary wheel of TensorFlow registers its GPU kernels on every machine, so the
 graphs of the step can be compared with them anywhere. For each of `VARIANTS`, the kNN monitor and
 the linear protocol, this lists the operations that work on more than `MAX_BYTES` of the host's
-memory, and exits with status 1 if there are any.
+memory. It also trains for a few steps and lists where the host reads results, for which it would
+wait for a GPU. It exits with status 1 if there is such an operation, or a read after a step without
+a line of the log or a checkpoint.
 
 Parts that XLA compiles are not looked at: they are one operation, and XLA has compilers for GPUs.
 Nothing runs on a GPU, so the check says nothing about memory, speed or results.
@@ -18,6 +20,7 @@ import importlib
 import math
 import os
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 from unittest import mock
@@ -36,9 +39,13 @@ from moco_tf.evaluation import linear
 from moco_tf.evaluation.features import extract
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.training.build import build_model
+from moco_tf.training.run import train
+from tests.host_reads import recorded_reads
 
 # Indices and permutations of a batch are smaller, and images and features are larger.
 MAX_BYTES = 16 * 1024
+# The training whose reads are recorded.
+STEPS, LOG_EVERY, CHECKPOINT_EVERY = 12, 5, 8
 # Where the graph begins and ends, and what belongs to no device.
 BOUNDARIES = {"Placeholder", "NoOp", "_Arg", "_Retval", "Const"}
 VARIANTS = {
@@ -220,6 +227,30 @@ def linear_graphs():
     return graphs_of(functions)
 
 
+def host_reads():
+    """Train for a few steps, and return where the host reads results, by step."""
+    config = importlib.import_module("configs.photos").get_config()
+    config.update(steps=STEPS, log_every=LOG_EVERY, checkpoint_every=CHECKPOINT_EVERY, knn_every=0)
+    config.update(batch_size=16, bn_groups=2)
+    with tempfile.TemporaryDirectory() as workdir, recorded_reads() as reads:
+        train(config, os.path.join(workdir, "run"))
+    return reads
+
+
+def print_host_reads():
+    """Print where the host reads results, and return 1 if it is after another step, or else 0."""
+    expected = {1, *range(LOG_EVERY, STEPS, LOG_EVERY), CHECKPOINT_EVERY, STEPS}
+    reads = host_reads()
+    print(
+        f"results that the host waits for, in {STEPS} steps with a line of the log every "
+        f"{LOG_EVERY} and a checkpoint after {CHECKPOINT_EVERY}:"
+    )
+    for step in sorted(reads):
+        unexpected = "" if step in expected else "  (neither a line nor a checkpoint)"
+        print(f"  step {step}: {', '.join(sorted(reads[step]))}{unexpected}")
+    return int(not reads.keys() <= expected)
+
+
 def main():
     checks = {
         name: functools.partial(training_graphs, name, changes)
@@ -243,7 +274,7 @@ def main():
             )
         keras.config.set_dtype_policy("float32")
         keras.backend.clear_session()
-    return status
+    return print_host_reads() or status
 
 
 if __name__ == "__main__":

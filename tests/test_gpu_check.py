@@ -60,7 +60,10 @@ def test_check_prints_each_part_and_fails_for_host_operations(capsys, monkeypatc
     monkeypatch.setattr(gpu_check, "linear_graphs", gpu_check.knn_graphs)
     assert gpu_check.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["photos", "kNN", "linear protocol"]
+    parts = [line.partition(":")[0] for line in lines if "operations, " in line]
+    assert parts == ["photos", "kNN", "linear protocol"]
+    reads = lines[next(i for i, line in enumerate(lines) if line.startswith("results that")) + 1 :]
+    assert [line.partition(":")[0] for line in reads] == [f"  step {n}" for n in (1, 5, 8, 10, 12)]
 
     monkeypatch.setattr(shuffling, "to_integers", lambda x: x)
     monkeypatch.setattr(shuffling, "to_bytes", lambda x, shape: x)
