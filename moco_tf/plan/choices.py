@@ -72,6 +72,8 @@ def head(images: Images, devices: Devices, values: Values) -> Choice:
 
 def precision(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the precision of the computation."""
+    if devices.kind == "cpu" and devices.has_bfloat16:
+        return "mixed_bfloat16", "this processor computes in bfloat16, in less time"
     size = values["batch_size"] or _wanted_batch(images, devices)
     if _fits(size, devices, {**values, "precision": "float32"}) or not devices.has_bfloat16:
         return "float32", "as in the papers"

@@ -10,6 +10,8 @@ from moco_tf.plan.facts import Devices
 
 # From this compute capability on, NVIDIA GPUs compute in bfloat16 as fast as in float16.
 BFLOAT16_CAPABILITY = (8, 0)
+# The processors with these instructions multiply bfloat16 matrices, which oneDNN makes use of.
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
 UNKNOWN = 2**31 - 1
 
 
@@ -40,7 +42,7 @@ def look() -> Devices:
         names="CPU",
         replicas=replicas,
         memory=_known(_least(_megabytes(main_memory() // local))),
-        has_bfloat16=False,
+        has_bfloat16=bool(_least(int(cpu_has_bfloat16()))),
         cores=cores,
         has_hidden_gpu=_has_hidden_gpu(),
     )
@@ -59,6 +61,20 @@ def main_memory() -> int:
         except (OSError, ValueError):  # There is no such limit; "max" stands for none.
             continue
     return memory
+
+
+def cpu_has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Return whether the processor multiplies bfloat16 matrices.
+
+    Args:
+        cpuinfo: Path of Linux' description of the processor. Without one, the answer is no.
+    """
+    try:
+        with open(cpuinfo, encoding="utf-8") as file:
+            flags = next((line for line in file if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return not set(flags.split()).isdisjoint(BFLOAT16_INSTRUCTIONS)
 
 
 def _has_hidden_gpu() -> bool:

@@ -35,3 +35,18 @@ def test_a_gpu_that_is_switched_off_is_not_missed(monkeypatch):
     for value in ("", "-1"):
         monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", value)
         assert not devices.look().has_hidden_gpu
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor : 0\nflags : fpu avx512f avx512_bf16\n", True),
+        ("processor : 0\nflags : fpu avx2 amx_bf16 amx_tile\n", True),
+        ("processor : 0\nflags : fpu avx2 avx512f\nbugs : avx512_bf16\n", False),
+        ("processor : 0\nFeatures : fp asimd\n", False),
+    ],
+)
+def test_bfloat16_of_a_processor(tmp_path, text, expected):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert devices.cpu_has_bfloat16(str(tmp_path / "cpuinfo")) is expected
+    assert not devices.cpu_has_bfloat16(str(tmp_path / "missing"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -45,8 +46,11 @@ def run(tmp_path_factory, image_folder):
 def test_plan_of_the_demos_images_on_this_machine():
     made = plan.make(auto("photos"))
     demo = get_photos_config()
-    for key in set(PLANNED) - {"rgb_operations"}:
+    for key in set(PLANNED) - {"rgb_operations", "precision"}:
         assert made.config[key] == demo[key], key
+    words = set(pathlib.Path("/proc/cpuinfo").read_text().split())
+    computes_in_bfloat16 = bool(words & {"avx512_bf16", "amx_bf16"})
+    assert made.config.precision == ("mixed_bfloat16" if computes_in_bfloat16 else "float32")
     assert made.warnings == []
     assert made.reasons.keys() == set(PLANNED)
     assert made.devices.kind == "cpu"

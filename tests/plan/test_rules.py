@@ -46,6 +46,11 @@ CASES = {
             **{"augmentation": "cifar10", "rgb_operations": True},
         },
     ),
+    "2,000 photos on a processor with bfloat16": (
+        photos(2_000),
+        replace(CPU, has_bfloat16=True),
+        {"precision": "mixed_bfloat16", "batch_size": 128, "encoder": "resnet8"},
+    ),
     "2,000 photos on a GPU": (
         photos(2_000),
         GPU,
