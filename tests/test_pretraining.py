@@ -74,6 +74,7 @@ def test_run_on_an_array_is_evaluated_by_its_directory(finished):
     assert f"{len(IMAGES)} images in 2 classes: left, right" in output
 
 
+@pytest.mark.nightly
 @pytest.mark.slow  # It trains three times.
 def test_interrupted_call_is_resumed_bit_identical(finished, tmp_path, monkeypatch, capsys):
     received = []

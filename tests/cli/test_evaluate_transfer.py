@@ -62,7 +62,7 @@ def is_picture(path):
         return image.format == "PNG" and min(image.size) > 200
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_fashion_mnist
 def test_segmentation_of_several_trials_without_invalid_annotations(invalid_scenes, workdir):
     arguments = ("--protocol=segmentation", f"--workdir={workdir}", "--skip_invalid", *SHORT)

@@ -39,7 +39,7 @@ def train(strategy, jit_compile):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_xla_computes_the_same(float64, two_replicas, replicas):
     """Losses, weights, momentum buffers, moving statistics and queue in float64."""
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()

@@ -106,7 +106,7 @@ def test_backbone_takes_images_of_five_channels(workdir):
     assert np.ptp(result, axis=0).max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_run_and_its_saved_model_are_evaluated_alike(source_names, workdir, tmp_path):
     evaluation = ("evaluate.py", "--protocol=knn")
     out = tmp_path / "saved_model"

@@ -110,7 +110,7 @@ def test_loss_that_is_not_finite_stops_a_run_unless_steps_can_be_skipped(check, 
         check_in_float16.require(2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_run_continues_from_a_checkpoint_before_one_that_is_not_finite(
     trained_run, image_folder, tmp_path
 ):

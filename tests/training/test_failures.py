@@ -120,7 +120,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_full_disk_stops_the_run_in_one_line(small_disk, resumed, image_folder):
     workdir = shutil.copytree(resumed, small_disk / "run")
     before = state(workdir)
@@ -168,7 +168,7 @@ def test_lost_images_stop_the_run_which_resumes_when_they_are_back(
     assert_same(tmp_path / "run", trained_run)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_run_goes_on_without_its_plots_and_tensorboard(resumed, image_folder, trained_run):
     shutil.rmtree(resumed / "tensorboard")
     (resumed / "tensorboard").write_text("a file is in the way")

@@ -72,7 +72,7 @@ def test_run_announces_itself_and_logs_loss_and_knn(run, mechanism):
     assert [line["step"] for line in lines if "knn_top1" in line] == [0, STEPS]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_resumed_run_ends_bit_identical(run, train, mechanism, tmp_path):
     workdir = shutil.copytree(run[0], tmp_path / "run")
     # As if the run had been killed after step 8, in the middle of an epoch.
@@ -102,7 +102,7 @@ def test_backbone_is_the_trained_one(run):
     np.testing.assert_allclose(backbone(images, training=False), features, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_backbone_is_evaluated_and_exported(run, tmp_path):
     workdir, _ = run
     output = in_process.run("evaluate.py", "--protocol=knn", workdir=workdir)

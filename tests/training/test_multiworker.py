@@ -216,7 +216,7 @@ def saved_step(workdir):
     return int(run_directory.latest_checkpoint(str(workdir)).rsplit("-", 1)[1])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_signal_to_one_worker_stops_both_after_the_same_step(interrupted):
     _, [(chief, other), (restarted,), _] = interrupted
@@ -225,7 +225,7 @@ def test_signal_to_one_worker_stops_both_after_the_same_step(interrupted):
     assert other == ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_killed_worker_ends_the_others_with_a_one_line_error(interrupted):
     _, [_, (chief,), _] = interrupted
@@ -235,7 +235,7 @@ def test_killed_worker_ends_the_others_with_a_one_line_error(interrupted):
     assert "start all workers again with the same command" in error
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_only_the_chief_writes_and_prints(interrupted, uninterrupted):
     workdir, [*_, (chief, other)] = interrupted
@@ -255,7 +255,7 @@ def test_only_the_chief_writes_and_prints(interrupted, uninterrupted):
     assert other == ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_interrupted_workers_end_like_uninterrupted_replicas(interrupted, uninterrupted):
     values, expected = state(interrupted[0]), state(uninterrupted)
@@ -269,7 +269,7 @@ def test_interrupted_workers_end_like_uninterrupted_replicas(interrupted, uninte
             np.testing.assert_array_equal(values[name], value, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninterrupted):
     lines, expected = (

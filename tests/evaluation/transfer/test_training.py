@@ -84,7 +84,7 @@ def train(task, images):
     return model, [point["loss"] for point in curve]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_two_replicas_give_numbers_of_one(float64, images, two_replicas):
     def train_and_predict():
