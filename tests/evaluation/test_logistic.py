@@ -28,14 +28,14 @@ def example(classes, size=240, noise=2.0, seed=0):
 
 def reference_scores(train, test, l2):
     """Minimize mean log loss + l2 / 2 |W|^2 over weights and biases, in float64."""
-    classes = train.num_classes
+    classes, dim = train.num_classes, train.features.shape[1]
     x, x_test = np.float64(train.features), np.float64(test.features)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
     targets = np.eye(classes)[train.labels]
 
     def objective(parameters):
-        weights, biases = np.split(parameters.reshape(DIM + 1, classes), [DIM])
+        weights, biases = np.split(parameters.reshape(dim + 1, classes), [dim])
         log_probabilities = scipy.special.log_softmax(x @ weights + biases, axis=1)
         loss = -(targets * log_probabilities).sum(axis=1).mean() + l2 / 2 * (weights**2).sum()
         error = (np.exp(log_probabilities) - targets) / len(x)
@@ -44,12 +44,12 @@ def reference_scores(train, test, l2):
 
     minimum = scipy.optimize.minimize(
         objective,
-        np.zeros((DIM + 1) * classes),
+        np.zeros((dim + 1) * classes),
         jac=True,
         method="L-BFGS-B",
         options=dict(gtol=1e-10, ftol=1e-15, maxiter=5000),
     )
-    weights, biases = np.split(minimum.x.reshape(DIM + 1, classes), [DIM])
+    weights, biases = np.split(minimum.x.reshape(dim + 1, classes), [dim])
     return x_test @ weights + biases
 
 
@@ -65,10 +65,13 @@ def certain(scores):
     return ordered[:, -1] - ordered[:, -2] > 0.01
 
 
+@pytest.mark.parametrize("columns", [range(DIM), [0, 1, 2, 3, 4, 0, 0, 3]])
 @pytest.mark.parametrize("l2", [1e-3, 0.1, 1.0])
 @pytest.mark.parametrize("classes", [3, 7])
-def test_predictions_equal_those_of_scipy(classes, l2):
-    train, test = example(classes)
+def test_predictions_equal_those_of_scipy(classes, l2, columns):
+    train, test = (
+        as_features(part.features[:, columns], part.labels, classes) for part in example(classes)
+    )
     scores = reference_scores(train, test, l2)
     rows = certain(scores)
     assert rows.mean() > 0.9
