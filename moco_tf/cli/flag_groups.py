@@ -113,7 +113,7 @@ def _value(values: flags.FlagValues, protocol: str, name: str) -> Any:
     try:
         return tuple(item(number) for number in value)
     except ValueError:
-        example = field.default if field.default is not None else (60, 80)
+        example = field.default or ((60, 80) if item is int else (0.1, 1))
         raise UserError(
             f"--{name}={','.join(value)}: give numbers separated by commas, such as "
             f"{_format(example)}"
@@ -155,4 +155,6 @@ def _label(protocol: str) -> str:
 
 
 def _format(default: Any) -> str:
-    return ",".join(f"{item:g}" for item in default) if isinstance(default, tuple) else str(default)
+    if isinstance(default, tuple):
+        return ",".join(f"{item:g}" for item in default) or "none"
+    return str(default)

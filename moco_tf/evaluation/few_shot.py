@@ -103,3 +103,24 @@ def require_enough(labels: np.ndarray, class_names: list[str], shots: tuple[int,
             f"shots={','.join(map(str, shots))}: class '{class_names[int(counts.argmin())]}' has "
             f"only {fewest} training images; leave out the larger numbers, or add images"
         )
+
+
+def choose(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose training images at random, the same share of each class.
+
+    A larger share contains the images of every smaller one.
+
+    Args:
+        labels: int `[M]`; negative where an image cannot be read, which is never chosen.
+        fraction: Share of each class in (0, 1], rounded to whole images, at least one.
+        seed: Random seed, 0 or greater.
+
+    Returns:
+        int64 `[m]`, indices into `labels` in ascending order.
+    """
+    chosen = []
+    for label in np.unique(labels[labels >= 0]):
+        [members] = np.nonzero(labels == label)
+        count = max(1, round(fraction * len(members)))
+        chosen.append(members[draw(labels[members], count, seed, 0)])
+    return np.sort(np.concatenate(chosen))

@@ -28,8 +28,9 @@ from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief, num_replicas
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
-from moco_tf.evaluation import few_shot, unreadable
+from moco_tf.evaluation import unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import FinetuneSettings
@@ -164,27 +165,6 @@ def fit(
         "curve": curve,
     }
     return tuned, layer, result
-
-
-def choose(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose training images at random, the same share of each class.
-
-    A larger share contains the images of every smaller one.
-
-    Args:
-        labels: int `[M]`; negative where an image cannot be read, which is never chosen.
-        fraction: Share of each class in (0, 1], rounded to whole images, at least one.
-        seed: Random seed, 0 or greater.
-
-    Returns:
-        int64 `[m]`, indices into `labels` in ascending order.
-    """
-    chosen = []
-    for label in np.unique(labels[labels >= 0]):
-        [members] = np.nonzero(labels == label)
-        count = max(1, round(fraction * len(members)))
-        chosen.append(members[few_shot.draw(labels[members], count, seed, 0)])
-    return np.sort(np.concatenate(chosen))
 
 
 def _parameters(

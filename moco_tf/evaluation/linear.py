@@ -4,9 +4,13 @@ Where the paper gives no setting, this module follows the reference implementati
 weights start from N(0, 0.01) and the bias from 0, the learning rate is divided by ten at epochs 60
 and 80, the last batch of an epoch may be smaller, and the training views are random resized crops
 with flips and without color operations. The accuracy is that after the last epoch.
+
+Several learning rates can be compared in one pass over the images, as in the evaluation of DINOv2
+(Oquab et al. 2023). The images that choose one of them are not trained on.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +23,8 @@ from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
-from moco_tf.evaluation.features import extract, traceable
+from moco_tf.evaluation.features import Extractor, Features, feature_step, traceable
+from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import LinearSettings
@@ -34,6 +39,7 @@ from moco_tf.optimizers import SGD
 from moco_tf.schedules import Step
 
 Backbone = Callable[[tf.Tensor], tf.Tensor]
+Layer = tuple[np.ndarray, np.ndarray]  # Weights and bias.
 
 
 def classify(
@@ -55,26 +61,92 @@ def classify(
 
     Returns:
         A dict with `top1` and `top5`, in [0, 1], of the central views of the test images;
-        `num_train` and `num_test`, the numbers of images that can be read; and the entries of
-        `moco_tf.evaluation.unreadable.entries`.
+        the `learning_rate`; `num_train` and `num_test`, the numbers of images that can be read; and
+        the entries of `moco_tf.evaluation.unreadable.entries`. With several learning rates also
+        `num_held_out`, and `held_out`: a list of each `learning_rate` with its `top1` on the
+        held-out images.
 
     Raises:
         UserError: If the backbone has changed, no image can be read, or `fit` fails.
     """
     before = checksums(backbone)
+    step = feature_step(backbone)
     # Test features come first, so that unreadable test images are reported before the training.
-    test = extract(backbone, source, source.test, image_size, "test features")
-    weights, bias, unreadable_train = fit(
-        backbone, source, image_size, test.features.shape[1], test.num_classes, settings
-    )
-    require_unchanged(backbone, before)
+    test = Extractor(step, source, source.test, image_size)("test features")
     assert test.labels is not None
+    dim, num_classes = test.features.shape[1], test.num_classes
+    if settings.learning_rates:
+        trained, held_out = _split(source, settings.seed)
+        layers, unreadable_train = train(
+            backbone, source, trained, image_size, dim, num_classes, settings
+        )
+        num_train = len(trained) - len(unreadable_train)
+        validation = Extractor(step, source, held_out, image_size)("held-out features")
+        unreadable_train |= validation.unreadable
+        (weights, bias), choice = _best(layers, settings.learning_rates, validation)
+    else:
+        weights, bias, unreadable_train = fit(
+            backbone, source, image_size, dim, num_classes, settings
+        )
+        num_train = len(source.train) - len(unreadable_train)
+        choice = {"learning_rate": settings.learning_rate}
+    require_unchanged(backbone, before)
     return {
         **accuracies(test.features @ weights + bias, test.labels),
-        "num_train": len(source.train) - len(unreadable_train),
+        **choice,
+        "num_train": num_train,
         "num_test": len(test.labels),
         **unreadable.entries(unreadable_train, test.unreadable, test.unreadable_classes),
     }
+
+
+def _split(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return four fifths of the training images of each class, and the other images.
+
+    Raises:
+        UserError: If there are no others.
+    """
+    kept = choose(np.asarray(source.labels)[source.train], 0.8, seed)
+    if len(kept) == len(source.train):
+        raise UserError(
+            f"data source '{source.name}' has too few training images to hold out a fifth of each "
+            "class, with which a learning rate is chosen: add images, or give one learning_rate"
+        )
+    return source.train[kept], np.delete(source.train, kept)
+
+
+def _best(
+    layers: list[Layer], learning_rates: Sequence[float], validation: Features
+) -> tuple[Layer, dict[str, Any]]:
+    """Return the layer with the best top-1 on held-out images, and the entries of the result.
+
+    Of equal layers, the one with the smallest learning rate is returned.
+
+    Raises:
+        UserError: If all layers diverged.
+    """
+    assert validation.labels is not None
+    top1 = {
+        rate: accuracies(validation.features @ weights + bias, validation.labels)["top1"]
+        for rate, (weights, bias) in zip(learning_rates, layers, strict=True)
+        if _is_finite(weights, bias)
+    }
+    if not top1:
+        raise UserError(
+            f"learning_rates={','.join(f'{rate:g}' for rate in learning_rates)}: the linear layer "
+            "diverged with each; use smaller learning rates"
+        )
+    best = min(top1, key=lambda rate: (-top1[rate], rate))
+    return layers[learning_rates.index(best)], {
+        "learning_rate": best,
+        "num_held_out": len(validation.labels),
+        # None for a rate with which the layer diverged.
+        "held_out": [{"learning_rate": rate, "top1": top1.get(rate)} for rate in learning_rates],
+    }
+
+
+def _is_finite(weights: np.ndarray, bias: np.ndarray) -> bool:
+    return bool(np.isfinite(weights).all() and np.isfinite(bias).all())
 
 
 def fit(
@@ -85,10 +157,7 @@ def fit(
     num_classes: int,
     settings: LinearSettings = LinearSettings(),
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Train the layer on the replicas of the current `tf.distribute` strategy.
-
-    It computes in Keras' `floatx`, which is float32 by default. An epoch depends only on the seed
-    and on the epoch's number. The number of replicas affects only the rounding.
+    """Train the layer with one learning rate on all training images.
 
     Args:
         backbone: As for `classify`.
@@ -96,39 +165,86 @@ def fit(
         image_size: As for `classify`.
         dim: Length D of the features.
         num_classes: Number of classes.
-        settings: Settings of the training.
+        settings: Settings of the training. `learning_rates` has no effect.
 
     Returns:
         The weights `[D, classes]`, the bias `[classes]`, and the names of the training images that
         cannot be read, by their indices.
 
     Raises:
-        UserError: If the settings do not fit the strategy or the source, no image can be read, or
-            the weights are no longer finite.
+        UserError: As `train`, or if the weights are no longer finite.
+    """
+    settings = dataclasses.replace(settings, learning_rates=())
+    [(weights, bias)], unreadable_train = train(
+        backbone, source, source.train, image_size, dim, num_classes, settings
+    )
+    if not _is_finite(weights, bias):
+        raise UserError(
+            f"learning_rate={settings.learning_rate:g}: the linear layer diverged; use a smaller "
+            "learning rate"
+        )
+    return weights, bias, unreadable_train
+
+
+def train(
+    backbone: Backbone,
+    source: Source,
+    indices: np.ndarray,
+    image_size: int,
+    dim: int,
+    num_classes: int,
+    settings: LinearSettings,
+) -> tuple[list[Layer], dict[int, str]]:
+    """Train a layer for each learning rate on the replicas of the current `tf.distribute` strategy.
+
+    All layers see the same views, whose features are computed once. They compute in Keras'
+    `floatx`, which is float32 by default. An epoch depends only on the seed and on the epoch's
+    number. The number of replicas affects only the rounding.
+
+    Args:
+        backbone: As for `classify`.
+        source: As for `classify`.
+        indices: int64 `[M]`, the images to train on.
+        image_size: As for `classify`.
+        dim: Length D of the features.
+        num_classes: Number of classes.
+        settings: Settings of the training.
+
+    Returns:
+        The weights `[D, classes]` and the bias `[classes]` of each layer, which are not finite if
+        it diverged, and the names of the images that cannot be read, by their indices.
+
+    Raises:
+        UserError: If the settings do not fit the strategy or the source, or no image can be read.
     """
     require_shareable(settings.batch_size)
     require_two_classes(source)
     dtype = keras.config.floatx()
     call = traceable(backbone)
-    layer = new_classifier(dim, num_classes, settings.seed)
-    steps_per_epoch = -(-len(source.train) // settings.batch_size)
-    schedule = Step(settings.learning_rate, steps_per_epoch, settings.milestones)
-    optimizer = SGD(schedule, settings.sgd_momentum, settings.weight_decay)
-    optimizer.build(layer.trainable_variables)
+    steps_per_epoch = -(-len(indices) // settings.batch_size)
+    layers, trained = [], []
+    for rate in settings.learning_rates or (settings.learning_rate,):
+        layers.append(new_classifier(dim, num_classes, settings.seed))
+        schedule = Step(rate, steps_per_epoch, settings.milestones)
+        optimizer = SGD(schedule, settings.sgd_momentum, settings.weight_decay)
+        optimizer.build(layers[-1].trainable_variables)
+        trained.append((optimizer, layers[-1].trainable_variables))
 
     def loss(_: tf.Tensor, labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.cast(call(tf.cast(images, tf.float32)), dtype)
         present = tf.cast(labels >= 0, dtype)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-            tf.maximum(labels, 0), layer(features)
-        )
-        return tf.reduce_sum(present * losses), tf.reduce_sum(present)
+        # The sum over the layers, each of which gets the gradient of its own loss.
+        losses = [
+            tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), layer(features))
+            for layer in layers
+        ]
+        return tf.reduce_sum(present * tf.add_n(losses)), tf.reduce_sum(present)
 
-    step = training_step(loss, [(optimizer, layer.trainable_variables)])
+    step = training_step(loss, trained)
     batches = tf.distribute.get_strategy().distribute_datasets_from_function(
         lambda context: labeled_views(
             source,
-            source.train,
+            indices,
             image_size,
             settings.crop_scale,
             settings.batch_size,
@@ -152,17 +268,12 @@ def fit(
         count, unreadable_in_batch = count_readable(batch)
         num_seen += count
         unreadable_indices |= unreadable_in_batch
-        mean_loss = float(step(batch)[0])
+        mean_loss = float(step(batch)[0]) / len(layers)
         bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
     if not num_seen:
         raise UserError(
             f"data source '{source.name}': none of the training images can be read: replace the "
             "files, which may be damaged or incomplete"
         )
-    weights, bias = (variable.numpy() for variable in layer.trainable_variables)
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise UserError(
-            f"learning_rate={settings.learning_rate:g}: the linear layer diverged; use a smaller "
-            "learning rate"
-        )
-    return weights, bias, {index: source.describe(index) for index in unreadable_indices}
+    results = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
+    return results, {index: source.describe(index) for index in unreadable_indices}

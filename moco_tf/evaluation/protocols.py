@@ -141,7 +141,9 @@ def evaluate_linear(
     start = time.perf_counter()
     result = linear.classify(backbone, source, image_size, settings)
     seconds = round(time.perf_counter() - start, 3)
-    return {"protocol": "linear", **result, "seconds": seconds, **dataclasses.asdict(settings)}
+    # The learning rate is the one that was chosen, if there were several.
+    used = dataclasses.asdict(settings) | {"learning_rate": result["learning_rate"]}
+    return {"protocol": "linear", **result, "seconds": seconds, **used}
 
 
 def evaluate_finetune(

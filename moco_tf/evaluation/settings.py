@@ -124,6 +124,14 @@ class LinearSettings(SGDSettings):
     learning_rate: float = setting(
         30.0, "Initial learning rate; 30 suits the paper's ResNet-50 on ImageNet.", above=0
     )
+    learning_rates: tuple[float, ...] = setting(
+        (),
+        "Initial learning rates to compare, separated by commas: a layer for each is trained in "
+        "one pass over four fifths of the training images, and the other fifth chooses the layer "
+        "that is tested. Empty for one learning rate and all training images.",
+        above=0,
+        item=float,
+    )
     epochs: int = setting(100, "Number of epochs to train.", minimum=1)
     milestones: tuple[int, ...] = setting(
         (60, 80),
@@ -134,6 +142,11 @@ class LinearSettings(SGDSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_milestones_within(self.milestones, "epoch", self.epochs, "epochs")
+        if self.learning_rates and self.learning_rate != LinearSettings.learning_rate:
+            raise UserError(
+                f"learning_rate={self.learning_rate:g} has no effect with learning_rates: add it "
+                "to learning_rates, or set only one of the two"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

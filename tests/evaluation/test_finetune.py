@@ -13,6 +13,7 @@ from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import finetune, protocols, unreadable
+from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import new_classifier
 from moco_tf.export.saved_model import to_archive
@@ -294,7 +295,7 @@ def test_label_fractions_are_nested_and_balanced():
     for seed in range(3):
         smaller = set()
         for fraction in fractions:
-            chosen = finetune.choose(labels, fraction, seed)
+            chosen = choose(labels, fraction, seed)
             assert chosen.tolist() == sorted(set(chosen.tolist()))
             for label in range(-1, 5):
                 members = int((labels == label).sum())
@@ -303,14 +304,14 @@ def test_label_fractions_are_nested_and_balanced():
             assert smaller <= set(chosen.tolist())
             smaller = set(chosen.tolist())
         assert smaller == set(np.flatnonzero(labels >= 0).tolist())
-    choices = {tuple(finetune.choose(labels, 0.1, seed)) for seed in range(20)}
+    choices = {tuple(choose(labels, 0.1, seed)) for seed in range(20)}
     assert len(choices) == 20
 
 
 def test_training_uses_the_chosen_fraction_alone(backbone):
     source = example(unreadable=())
     labels = source.labels[source.train]
-    chosen = source.train[finetune.choose(labels, 0.34, SETTINGS.seed)]
+    chosen = source.train[choose(labels, 0.34, SETTINGS.seed)]
     assert len(chosen) == 6  # Two of each class.
     head = dict(layers="head", epochs=1)
     _, layer, result = fit(backbone, source, label_fraction=0.34, **head)

@@ -13,6 +13,7 @@ from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import linear, protocols, unreadable
+from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import new_classifier
 from tests.memory import source_of
@@ -172,6 +173,7 @@ def test_accuracy_is_that_of_central_views():
     assert result == {
         "top1": pytest.approx(top1),
         "top5": 1.0,
+        "learning_rate": SETTINGS.learning_rate,
         "num_train": 20,
         "num_test": 7,
         "num_unreadable_train": 1,
@@ -228,6 +230,63 @@ def test_divergence_is_refused():
     message = "^learning_rate=1e.38: the linear layer diverged; use a smaller learning rate"
     with pytest.raises(UserError, match=message):
         fit(example(), learning_rate=1e38)
+
+
+RATES = (0.01, 0.7, 5.0, 1e38)
+
+
+def test_each_learning_rate_is_trained_as_if_alone(float64):
+    settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=RATES)
+    source = example()
+    layers, unreadable_train = linear.train(
+        backbone, source, source.train, SIZE, DIM, CLASSES, settings
+    )
+    for rate, (weights, bias) in zip(RATES[:3], layers, strict=False):
+        alone = fit(source, learning_rate=rate)
+        np.testing.assert_allclose(weights, alone[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(bias, alone[1], rtol=0, atol=1e-12)
+        assert unreadable_train == alone[2]
+
+
+def test_held_out_images_choose_the_learning_rate():
+    settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=RATES)
+    source = example()
+    result = protocols.evaluate_linear(backbone, source, SIZE, settings)
+    kept = choose(source.labels[source.train], 0.8, SETTINGS.seed)
+    trained = dataclasses.replace(source, train=source.train[kept])
+    held_out = dataclasses.replace(trained, test=np.delete(source.train, kept))
+    expected = []
+    for rate in RATES[:3]:
+        alone = dataclasses.replace(SETTINGS, learning_rate=rate)
+        top1 = linear.classify(backbone, held_out, SIZE, alone)["top1"]
+        expected.append({"learning_rate": rate, "top1": top1})
+    assert result["held_out"] == [*expected, {"learning_rate": 1e38, "top1": None}]
+    best = max(expected, key=lambda entry: entry["top1"])["learning_rate"]
+    assert result["learning_rate"] == best
+    assert result["learning_rates"] == RATES
+    alone = dataclasses.replace(SETTINGS, learning_rate=best)
+    assert result["top1"] == linear.classify(backbone, trained, SIZE, alone)["top1"]
+    assert result["num_train"] + result["num_held_out"] == 20  # One image cannot be read.
+    assert result["num_unreadable_train"] == 1
+
+
+def test_learning_rates_that_all_diverge_are_refused():
+    settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=(1e37, 1e38))
+    message = "^learning_rates=1e.37,1e.38: the linear layer diverged with each"
+    with pytest.raises(UserError, match=message):
+        linear.classify(backbone, example(), SIZE, settings)
+
+
+def test_learning_rate_beside_learning_rates_is_refused():
+    with pytest.raises(UserError, match="^learning_rate=0.7 has no effect with learning_rates"):
+        dataclasses.replace(SETTINGS, learning_rates=(1.0, 2.0))
+
+
+def test_too_few_images_to_hold_out_a_fifth_are_refused():
+    source = dataclasses.replace(example(), train=np.arange(8))
+    settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=RATES)
+    with pytest.raises(UserError, match="has too few training images to hold out a fifth"):
+        linear.classify(backbone, source, SIZE, settings)
 
 
 @pytest.mark.distributed
