@@ -37,6 +37,9 @@ Protocols:
     linear --cached      the same layer as a logistic regression, in a fraction
                          of the time
     few-shot             logistic regression with a few labels per class
+    retrieval            mean average precision and recall of images of the same
+                         class, by cosine similarity
+    cluster              k-means, compared with the classes
     finetune             a new layer and a copy of the backbone, trained by SGD
                          on random crops
     finetune --compare   the same, with the new layer alone and with all layers,
@@ -58,7 +61,7 @@ PROTOCOL_comparison.json. The report is DIR/report.html.
 """
 
 TRANSFER = ("detection", "segmentation")
-PROTOCOLS = ("knn", "linear", "few-shot", "finetune", *TRANSFER, "report")
+PROTOCOLS = ("knn", "linear", "few-shot", "retrieval", "cluster", "finetune", *TRANSFER, "report")
 # The protocols that each of these flags belongs to.
 MODES = {
     "cached": ("linear",),

@@ -22,7 +22,7 @@ def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, 
         float32 `[N, k]`, in [-1, 1].
     """
     k = min(k, len(bank))
-    bank, queries = _normalize(bank), _normalize(queries)
+    bank, queries = normalize(bank), normalize(queries)
     indices, similarities = [], []
     for start in range(0, len(queries), BLOCK):
         similarity = queries[start : start + BLOCK] @ bank.T
@@ -65,5 +65,6 @@ def classify(
     return accuracies(scores, test.labels)
 
 
-def _normalize(features: np.ndarray) -> np.ndarray:
+def normalize(features: np.ndarray) -> np.ndarray:
+    """Divide each row by its L2 norm; a row of zeros is left as it is."""
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -11,7 +11,16 @@ import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
-from moco_tf.evaluation import few_shot, finetune, knn, linear, logistic, unreadable
+from moco_tf.evaluation import (
+    clustering,
+    few_shot,
+    finetune,
+    knn,
+    linear,
+    logistic,
+    retrieval,
+    unreadable,
+)
 from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
 from moco_tf.files import error_reason, write_atomically, write_remedy
@@ -22,6 +31,8 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
     "knn_head": knn.classify,  # On the outputs of the projection head.
     "linear_cached": logistic.probe,
     "few-shot": few_shot.classify,
+    "retrieval": retrieval.retrieve,
+    "cluster": clustering.cluster,
 }
 # How the images of a data source get labels.
 LABEL_REMEDIES = {
@@ -88,15 +99,15 @@ def evaluate(
     """Apply a protocol to features.
 
     Args:
-        protocol: A key of `CACHED`: `"knn"`, `"linear_cached"` or `"few-shot"`, or `"knn_head"`
-            where the features are outputs of the projection head.
+        protocol: A key of `CACHED`: `"knn"`, `"linear_cached"`, `"few-shot"`, `"retrieval"` or
+            `"cluster"`, or `"knn_head"` where the features are outputs of the projection head.
         train: Labeled features of the training images.
         test: Labeled features of the test images.
         settings: Settings of the protocol; by default its defaults.
 
     Returns:
-        A dict with `protocol`, `top1` and `top5` in [0, 1] (for `"few-shot"` what
-        `few_shot.classify` returns), `num_train`, `num_test`, the entries of
+        A dict with `protocol`, the result of the protocol's function, which for most protocols is
+        `top1` and `top5` in [0, 1], `num_train`, `num_test`, the entries of
         `moco_tf.evaluation.unreadable.entries`, `seconds` that the protocol took on the features,
         and the settings.
 
@@ -113,7 +124,8 @@ def evaluate(
         "num_test": len(test.indices),
         **unreadable.entries(train.unreadable, test.unreadable, test.unreadable_classes),
         "seconds": round(time.perf_counter() - start, 3),
-        **dataclasses.asdict(settings),
+        # A result names what was used where a setting leaves it open.
+        **{k: v for k, v in dataclasses.asdict(settings).items() if k not in result},
     }
 
 
@@ -190,6 +202,12 @@ def summarize(result: dict[str, Any]) -> str:
             for row in result["few_shot"]
         ]
         accuracy = f"top-1 {', '.join(parts)}"
+    elif "map" in result:
+        low, high = result["map_interval"]
+        recall = [f"recall at {row['rank']} {row['recall']:.4f}" for row in result["recall"]]
+        accuracy = f"mAP {result['map']:.4f} ({low:.4f} to {high:.4f}), {', '.join(recall)}"
+    elif "nmi" in result:
+        accuracy = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}"
     else:
         accuracy = f"top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}"
     return f"{accuracy} ({result['num_train']} training and {result['num_test']} test images)"

@@ -89,6 +89,32 @@ class FewShotSettings(ProbeSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class RetrievalSettings(Settings):
+    """Settings of retrieval."""
+
+    gallery: str = setting(
+        "test",
+        "Images that are ranked for each test image: the other test images, or the training "
+        "images.",
+        choices=("test", "train"),
+    )
+    ranks: tuple[int, ...] = setting(
+        (1, 5, 10), "Ranks k of the recall at k, separated by commas.", minimum=1, item=int
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSettings(Settings):
+    """Settings of clustering by k-means."""
+
+    clusters: int = setting(0, "Number of clusters; 0 for as many as there are classes.", minimum=0)
+    starts: int = setting(
+        10, "Number of random starts of k-means, the best of which counts.", minimum=1
+    )
+    seed: int = setting(0, "Random seed of the starts.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SGDSettings(Settings):
     """What the protocols that train a classifier by SGD have in common."""
 
@@ -245,6 +271,8 @@ SETTINGS: dict[str, type[Settings]] = {
     "linear": LinearSettings,
     "linear_cached": ProbeSettings,
     "few-shot": FewShotSettings,
+    "retrieval": RetrievalSettings,
+    "cluster": ClusterSettings,
     "finetune": FinetuneSettings,
     "finetune_comparison": FinetuneSettings,
     "detection": DetectionSettings,

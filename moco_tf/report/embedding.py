@@ -27,7 +27,7 @@ def map_to_plane(features: np.ndarray) -> np.ndarray:
         >>> map_to_plane(np.array([[1.0, 0.0], [0.0, 1.0]])).shape
         (2, 2)
     """
-    unit = normalize_rows(features)
+    unit = knn.normalize(features)
     if np.ptp(unit, axis=0).max() < 1e-6:
         return np.full([len(unit), 2], 0.5)
     if len(unit) >= MIN_IMAGES_FOR_TSNE:
@@ -80,7 +80,7 @@ def pairwise_cosines(features: np.ndarray) -> np.ndarray:
         >>> pairwise_cosines(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])).tolist()
         [0.0, 1.0, 0.0]
     """
-    unit = normalize_rows(features)
+    unit = knn.normalize(features)
     blocks = []
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK] @ unit.T
@@ -100,13 +100,8 @@ def effective_rank(features: np.ndarray) -> float:
     Returns:
         From 1 (they vary along one line, or not at all) to the smaller of N - 1 and D.
     """
-    unit = normalize_rows(features).astype(np.float64)
+    unit = knn.normalize(features).astype(np.float64)
     values = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)
     shares = values / max(values.sum(), 1e-6)
     shares = shares[shares > 1e-12]
     return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def normalize_rows(features: np.ndarray) -> np.ndarray:
-    """Divide each row by its L2 norm; a row of zeros is left as it is."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -26,6 +26,8 @@ FLAGS = {
     "weight_decay=0.001 crop_scale=0.3,0.9 seed=5",
     "linear_cached": "l2=0.1 iterations=50",
     "few-shot": "shots=2,5 draws=3 seed=4 l2=0.01 iterations=100",
+    "retrieval": "gallery=train ranks=1,3",
+    "cluster": "clusters=3 starts=2 seed=4",
     "finetune": "batch_norm=frozen learning_rate=0.002 head_learning_rate=0.3 batch_size=16 "
     "epochs=2 sgd_momentum=0.8 weight_decay=0.001 crop_scale=0.3,0.9 seed=5",
 }
@@ -68,6 +70,13 @@ def test_result_records_the_settings_of_the_flags(image_folder, tmp_path, protoc
         for row in result["few_shot"]:
             assert row["top1"] == pytest.approx(np.mean(row["top1_of_draws"]))
             assert f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} per" in line
+    elif protocol == "retrieval":
+        assert [row["rank"] for row in result["recall"]] == [1, 3]
+        assert f"mAP {result['map']:.4f}" in line
+        assert f"recall at 3 {result['recall'][1]['recall']:.4f}" in line
+    elif protocol == "cluster":
+        assert sum(result["cluster_sizes"]) == result["num_test"]
+        assert f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}" in line
     else:
         assert f"top-1 {result['top1']:.4f}, top-5 1.0000" in line  # There are two classes.
     if protocol == "finetune":

@@ -1,0 +1,91 @@
+"""Retrieval: how high the images of the same class are in the ranking of a query."""
+
+from typing import Any
+
+import numpy as np
+
+from moco_tf.errors import UserError
+from moco_tf.evaluation.bootstrap import mean_interval
+from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.settings import RetrievalSettings
+
+BLOCK = 256  # Number of queries whose rankings are in memory at a time.
+
+
+def retrieve(
+    train: Features, test: Features, settings: RetrievalSettings = RetrievalSettings()
+) -> dict[str, Any]:
+    """Rank the images of a gallery by their cosine similarity to each test image.
+
+    An image of the gallery is relevant if it has the class of the query. The average precision of
+    a query is the mean, over the relevant images, of the share of relevant images down to each of
+    them, over the whole ranking. The recall at k is the share of the queries with a relevant image
+    among the first k. A query without a relevant image in the gallery is left out.
+
+    Args:
+        train: Labeled features of the training images, the gallery if `settings.gallery` is
+            `"train"`.
+        test: Labeled features of the test images, the queries. They are also the gallery if
+            `settings.gallery` is `"test"`, each without itself.
+        settings: The gallery and the ranks k.
+
+    Returns:
+        A dict with `map`, the mean average precision in [0, 1], and `map_interval`; `recall`, a
+        list of dicts with `rank`, `recall` and `interval`; `num_queries`, and `num_left_out` of
+        the queries without a relevant image. The intervals are those of
+        `moco_tf.evaluation.bootstrap.mean_interval`.
+
+    Raises:
+        UserError: If a feature is not finite, or no query has a relevant image.
+    """
+    require_finite(train, test)
+    is_leave_one_out = settings.gallery == "test"
+    gallery = test if is_leave_one_out else train
+    precisions, first_ranks = _rankings(gallery, test, is_leave_one_out)
+    if not len(precisions):
+        raise UserError(
+            f"gallery={settings.gallery}: no test image has another image of its class there: add "
+            "images, or use the other gallery"
+        )
+    recall = []
+    for rank in settings.ranks:
+        hits = first_ranks <= rank
+        interval = mean_interval(hits)
+        recall.append({"rank": rank, "recall": float(hits.mean()), "interval": interval})
+    return {
+        "map": float(precisions.mean()),
+        "map_interval": mean_interval(precisions),
+        "recall": recall,
+        "num_queries": len(precisions),
+        "num_left_out": len(test.features) - len(precisions),
+    }
+
+
+def _rankings(
+    gallery: Features, queries: Features, is_leave_one_out: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the average precision and the rank of the first relevant image of each query.
+
+    Queries without a relevant image are left out. Ranks are counted from 1.
+    """
+    assert gallery.labels is not None
+    assert queries.labels is not None
+    bank, vectors = normalize(gallery.features), normalize(queries.features)
+    precisions, first_ranks = [], []
+    for start in range(0, len(vectors), BLOCK):
+        similarity = vectors[start : start + BLOCK] @ bank.T
+        rows = np.arange(len(similarity))
+        if is_leave_one_out:
+            similarity[rows, start + rows] = -np.inf  # The last of its own ranking.
+        order = np.argsort(-similarity, axis=1, kind="stable")
+        if is_leave_one_out:
+            order = order[:, :-1]
+        labels = queries.labels[start : start + BLOCK, np.newaxis]
+        is_relevant = gallery.labels[order] == labels
+        is_relevant = is_relevant[is_relevant.any(axis=1)]
+        found = np.cumsum(is_relevant, axis=1)
+        precision = found / np.arange(1, found.shape[1] + 1)
+        precisions.append((precision * is_relevant).sum(axis=1) / is_relevant.sum(axis=1))
+        first_ranks.append(is_relevant.argmax(axis=1) + 1)
+    return np.concatenate(precisions), np.concatenate(first_ranks)

@@ -1,0 +1,61 @@
+"""k-means on features whose clusters are known, and its numbers from their definitions."""
+
+import numpy as np
+import pytest
+
+from moco_tf.errors import UserError
+from moco_tf.evaluation.clustering import cluster
+from moco_tf.evaluation.settings import ClusterSettings
+from tests.evaluation.helpers import as_features
+
+CLASSES = 4
+
+
+def example(seed, noise, count=120):
+    """Return features around four directions, with lengths that do not matter."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    features = np.eye(CLASSES, 6)[labels] + noise * generator.normal(size=(count, 6))
+    lengths = generator.uniform(0.1, 10, (count, 1))
+    return as_features((lengths * features).astype(np.float32), labels, CLASSES)
+
+
+def mutual_information(a, b):
+    """Return the normalized mutual information from its definition."""
+    joint = np.array([[np.mean((a == i) & (b == j)) for j in np.unique(b)] for i in np.unique(a)])
+    p, q = joint.sum(axis=1), joint.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.nansum(joint * np.log(joint / np.outer(p, q)))
+    return 2 * information / -(np.sum(p * np.log(p)) + np.sum(q * np.log(q)))
+
+
+def test_separate_classes_are_found():
+    result = cluster(example(0, 0.05), example(1, 0.05))
+    assert result["nmi"] == pytest.approx(1)
+    assert result["ari"] == pytest.approx(1)
+    assert result["clusters"] == CLASSES
+    assert result["cluster_sizes"] == [30] * 4
+
+
+def test_two_clusters_of_separate_classes_have_the_information_of_whole_classes():
+    train, test = example(0, 0.05), example(1, 0.05)
+    result = cluster(train, test, ClusterSettings(clusters=2))
+    # Every class is in one cluster as a whole: which classes share one is up to k-means.
+    sizes = sorted(result["cluster_sizes"])
+    assert sizes in ([30, 90], [60, 60])
+    assigned = test.labels >= (1 if sizes == [30, 90] else 2)
+    assert result["nmi"] == pytest.approx(mutual_information(test.labels, assigned))
+
+
+def test_noise_has_an_index_near_zero():
+    generator = np.random.default_rng(0)
+    train, test = (
+        as_features(generator.normal(size=(400, 6)).astype(np.float32), np.arange(400) % 4, 4)
+        for _ in range(2)
+    )
+    assert abs(cluster(train, test)["ari"]) < 0.03
+
+
+def test_more_clusters_than_images_are_refused():
+    with pytest.raises(UserError, match="^clusters=121 is more than the 120 training images"):
+        cluster(example(0, 0.1), example(1, 0.1), ClusterSettings(clusters=121))
