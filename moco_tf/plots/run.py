@@ -93,7 +93,7 @@ def plot_preview(
 
 
 def plot_curves(workdir: str) -> str:
-    """Plot the loss, the contrastive accuracy and the kNN accuracy of a run over its steps.
+    """Plot the loss, the accuracies and the effective rank of the features of a run over its steps.
 
     The loss is shown beside its chance level.
 
@@ -111,8 +111,8 @@ def plot_curves(workdir: str) -> str:
         points = [(line["step"], line[key]) for line in metrics if key in line]
         return np.array(points, float).reshape(-1, 2).T
 
-    figure = matplotlib.figure.Figure(figsize=(13, 4), layout="constrained")
-    loss, accuracy, knn = figure.subplots(1, 3)
+    figure = matplotlib.figure.Figure(figsize=(17, 4), layout="constrained")
+    loss, accuracy, knn, rank = figure.subplots(1, 4)
     chance = chance_loss(config)
     loss.plot(*series("loss"))
     loss.axhline(
@@ -129,7 +129,9 @@ def plot_curves(workdir: str) -> str:
     accuracy.legend()
     knn.plot(*series("knn_top1"), marker="o")
     knn.set_title("kNN top-1 on held-out images")
-    for axes in (loss, accuracy, knn):
+    rank.plot(*series("effective_rank"), marker="o")
+    rank.set_title("Effective rank of the features")
+    for axes in (loss, accuracy, knn, rank):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     return save_figure(figure, os.path.join(workdir, "curves.png"))

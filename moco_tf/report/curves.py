@@ -49,6 +49,7 @@ def charts(evidence: Evidence) -> list[dict[str, Any]]:
             baselines,
             percent=True,
         ),
+        _chart(evidence, "Effective rank of the features", {"rank": "effective_rank"}),
         _chart(evidence, "Learning rate", {"rate": "learning_rate"}),
     ]
     return [chart for chart in all_charts if chart["series"]]

@@ -1,4 +1,4 @@
-"""Geometry of features: a map in two dimensions, nearest neighbors, and measures of collapse."""
+"""Geometry of features: a map in two dimensions, and nearest neighbors."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -8,7 +8,6 @@ from moco_tf.evaluation import knn
 
 # With fewer images PCA replaces t-SNE, whose neighborhoods have about 30 images.
 MIN_IMAGES_FOR_TSNE = 100
-BLOCK = 500  # Number of features that are compared with all others at a time.
 
 
 def map_to_plane(features: np.ndarray) -> np.ndarray:
@@ -65,43 +64,3 @@ def neighbors(
     excluded[:, -1] |= ~excluded.any(axis=1)
     shape = len(queries), rows.shape[1] - 1
     return rows[~excluded].reshape(shape), cosines[~excluded].reshape(shape)
-
-
-def pairwise_cosines(features: np.ndarray) -> np.ndarray:
-    """Return the cosine similarities of all pairs of different images.
-
-    Args:
-        features: float32 `[N, D]`, N > 1.
-
-    Returns:
-        float32 `[N * (N - 1) / 2]`.
-
-    Example:
-        >>> pairwise_cosines(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])).tolist()
-        [0.0, 1.0, 0.0]
-    """
-    unit = knn.normalize(features)
-    blocks = []
-    for start in range(0, len(unit), BLOCK):
-        block = unit[start : start + BLOCK] @ unit.T
-        blocks.append(block[np.arange(len(unit)) > start + np.arange(len(block))[:, np.newaxis]])
-    return np.concatenate(blocks)
-
-
-def effective_rank(features: np.ndarray) -> float:
-    """Return the number of directions in which features vary.
-
-    It is the exponential of the entropy of the singular values of the centered unit features (Roy
-    and Vetterli, EUSIPCO 2007).
-
-    Args:
-        features: float32 `[N, D]`.
-
-    Returns:
-        From 1 (they vary along one line, or not at all) to the smaller of N - 1 and D.
-    """
-    unit = knn.normalize(features).astype(np.float64)
-    values = np.linalg.svd(unit - unit.mean(axis=0), compute_uv=False)
-    shares = values / max(values.sum(), 1e-6)
-    shares = shares[shares > 1e-12]
-    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -20,8 +20,8 @@ class Evidence:
         finite: Whether all features of the test images are finite numbers.
         low_cosine: The 5th percentile of the cosine similarities between features of different
             images; None if features are not finite, or there are fewer than two.
-        effective_rank: The result of `moco_tf.report.embedding.effective_rank`, or None in the same
-            cases.
+        effective_rank: The result of `moco_tf.evaluation.quality.effective_rank`, or None in the
+            same cases.
         accuracies: Top-1 accuracy in [0, 1] for each backbone (`TRAINED`, `RANDOM` and `PIXELS`)
             and protocol (the keys of `PROTOCOLS`); None without labels.
         most_frequent: Share of the most frequent class; None without labels.

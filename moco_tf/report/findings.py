@@ -8,6 +8,7 @@ import numpy as np
 
 from moco_tf.config import chance_formula, chance_loss, num_negatives, suggested_queue_size
 from moco_tf.data.unreadable import MAX_NAMES
+from moco_tf.evaluation.quality import has_collapsed
 from moco_tf.report.evidence import Evidence
 
 # Names of the backbones that are compared.
@@ -40,10 +41,6 @@ CHANCE = 0.97
 # A contrastive accuracy from LEAK_TOP1 on is suspicious if the kNN accuracy is no more than
 # LEAK_GAIN above that of random initialization.
 LEAK_TOP1, LEAK_GAIN = 0.9, 0.05
-# Features have collapsed if 95 % of the pairs of images have a cosine similarity above the first
-# number, or if their effective rank is below the second one. On `photos`, the similarity is 0.94 to
-# 0.99 for untrained encoders and 0.39 after four epochs, and the rank 38 to 155 and 31.
-COLLAPSED_COSINE, COLLAPSED_RANK = 0.995, 2.0
 # Well below the size of the demo's data set, the smallest one for which there are results.
 FEW_IMAGES = 5_000
 
@@ -181,7 +178,7 @@ def check_collapse(evidence: Evidence) -> Finding | None:
     if evidence.low_cosine is None or evidence.effective_rank is None:
         return None
     config = evidence.config
-    is_warning = evidence.low_cosine >= COLLAPSED_COSINE or evidence.effective_rank < COLLAPSED_RANK
+    is_warning = has_collapsed(evidence.low_cosine, evidence.effective_rank)
     return Finding(
         "collapsed_features",
         is_warning,

@@ -16,7 +16,7 @@ from moco_tf.config import total_steps
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
-from moco_tf.evaluation import protocols, unreadable
+from moco_tf.evaluation import protocols, quality, unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
@@ -204,7 +204,9 @@ def _gather_evidence(
             for name, backbone_results in results.items()
         }
         most_frequent = float(np.bincount(test.labels).max() / len(test.labels))
-    has_pairs = finite and len(test.features) > 1
+    measures: dict[str, float] = {}
+    if finite and len(test.features) > 1:
+        measures = quality.measure(test)
     return Evidence(
         config=config,
         metrics=[line for line in run_directory.read_metrics(workdir) if line["step"] <= step],
@@ -213,8 +215,8 @@ def _gather_evidence(
         steps_per_epoch=steps_per_epoch,
         num_images=num_images,
         finite=finite,
-        low_cosine=_low_cosine(test.features) if has_pairs else None,
-        effective_rank=embedding.effective_rank(test.features) if has_pairs else None,
+        low_cosine=measures.get("low_cosine"),
+        effective_rank=measures.get("effective_rank"),
         accuracies=accuracies,
         most_frequent=most_frequent,
         num_test=len(test.indices),
@@ -224,10 +226,6 @@ def _gather_evidence(
         ),
         unreadable_classes=test.unreadable_classes,
     )
-
-
-def _low_cosine(features: np.ndarray) -> float:
-    return float(np.percentile(embedding.pairwise_cosines(features), 5))
 
 
 def _feature_map(source: Source, test: Features, image_size: int) -> FeatureMap:

@@ -1,4 +1,4 @@
-"""Nearest-neighbor accuracy of the features during training."""
+"""The quality of the features during training: nearest-neighbor accuracy and other measures."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from moco_tf import distribution, encoders
 from moco_tf.config import total_steps
 from moco_tf.data.sources.source import Source, evenly_spaced
-from moco_tf.evaluation import features, knn
+from moco_tf.evaluation import features, knn, quality
 from moco_tf.training.accessory import Accessory
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.metrics_log import MetricsLog
@@ -23,10 +23,11 @@ MAX_TEST = 2_000
 class KNNMonitor(GlobalStep):
     """Classifies test images by nearest neighbors every `knn_every` epochs, and logs the accuracy.
 
+    It also logs measures of the features that need no labels, and warns once if they collapse.
     It also does so with the initial weights and after the last step. The initial weights are
-    evaluated after the first step, so that a mistake that stops this step shows early. If the
-    source has no labels, only the features go to the projector. If the accuracy cannot be computed,
-    as without an image that can be read, the run goes on without it.
+    evaluated after the first step, so that a mistake that stops this step shows early. Without
+    labels there is no accuracy, and without test images other images are used. If an evaluation
+    fails, as without an image that can be read, the run goes on without the monitor.
 
     Args:
         log: The run's `MetricsLog`.
@@ -53,10 +54,12 @@ class KNNMonitor(GlobalStep):
         self.source = source
         self.projector = projector
         self.train = evenly_spaced(source.train, MAX_TRAIN)
-        self.test = evenly_spaced(source.test, MAX_TEST)
-        self.accuracy = Accessory("kNN accuracy")
-        self.classifies = source.has_labels and len(self.train) > 0
-        self.every = config.knn_every * steps_per_epoch if len(self.test) else 0
+        has_test = len(source.test) > 0
+        self.test = evenly_spaced(source.test if has_test else source.pretrain, MAX_TEST)
+        self.evaluation = Accessory("the kNN monitor")
+        self.classifies = source.has_labels and has_test and len(self.train) > 0
+        self.every = config.knn_every * steps_per_epoch
+        self.has_warned = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Build the monitor's copy of the backbone, which has the initial weights."""
@@ -85,22 +88,42 @@ class KNNMonitor(GlobalStep):
         Args:
             step: Global step that the weights of the copy belong to.
         """
-        if self.accuracy.has_failed:
+        if self.evaluation.has_failed:
             return
-        top1 = None
-        with self.accuracy.may_fail():
-            top1, count = self._evaluate(step)
-        if top1 is not None:
-            self.log.write(step, {"knn_top1": top1})
-            if distribution.is_chief():
-                tqdm.write(f"step {step}: kNN top-1 {top1:.3f} on {count} images")
+        values: dict[str, float] = {}
+        with self.evaluation.may_fail():
+            values, count = self._evaluate(step)
+        if not values:
+            return
+        self.log.write(step, values)
+        if distribution.is_chief():
+            accuracy = f"kNN top-1 {values['knn_top1']:.3f}, " if self.classifies else ""
+            rank = f"effective rank {values['effective_rank']:.1f}"
+            tqdm.write(f"step {step}: {accuracy}{rank} on {count} images")
+            self._warn_of_collapse(step, values)
 
-    def _evaluate(self, step: int) -> tuple[float | None, int]:
-        """Return the accuracy, None without labels, and the number of test images."""
+    def _evaluate(self, step: int) -> tuple[dict[str, float], int]:
+        """Return the values by name, none for a single image, and the number of images."""
         test = self._extract_test()
         if self.projector is not None:
             with self.log.tensorboard.may_fail():
                 self.projector.write(step, test)
-        if not self.classifies:
-            return None, len(test.indices)
-        return knn.classify(self._extract_train(), test)["top1"], len(test.indices)
+        if len(test.indices) < 2:
+            return {}, len(test.indices)
+        values = quality.measure(test)
+        if self.classifies:
+            values = {"knn_top1": knn.classify(self._extract_train(), test)["top1"], **values}
+        return values, len(test.indices)
+
+    def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
+        """Print a warning the first time that the features of a trained network have collapsed."""
+        low_cosine, rank = values["low_cosine"], values["effective_rank"]
+        # The features of some networks are nearly the same before the training.
+        if self.has_warned or not step or not quality.has_collapsed(low_cosine, rank):
+            return
+        self.has_warned = True
+        tqdm.write(
+            f"warning: at step {step}, the features of different images are almost the same: 95 % "
+            f"of the pairs have a cosine similarity above {low_cosine:.3f}, and the effective rank "
+            f"is {rank:.1f}. If it stays so, lower config.learning_rate or config.weight_decay"
+        )

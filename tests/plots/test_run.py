@@ -135,7 +135,7 @@ def test_preview_at_an_unwritable_path_is_refused(config, monkeypatch):
     def fail(*args):
         raise OSError(2, "No such file or directory")
 
-    monkeypatch.setattr("moco_tf.training.run.plot_preview", fail)
+    monkeypatch.setattr("moco_tf.plots.run.plot_preview", fail)
     with pytest.raises(UserError, match="missing/preview.png cannot be written: No such file"):
         preview(config, "missing/preview.png")
 
@@ -155,7 +155,7 @@ def test_curves_state_the_chance_level_of_each_mechanism(
     config.update({"mechanism": mechanism, "queue_size": queue_size, "data": {"source": "photos"}})
     run_directory.open_for_training(str(tmp_path), config, RunData(1000))
     run.plot_curves(str(tmp_path))
-    loss, accuracy, _ = figures[0].axes
+    loss, accuracy, *_ = figures[0].axes
     chance = loss.lines[1]
     np.testing.assert_allclose(chance.get_ydata(), math.log(num_keys))
     assert f"{formula} = {math.log(num_keys):.2f}" in chance.get_label()
@@ -168,16 +168,17 @@ def test_curves_are_those_of_the_metrics(tmp_path, figures):
     run_directory.open_for_training(str(tmp_path), config, RunData(1000))
     lines = [
         {"step": 1, "loss": 8.0, "contrastive_top1": 0.1, "contrastive_top5": 0.2},
-        {"step": 1, "knn_top1": 0.3},
+        {"step": 1, "knn_top1": 0.3, "effective_rank": 12.5},
         {"step": 2, "loss": 7.0, "contrastive_top1": 0.4, "contrastive_top5": 0.5},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run.plot_curves(str(tmp_path)) == str(tmp_path / "curves.png")
-    loss, accuracy, knn = figures[0].axes
+    loss, accuracy, knn, rank = figures[0].axes
     for line, steps, values in (
         (loss.lines[0], [1, 2], [8.0, 7.0]),
         (accuracy.lines[0], [1, 2], [0.1, 0.4]),
         (accuracy.lines[1], [1, 2], [0.2, 0.5]),
         (knn.lines[0], [1], [0.3]),
+        (rank.lines[0], [1], [12.5]),
     ):
         np.testing.assert_array_equal(line.get_data(), [steps, values])

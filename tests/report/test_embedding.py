@@ -66,22 +66,3 @@ def test_number_of_neighbors_is_clipped_to_the_other_images():
     rows, cosines = embedding.neighbors(bank, np.arange(4), bank, np.arange(4), 8)
     assert rows.shape == cosines.shape == (4, 3)
     assert [sorted({*row, i}) for i, row in enumerate(rows.tolist())] == [[0, 1, 2, 3]] * 4
-
-
-def test_pairwise_cosines_have_each_pair_once(monkeypatch):
-    monkeypatch.setattr(embedding, "BLOCK", 7)
-    features, _ = clusters(30)
-    expected = cosine_similarity(features)[np.triu_indices(30, k=1)]
-    np.testing.assert_allclose(
-        np.sort(embedding.pairwise_cosines(features)), np.sort(expected), atol=1e-5
-    )
-
-
-def test_effective_rank_is_the_number_of_directions():
-    # Vectors that vary equally along `count` axes, and are constant along the last one.
-    for count in (1, 3, 6):
-        axes = 0.1 * np.eye(count, 8)
-        features = np.concatenate([axes, -axes]) + np.eye(1, 8, 7)
-        assert embedding.effective_rank(features) == pytest.approx(count)
-        assert embedding.effective_rank(50 * features) == pytest.approx(count)
-    assert embedding.effective_rank(np.ones([5, 8])) == pytest.approx(1)

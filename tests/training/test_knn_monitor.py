@@ -1,0 +1,78 @@
+"""What the kNN monitor logs, with and without labels, and its warning of collapsed features."""
+
+import dataclasses
+
+import pytest
+
+from moco_tf import run_directory
+from moco_tf.configs.photos import get_config
+from moco_tf.data import sources
+from moco_tf.evaluation import quality
+from moco_tf.training.build import build_model
+from moco_tf.training.finite import FiniteCheck
+from moco_tf.training.knn_monitor import KNNMonitor
+from moco_tf.training.metrics_log import MetricsLog
+
+STEPS_PER_EPOCH = 5
+MEASURES = {"effective_rank", "uniformity", "feature_std", "dead_dimensions", "low_cosine"}
+
+
+@pytest.fixture(scope="module")
+def photos():
+    source = sources.load("photos")
+    return dataclasses.replace(source, train=source.train[::20], test=source.test[::20])
+
+
+def monitor_of(source, workdir):
+    config = get_config()
+    config.update(batch_size=16, bn_groups=2, queue_size=64, knn_every=1)
+    model = build_model(config, STEPS_PER_EPOCH)
+    log = MetricsLog(str(workdir), 0, config, STEPS_PER_EPOCH, FiniteCheck(model, str(workdir)))
+    monitor = KNNMonitor(log, 0, config, STEPS_PER_EPOCH, source)
+    monitor.set_model(model)
+    monitor.on_train_begin()
+    return model, monitor
+
+
+def logged(workdir):
+    return {line["step"]: line for line in run_directory.read_metrics(str(workdir))}
+
+
+@pytest.mark.slow
+def test_measures_are_logged_and_collapse_is_reported_once(photos, tmp_path, capsys):
+    model, monitor = monitor_of(photos, tmp_path)
+    monitor.on_step(1, {})
+    assert "step 0: kNN top-1 " in capsys.readouterr().out
+    *_, last = [layer for layer in model.query_encoder.backbone.layers if "bn" in layer.name]
+    last.gamma.assign(0 * last.gamma)
+    last.beta.assign(0 * last.beta + 1)
+    for layer in model.query_encoder.backbone.layers:
+        if "conv" in layer.name or "shortcut" in layer.name:
+            layer.set_weights([0 * weight for weight in layer.get_weights()])
+    for step in (STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH):
+        monitor.on_step(step, {})
+    output = capsys.readouterr().out
+    assert output.count("warning: at step ") == 1
+    assert f"warning: at step {STEPS_PER_EPOCH}, the features of different images are" in output
+    lines = logged(tmp_path)
+    assert list(lines) == [0, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    for line in lines.values():
+        assert line.keys() == {"step", "epoch", "knn_top1"} | MEASURES
+    initial, collapsed = lines[0], lines[STEPS_PER_EPOCH]
+    assert not quality.has_collapsed(initial["low_cosine"], initial["effective_rank"])
+    assert collapsed["effective_rank"] == pytest.approx(1)
+    assert collapsed["feature_std"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_test", [True, False])
+def test_images_without_labels_or_test_images_are_measured(photos, tmp_path, capsys, has_test):
+    changes = {} if has_test else {"test": photos.test[:0], "pretrain": photos.pretrain[::50]}
+    source = dataclasses.replace(photos, load_labels=None, **changes)
+    _, monitor = monitor_of(source, tmp_path)
+    monitor.on_step(1, {})
+    assert logged(tmp_path)[0].keys() == {"step", "epoch"} | MEASURES
+    count = len(photos.test) if has_test else len(source.pretrain)
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 0")]
+    assert line.startswith("step 0: effective rank ")
+    assert line.endswith(f" on {count} images")
