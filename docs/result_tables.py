@@ -48,6 +48,19 @@ def demo() -> str:
     return markdown.table(["features", "kNN", "linear probe"], rows)
 
 
+def demo_bfloat16() -> str:
+    """Return the accuracies of the demo in float32 and in bfloat16."""
+    rows = []
+    for title, name in (("float32", "results"), ("mixed_bfloat16", "bfloat16")):
+        results = _read(f"studies/demo/{name}.json")["results"]
+        cells = []
+        for column in ("knn", "linear"):
+            percents = [100 * result["pre-trained"][column] for result in results]
+            cells.append(f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}")
+        rows.append([f"`{title}`", *cells])
+    return markdown.table(["precision", "kNN", "linear probe"], rows)
+
+
 def demo_output() -> str:
     """Return what `moco-demo` prints at its end, for the first seed."""
     result = _read("studies/demo/results.json")["results"][0]
@@ -108,6 +121,7 @@ def plan_rules() -> str:
 
 TABLES = {
     "demo": demo,
+    "demo_bfloat16": demo_bfloat16,
     "demo_output": demo_output,
     "finetuning": finetuning,
     "fit": benchmark_tables.fit,
