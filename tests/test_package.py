@@ -200,7 +200,7 @@ def test_help_names_the_commands(installed):
 
 def test_formats_are_listed(installed):
     output = installed[2]("moco-export", "--help")
-    for name in ("detectron2", "keras", "keras_hub", "onnx", "pytorch", "saved_model"):
+    for name in ("detectron2", "keras", "keras_hub", "litert", "onnx", "pytorch", "saved_model"):
         assert re.search(rf"^    {name} +[A-Z].*\.$", output, re.MULTILINE), output
 
 

@@ -186,7 +186,7 @@ def _describe_result(result: dict[str, Any]) -> str:
     # Imported here because the protocols need scikit-learn, which most exports do not.
     from moco_tf.evaluation import protocols
 
-    if {"top1", "few_shot", "curves"} & result.keys():
+    if {"top1", "few_shot", "curves", "map", "nmi"} & result.keys():
         return f"{protocols.summarize(result)}, views of {result['image_size']} px"
     # Other protocols, such as detection, have other numbers, and a comparison has rows of them.
     rows = [f"{row['initialisation']}: {_numbers(row)}" for row in result.get("rows", [])]

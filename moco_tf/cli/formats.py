@@ -9,6 +9,7 @@ FORMATS = {
     "keras": "keras_v3",
     "keras_hub": "keras_hub_preset",
     "onnx": "onnx_file",
+    "litert": "litert_file",
     "pytorch": "pytorch",
     "detectron2": "detectron2_pickle",
 }

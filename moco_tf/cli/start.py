@@ -23,7 +23,7 @@ def start_tensorflow() -> None:
     if silent:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with (
-        _held_back_output() if silent else contextlib.nullcontext(),
+        held_back_output() if silent else contextlib.nullcontext(),
         _left_out("sklearn", "matplotlib.pyplot", "pandas"),
         _no_collection(),
     ):
@@ -33,10 +33,11 @@ def start_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _held_back_output() -> Iterator[None]:
+def held_back_output() -> Iterator[None]:
     """Show what is written to standard error in the block only if the block fails.
 
-    Before its logging is set up, TensorFlow writes to the terminal whatever the level.
+    Before its logging is set up, TensorFlow writes to the terminal whatever the level, and so do
+    some of its converters.
     """
     sys.stderr.flush()
     terminal = os.dup(2)

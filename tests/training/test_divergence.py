@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -102,6 +103,7 @@ def test_loss_that_is_not_finite_stops_a_run_unless_steps_can_be_skipped(check, 
     with pytest.raises(UserError, match="at step 1, the loss is inf"):
         check.require(1, loss=np.inf)
     in_float16 = tiny_model(precision="mixed_float16")
+    keras.config.set_dtype_policy("float32")  # The policy of the model would stay.
     check_in_float16 = FiniteCheck(in_float16, str(tmp_path))
     check_in_float16.require(1, loss=np.inf)
     spoil(in_float16.query_encoder.trainable_variables[0], np.nan)

@@ -1,0 +1,111 @@
+"""LiteRT files, run by the LiteRT interpreter in a process without TensorFlow and this project."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from moco_tf import encoders, load_backbone
+from moco_tf.data import sources
+from moco_tf.errors import UserError
+from moco_tf.export.litert_file import PRECISIONS, export_litert
+from tests import in_process
+from tests.export.backbones import assert_close, consume, photographs
+
+pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+
+CONSUMER = """
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+interpreter = Interpreter("backbone.tflite")
+interpreter.allocate_tensors()
+[images], [features] = interpreter.get_input_details(), interpreter.get_output_details()
+assert (images["dtype"], images["shape"].tolist()) == (np.float32, [1, 32, 32, 3]), images
+assert (features["dtype"], features["shape"].tolist()) == (np.float32, [1, 64]), features
+rows = []
+for image in np.load("images.npy"):
+    interpreter.set_tensor(images["index"], image[np.newaxis])
+    interpreter.invoke()
+    rows.append(interpreter.get_tensor(features["index"])[0])
+np.save("features.npy", rows)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(trained_run, tmp_path_factory):
+    """Return what the command printed for each precision, and the folder of its file."""
+    results = {}
+    for precision in PRECISIONS:
+        folder = tmp_path_factory.mktemp(precision)
+        out = folder / "backbone.tflite"
+        flags = [f"--out={out}", f"--precision={precision}", "--data=photos"]
+        if precision == "int8":
+            flags.append("--calibration_images=100")
+        printed = in_process.run("export/litert_file.py", *flags, workdir=trained_run)
+        assert printed.endswith(f" of 200 images; wrote {out}\n")
+        results[precision] = printed, folder
+    return results
+
+
+@pytest.mark.slow
+def test_interpreter_computes_the_features(exported, trained_run):
+    _, folder = exported["float32"]
+    images = photographs(3, 32, 32)
+    np.save(folder / "images.npy", images)
+    consume(folder, CONSUMER)
+    backbone = load_backbone(str(trained_run))
+    assert_close(np.load(folder / "features.npy"), backbone(images, training=False))
+
+
+@pytest.mark.slow
+def test_smaller_precisions_are_smaller_files_with_similar_features(exported):
+    sizes, cosines = [], []
+    for printed, folder in exported.values():
+        sizes.append((folder / "backbone.tflite").stat().st_size)
+        cosines.append(float(re.search(r"features ([\d.]+) on average", printed)[1]))
+        assert printed.split(";")[0] in (folder / "backbone.tflite.md").read_text()
+    assert 0.45 < sizes[1] / sizes[0] < 0.6
+    assert 0.2 < sizes[2] / sizes[0] < 0.4
+    assert cosines[0] == 1.0
+    assert cosines[1] > 0.9999
+    assert 0.98 < cosines[2] < 0.999999
+
+
+def test_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    backbone = encoders.random_network("resnet8", stem="small")
+    message = r"ai-edge-litert is not installed: .* pip install '\.\[litert\]'"
+    with pytest.raises(UserError, match=message):
+        export_litert(backbone, str(tmp_path / "b.tflite"), sources.load("photos"), 32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_do_not_fit_are_refused(tmp_path):
+    backbone = encoders.random_network("resnet8", stem="small", channels=5)
+    with pytest.raises(UserError, match="'photos' have 3 channels, but the backbone takes 5"):
+        export_litert(backbone, str(tmp_path / "b.tflite"), sources.load("photos"), 32)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--calibration_images=9"], "--calibration_images has no effect with --precision=float32"),
+        (["--data=folder:missing"], "missing"),
+    ],
+)
+def test_mistakes_are_one_line(trained_run, tmp_path, flags, message):
+    out = tmp_path / "backbone.tflite"
+    line = in_process.run_mistake(
+        "export/litert_file.py", f"--out={out}", *flags, workdir=trained_run
+    )
+    assert message in line
+    assert not out.exists()
+
+
+def test_saved_model_needs_images(tmp_path):
+    flags = [f"--saved_model={tmp_path}", f"--out={tmp_path / 'b.tflite'}", "--encoder=resnet8"]
+    line = in_process.run_mistake("export/litert_file.py", *flags)
+    assert line == "error: --saved_model requires --data and --image_size as well"
