@@ -102,7 +102,8 @@ def low_cosine(cosines: np.ndarray) -> float:
 def uniformity(cosines: np.ndarray) -> float:
     """Return how evenly unit features are spread over the sphere (Wang and Isola, ICML 2020).
 
-    It is log E[exp(-2 |x - y|^2)] over pairs of images, where |x - y|^2 = 2 - 2 cos(x, y).
+    It is the logarithm of the mean of exp(-2 d) over pairs of images, where d is the squared
+    distance of their unit features, which is 2 - 2 cos.
 
     Args:
         cosines: Result of `pairwise_cosines`.
