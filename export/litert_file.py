@@ -310,7 +310,8 @@ def _export(values: flags.FlagValues) -> None:
         origin,
     )
     if agreement.same_neighbors < LEAST_SAME_NEIGHBORS:
-        print("warning: the features differ much from those of the backbone")
+        share = 100 * (1 - agreement.same_neighbors)
+        print(f"warning: {share:.1f} % of the images have another nearest neighbor than before")
     print(f"{agreement}; wrote {values.out}")
 
 

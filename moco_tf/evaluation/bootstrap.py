@@ -22,11 +22,16 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     Returns:
         The lower and the upper end.
 
+    Raises:
+        ValueError: If there are no values.
+
     Example:
         >>> mean_interval(np.repeat([0.0, 1.0], [20, 80]))
         (0.72, 0.87)
     """
     values = np.asarray(values, np.float64)
+    if not len(values):
+        raise ValueError("values: give one or more")
     generator = np.random.Generator(np.random.Philox(seed))
     means: list[float] = []
     while len(means) < SAMPLES:

@@ -6,10 +6,14 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.knn import normalize
 from moco_tf.evaluation.settings import ClusterSettings
+
+# Maximum number of training images, evenly spaced, that the clusters are made from.
+MAX_IMAGES = 100_000
 
 
 def cluster(
@@ -18,7 +22,7 @@ def cluster(
     """Cluster the training images by k-means, and compare the clusters of test images with classes.
 
     The features are divided by their length first, so that the distance between two images is a
-    function of their cosine similarity.
+    function of their cosine similarity. Of more than 100,000 training images, as many are used.
 
     Args:
         train: Features of the training images.
@@ -42,7 +46,7 @@ def cluster(
             f"{len(train.features)} or less"
         )
     kmeans = KMeans(clusters, n_init=settings.starts, random_state=settings.seed)
-    kmeans.fit(normalize(train.features))
+    kmeans.fit(normalize(evenly_spaced(train.features, MAX_IMAGES)))
     assigned = kmeans.predict(normalize(test.features))
     return {
         "nmi": float(normalized_mutual_info_score(test.labels, assigned)),

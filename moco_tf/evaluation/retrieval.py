@@ -10,7 +10,10 @@ from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.knn import normalize
 from moco_tf.evaluation.settings import RetrievalSettings
 
-BLOCK = 256  # Number of queries whose rankings are in memory at a time.
+# Number of similarities that are ranked at a time, which bounds the memory.
+BLOCK = 2**23
+# Similarities are rounded to so many decimals, because equal features may differ by rounding.
+DECIMALS = 6
 
 
 def retrieve(
@@ -21,7 +24,9 @@ def retrieve(
     An image of the gallery is relevant if it has the class of the query. The average precision of
     a query is the mean, over the relevant images, of the share of relevant images down to each of
     them, over the whole ranking. The recall at k is the share of the queries with a relevant image
-    among the first k. A query without a relevant image in the gallery is left out.
+    among the first k. A query without a relevant image in the gallery is left out. Images with
+    equal similarities share the precision at the last of them, as in scikit-learn, and the relevant
+    ones among them come last, so that features that are all equal retrieve nothing.
 
     Args:
         train: Labeled features of the training images, the gallery if `settings.gallery` is
@@ -72,20 +77,40 @@ def _rankings(
     assert gallery.labels is not None
     assert queries.labels is not None
     bank, vectors = normalize(gallery.features), normalize(queries.features)
+    block = max(1, BLOCK // len(bank))
     precisions, first_ranks = [], []
-    for start in range(0, len(vectors), BLOCK):
-        similarity = vectors[start : start + BLOCK] @ bank.T
+    for start in range(0, len(vectors), block):
+        similarity = np.round(vectors[start : start + block] @ bank.T, DECIMALS)
         rows = np.arange(len(similarity))
         if is_leave_one_out:
             similarity[rows, start + rows] = -np.inf  # The last of its own ranking.
         order = np.argsort(-similarity, axis=1, kind="stable")
         if is_leave_one_out:
             order = order[:, :-1]
-        labels = queries.labels[start : start + BLOCK, np.newaxis]
+        labels = queries.labels[start : start + block, np.newaxis]
         is_relevant = gallery.labels[order] == labels
-        is_relevant = is_relevant[is_relevant.any(axis=1)]
-        found = np.cumsum(is_relevant, axis=1)
-        precision = found / np.arange(1, found.shape[1] + 1)
+        has_any = is_relevant.any(axis=1)
+        is_relevant = is_relevant[has_any]
+        ranked = np.take_along_axis(similarity, order, axis=1)[has_any]
+        ends = _ends_of_ties(ranked)
+        found = np.take_along_axis(np.cumsum(is_relevant, axis=1), ends, axis=1)
+        precision = found / (ends + 1)
         precisions.append((precision * is_relevant).sum(axis=1) / is_relevant.sum(axis=1))
-        first_ranks.append(is_relevant.argmax(axis=1) + 1)
+        first = is_relevant.argmax(axis=1)[:, np.newaxis]
+        # `found` counts the relevant images down to the end of the ties of the first one.
+        ranks = np.take_along_axis(ends - found, first, axis=1)[:, 0] + 2
+        first_ranks.append(ranks)
     return np.concatenate(precisions), np.concatenate(first_ranks)
+
+
+def _ends_of_ties(ranked: np.ndarray) -> np.ndarray:
+    """Return the position of the last of the equal values that each value is among.
+
+    Args:
+        ranked: `[N, M]`, each row in descending order.
+    """
+    count = ranked.shape[1]
+    is_end = np.ones(ranked.shape, bool)
+    is_end[:, :-1] = ranked[:, 1:] != ranked[:, :-1]
+    positions = np.where(is_end, np.arange(count), count)
+    return np.minimum.accumulate(positions[:, ::-1], axis=1)[:, ::-1]

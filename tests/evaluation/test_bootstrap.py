@@ -35,3 +35,8 @@ def test_interval_depends_on_the_seed_and_not_on_the_blocks(monkeypatch):
 
 def test_equal_values_have_an_interval_without_width():
     assert mean_interval(np.ones(7)) == (1.0, 1.0)
+
+
+def test_no_values_are_an_error():
+    with pytest.raises(ValueError, match="give one or more"):
+        mean_interval(np.zeros(0))

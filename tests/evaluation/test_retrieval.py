@@ -46,7 +46,7 @@ def expected(gallery, queries, is_leave_one_out):
     return np.array(results).T
 
 
-@pytest.mark.parametrize("block", [256, 16])
+@pytest.mark.parametrize("block", [2**23, 1000])
 @pytest.mark.parametrize("gallery", ["test", "train"])
 def test_numbers_equal_those_of_scikit_learn(monkeypatch, gallery, block):
     monkeypatch.setattr(retrieval, "BLOCK", block)
@@ -63,6 +63,32 @@ def test_numbers_equal_those_of_scikit_learn(monkeypatch, gallery, block):
     # The only test image of its class has no other one.
     assert result["num_left_out"] == (1 if gallery == "test" else 0)
     assert result["num_queries"] == len(TEST.features) - result["num_left_out"]
+
+
+def test_equal_features_of_sorted_classes_retrieve_nothing():
+    labels = np.repeat(np.arange(4), 25)
+    same = as_features(np.full((100, 16), 0.1, np.float32), labels, 4)
+    result = retrieve(same, same, RetrievalSettings(ranks=(1, 10)))
+    expected = average_precision_score(labels[1:] == 0, np.ones(99))
+    assert result["map"] == pytest.approx(expected)
+    assert [row["recall"] for row in result["recall"]] == [0, 0]
+
+
+def test_duplicated_images_are_ranked_as_by_scikit_learn():
+    gallery = as_features(np.repeat(TRAIN.features, 2, axis=0), np.arange(180) % 3, 3)
+    queries = as_features(TEST.features, np.arange(70) % 3, 3)
+    result = retrieve(gallery, queries, RetrievalSettings(gallery="train", ranks=(1,)))
+    cosines = np.round(
+        retrieval.normalize(queries.features) @ retrieval.normalize(gallery.features).T, 6
+    )
+    precisions, first_hits = [], []
+    for row, label in zip(cosines, queries.labels, strict=True):
+        is_relevant = gallery.labels == label
+        precisions.append(average_precision_score(is_relevant, row))
+        best = row == row.max()
+        first_hits.append(is_relevant[best].all())
+    assert result["map"] == pytest.approx(np.mean(precisions), abs=1e-6)
+    assert result["recall"][0]["recall"] == np.mean(first_hits)
 
 
 def test_queries_without_relevant_images_are_refused():
