@@ -1,5 +1,6 @@
 """LiteRT files, run by the LiteRT interpreter in a process without TensorFlow and this project."""
 
+import functools
 import re
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from moco_tf import encoders, load_backbone
 from moco_tf.data import sources
 from moco_tf.errors import UserError
-from moco_tf.export.litert_file import PRECISIONS, export_litert
+from moco_tf.export.litert_file import export_litert
 from tests import in_process
 from tests.export.backbones import assert_close, consume, photographs
 
@@ -35,43 +36,50 @@ np.save("features.npy", rows)
 
 
 @pytest.fixture(scope="module")
-def exported(trained_run, tmp_path_factory):
-    """Return what the command printed for each precision, and the folder of its file."""
-    results = {}
-    for precision in PRECISIONS:
-        folder = tmp_path_factory.mktemp(precision)
-        out = folder / "backbone.tflite"
+def export(trained_run, tmp_path_factory):
+    """Return a function that exports the run in a precision, once.
+
+    It returns what the command printed, and the path of the file.
+    """
+
+    @functools.cache
+    def exported(precision):
+        out = tmp_path_factory.mktemp(precision) / "backbone.tflite"
         flags = [f"--out={out}", f"--precision={precision}", "--data=photos"]
         if precision == "int8":
             flags.append("--calibration_images=100")
         printed = in_process.run("export/litert_file.py", *flags, workdir=trained_run)
         assert printed.endswith(f" of 200 images; wrote {out}\n")
-        results[precision] = printed, folder
-    return results
+        return printed, out
+
+    return exported
 
 
 @pytest.mark.slow
-def test_interpreter_computes_the_features(exported, trained_run):
-    _, folder = exported["float32"]
+def test_interpreter_computes_the_features(export, trained_run):
+    printed, out = export("float32")
+    assert "features 1.00000 on average and 1.00000 at least" in printed
     images = photographs(3, 32, 32)
-    np.save(folder / "images.npy", images)
-    consume(folder, CONSUMER)
+    np.save(out.parent / "images.npy", images)
+    consume(out.parent, CONSUMER)
     backbone = load_backbone(str(trained_run))
-    assert_close(np.load(folder / "features.npy"), backbone(images, training=False))
+    assert_close(np.load(out.parent / "features.npy"), backbone(images, training=False))
 
 
-@pytest.mark.slow
-def test_smaller_precisions_are_smaller_files_with_similar_features(exported):
-    sizes, cosines = [], []
-    for printed, folder in exported.values():
-        sizes.append((folder / "backbone.tflite").stat().st_size)
-        cosines.append(float(re.search(r"features ([\d.]+) on average", printed)[1]))
-        assert printed.split(";")[0] in (folder / "backbone.tflite.md").read_text()
-    assert 0.45 < sizes[1] / sizes[0] < 0.6
-    assert 0.2 < sizes[2] / sizes[0] < 0.4
-    assert cosines[0] == 1.0
-    assert cosines[1] > 0.9999
-    assert 0.98 < cosines[2] < 0.999999
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("precision", "smallest", "largest", "cosine"),
+    [("float16", 0.45, 0.6, 0.9999), ("int8", 0.2, 0.4, 0.98)],
+)
+def test_smaller_precisions_are_smaller_files_with_similar_features(
+    export, precision, smallest, largest, cosine
+):
+    printed, out = export(precision)
+    size_in_float32 = export("float32")[1].stat().st_size
+    assert smallest < out.stat().st_size / size_in_float32 < largest
+    mean = float(re.search(r"features ([\d.]+) on average", printed)[1])
+    assert mean > cosine
+    assert printed.split(";")[0] in out.with_name("backbone.tflite.md").read_text()
 
 
 def test_missing_package_is_named(tmp_path, monkeypatch):
