@@ -336,8 +336,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "knn_every",
             10,
-            "Number of epochs between evaluations by the kNN monitor, which needs labels; 0 for "
-            "none.",
+            "Number of epochs between evaluations by the kNN monitor, whose accuracy needs labels; "
+            "0 for none.",
             NOT_NEGATIVE,
             operational=True,
         ),

@@ -23,11 +23,12 @@ MAX_TEST = 2_000
 class KNNMonitor(GlobalStep):
     """Classifies test images by nearest neighbors every `knn_every` epochs, and logs the accuracy.
 
-    It also logs measures of the features that need no labels, and warns once if they collapse.
-    It also does so with the initial weights and after the last step. The initial weights are
-    evaluated after the first step, so that a mistake that stops this step shows early. Without
-    labels there is no accuracy, and without test images other images are used. If an evaluation
-    fails, as without an image that can be read, the run goes on without the monitor.
+    It also logs measures of the features that need no labels, and warns once if they collapse. The
+    initial weights and those after the last step are evaluated too. The evaluation of the initial
+    weights follows the first step, so that a mistake that stops this step shows early. Without
+    labels or test images there is no accuracy. Without test images, the measures are of the images
+    of pre-training. If an evaluation fails, as without an image that can be read, the run goes on
+    without the monitor.
 
     Args:
         log: The run's `MetricsLog`.
