@@ -139,7 +139,7 @@ def test_help_shows_the_path_of_the_default_config():
 def test_help_has_a_line_for_each_meaning_of_a_setting():
     lines = in_process.run("evaluate.py", "--help").splitlines()
     meanings = lines[lines.index("  --seed") + 1 : lines.index("  --learning_rate")]
-    assert sum(line.startswith("      Random seed of ") for line in meanings) == 3
+    assert sum(line.startswith("      Random seed of ") for line in meanings) == 4
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export/saved_model.py"])
