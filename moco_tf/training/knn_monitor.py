@@ -18,6 +18,8 @@ from moco_tf.training.tensorboard import Projector
 # Maximum numbers of training images, the bank, and of test images, which are classified.
 MAX_TRAIN = 10_000
 MAX_TEST = 2_000
+# The effective rank of few images is small, whatever their features.
+MIN_MEASURED = 10
 
 
 class KNNMonitor(GlobalStep):
@@ -98,22 +100,23 @@ class KNNMonitor(GlobalStep):
             return
         self.log.write(step, values)
         if distribution.is_chief():
-            accuracy = f"kNN top-1 {values['knn_top1']:.3f}, " if self.classifies else ""
-            rank = f"effective rank {values['effective_rank']:.1f}"
-            tqdm.write(f"step {step}: {accuracy}{rank} on {count} images")
-            self._warn_of_collapse(step, values)
+            shown = {"knn_top1": "kNN top-1 {:.3f}", "effective_rank": "effective rank {:.1f}"}
+            parts = [text.format(values[name]) for name, text in shown.items() if name in values]
+            tqdm.write(f"step {step}: {', '.join(parts)} on {count} images")
+            if "effective_rank" in values:
+                self._warn_of_collapse(step, values)
 
     def _evaluate(self, step: int) -> tuple[dict[str, float], int]:
-        """Return the values by name, none for a single image, and the number of images."""
+        """Return the values by name, and the number of images."""
         test = self._extract_test()
         if self.projector is not None:
             with self.log.tensorboard.may_fail():
                 self.projector.write(step, test)
-        if len(test.indices) < 2:
-            return {}, len(test.indices)
-        values = quality.measure(test)
+        values: dict[str, float] = {}
         if self.classifies:
-            values = {"knn_top1": knn.classify(self._extract_train(), test)["top1"], **values}
+            values["knn_top1"] = knn.classify(self._extract_train(), test)["top1"]
+        if len(test.indices) >= MIN_MEASURED:
+            values |= quality.measure(test)
         return values, len(test.indices)
 
     def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
@@ -124,7 +127,8 @@ class KNNMonitor(GlobalStep):
             return
         self.has_warned = True
         tqdm.write(
-            f"warning: at step {step}, the features of different images are almost the same: 95 % "
-            f"of the pairs have a cosine similarity above {low_cosine:.3f}, and the effective rank "
-            f"is {rank:.1f}. If it stays so, lower config.learning_rate or config.weight_decay"
+            f"warning: at step {step}, the features of different images are almost the same: their "
+            f"effective rank is {rank:.1f}, and 95 % of the pairs have a cosine similarity above "
+            f"{low_cosine:.3f}. Common causes are a config.learning_rate or a config.weight_decay "
+            "that is too high"
         )
