@@ -311,7 +311,9 @@ def _export(values: flags.FlagValues) -> None:
     )
     if agreement.same_neighbors < LEAST_SAME_NEIGHBORS:
         share = 100 * (1 - agreement.same_neighbors)
-        print(f"warning: {share:.1f} % of the images have another nearest neighbor than before")
+        print(
+            f"warning: with the backbone, {share:.1f} % of the images have another nearest neighbor"
+        )
     print(f"{agreement}; wrote {values.out}")
 
 
