@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moco_tf.backbones.loading import load_backbone
     from moco_tf.config import default_config
     from moco_tf.data.sources import load as load_source
+    from moco_tf.embedding.embed import embed
     from moco_tf.errors import UserError
     from moco_tf.mechanisms.moco import MoCo
     from moco_tf.pretraining import preview, train
@@ -65,6 +66,7 @@ __all__ = [
     "Run",
     "UserError",
     "default_config",
+    "embed",
     "encoders",
     "extract_features",
     "knn",
@@ -84,6 +86,7 @@ _DEFINITIONS = {
     "Run": ("moco_tf.runs", "Run"),
     "UserError": ("moco_tf.errors", "UserError"),
     "default_config": ("moco_tf.config", "default_config"),
+    "embed": ("moco_tf.embedding.embed", "embed"),
     "extract_features": ("moco_tf.api", "extract_features"),
     "knn": ("moco_tf.api", "knn"),
     "linear_probe": ("moco_tf.api", "linear_probe"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
@@ -45,15 +44,7 @@ def extract_features(
         >>> test.features.shape, test.labels.shape
         ((1818, 64), (1818,))
     """
-    parts = {
-        "train": source.train,
-        "test": source.test,
-        "pretrain": source.pretrain,
-        "all": np.arange(source.size),
-    }
-    if part not in parts:
-        raise ValueError(f"part={part!r}: choose one of {', '.join(parts)}")
-    return extract(backbone, source, parts[part], image_size, f"{part} features")
+    return extract(backbone, source, source.part(part), image_size, f"{part} features")
 
 
 def knn(

@@ -57,6 +57,11 @@ def error_reason(error: Exception) -> str:
     # An assertion of TensorFlow has its message behind the condition.
     if assertion := re.search(r"Summarized data: b'(.*)'", reason):
         return assertion[1]
+    if reason.startswith("Graph execution error:"):
+        # The reason is the first line behind the places in the code, which are indented.
+        _, *lines = [line for line in reason.splitlines() if line[:1].strip()]
+        reason = next((line for line in lines if not line.startswith("Detected at node")), reason)
+    reason = reason.removeprefix("ValueError: ")  # Of a function in Python.
     return reason.splitlines()[0] if reason else type(error).__name__
 
 

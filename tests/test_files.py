@@ -79,3 +79,12 @@ def test_reason_of_an_error_is_its_message_alone():
     with pytest.raises(tf.errors.NotFoundError) as error:
         tf.io.read_file("missing/file")
     assert error_reason(error.value) == "missing/file; No such file or directory"
+
+
+def test_reason_of_a_function_in_a_graph_is_its_message_alone():
+    def fail():
+        raise ValueError("a damaged file")
+
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        tf.function(lambda: tf.numpy_function(fail, [], tf.int64))()
+    assert error_reason(error.value) == "a damaged file"

@@ -12,7 +12,7 @@ import string
 import pytest
 from absl import flags
 
-from moco_tf.cli import app, demo, evaluate, train
+from moco_tf.cli import app, demo, embed, evaluate, train
 from moco_tf.cli.formats import FORMATS
 from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
@@ -28,6 +28,8 @@ PAGES = [
 COMMANDS = {
     "train.py": train.COMMAND,
     "evaluate.py": evaluate.COMMAND,
+    "embed.py": embed.COMMAND,
+    "moco-embed": embed.COMMAND,
     "moco-train": train.COMMAND,
     "moco-evaluate": evaluate.COMMAND,
     "moco-demo": demo.COMMAND,

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -126,19 +126,33 @@ def _history(origin: Origin | None) -> tuple[str, str]:
     )
 
 
-def _history_of_run(workdir: str) -> tuple[str, str]:
-    config, metrics = run_directory.read_config(workdir), run_directory.read_metrics(workdir)
-    facts = run_summary.summarize(
+def facts_of_run(workdir: str, show: Callable[[str], str] = str) -> dict[str, str]:
+    """Return a summary of a run for people to read, as `run_summary.summarize`.
+
+    Args:
+        workdir: Path of the run directory.
+        show: Function of the name of the data source that returns how it is shown.
+
+    Raises:
+        UserError: If the files of the run cannot be read.
+    """
+    config = run_directory.read_config(workdir)
+    return run_summary.summarize(
         config,
         run_data.read_num_images(workdir),
-        code(config.data.source),
+        show(config.data.source),
         run_data.read_channels(workdir),
-        metrics,
+        run_directory.read_metrics(workdir),
     )
+
+
+def _history_of_run(workdir: str) -> tuple[str, str]:
+    """Return the text about the training and the text about the results of a run."""
+    config, metrics = run_directory.read_config(workdir), run_directory.read_metrics(workdir)
     checkpoint = os.path.basename(run_directory.require_checkpoint(workdir))
     training = (
         f"The query encoder of the run {code(workdir)} at the checkpoint `{checkpoint}`.\n\n"
-        f"{_facts_table(facts)}"
+        f"{_facts_table(facts_of_run(workdir, code))}"
     )
     if differences := run_summary.differing_settings(config):
         rows = [
@@ -186,7 +200,7 @@ def _describe_result(result: dict[str, Any]) -> str:
     # Imported here because the protocols need scikit-learn, which most exports do not.
     from moco_tf.evaluation import protocols
 
-    if {"top1", "few_shot", "curves", "map", "nmi"} & result.keys():
+    if {"top1", "few_shot", "curves", "map", "auroc", "cluster_sizes"} & result.keys():
         return f"{protocols.summarize(result)}, views of {result['image_size']} px"
     # Other protocols, such as detection, have other numbers, and a comparison has rows of them.
     rows = [f"{row['initialisation']}: {_numbers(row)}" for row in result.get("rows", [])]

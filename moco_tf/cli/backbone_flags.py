@@ -1,13 +1,17 @@
-"""Flags that select a backbone: of a run, of a SavedModel or of a PyTorch checkpoint."""
+"""Flags that select a backbone: of a run, of a SavedModel, or of a file of PyTorch or Keras."""
 
 from typing import Any
 
 import keras
 from absl import flags
 
-from moco_tf.backbones import loading, saving
+from moco_tf import encoders
+from moco_tf.backbones import descriptions, loading, saving
 from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
+from moco_tf.data import sources
+from moco_tf.data.sources.source import Source
+from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 
 NAMES = ("workdir", "saved_model", "checkpoint")
@@ -36,11 +40,13 @@ def require_encoder(values: flags.FlagValues, needs_saved_model_network: bool = 
     Raises:
         UserError: If one is missing or has no effect.
     """
-    if values.checkpoint and not values.encoder:
+    brings_network = _is_keras_file(values.checkpoint)
+    if values.checkpoint and not values.encoder and not brings_network:
         raise UserError(
             "--checkpoint requires --encoder, the network in the checkpoint, such as resnet50"
         )
-    if not values.checkpoint and not (needs_saved_model_network and values.saved_model):
+    names_network = values.checkpoint and not brings_network
+    if not names_network and not (needs_saved_model_network and values.saved_model):
         for name in ("encoder", "stem"):
             if values[name].present:
                 raise UserError(
@@ -53,6 +59,8 @@ def require_encoder(values: flags.FlagValues, needs_saved_model_network: bool = 
 
 def _why_no_effect(values: flags.FlagValues) -> str:
     """Return why --encoder and --stem have no effect."""
+    if _is_keras_file(values.checkpoint):
+        return f"with --checkpoint={values.checkpoint}, which contains its network"
     path = values.saved_model
     if not path:
         return "without --checkpoint, whose network it names"
@@ -82,7 +90,17 @@ def load(values: flags.FlagValues, name: str) -> keras.Model:
         return loading.load_query_encoder(values.workdir).backbone
     if name == "saved_model":
         return loading.load_network(values.saved_model, values.encoder, values.stem)
+    if _is_keras_file(values.checkpoint):
+        raise UserError(
+            f"--checkpoint={values.checkpoint} can be evaluated as it is and embed images, but not "
+            "be exported or used for detection and segmentation: give the --workdir or the "
+            "--saved_model of this backbone"
+        )
     return loading.load_checkpoint(values.checkpoint, values.encoder, values.stem)
+
+
+def _is_keras_file(path: str | None) -> bool:
+    return bool(path) and str(path).endswith(".keras")
 
 
 def load_for_export(values: flags.FlagValues) -> tuple[keras.Model, Origin]:
@@ -99,3 +117,86 @@ def load_for_export(values: flags.FlagValues) -> tuple[keras.Model, Origin]:
     saving.require_free(values.out)
     path: Any = values[name].value
     return load(values, name), Origin(name, path)
+
+
+def load_with_normalization(
+    values: flags.FlagValues, name: str, head: bool = False
+) -> tuple[Any, int]:
+    """Load the network that one of these flags selects, for images in [0, 255].
+
+    Args:
+        values: The parsed flags.
+        name: One of `NAMES`.
+        head: Whether to load the whole encoder of a run, with its projection head.
+
+    Returns:
+        A callable from images `[N, H, W, C]` to features `[N, D]`, and the number of channels C.
+
+    Raises:
+        UserError: As `loading.load_saved_model`, `loading.load_encoder` and `load`.
+    """
+    if name == "saved_model":
+        return loading.load_saved_model(values.saved_model)
+    if head:
+        backbone = loading.load_encoder(values.workdir)
+    elif name == "checkpoint" and _is_keras_file(values.checkpoint):
+        backbone = encoders.with_normalization(loading.load_keras(values.checkpoint))
+    else:
+        backbone = encoders.with_normalization(load(values, name))
+    return backbone, backbone.input_shape[-1]
+
+
+def open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:
+    """Open the data source of --data, or else that of a config.
+
+    Args:
+        values: The parsed flags, with those of `define_source_flags` and --image_size.
+        config: Config of the run, or None. Without it, both flags are present.
+
+    Returns:
+        The data source, and the side of the views in pixels.
+
+    Raises:
+        UserError: As `moco_tf.data.sources.load`.
+    """
+    data = values.data or config.data.source
+    return load_source(values, config, data), values.image_size or config.image_size
+
+
+def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Source:
+    """Open a data source with the options of the flags, or else of a config.
+
+    Args:
+        values: As for `open_source`.
+        config: As for `open_source`.
+        source_name: The string that names the source.
+
+    Raises:
+        UserError: As `moco_tf.data.sources.load`.
+    """
+    options = sources.options(config) if config else {}
+    for name in ("image_feature", "label_feature", "tfds_dir"):
+        if values[name].value is not None:
+            options[name] = str(values[name].value)
+    return sources.load(source_name, **options)
+
+
+def require_images(
+    values: flags.FlagValues,
+    backbone: Any,
+    name: str,
+    source: Source,
+    channels: int,
+    image_size: int,
+) -> None:
+    """Raise a `UserError` unless a backbone takes views of this size of these images."""
+    if channels != source.channels:
+        raise UserError(
+            f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
+            f"{channels}: choose images with {channels} channels by --data"
+        )
+    if values.saved_model:
+        description = descriptions.read(values.saved_model)
+        backbone = foreign.read(description) if description else None
+    if backbone is not None:
+        foreign.require_image_size(backbone, image_size, name, "--image_size")

@@ -24,7 +24,7 @@ def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROU
         "checkpoint",
         None,
         "PyTorch or safetensors file with a ResNet: of facebookresearch/moco, torchvision, timm or "
-        "another project that uses torchvision's names.",
+        "another project that uses torchvision's names. Or a file of moco-export keras.",
         **group,
     )
     group["module_name"] = "Network of the backbone"
@@ -37,6 +37,31 @@ def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROU
     )
     flags.DEFINE_string(
         "stem", "imagenet", "First layers of --encoder: imagenet or small.", **group
+    )
+
+
+def define_source_flags(values: flags.FlagValues, data_help: str) -> None:
+    """Define --data, with this help text, and the flags that say how to read it."""
+    flags.DEFINE_string("data", None, data_help, flag_values=values)
+    flags.DEFINE_string(
+        "image_feature",
+        None,
+        "Feature of a record that holds the encoded image (tfrecord sources only). By default that "
+        "of the run.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "label_feature",
+        None,
+        "Feature of a record that holds the label (tfrecord sources only). By default that of the "
+        "run.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "tfds_dir",
+        None,
+        "Directory of the data sets (tfds sources only). By default that of the run.",
+        flag_values=values,
     )
 
 
@@ -66,6 +91,8 @@ def define_settings_flags(values: flags.FlagValues) -> None:
             flags.DEFINE_list(name, None, help_text, **group)
         elif field.metadata["range"].choices:
             flags.DEFINE_enum(name, None, field.metadata["range"].choices, help_text, **group)
+        elif field.type is str:
+            flags.DEFINE_string(name, None, help_text, **group)
         elif field.type is int:
             flags.DEFINE_integer(name, None, help_text, **group)
         else:

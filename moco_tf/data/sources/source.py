@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 SOURCE_NAMES = "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB or tfds:NAME"
+PARTS = ("train", "test", "pretrain", "all")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +104,20 @@ class Source:
     @functools.cached_property
     def _labels_and_class_names(self) -> tuple[np.ndarray, list[str]] | tuple[None, None]:
         return (None, None) if self.load_labels is None else self.load_labels()
+
+    def part(self, name: str) -> np.ndarray:
+        """Return the indices of the images of a part, int64.
+
+        Args:
+            name: `"train"` or `"test"`, the two disjoint parts of an evaluation; `"pretrain"`, the
+                images of pre-training; or `"all"`.
+
+        Raises:
+            ValueError: If there is no such part.
+        """
+        if name not in PARTS:
+            raise ValueError(f"part={name!r}: choose one of {', '.join(PARTS)}")
+        return np.arange(self.size) if name == "all" else getattr(self, name)
 
 
 def evenly_spaced(indices: np.ndarray, count: int) -> np.ndarray:

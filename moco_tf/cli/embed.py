@@ -1,0 +1,173 @@
+"""The command moco-embed, which is `python embed.py` in a checkout."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from moco_tf.cli import app
+from moco_tf.cli.flag_groups import define_backbone_flags, define_source_flags
+from moco_tf.data.sources.source import PARTS
+from moco_tf.embedding.settings import DTYPES, FORMATS, SHARD_SIZE, parse_shard
+from moco_tf.errors import UserError
+
+HELP = """Write the features of all images of a collection to files.
+
+    python embed.py --workdir=runs/mine --out=features
+    python embed.py --saved_model=PATH --data=folder:PATH --image_size=224 \\
+        --out=features --format=npy
+
+Every image has a row, with its path, its label if there is one, and its
+features. The row of an image that cannot be read has the reason instead. If the
+command was stopped, the same command continues it.
+
+Several machines share the work if each has a --shard of its own:
+
+    python embed.py --workdir=runs/mine --out=features --shard=0/2
+    python embed.py --workdir=runs/mine --out=features --shard=1/2
+
+Formats:
+
+    parquet              part-00000-of-00007.parquet and so on; pandas, Spark
+                         and DuckDB read the directory as one table
+    npy                  the features in NumPy files, part-00000-of-00007.npy,
+                         and the other columns in CSV files beside them
+    csv                  CSV files with a column for each number
+
+_facts.json in the directory says what the features are of. So does the metadata
+of each Parquet file.
+"""
+
+
+def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Define the flags of the command."""
+    flags.DEFINE_string(
+        "out",
+        None,
+        "Directory to write to; required. It does not exist yet, or holds some of the files.",
+        flag_values=values,
+    )
+    define_source_flags(values, "Images, such as folder:PATH. By default those of the run.")
+    flags.DEFINE_enum(
+        "part",
+        "all",
+        PARTS,
+        "Part of the images: all of them, the training or test images of an evaluation, or those "
+        "of pre-training.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Side of a view in pixels, 1 or greater. By default that of the run.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "format", "parquet", FORMATS, "Format of the files, one of those above.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "dtype", "float32", DTYPES, "Data type of the features in the files.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "normalize",
+        False,
+        "Whether to divide each feature by its L2 norm, so that an inner product is a cosine "
+        "similarity.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "shard_size",
+        SHARD_SIZE,
+        "Number of images in a file, 1 or greater.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "shard",
+        "0/1",
+        "Share of the files that this process writes: i/n, with i from 0 to n - 1.",
+        flag_values=values,
+    )
+    define_backbone_flags(values)
+    app.define_strategy_flags(values)
+
+
+def embed(values: flags.FlagValues) -> None:
+    """Write features as the flags say."""
+    app.require(values, "out")
+    try:
+        shard = parse_shard(values.shard)
+    except UserError as error:
+        raise UserError(f"--{error}") from error
+    if values.strategy == "multiworker":
+        raise UserError(
+            "--strategy=multiworker: the machines do not have to communicate. Run the command on "
+            "each with a --shard of its own, such as --shard=0/4 on the first of four"
+        )
+    strategy = app.make_strategy(values)
+
+    import moco_tf
+    from moco_tf import distribution, run_directory
+    from moco_tf.cli import backbone_flags
+
+    with distribution.scope(strategy):
+        kind = backbone_flags.require_one(values)
+        if kind != "workdir" and not (values.data and values.image_size):
+            raise UserError(f"--{kind} requires --data and --image_size as well")
+        config = run_directory.read_config(values.workdir) if values.workdir else None
+        source, image_size = backbone_flags.open_source(values, config)
+        backbone, channels = backbone_flags.load_with_normalization(values, kind)
+        name: Any = values[kind].value
+        backbone_flags.require_images(values, backbone, name, source, channels, image_size)
+        print(source.summary, flush=True)
+        outcome = moco_tf.embed(
+            backbone,
+            source,
+            values.out,
+            image_size,
+            part=values.part,
+            format=values.format,
+            dtype=values.dtype,
+            normalize=values.normalize,
+            shard_size=values.shard_size,
+            shard=shard,
+            facts=_facts(kind, name),
+        )
+    _print(outcome, values.out, values.shard)
+
+
+def _facts(kind: str, path: str) -> dict[str, Any]:
+    """Return what the metadata states about the backbone."""
+    if kind != "workdir":
+        return {kind: path}
+    from moco_tf import run_directory
+    from moco_tf.backbones import model_card
+
+    checkpoint = os.path.basename(run_directory.require_checkpoint(path))
+    return {kind: path, "checkpoint": checkpoint, **model_card.facts_of_run(path)}
+
+
+def _print(outcome: Any, out: str, shard: str) -> None:
+    if outcome.num_unreadable:
+        more = ", ..." if outcome.num_unreadable > len(outcome.unreadable) else ""
+        names = ", ".join(outcome.unreadable)
+        print(
+            f"{outcome.num_unreadable:,} of {outcome.num_images:,} images cannot be read: "
+            f"{names}{more}; the column 'error' says why"
+        )
+    if not outcome.num_files:
+        print(f"{out} has all files of the shard {shard} already: nothing was written")
+        return
+    rest = "" if outcome.is_complete else "; the files of other shards are not all there yet"
+    files = "file" if outcome.num_files == 1 else "files"
+    print(f"wrote {outcome.num_images:,} rows to {outcome.num_files} {files} in {out}{rest}")
+
+
+COMMAND = app.Command("moco-embed", "python embed.py", HELP, define_flags, embed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    return app.run(COMMAND, argv)

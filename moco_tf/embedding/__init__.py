@@ -1,0 +1,1 @@
+"""Features of whole image collections, in files that other programs read."""

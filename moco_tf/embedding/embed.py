@@ -1,0 +1,242 @@
+"""The features of all images of a source, written to files."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+import moco_tf
+from moco_tf import run_data
+from moco_tf.data.sources.source import Source
+from moco_tf.data.unreadable import MAX_NAMES
+from moco_tf.data.views import central_view
+from moco_tf.distribution import several_workers
+from moco_tf.embedding.directory import EmbeddingDirectory
+from moco_tf.embedding.formats import Rows
+from moco_tf.embedding.settings import DTYPES, FORMATS, SHARD_SIZE, require_shard
+from moco_tf.errors import UserError
+from moco_tf.evaluation import knn
+from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
+from moco_tf.files import error_reason
+from moco_tf.paths import expand_argument
+
+
+class Outcome(NamedTuple):
+    """What a call of `embed` has written.
+
+    Attributes:
+        num_files: Number of the files that were written.
+        num_images: Number of the images in them.
+        num_unreadable: Number of those images that cannot be read.
+        unreadable: Names of the first of them.
+        is_complete: Whether the directory now has all of its files.
+    """
+
+    num_files: int
+    num_images: int
+    num_unreadable: int
+    unreadable: list[str]
+    is_complete: bool
+
+
+def embed(
+    backbone: Callable[[tf.Tensor], tf.Tensor],
+    source: Source,
+    out: str | os.PathLike[str],
+    image_size: int = 224,
+    *,
+    part: str = "all",
+    format: str = "parquet",
+    dtype: str = "float32",
+    normalize: bool = False,
+    shard_size: int = SHARD_SIZE,
+    shard: tuple[int, int] = (0, 1),
+    facts: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Write the features of the images of a source to files of `shard_size` rows.
+
+    Every image has a row, in the order of the source. A file is written completely or not at all,
+    and if the call is stopped, the same call writes the files that are missing. The replicas of
+    the current `tf.distribute` strategy share the work. Only the rows of one file are in memory.
+
+    Args:
+        backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
+            `[N, D]`, such as the result of `moco_tf.load_backbone`.
+        source: The result of `moco_tf.load_source`.
+        out: Directory to write to, local or a path of TensorFlow such as `gs://...`. It does not
+            exist yet, or holds files of the same features.
+        image_size: Side of the central view in pixels.
+        part: `"all"`, `"train"`, `"test"` or `"pretrain"`, as for `moco_tf.extract_features`.
+        format: `"parquet"`; `"npy"`, a NumPy file with the features and a CSV file with the other
+            columns; or `"csv"`.
+        dtype: Data type of the features in the files, `"float32"` or `"float16"`.
+        normalize: Whether to divide each feature by its L2 norm.
+        shard_size: Number of rows of a file, 1 or greater.
+        shard: `(i, n)` with i in [0, n): this call writes each n-th file, beginning with the i-th.
+            In this way n machines share the work without communication.
+        facts: Further facts about the backbone for the metadata, as values of JSON.
+
+    Returns:
+        The numbers of files and images that were written, and the images that cannot be read.
+
+    Raises:
+        ValueError: If there is no such part.
+        UserError: If another argument is out of range, the directory holds other files or cannot
+            be written, a feature is NaN or infinity, or none of the images can be read.
+
+    Example:
+        >>> import pandas as pd
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> moco_tf.embed(backbone, source, "features", image_size=32, part="test").num_images
+        1818
+        >>> table = pd.read_parquet("features")
+        >>> len(table), len(table["features"][0])
+        (1818, 64)
+    """
+    path = expand_argument(out, "out")
+    indices = source.part(part)
+    _check_arguments(format, dtype, shard_size, shard)
+    if not len(indices):
+        raise UserError(f"data source '{source.name}' has no images in the part '{part}'")
+    directory = EmbeddingDirectory(
+        path,
+        {
+            "moco_tf": moco_tf.__version__,
+            "backbone": dict(facts or {}),
+            "weights_checksum": _weights_checksum(backbone),
+            "source": source.name,
+            "source_checksum": run_data.of_source(source).checksum,
+            "part": part,
+            "num_images": len(indices),
+            "image_size": image_size,
+            "format": format,
+            "dtype": dtype,
+            "normalized": normalize,
+            "shard_size": shard_size,
+        },
+    )
+    numbers = directory.missing(shard)
+    num_images, num_unreadable = 0, 0
+    unreadable: list[str] = []
+    for number, features, is_readable in _files(backbone, source, indices, directory, numbers):
+        of_file = indices[directory.positions(number)]
+        features = _as_written(features, is_readable, dtype, normalize)
+        directory.write(number, _rows(source, of_file, features, is_readable, image_size))
+        num_images += len(of_file)
+        num_unreadable += int((~is_readable).sum())
+        some = of_file[~is_readable][: MAX_NAMES - len(unreadable)]
+        unreadable += [source.describe(int(index)) for index in some]
+    if num_images and num_unreadable == num_images:
+        raise UserError(
+            f"data source '{source.name}': none of the {num_images:,} images can be read: the "
+            f"column 'error' of the files in {path} says why"
+        )
+    is_complete = not directory.missing((0, 1))
+    return Outcome(len(numbers), num_images, num_unreadable, unreadable, is_complete)
+
+
+def _check_arguments(format: str, dtype: str, shard_size: int, shard: tuple[int, int]) -> None:
+    for name, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
+        if value not in choices:
+            raise UserError(f"{name}={value}: choose one of {', '.join(choices)}")
+    if shard_size < 1:
+        raise UserError(f"shard_size={shard_size}: must be 1 or greater")
+    require_shard(*shard)
+    if several_workers():
+        raise UserError(
+            "several workers cannot write features together: run an independent process on each "
+            "machine, and give each its own shard"
+        )
+
+
+def _files(
+    backbone: Callable[[tf.Tensor], tf.Tensor],
+    source: Source,
+    indices: np.ndarray,
+    directory: EmbeddingDirectory,
+    numbers: list[int],
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the number of each file, the features of its rows, and which images can be read.
+
+    The images are read in one pass over all files, so that no device waits between two files.
+    """
+    if not numbers:
+        return
+    positions = np.concatenate([directory.positions(number) for number in numbers])
+    image_size = directory.facts["image_size"]
+    extractor = Extractor(source, indices[positions], image_size)
+    files = deque((number, len(directory.positions(number))) for number in numbers)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    with tqdm(total=len(positions), desc="features", unit="img", disable=None) as bar:
+        for batch in extractor.batches(feature_step(backbone)):
+            parts.append(batch)
+            while files and sum(len(found) for found, _ in parts) >= files[0][1]:
+                number, size = files.popleft()
+                found, features = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+                yield number, features[:size], found[:size] >= 0
+                parts = [(found[size:], features[size:])]
+            bar.update(min(len(batch[0]), len(positions) - bar.n))
+
+
+def _as_written(
+    features: np.ndarray, is_readable: np.ndarray, dtype: str, normalize: bool
+) -> np.ndarray:
+    """Return features as they are written; those of images that cannot be read are NaN."""
+    written = np.full(features.shape, np.nan, dtype)
+    found = features[is_readable]
+    require_finite(Features(found, np.flatnonzero(is_readable), None))
+    with np.errstate(over="ignore"):
+        written[is_readable] = knn.normalize(found) if normalize else found
+    if np.isinf(written).any():
+        raise UserError(
+            f"dtype={dtype}: the largest feature is {np.abs(found).max():g}, which float16 cannot "
+            "represent: use float32, or normalize the features"
+        )
+    return written
+
+
+def _rows(
+    source: Source,
+    indices: np.ndarray,
+    features: np.ndarray,
+    is_readable: np.ndarray,
+    image_size: int,
+) -> Rows:
+    errors: list[str | None] = [None] * len(indices)
+    for row in np.flatnonzero(~is_readable):
+        errors[row] = _why_unreadable(source, int(indices[row]), image_size)
+    return Rows(
+        features,
+        indices,
+        [source.describe(int(index)) for index in indices],
+        errors,
+        None if source.labels is None else source.labels[indices],
+        source.class_names,
+    )
+
+
+def _why_unreadable(source: Source, index: int, image_size: int) -> str:
+    try:
+        central_view(source.read(tf.constant(index, tf.int64)), image_size)
+    except tf.errors.OpError as error:
+        return error_reason(error)
+    return "it could not be read at first, but can be read now"
+
+
+def _weights_checksum(backbone: Callable[[tf.Tensor], tf.Tensor]) -> str | None:
+    """Return the SHA-256 checksum of the weights; None for a function without `weights`."""
+    weights = getattr(backbone, "weights", None)
+    if weights is None:
+        return None
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(keras.ops.convert_to_numpy(weight).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,247 @@
+"""Files of features against `extract_features` of the same images, as other programs read them."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import skimage.data
+from PIL import Image
+
+import moco_tf
+from moco_tf import encoders
+from moco_tf.data import sources
+from moco_tf.embedding.formats import METADATA_KEY
+from moco_tf.errors import UserError
+
+SIZE = 24
+DAMAGED = "cat/3.png"
+PATHS = [f"{folder}/{number}.png" for folder in ("cat", "dog") for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    photo = skimage.data.coffee()
+    for number, path in enumerate(PATHS):
+        (folder / path).parent.mkdir(exist_ok=True)
+        corner = 30 * number
+        Image.fromarray(photo[corner : corner + 40, corner : corner + 40]).save(folder / path)
+    (folder / DAMAGED).write_text("not an image\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(folder):
+    return sources.load(f"folder:{folder}")
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return encoders.random_backbone("resnet8", stem="small")
+
+
+@pytest.fixture(scope="module")
+def expected(backbone, source):
+    """The features of all images that can be read."""
+    return moco_tf.extract_features(backbone, source, "all", SIZE)
+
+
+@pytest.fixture(scope="module")
+def written(backbone, source, tmp_path_factory):
+    """The directory of an embedding in three files."""
+    out = tmp_path_factory.mktemp("features") / "out"
+    facts = {"workdir": "runs/mine"}
+    outcome = moco_tf.embed(backbone, source, out, SIZE, shard_size=4, facts=facts)
+    assert outcome[:3] == (3, 10, 1)
+    assert outcome.unreadable == [source.describe(3)]
+    assert outcome.is_complete
+    return out
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_parquet_has_a_row_for_each_image_in_order(written, source, expected):
+    table = pd.read_parquet(written)
+    assert table["index"].tolist() == list(range(10))
+    assert table["image"].tolist() == [source.describe(index) for index in range(10)]
+    assert table["label"].tolist() == [0] * 5 + [1] * 5
+    assert table["class_name"].tolist() == ["cat"] * 5 + ["dog"] * 5
+    readable = table[table["error"].isna()]
+    assert readable.index.tolist() == expected.indices.tolist()
+    features = np.stack(readable["features"])
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, expected.features)
+
+
+def test_unreadable_image_is_a_row_without_features_and_with_a_reason(written):
+    row = pd.read_parquet(written).loc[3]
+    assert row["image"].endswith(DAMAGED)
+    assert row["features"] is None
+    assert row["error"] == "not a JPEG, PNG, GIF, BMP or WebP file, or a damaged one"
+
+
+def test_files_are_of_a_fixed_number_of_rows_and_say_what_they_hold(written, backbone, source):
+    files = sorted(path.name for path in written.glob("*.parquet"))
+    assert files == [f"part-0000{number}-of-00003.parquet" for number in range(3)]
+    assert [pq.read_metadata(written / name).num_rows for name in files] == [4, 4, 2]
+    schema = pq.read_schema(written / files[0])
+    assert str(schema.field("features").type) == "fixed_size_list<element: float>[64]"
+    facts = json.loads(schema.metadata[METADATA_KEY])
+    assert facts == json.loads((written / "_facts.json").read_text())
+    assert (facts["source"], facts["image_size"]) == (source.name, SIZE)
+    assert facts["backbone"] == {"workdir": "runs/mine"}
+    assert sorted(path.name for path in written.iterdir()) == ["_facts.json", *files]
+
+
+def test_stopped_embedding_goes_on_with_the_missing_files(written, backbone, source, tmp_path):
+    out = tmp_path / "out"
+    moco_tf.embed(backbone, source, out, SIZE, shard_size=4, shard=(0, 3))
+    # What a kill leaves behind while it writes a file.
+    (out / ".part-00001-of-00003.parquet.abcdefgh.unfinished").mkdir()
+    (out / "part-00002-of-00003.parquet").write_bytes(b"whole, as far as its name says")
+    outcome = moco_tf.embed(backbone, source, out, SIZE, shard_size=4)
+    assert outcome[:3] == (1, 4, 0)
+    assert (out / "part-00002-of-00003.parquet").read_bytes().startswith(b"whole")
+    for name in ("part-00000-of-00003.parquet", "part-00001-of-00003.parquet"):
+        assert pq.read_table(out / name).equals(pq.read_table(written / name))
+    assert len(contents(out)) == 4
+    assert moco_tf.embed(backbone, source, out, SIZE, shard_size=4)[:3] == (0, 0, 0)
+
+
+def test_shards_together_are_the_whole(written, backbone, source, tmp_path):
+    outcomes = [
+        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, shard_size=4, shard=(number, 2))
+        for number in (1, 0)
+    ]
+    assert [outcome.num_files for outcome in outcomes] == [1, 2]
+    assert [outcome.is_complete for outcome in outcomes] == [False, True]
+    assert pq.read_table(tmp_path / "out").equals(pq.read_table(written))
+
+
+def test_part_float16_and_normalization(backbone, source, expected, tmp_path):
+    moco_tf.embed(
+        backbone, source, tmp_path / "out", SIZE, part="test", dtype="float16", normalize=True
+    )
+    table = pd.read_parquet(tmp_path / "out")
+    assert table["index"].tolist() == source.test.tolist()
+    table = table[table["error"].isna()]
+    rows = expected.features[np.isin(expected.indices, source.test)].astype(np.float64)
+    unit = rows / np.sqrt((rows**2).sum(axis=1, keepdims=True))
+    features = np.stack(table["features"])
+    assert features.dtype == np.float16
+    np.testing.assert_allclose(features, unit, atol=2**-11)
+
+
+def test_npy_has_the_features_and_a_table_of_names(written, backbone, source, expected, tmp_path):
+    moco_tf.embed(backbone, source, tmp_path / "out", SIZE, shard_size=6, format="npy")
+    names = [f"part-0000{number}-of-00002" for number in (0, 1)]
+    features = np.concatenate(
+        [np.load(tmp_path / "out" / f"{name}.npy", mmap_mode="r") for name in names]
+    )
+    assert np.isnan(features[3]).all()
+    np.testing.assert_array_equal(np.delete(features, 3, axis=0), expected.features)
+    table = pd.concat(pd.read_csv(tmp_path / "out" / f"{name}.csv") for name in names)
+    columns = pd.read_parquet(written).drop(columns="features")
+    assert table["image"].tolist() == columns["image"].tolist()
+    assert table["class_name"].tolist() == columns["class_name"].tolist()
+    assert table["error"].notna().tolist() == [number == 3 for number in range(10)]
+
+
+def test_csv_has_a_column_for_each_number(backbone, source, expected, tmp_path):
+    moco_tf.embed(backbone, source, tmp_path / "out", SIZE, format="csv")
+    with open(tmp_path / "out" / "part-00000-of-00001.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[3]["feature_0"] == ""
+    numbers = [[row[f"feature_{i}"] for i in range(64)] for row in rows[:3] + rows[4:]]
+    np.testing.assert_array_equal(np.array(numbers, np.float32), expected.features)
+
+
+def test_source_without_labels(backbone, tmp_path):
+    np.save(tmp_path / "images.npy", np.stack([skimage.data.coffee()[:SIZE, :SIZE]] * 3))
+    source = sources.load(f"npy:{tmp_path}/images.npy")
+    moco_tf.embed(backbone, source, tmp_path / "out", SIZE)
+    assert pq.read_schema(tmp_path / "out" / "part-00000-of-00001.parquet").names == [
+        *("index", "image", "error", "features")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ({"image_size": 32}, ["image_size 24 and not 32", "use another directory"]),
+        ({"dtype": "float16"}, ['dtype "float32" and not "float16"']),
+        ({"part": "train"}, ['part "all" and not "train"']),
+        ({"shard_size": 5}, ["shard_size 4 and not 5"]),
+    ],
+)
+def test_directory_with_other_features_is_refused(written, backbone, source, arguments, parts):
+    before = contents(written)
+    with pytest.raises(UserError) as error:
+        moco_tf.embed(
+            backbone, source, written, **{"image_size": SIZE, "shard_size": 4, **arguments}
+        )
+    for part in parts:
+        assert part in str(error.value)
+    assert contents(written) == before
+
+
+def test_directory_with_features_of_other_weights_is_refused(written, source):
+    other = encoders.random_backbone("resnet8", stem="small", seed=1)
+    with pytest.raises(UserError, match="weights_checksum"):
+        moco_tf.embed(other, source, written, SIZE, shard_size=4)
+
+
+def test_other_directory_is_refused(backbone, source, tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match="exists and holds no features"):
+        moco_tf.embed(backbone, source, tmp_path, SIZE)
+    with pytest.raises(UserError, match="exists and holds no features"):
+        moco_tf.embed(backbone, source, tmp_path / "thesis.tex", SIZE)
+    assert contents(tmp_path) == {"thesis.tex": b"..."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "xlsx"}, "format=xlsx: choose one of parquet, npy, csv"),
+        ({"dtype": "int8"}, "dtype=int8: choose one of float32, float16"),
+        ({"shard_size": 0}, "shard_size=0: must be 1 or greater"),
+        ({"shard": (4, 4)}, "shard=4/4: must be i/n"),
+        ({"shard": (0, 0)}, "shard=0/0: must be i/n"),
+    ],
+)
+def test_invalid_argument(backbone, source, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_that_are_not_finite_are_not_written(source, tmp_path):
+    def diverged(images):
+        return images[:, 0, 0] * float("nan")
+
+    with pytest.raises(UserError, match="NaN or infinity"):
+        moco_tf.embed(diverged, source, tmp_path / "out", SIZE)
+    assert list(contents(tmp_path / "out")) == ["_facts.json"]
+
+
+def test_features_that_float16_cannot_represent(source, tmp_path):
+    def large(images):
+        return 1e4 * images[:, 0, 0]
+
+    with pytest.raises(UserError, match="float16 cannot represent"):
+        moco_tf.embed(large, source, tmp_path / "out", SIZE, dtype="float16")
+    moco_tf.embed(large, source, tmp_path / "unit", SIZE, dtype="float16", normalize=True)
+
+
+def test_images_none_of_which_can_be_read(backbone, tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("not an image")
+    source = sources.load(f"folder:{tmp_path}")
+    with pytest.raises(UserError, match="none of the 2 images can be read"):
+        moco_tf.embed(backbone, source, tmp_path / "out", SIZE)
