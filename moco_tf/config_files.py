@@ -148,6 +148,8 @@ def expand_paths(config: ml_collections.ConfigDict) -> None:
     """
     if isinstance(init := config.get("init"), str):
         config.init = expand_source(init, "config.init")
+    if isinstance(monitored := config.get("monitor_source"), str) and monitored:
+        config.monitor_source = expand_source(monitored, "config.monitor_source")
     if isinstance(encoder := config.get("encoder"), str):
         config.encoder = expand_encoder(encoder, "config.encoder")
     data = config.get("data")

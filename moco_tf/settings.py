@@ -44,6 +44,8 @@ COUNT = Range(minimum=1)
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(minimum=0)
 FRACTION = Range(minimum=0, maximum=1)
+# Values of the kNN monitor that are larger for better features.
+BEST_VALUES = ("knn_top1", "effective_rank")
 # The default of a setting whose default is None, in words.
 FROM_PRESET = "that of the preset"
 
@@ -339,6 +341,21 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "Number of epochs between evaluations by the kNN monitor, whose accuracy needs labels; "
             "0 for none.",
             NOT_NEGATIVE,
+            operational=True,
+        ),
+        Setting(
+            "monitor_source",
+            "",
+            "Images that the kNN monitor evaluates, named as data.source; empty for those of "
+            "data.source.",
+            operational=True,
+        ),
+        Setting(
+            "keep_best",
+            "",
+            "Value of the kNN monitor whose best checkpoint is kept in WORKDIR/best, a run "
+            "directory of its own: knn_top1 or effective_rank; empty for none.",
+            Range(choices=("", *BEST_VALUES)),
             operational=True,
         ),
     ),

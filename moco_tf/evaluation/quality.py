@@ -119,6 +119,27 @@ def uniformity(cosines: np.ndarray) -> float:
     return float(np.log(np.exp(-2 * distances).mean()))
 
 
+def alignment(queries: np.ndarray, keys: np.ndarray) -> float:
+    """Return how close the features of two views of an image are (Wang and Isola, ICML 2020).
+
+    It is the mean squared distance of their unit features.
+
+    Args:
+        queries: float32 `[N, D]`, features of one view of each image.
+        keys: float32 `[N, D]`, features of another view of the same images.
+
+    Returns:
+        From 0 (the views of an image have equal features) to 4; 2 on average for features that are
+        independent and spread evenly.
+
+    Example:
+        >>> alignment(np.array([[2.0, 0.0]]), np.array([[0.0, 1.0]]))
+        2.0
+    """
+    difference = normalize(queries).astype(np.float64) - normalize(keys)
+    return float((difference**2).sum(axis=1).mean())
+
+
 def feature_std(features: np.ndarray) -> float:
     """Return the mean standard deviation of a dimension of unit features, times the root of D.
 

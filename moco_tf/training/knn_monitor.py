@@ -1,23 +1,31 @@
 """The quality of the features during training: nearest-neighbor accuracy and other measures."""
 
+import functools
 from typing import Any
 
 import keras
 import ml_collections
+import numpy as np
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders
 from moco_tf.config import total_steps
+from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source, evenly_spaced
+from moco_tf.errors import UserError
 from moco_tf.evaluation import features, knn, quality
 from moco_tf.training.accessory import Accessory
+from moco_tf.training.best import BestCheckpoint
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.metrics_log import MetricsLog
+from moco_tf.training.step_views import step_views
 from moco_tf.training.tensorboard import Projector
 
 # Maximum numbers of training images, the bank, and of test images, which are classified.
 MAX_TRAIN = 10_000
 MAX_TEST = 2_000
+# Number of images whose two views are compared.
+MAX_PAIRS = 64
 # The effective rank of few images is small, whatever their features.
 MIN_MEASURED = 10
 
@@ -39,6 +47,8 @@ class KNNMonitor(GlobalStep):
         steps_per_epoch: Number of steps in an epoch.
         source: The source of the images.
         projector: A `Projector` that receives the features of the test images each time, or None.
+        best: A `BestCheckpoint` that receives the values each time, or None.
+        batches: Batches of the run, of whose first images two views are compared, or None.
     """
 
     def __init__(
@@ -49,6 +59,8 @@ class KNNMonitor(GlobalStep):
         steps_per_epoch: int,
         source: Source,
         projector: Projector | None = None,
+        best: BestCheckpoint | None = None,
+        batches: TwoViews | None = None,
     ) -> None:
         super().__init__(start)
         self.log = log
@@ -56,11 +68,12 @@ class KNNMonitor(GlobalStep):
         self.last_step = total_steps(config, steps_per_epoch)
         self.source = source
         self.projector = projector
+        self.best = best
+        self.config = config
+        self.batches = batches
         self.train = evenly_spaced(source.train, MAX_TRAIN)
-        has_test = len(source.test) > 0
-        self.test = evenly_spaced(source.test if has_test else source.pretrain, MAX_TEST)
+        self.test = _measured(source)
         self.evaluation = Accessory("the kNN monitor")
-        self.classifies = source.has_labels and has_test and len(self.train) > 0
         self.every = config.knn_every * steps_per_epoch
         self.has_warned = False
 
@@ -70,9 +83,9 @@ class KNNMonitor(GlobalStep):
             # A copy, because every replica has its own moving statistics, whose mean is copied.
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
-            step = features.feature_step(encoders.with_normalization(self._copy))
+            self._step = features.feature_step(encoders.with_normalization(self._copy))
             self._extract_train, self._extract_test = (
-                features.Extractor(step, self.source, indices, self.image_size, keep_views=True)
+                features.Extractor(self.source, indices, self.image_size, keep_views=True)
                 for indices in (self.train, self.test)
             )
             self._copy.set_weights(self._trained.get_weights())
@@ -99,24 +112,37 @@ class KNNMonitor(GlobalStep):
         if not values:
             return
         self.log.write(step, values)
+        # The weights of the model are those of the first step when the initial ones are evaluated.
+        is_best = self.best is not None and step > 0 and self.best.update(step, values)
         if distribution.is_chief():
             shown = {"knn_top1": "kNN top-1 {:.3f}", "effective_rank": "effective rank {:.1f}"}
             parts = [text.format(values[name]) for name, text in shown.items() if name in values]
-            tqdm.write(f"step {step}: {', '.join(parts)} on {count} images")
+            kept = "; the best so far" if is_best else ""
+            tqdm.write(f"step {step}: {', '.join(parts)} on {count} images{kept}")
             if "effective_rank" in values:
                 self._warn_of_collapse(step, values)
 
+    @functools.cached_property
+    def _pairs(self) -> list[np.ndarray]:
+        """The two views of the first images of the run; fewer if only one view is encoded."""
+        if self.batches is None:
+            return []
+        return step_views(self.config, self.batches, self.model.augment, 0, MAX_PAIRS)
+
     def _evaluate(self, step: int) -> tuple[dict[str, float], int]:
         """Return the values by name, and the number of images."""
-        test = self._extract_test()
+        test = self._extract_test(self._step)
         if self.projector is not None:
             with self.log.tensorboard.may_fail():
                 self.projector.write(step, test)
         values: dict[str, float] = {}
-        if self.classifies:
-            values["knn_top1"] = knn.classify(self._extract_train(), test)["top1"]
+        if classifies(self.source):
+            values["knn_top1"] = knn.classify(self._extract_train(self._step), test)["top1"]
         if len(test.indices) >= MIN_MEASURED:
             values |= quality.measure(test)
+        if len(self._pairs) == 2:
+            queries, keys = (self._copy(views, training=False).numpy() for views in self._pairs)
+            values["alignment"] = quality.alignment(queries, keys)
         return values, len(test.indices)
 
     def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
@@ -132,3 +158,33 @@ class KNNMonitor(GlobalStep):
             f"{low_cosine:.3f}. Common causes are a config.learning_rate or a config.weight_decay "
             "that is too high"
         )
+
+
+def require_values(source: Source, keep_best: str) -> None:
+    """Raise a `UserError` if the monitor cannot measure a value on a source.
+
+    Args:
+        source: The source of the monitor's images.
+        keep_best: Name of the value, the setting `keep_best`; "" for none.
+    """
+    if keep_best == "knn_top1" and not classifies(source):
+        raise UserError(
+            f"config.keep_best=knn_top1 needs labels and test images, which '{source.name}' lacks: "
+            "set config.monitor_source to a source that has them, or keep_best to effective_rank"
+        )
+    if keep_best == "effective_rank" and len(_measured(source)) < MIN_MEASURED:
+        raise UserError(
+            f"config.keep_best=effective_rank needs {MIN_MEASURED} images or more, but "
+            f"'{source.name}' has {len(_measured(source))}: set config.monitor_source to a source "
+            "that has more"
+        )
+
+
+def classifies(source: Source) -> bool:
+    """Return whether the monitor can classify the test images of a source."""
+    return source.has_labels and len(source.test) > 0 and len(source.train) > 0
+
+
+def _measured(source: Source) -> np.ndarray:
+    """Return the indices of the images that the monitor classifies or measures."""
+    return evenly_spaced(source.test if len(source.test) else source.pretrain, MAX_TEST)

@@ -23,6 +23,7 @@ from moco_tf.config import (
     total_steps,
 )
 from moco_tf.config_files import require_settings
+from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
@@ -31,6 +32,7 @@ from moco_tf.files import error_reason
 from moco_tf.plan import plan
 from moco_tf.run_data import RunData
 from moco_tf.training.accessory import Accessory
+from moco_tf.training.best import BestCheckpoint
 from moco_tf.training.build import (
     build_augment,
     build_data,
@@ -41,7 +43,7 @@ from moco_tf.training.build import (
 from moco_tf.training.callbacks import Callbacks, StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
 from moco_tf.training.failures import data_may_vanish, memory_may_run_out, require_end
-from moco_tf.training.knn_monitor import KNNMonitor
+from moco_tf.training.knn_monitor import KNNMonitor, require_values
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
 from moco_tf.training.progress import Progress
@@ -143,6 +145,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     config = warm_start.resolve(config, workdir)
     source, batches = build_data(config)
+    monitored = _monitored_source(config, source)
     data = run_data.of_source(source)
     _require_identical_workers(config, workdir, data)
     run_directory.require_same_run(workdir, config, data)
@@ -195,7 +198,12 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             stop = StopOnSignals(start, checkpoints)
             stack.callback(stop.restore)
             callbacks.append(stop)
-            callbacks += _callbacks(config, output_dir, source, batches, checkpoints, start, total)
+            best = None
+            if config.keep_best:
+                best = BestCheckpoint(checkpoints, workdir, output_dir, config.keep_best)
+            callbacks += _callbacks(
+                config, output_dir, monitored, batches, checkpoints, best, start, total
+            )
             with data_may_vanish(source, checkpoints):
                 _fit(model, batches, start, total, callbacks)
             require_end(checkpoints, total)
@@ -213,9 +221,10 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
 def _callbacks(
     config: ml_collections.ConfigDict,
     output_dir: str,
-    source: Source,
+    monitored: Source,
     batches: TwoViews,
     checkpoints: Checkpoints,
+    best: BestCheckpoint | None,
     start: int,
     total: int,
 ) -> list[keras.callbacks.Callback]:
@@ -225,10 +234,10 @@ def _callbacks(
     """
     steps_per_epoch, chief = batches.steps_per_epoch, distribution.is_chief()
     log = MetricsLog(output_dir, start, config, steps_per_epoch, checkpoints.finite)
-    projector = Projector(output_dir, source, config.image_size) if chief else None
+    projector = Projector(output_dir, monitored, config.image_size) if chief else None
     callbacks: list[keras.callbacks.Callback] = [
         log,
-        KNNMonitor(log, start, config, steps_per_epoch, source, projector),
+        KNNMonitor(log, start, config, steps_per_epoch, monitored, projector, best, batches),
         UnreadableImages(batches, start, config.data.on_error == "fail", output_dir),
         checkpoints,
         StopAt(start, total),
@@ -237,6 +246,25 @@ def _callbacks(
         callbacks.append(ViewImages(log, start, config, batches))
         callbacks.append(Progress(log, start, total, steps_per_epoch, config.log_every))
     return callbacks
+
+
+def _monitored_source(config: ml_collections.ConfigDict, source: Source) -> Source:
+    """Return the source of the images that the kNN monitor evaluates.
+
+    Raises:
+        UserError: If it cannot be read, or does not have what the config asks for.
+    """
+    if config.monitor_source:
+        monitored = sources.load(config.monitor_source, **sources.options(config))
+        if monitored.channels != source.channels:
+            raise UserError(
+                f"config.monitor_source={monitored.name} has images with {monitored.channels} "
+                f"channels, but those of '{source.name}' have {source.channels}: use images with "
+                f"{source.channels} channels"
+            )
+        source = monitored
+    require_values(source, config.keep_best)
+    return source
 
 
 def _require_identical_workers(

@@ -15,9 +15,9 @@ from moco_tf.evaluation.features import Features
 from moco_tf.files import write_atomically
 from moco_tf.plots.thumbnails import jpeg, sheet, thumbnails
 from moco_tf.plots.visible import visible
-from moco_tf.seeds import seed_for
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.metrics_log import MetricsLog
+from moco_tf.training.step_views import step_views
 
 MAX_PAIRS = 4  # Number of pairs of views that are shown for a step.
 
@@ -127,26 +127,13 @@ class ViewImages(GlobalStep):
             self._write(step)
 
     def _write(self, step: int) -> None:
-        # The batch is computed again, because taking it from the training's iterator would skip it.
-        position = step - 1
-        batch = next(self.batches.between(position, position + 1).as_numpy_iterator())
-        # A memory bank encodes one view of an image.
-        names = ("query",) if self.config.mechanism == "memory_bank" else ("query", "key")
+        augment = self.model.augment
         views = [
-            self._augmented(name, images, position)
-            for name, images in zip(names, batch, strict=False)
+            visible(np.clip(view * augment.std + augment.mean, 0, 1))
+            for view in step_views(self.config, self.batches, augment, step - 1, MAX_PAIRS)
         ]
         with self.log.summaries.as_default(step):
             tf.summary.image("views", np.concatenate(views, axis=2), max_outputs=MAX_PAIRS)
-
-    def _augmented(self, name: str, images: np.ndarray, position: int) -> np.ndarray:
-        """Return the first views of a batch after the augmentation, `[MAX_PAIRS, H, W, 3]`."""
-        augment, count = self.model.augment, self.config.batch_size
-        seed = seed_for(f"{name}_view", self.config.seed, position)
-        # In a graph, as in the training step, which then need not compile the augmentation again.
-        in_graph = tf.function(augment.__call__, autograph=False)
-        view = in_graph(images, tf.range(count), count, seed)[:MAX_PAIRS].numpy()
-        return visible(np.clip(view * augment.std + augment.mean, 0, 1))
 
 
 def _to_cell(text: str) -> str:

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf import run_directory
 from moco_tf.configs.photos import get_config
 from moco_tf.data import sources
 from moco_tf.evaluation import quality
-from moco_tf.training.build import build_model
+from moco_tf.seeds import seed_for
+from moco_tf.training.build import build_data, build_model
 from moco_tf.training.finite import FiniteCheck
 from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.metrics_log import MetricsLog
@@ -23,12 +26,12 @@ def photos():
     return dataclasses.replace(source, train=source.train[::20], test=source.test[::20])
 
 
-def monitor_of(source, workdir):
+def monitor_of(source, workdir, batches=None):
     config = get_config()
     config.update(batch_size=16, bn_groups=2, queue_size=64, knn_every=1)
     model = build_model(config, STEPS_PER_EPOCH)
     log = MetricsLog(str(workdir), 0, config, STEPS_PER_EPOCH, FiniteCheck(model, str(workdir)))
-    monitor = KNNMonitor(log, 0, config, STEPS_PER_EPOCH, source)
+    monitor = KNNMonitor(log, 0, config, STEPS_PER_EPOCH, source, batches=batches)
     monitor.set_model(model)
     monitor.on_train_begin()
     return model, monitor
@@ -76,3 +79,23 @@ def test_images_without_labels_or_test_images_are_measured(photos, tmp_path, cap
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 0")]
     assert line.startswith("step 0: effective rank ")
     assert line.endswith(f" on {count} images")
+
+
+@pytest.mark.slow
+def test_alignment_is_that_of_two_views_of_the_first_images(photos, tmp_path):
+    config = get_config()
+    config.update(batch_size=16, bn_groups=2, queue_size=64, knn_every=1)
+    _, batches = build_data(config)
+    model, monitor = monitor_of(photos, tmp_path, batches)
+    monitor.on_step(1, {})
+    [queries, keys] = next(batches.between(0, 1).as_numpy_iterator())
+    views = [
+        model.augment(images, tf.range(16), 16, seed_for(name, config.seed, 0))
+        for name, images in (("query_view", queries), ("key_view", keys))
+    ]
+    unit = []
+    for view in views:
+        features = np.float64(model.query_encoder.backbone(view, training=False))
+        unit.append(features / np.linalg.norm(features, axis=1, keepdims=True))
+    expected = ((unit[0] - unit[1]) ** 2).sum(axis=1).mean()
+    assert logged(tmp_path)[0]["alignment"] == pytest.approx(expected, rel=1e-3)

@@ -1,0 +1,108 @@
+"""The settings keep_best and monitor_source: what is kept, and what it can be used for."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import moco_tf
+from moco_tf import run_directory
+from tests import in_process
+from tests.command import state
+from tests.conftest import TRAINED_RUN, source_flag
+from tests.images import write_folder
+from tests.training.test_run import interrupt_at
+
+BEST = "--config.keep_best=knn_top1"
+
+
+def accuracies(workdir):
+    """Return the accuracies by step, without the initial weights."""
+    lines = run_directory.read_metrics(str(workdir))
+    return {line["step"]: line["knn_top1"] for line in lines if line["step"] and "knn_top1" in line}
+
+
+def kept(workdir):
+    return [int(path.stem[5:]) for path in (workdir / "best" / "checkpoints").glob("step-*.index")]
+
+
+@pytest.fixture(scope="module")
+def run_with_best(image_folder, tmp_path_factory):
+    """The directory of a run with six evaluations, and what it printed."""
+    workdir = tmp_path_factory.mktemp("best") / "run"
+    flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
+    return workdir, in_process.run("train.py", *flags, workdir=workdir)
+
+
+def test_checkpoint_with_the_best_accuracy_is_a_run_directory(run_with_best, tmp_path):
+    workdir, output = run_with_best
+    by_step = accuracies(workdir)
+    assert len(by_step) == 6
+    best = max(by_step, key=by_step.get)  # The first of equal ones.
+    assert kept(workdir) == [best]
+    assert output.count("; the best so far") == sum(
+        value > max([0, *[by_step[other] for other in by_step if other < step]])
+        for step, value in by_step.items()
+    )
+    run = moco_tf.load_run(workdir / "best")
+    assert run.step == best
+    assert accuracies(workdir / "best") == {s: v for s, v in by_step.items() if s <= best}
+    result = in_process.run("evaluate.py", "--protocol=knn", workdir=workdir / "best")
+    assert f"top-1 {by_step[best]:.4f}" in result
+    flags = (f"--workdir={workdir}/best", f"--out={tmp_path}/backbone")
+    in_process.run("export/saved_model.py", *flags)
+    assert f"`step-{best}`" in (tmp_path / "backbone" / "README.md").read_text()
+
+
+def assert_same_best(workdir, expected):
+    assert kept(workdir) == kept(expected)
+    values = state(workdir / "best")
+    for name, value in state(expected / "best").items():
+        np.testing.assert_array_equal(value, values[name], name)
+
+
+def test_run_that_was_stopped_keeps_the_same_checkpoint(run_with_best, image_folder, tmp_path):
+    flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 20)
+        in_process.run("train.py", *flags, workdir=tmp_path / "run", status=130)
+    in_process.run("train.py", *flags, workdir=tmp_path / "run")
+    assert_same_best(tmp_path / "run", run_with_best[0])
+
+
+def test_run_that_was_killed_after_its_best_step_keeps_the_same_checkpoint(
+    run_with_best, image_folder, tmp_path
+):
+    workdir = shutil.copytree(run_with_best[0], tmp_path / "run")
+    for path in (workdir / "checkpoints").glob("step-3[46]*"):
+        path.unlink()
+    # What a kill during the last update leaves: the checkpoints of two steps.
+    [best] = kept(workdir)
+    for path in list((workdir / "best" / "checkpoints").glob("step-*")):
+        shutil.copy(path, path.with_name(path.name.replace(f"step-{best}", "step-1")))
+    flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
+    in_process.run("train.py", *flags, workdir=workdir)
+    assert moco_tf.load_run(workdir / "best").step == best
+
+
+def test_images_without_labels_are_monitored_on_labeled_ones(image_folder, tmp_path):
+    write_folder(tmp_path / "images", classes=["unlabeled"])
+    flags = (*TRAINED_RUN, source_flag(tmp_path / "images" / "unlabeled"))
+    monitored = f"--config.monitor_source=folder:{image_folder}"
+    in_process.run("train.py", *flags, monitored, BEST, workdir=tmp_path / "run")
+    assert accuracies(tmp_path / "run")
+
+
+def test_mistakes(image_folder, tmp_path):
+    np.save(tmp_path / "gray.npy", np.zeros([20, 32, 32, 1], np.uint8))
+    flags = (*TRAINED_RUN, source_flag(image_folder))
+    for more, parts in (
+        (["--config.keep_best=loss"], ["config.keep_best='loss'", "knn_top1"]),
+        ([BEST, "--config.knn_every=0"], ["config.keep_best='knn_top1'", "config.knn_every=0"]),
+        ([f"--config.monitor_source=npy:{tmp_path}/gray.npy"], ["gray.npy", "1 channels", "3"]),
+        (["--config.monitor_source=folder:/no/such"], ["/no/such"]),
+    ):
+        line = in_process.run_mistake("train.py", *flags, *more, workdir=tmp_path / "run")
+        for part in parts:
+            assert part in line
+    assert not (tmp_path / "run").exists()
