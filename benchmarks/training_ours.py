@@ -71,11 +71,11 @@ def _features(backbone, weights, config):
     copy = keras.models.clone_model(backbone)
     step = feature_step(encoders.with_normalization(copy))
     for part, indices in (("train", source.train), ("test", source.test)):
-        extract = Extractor(step, source, indices, config.image_size, keep_views=True)
+        extract = Extractor(source, indices, config.image_size, keep_views=True)
         features = []
         for epoch_weights in weights:
             copy.set_weights(epoch_weights)
-            features.append(extract())
+            features.append(extract(step))
         result[f"{part}_features"] = np.stack([part.features for part in features])
         result[f"{part}_labels"] = features[-1].labels
     return result

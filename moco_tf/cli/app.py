@@ -28,7 +28,8 @@ from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source
 
-# The flags that are paths. So are --config, whose parser expands it, and the location in --data.
+# The flags that are paths. So are --config, whose parser expands it, and the location in --data and
+# --gallery_data.
 PATH_FLAGS = ("workdir", "out", "preview", "saved_model", "checkpoint", "output_dir", "tfds_dir")
 # Examples of required flags.
 EXAMPLES = {
@@ -206,10 +207,11 @@ def _expand_paths(values: flags.FlagValues) -> None:
     for name in PATH_FLAGS:
         if name in values and values[name].value is not None:
             values[name].value = expand(str(values[name].value), f"--{name}")
-    if "data" in values and values["data"].value is not None:
-        if not values["data"].value:
-            raise UserError("--data is empty: name a data source, such as folder:PATH")
-        values["data"].value = expand_source(str(values["data"].value), "--data")
+    for name in ("data", "gallery_data"):
+        if name in values and values[name].value is not None:
+            if not values[name].value:
+                raise UserError(f"--{name} is empty: name a data source, such as folder:PATH")
+            values[name].value = expand_source(str(values[name].value), f"--{name}")
     config: Any = values["config"].value if "config" in values else None
     if config is not None:
         config_files.expand_paths(config)

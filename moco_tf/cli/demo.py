@@ -30,6 +30,7 @@ directory:
     python evaluate.py --protocol=linear --cached --workdir=runs/demo/seed0
     python export/saved_model.py --workdir=runs/demo/seed0 \\
         --out=runs/demo/seed0/export/saved_model
+    python evaluate.py --protocol=report --workdir=runs/demo/seed0
 
 It also evaluates an untrained encoder and raw pixels, and prints a table of all
 results. If the demo was stopped, the same command continues it.
@@ -85,6 +86,7 @@ def demo(values: flags.FlagValues) -> int:
     print(f"SavedModel      {last}/export/saved_model")
     print(f"neighbors       {last}/neighbours.png")
     print(f"curves          {last}/curves.png")
+    print(f"report          {last}/report.html")
     return 0
 
 
@@ -106,6 +108,9 @@ def _run(
     from moco_tf.evaluation import protocols
     from moco_tf.export.saved_model import export_saved_model
     from moco_tf.plots.features import plot_neighbors
+    from moco_tf.report import report
+    from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
+    from moco_tf.training import knn_monitor
     from moco_tf.training.run import train
 
     outcome = train(config, workdir)
@@ -122,20 +127,23 @@ def _run(
     )
     pretrained = load_backbone(workdir)
     backbones: dict[str, Any] = {
-        "raw pixels": pixels,
-        "random initialization": encoders.random_backbone(
-            config.encoder, config.stem, source.channels, config.seed
-        ),
+        PIXELS: pixels,
+        RANDOM: encoders.random_backbone(config.encoder, config.stem, source.channels, config.seed),
         "pre-trained": pretrained,
     }
     table: dict[str, dict[str, float]] = {}
+    evaluated = report.Evaluated({}, {})
     for name, backbone in backbones.items():
         print(f"evaluating: {name}", flush=True)
         train_features, test_features = protocols.extract_both(backbone, source, config.image_size)
         directory = workdir if backbone is pretrained else f"{workdir}/{name.replace(' ', '_')}"
+        key = TRAINED if backbone is pretrained else name
+        evaluated.features[key] = train_features, test_features
+        evaluated.results[key] = {}
         table[name] = {}
         for column, protocol in COLUMNS.items():
             result = protocols.evaluate(protocol, train_features, test_features)
+            evaluated.results[key][protocol] = result
             table[name][column] = result["top1"]
             description = {"backbone": name, "data": source.name, "image_size": config.image_size}
             protocols.write_result(directory, {**result, **description})
@@ -146,6 +154,14 @@ def _run(
     if not os.path.exists(saved_model):
         print("exporting the SavedModel", flush=True)
         export_saved_model(pretrained, saved_model, Origin("workdir", workdir), config.image_size)
+    print("writing the report", flush=True)
+    # A report uses a part of larger data sets, and smaller pixels.
+    is_same = (
+        len(source.train) <= knn_monitor.MAX_TRAIN
+        and len(source.test) <= knn_monitor.MAX_TEST
+        and config.image_size <= report.MAX_PIXELS_SIDE
+    )
+    report.write_report(workdir, source, evaluated=evaluated if is_same else None)
     return table, 0
 
 

@@ -9,13 +9,15 @@ from moco_tf.cli.flag_groups import (
     BACKBONE_GROUP,
     define_backbone_flags,
     define_settings_flags,
+    define_source_flags,
     read_settings,
     reject_settings,
 )
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import Settings
 
-HELP = """Evaluate a backbone, frozen or fine-tuned. All protocols except report need labels.
+HELP = """Evaluate a backbone, frozen or fine-tuned. All protocols except cluster and
+report need labels.
 
     python evaluate.py --protocol=knn --workdir=runs/photos
     python evaluate.py --protocol=linear --saved_model=PATH \\
@@ -39,7 +41,8 @@ Protocols:
     few-shot             logistic regression with a few labels per class
     retrieval            mean average precision and recall of images of the same
                          class, by cosine similarity
-    cluster              k-means, compared with the classes
+    anomaly              AUROC of the distance to normal images
+    cluster              k-means, compared with the classes if there are labels
     finetune             a new layer and a copy of the backbone, trained by SGD
                          on random crops
     finetune --compare   the same, with the new layer alone and with all layers,
@@ -61,11 +64,22 @@ PROTOCOL_comparison.json. The report is DIR/report.html.
 """
 
 TRANSFER = ("detection", "segmentation")
-PROTOCOLS = ("knn", "linear", "few-shot", "retrieval", "cluster", "finetune", *TRANSFER, "report")
+PROTOCOLS = (
+    "knn",
+    "linear",
+    "few-shot",
+    "retrieval",
+    "anomaly",
+    "cluster",
+    "finetune",
+    *TRANSFER,
+    "report",
+)
 # The protocols that each of these flags belongs to.
 MODES = {
     "cached": ("linear",),
     "features": ("knn",),
+    "gallery_data": ("retrieval", "anomaly"),
     "compare": ("finetune", *TRANSFER),
     "skip_invalid": TRANSFER,
 }
@@ -101,31 +115,16 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "only). With it, --workdir and --checkpoint can be combined.",
         flag_values=values,
     )
-    flags.DEFINE_string(
-        "data",
-        None,
+    define_source_flags(
+        values,
         "Labeled images, such as folder:PATH; coco:PATH or tfds:NAME for detection and "
         "segmentation. By default those of the run.",
-        flag_values=values,
     )
     flags.DEFINE_string(
-        "image_feature",
+        "gallery_data",
         None,
-        "Feature of a record that holds the encoded image (tfrecord sources only). By default that "
-        "of the run.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "label_feature",
-        None,
-        "Feature of a record that holds the label (tfrecord sources only). By default that of the "
-        "run.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "tfds_dir",
-        None,
-        "Directory of the data sets (tfds sources only). By default that of the run.",
+        "Images to search, or normal images, instead of the training images of --data. Then all "
+        "images of --data are queries (retrieval and anomaly only).",
         flag_values=values,
     )
     flags.DEFINE_bool(
@@ -212,6 +211,8 @@ def _protocol_and_settings(values: flags.FlagValues) -> tuple[str, Settings | No
     elif values.compare:
         protocol, label = f"{protocol}_comparison", f"{label} --compare"
         unused = ("layers",) if values.protocol == "finetune" else ()
+    elif values.gallery_data and protocol == "retrieval":
+        label, unused = f"{label} --gallery_data={values.gallery_data}", ("gallery",)
     elif protocol == "finetune" and values.layers == "head":
         label, unused = f"{label} --layers=head", ("batch_norm", "learning_rate")
     return protocol, read_settings(values, protocol, unused, label)

@@ -1,26 +1,31 @@
 """The protocols of moco-evaluate that classify images, and its report."""
 
+import dataclasses
 import os
 import time
 from typing import Any
 
+import keras
+import numpy as np
 from absl import flags
 
 from moco_tf import distribution, encoders, run_directory
 from moco_tf.backbones import descriptions, loading
 from moco_tf.cli import backbone_flags
 from moco_tf.config import check
-from moco_tf.data import sources
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
-from moco_tf.evaluation import comparison, few_shot, protocols, unreadable
+from moco_tf.evaluation import comparison, few_shot, galleries, patches, protocols, unreadable
 from moco_tf.evaluation.settings import (
+    AnomalySettings,
+    ClusterSettings,
     FewShotSettings,
     FinetuneSettings,
     LinearSettings,
+    RetrievalSettings,
     Settings,
 )
 from moco_tf.plots import features as feature_plots
@@ -31,9 +36,9 @@ from moco_tf.report.report import write_report
 def report(values: flags.FlagValues) -> None:
     """Write the report on a run."""
     config = _read_config(values)
-    source, image_size = _open_source(values, config)
+    source, image_size = backbone_flags.open_source(values, config)
     backbone, name, directory, channels = _load_backbone(values, config, source, image_size)
-    _require_images(values, backbone, name, source, channels, image_size)
+    backbone_flags.require_images(values, backbone, name, source, channels, image_size)
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)
@@ -56,10 +61,11 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         settings: Settings of the protocol.
     """
     config = _read_config(values)
-    source, image_size = _open_source(values, config)
+    source, image_size = backbone_flags.open_source(values, config)
     backbone, name, directory, channels = _load_backbone(values, config, source, image_size)
-    _require_images(values, backbone, name, source, channels, image_size)
-    protocols.require_two_labeled_parts(source)
+    backbone_flags.require_images(values, backbone, name, source, channels, image_size)
+    gallery = _open_gallery(values, config, source)
+    _require_labels(protocol, source, gallery, settings)
     if isinstance(settings, FewShotSettings):
         assert source.labels is not None
         assert source.class_names is not None
@@ -71,6 +77,10 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if distribution.is_chief():
         protocols.require_writable(directory)
     description = {"backbone": name, "data": source.name, "image_size": image_size}
+    if gallery is not None:
+        description["gallery_data"] = gallery.name
+        if isinstance(settings, RetrievalSettings):
+            settings = dataclasses.replace(settings, gallery="train")
     picture = _picture(values, protocol, directory)
     if picture:
         require_outside(values.data or config.data.source, picture)
@@ -81,6 +91,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         )
         comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
     _print_summary(source)
+    heat: np.ndarray | None = None
 
     # Every process computes; the chief alone writes.
     if isinstance(settings, LinearSettings):
@@ -91,14 +102,24 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             feature_plots.plot_comparison(picture, {**result, **description})
     elif isinstance(settings, FinetuneSettings):
         result = protocols.evaluate_finetune(backbone, source, image_size, settings)
+    elif isinstance(settings, AnomalySettings) and settings.level == "patch":
+        network = _load_network(values, config, channels)
+        result, heat = patches.evaluate(network, gallery, source, image_size, settings)
     else:
         start = time.perf_counter()
-        train, test = protocols.extract_both(backbone, source, image_size)
+        if gallery is not None:
+            train, test = galleries.extract_gallery(backbone, gallery, source, image_size)
+        elif protocol == "cluster" and not source.has_labels:
+            train, test = galleries.extract_unlabeled(backbone, source, image_size)
+        else:
+            train, test = protocols.extract_both(backbone, source, image_size)
         seconds = round(time.perf_counter() - start, 3)
         if not distribution.is_chief():
             return
         result = protocols.evaluate(protocol, train, test, settings)
         result["feature_seconds"] = seconds
+        if train is test:
+            result["num_images_used"] = len(test.indices) + len(test.unreadable)
     if not distribution.is_chief():
         return
     result |= description
@@ -112,6 +133,10 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if values.protocol == "knn":
         # After the result, so that a picture that cannot be written does not cost it.
         feature_plots.plot_neighbors(picture, source, image_size, train, test)
+    elif values.protocol == "cluster":
+        feature_plots.plot_clusters(picture, source, image_size, result)
+    elif values.protocol == "anomaly":
+        feature_plots.plot_anomalies(picture, source, image_size, result, heat)
     print(f"{summary}; wrote {' and '.join(written)}")
 
 
@@ -124,7 +149,47 @@ def _picture(values: flags.FlagValues, protocol: str, directory: str) -> str:
     """Return the path of the picture that a protocol writes; "" if it writes none."""
     if values.protocol == "knn":
         return os.path.join(directory, f"{protocol.replace('knn', 'neighbours')}.png")
-    return os.path.join(directory, "eval", f"{protocol}.png") if values.compare else ""
+    if values.compare or values.protocol in ("cluster", "anomaly"):
+        return os.path.join(directory, "eval", f"{protocol}.png")
+    return ""
+
+
+def _open_gallery(values: flags.FlagValues, config: Any, source: Source) -> Source | None:
+    """Return the source of --gallery_data, or None."""
+    if values.gallery_data is None:
+        return None
+    gallery = backbone_flags.load_source(values, config, values.gallery_data)
+    if gallery.channels != source.channels:
+        raise UserError(
+            f"the images of '{gallery.name}' have {gallery.channels} channels, but those of "
+            f"'{source.name}' have {source.channels}: choose others by --gallery_data"
+        )
+    return gallery
+
+
+def _require_labels(
+    protocol: str, source: Source, gallery: Source | None, settings: Settings | None
+) -> None:
+    """Raise a `UserError` unless the images have the labels that a protocol needs."""
+    if gallery is not None:
+        protocols.require_labels(source)
+        if protocol == "retrieval":
+            protocols.require_labels(gallery)
+    elif protocol == "anomaly" and not source.has_labels:
+        raise UserError(
+            f"data source '{source.name}' has no labels"
+            f"{f', because {source.no_labels}' if source.no_labels else ''}: name normal images by "
+            "--gallery_data, such as folder:PATH/train/good, and labeled test images by --data, "
+            "such as folder:PATH/test"
+        )
+    elif isinstance(settings, ClusterSettings) and not source.has_labels:
+        if not settings.clusters:
+            raise UserError(
+                f"data source '{source.name}' has no labels, from which the number of clusters "
+                "would follow: give the number by --clusters, such as --clusters=20"
+            )
+    else:
+        protocols.require_two_labeled_parts(source)
 
 
 def _print_summary(source: Source) -> None:
@@ -143,74 +208,48 @@ def _read_config(values: flags.FlagValues) -> Any:
     return None
 
 
-def _open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:
-    """Return the data source and the side of the views in pixels."""
-    data = values.data or config.data.source
-    options = sources.options(config) if config else {}
-    for name in ("image_feature", "label_feature", "tfds_dir"):
-        if values[name].value is not None:
-            options[name] = str(values[name].value)
-    return sources.load(data, **options), values.image_size or config.image_size
-
-
 def _load_backbone(
     values: flags.FlagValues, config: Any, source: Source, image_size: int
 ) -> tuple[Any, str, str, int]:
     """Return the backbone, its name, the directory of its results and its input channels."""
-    if values.saved_model:
-        backbone, channels = loading.load_saved_model(values.saved_model)
-        return backbone, values.saved_model, values.saved_model, channels
-    if values.workdir:
-        load = loading.load_encoder if values.features == "head" else loading.load_backbone
-        backbone, name, directory = load(values.workdir), values.workdir, values.workdir
-    elif values.checkpoint:
-        backbone, name, directory = _load_checkpoint(values), values.checkpoint, "."
-    else:
-        backbone = _random_backbone(values, config, source, image_size, config.seed)
-        name, directory = f"random {config.encoder}", "."
-    return backbone, name, directory, backbone.input_shape[-1]
+    if values.random_init:
+        network = (config.encoder, config.stem)
+        backbone = _random_backbone(values, network, source, image_size, config.seed)
+        return backbone, f"random {config.encoder}", ".", backbone.input_shape[-1]
+    # With --compare, the backbone of --checkpoint may be given beside that of --workdir.
+    kind = next(name for name in backbone_flags.NAMES if values[name].value)
+    head = values.features == "head"
+    backbone, channels = backbone_flags.load_with_normalization(values, kind, head)
+    path: Any = values[kind].value
+    return backbone, path, "." if kind == "checkpoint" else path, channels
 
 
-def _load_checkpoint(values: flags.FlagValues) -> Any:
-    return encoders.with_normalization(backbone_flags.load(values, "checkpoint"))
+def _load_network(values: flags.FlagValues, config: Any, channels: int) -> keras.Model:
+    """Return the backbone as `moco_tf.encoders.build` returns it, for normalized images."""
+    if values.random_init:
+        return encoders.random_network(config.encoder, config.stem, channels, config.seed)
+    kind = next(name for name in backbone_flags.NAMES if values[name].value)
+    return backbone_flags.load(values, kind)
 
 
-def _require_images(
-    values: flags.FlagValues,
-    backbone: Any,
-    name: str,
-    source: Source,
-    channels: int,
-    image_size: int,
-) -> None:
-    """Raise a `UserError` unless a backbone takes views of this size of these images."""
-    if channels != source.channels:
-        raise UserError(
-            f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
-            f"{channels}: choose images with {channels} channels by --data"
-        )
-    if values.saved_model:
-        description = descriptions.read(values.saved_model)
-        backbone = foreign.read(description) if description else None
-    if backbone is not None:
-        foreign.require_image_size(backbone, image_size, name, "--image_size")
-
-
-def _network(values: flags.FlagValues, config: Any) -> tuple[str, str]:
-    """Return the encoder and its stem."""
+def _network(values: flags.FlagValues, config: Any, backbone: Any) -> tuple[str, str]:
+    """Return the encoder of a backbone and its stem."""
     if config:
         return config.encoder, config.stem
     if values.encoder:
         return values.encoder, values.stem
-    network = loading.read_network(values.saved_model)
+    if values.saved_model:
+        network = loading.read_network(values.saved_model)
+    else:
+        network = encoders.network_of(backbone)
     return network.encoder, network.stem
 
 
 def _random_backbone(
-    values: flags.FlagValues, config: Any, source: Source, image_size: int, seed: int
+    values: flags.FlagValues, network: tuple[str, str], source: Source, image_size: int, seed: int
 ) -> Any:
-    """Return the same network without training."""
-    encoder, stem = _network(values, config)
+    """Return a network, an encoder and its stem, without training."""
+    encoder, stem = network
     description = None
     if is_foreign(encoder):
         directory = values.workdir or values.saved_model
@@ -228,8 +267,8 @@ def _backbones_to_compare(
     seed: int,
 ) -> dict[str, Any]:
     """Return the backbones of --compare by their names in the legend."""
-    encoder, stem = _network(values, config)
-    random = _random_backbone(values, config, source, image_size, seed)
+    encoder, stem = _network(values, config, backbone)
+    random = _random_backbone(values, (encoder, stem), source, image_size, seed)
     shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (backbone, random)]
     if shapes[0] != shapes[1]:
         raise UserError(
@@ -240,6 +279,8 @@ def _backbones_to_compare(
     if own := values.workdir or values.saved_model:
         backbones[f"pre-trained, {os.path.basename(own.rstrip('/'))}"] = backbone
     if values.checkpoint:
-        imported = _load_checkpoint(values) if values.workdir else backbone
+        imported = backbone
+        if values.workdir:
+            imported, _ = backbone_flags.load_with_normalization(values, "checkpoint")
         backbones[f"imported, {os.path.basename(values.checkpoint)}"] = imported
     return backbones

@@ -1,4 +1,6 @@
-"""Confidence intervals of means over test images, by the bootstrap (Efron 1979)."""
+"""Confidence intervals of results on test images, by the bootstrap (Efron 1979)."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -38,5 +40,36 @@ def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
         rows = min(SAMPLES - len(means), max(1, BLOCK // len(values)))
         drawn = values[generator.integers(0, len(values), (rows, len(values)))]
         means.extend(drawn.mean(axis=1))
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return _percentiles(means)
+
+
+def interval(
+    statistic: Callable[[np.ndarray], float], groups: Sequence[np.ndarray], seed: int = 0
+) -> tuple[float, float]:
+    """Return a 95 % confidence interval of any statistic, between percentiles of the bootstrap.
+
+    Args:
+        statistic: Function of images that were drawn, int64 `[N]`, indices of test images.
+        groups: Disjoint sets of test images. As many are drawn from each as there are in it, such
+            as from the normal and from the anomalous ones.
+        seed: Random seed of the draws.
+
+    Returns:
+        The lower and the upper end.
+
+    Example:
+        >>> values = np.repeat([0.0, 1.0], [20, 80])
+        >>> interval(lambda drawn: values[drawn].mean(), [np.arange(100)])
+        (0.72, 0.87)
+    """
+    generator = np.random.Generator(np.random.Philox(seed))
+    values = []
+    for _ in range(SAMPLES):
+        drawn = [group[generator.integers(0, len(group), len(group))] for group in groups]
+        values.append(statistic(np.concatenate(drawn)))
+    return _percentiles(values)
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

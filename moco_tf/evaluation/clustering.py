@@ -14,6 +14,7 @@ from moco_tf.evaluation.settings import ClusterSettings
 
 # Maximum number of training images, evenly spaced, that the clusters are made from.
 MAX_IMAGES = 100_000
+EXAMPLES = 8  # Number of images that stand for a cluster.
 
 
 def cluster(
@@ -26,20 +27,24 @@ def cluster(
 
     Args:
         train: Features of the training images.
-        test: Labeled features of the test images.
+        test: Features of the test images, with labels or without.
         settings: Number of clusters, number of starts, and seed.
 
     Returns:
-        A dict with `nmi`, the normalized mutual information of clusters and classes, in [0, 1];
-        `ari`, the adjusted Rand index, 1 for equal partitions and 0 on average for random ones;
-        and `cluster_sizes`, the numbers of test images in the clusters.
+        A dict with `clusters`, their number; `cluster_sizes`, the numbers of test images in them;
+        `examples`, for each cluster the indices of up to 8 test images, those nearest to the center
+        first; and with labels also `nmi`, the normalized mutual information of clusters and
+        classes, in [0, 1], and `ari`, the adjusted Rand index, 1 for equal partitions and 0 on
+        average for random ones.
 
     Raises:
-        UserError: If a feature is not finite, or there are fewer training images than clusters.
+        UserError: If a feature is not finite, there are fewer training images than clusters, or
+            their number is not given and there are no labels.
     """
     require_finite(train, test)
-    assert test.labels is not None
     clusters = settings.clusters or test.num_classes
+    if not clusters:
+        raise UserError("clusters=0: without labels, give the number of clusters, such as 20")
     if clusters > len(train.features):
         raise UserError(
             f"clusters={clusters} is more than the {len(train.features)} training images: use "
@@ -47,10 +52,20 @@ def cluster(
         )
     kmeans = KMeans(clusters, n_init=settings.starts, random_state=settings.seed)
     kmeans.fit(normalize(evenly_spaced(train.features, MAX_IMAGES)))
-    assigned = kmeans.predict(normalize(test.features))
+    distances = kmeans.transform(normalize(test.features))
+    assigned = distances.argmin(axis=1)
+    examples = []
+    for number in range(clusters):
+        members = np.flatnonzero(assigned == number)
+        nearest = members[np.argsort(distances[members, number], kind="stable")[:EXAMPLES]]
+        examples.append(test.indices[nearest].tolist())
+    agreement: dict[str, float] = {}
+    if test.labels is not None:
+        agreement["nmi"] = float(normalized_mutual_info_score(test.labels, assigned))
+        agreement["ari"] = float(adjusted_rand_score(test.labels, assigned))
     return {
-        "nmi": float(normalized_mutual_info_score(test.labels, assigned)),
-        "ari": float(adjusted_rand_score(test.labels, assigned)),
+        **agreement,
         "clusters": clusters,
         "cluster_sizes": np.bincount(assigned, minlength=clusters).tolist(),
+        "examples": examples,
     }

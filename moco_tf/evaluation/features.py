@@ -1,7 +1,7 @@
 """Features of a frozen backbone, computed once."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -34,6 +34,7 @@ class Features:
         num_classes: Number of classes of the source; 0 if it has no labels.
         unreadable: Names of the requested images that cannot be read, by their indices.
         unreadable_classes: Names of the classes of which none of the requested images can be read.
+        class_names: Names of the classes; empty if they are not known.
     """
 
     features: np.ndarray
@@ -42,6 +43,7 @@ class Features:
     num_classes: int = 0
     unreadable: dict[int, str] = dataclasses.field(default_factory=dict)
     unreadable_classes: list[str] = dataclasses.field(default_factory=list)
+    class_names: list[str] = dataclasses.field(default_factory=list)
 
 
 def require_finite(*parts: Features) -> None:
@@ -61,13 +63,12 @@ def require_finite(*parts: Features) -> None:
 
 
 class Extractor:
-    """Runs a backbone over images in inference mode.
+    """Runs backbones over images in inference mode.
 
-    It can be called again after the weights of the backbone have changed, and is then quicker,
-    because everything is traced once.
+    It can be called several times, with the same backbone after its weights have changed or with
+    another one.
 
     Args:
-        step: Result of `feature_step`, which several extractors can share.
         source: The source of the images.
         indices: int64 `[M]`, the images to use. Images that cannot be read are left out.
         image_size: Side of the central view in pixels.
@@ -77,7 +78,6 @@ class Extractor:
 
     def __init__(
         self,
-        step: Step,
         source: Source,
         indices: np.ndarray,
         image_size: int,
@@ -93,12 +93,12 @@ class Extractor:
 
         strategy = tf.distribute.get_strategy()
         self._batches = strategy.distribute_datasets_from_function(views)
-        self._step = step
 
-    def __call__(self, progress: str | None = None) -> Features:
+    def __call__(self, step: Step, progress: str | None = None) -> Features:
         """Return the features of all images that can be read.
 
         Args:
+            step: Result of `feature_step`, which several extractors can share.
             progress: Label of the progress bar, or None for no bar.
 
         Raises:
@@ -108,9 +108,7 @@ class Extractor:
         # With None, tqdm shows a bar in a terminal only.
         disable = None if progress and is_chief() else True
         with tqdm(total=len(self.indices), desc=progress, unit="img", disable=disable) as bar:
-            for batch in self._batches:
-                batch_indices, features = (value.numpy() for value in self._step(batch))
-                # Rows with the index -1 fill up the batch, or stand for unreadable images.
+            for batch_indices, features in self.batches(step):
                 feature_parts.append(features[batch_indices >= 0])
                 index_parts.append(batch_indices[batch_indices >= 0])
                 bar.update(len(index_parts[-1]))
@@ -121,6 +119,28 @@ class Extractor:
                 "files, which may be damaged or incomplete"
             )
         return _with_labels(self.source, self.indices, readable, np.concatenate(feature_parts))
+
+    def batches(self, step: Step) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the indices and the features of one batch after the other, in order.
+
+        A row with the index -1 stands for an image that cannot be read, or fills up the last batch
+        after all images.
+
+        Args:
+            step: As for a call.
+
+        Yields:
+            int64 `[n]` and float32 `[n, D]`.
+        """
+        waiting = None
+        for batch in self._batches:
+            result = step(batch)
+            # The device computes this batch while the caller uses the one before.
+            if waiting is not None:
+                yield waiting[0].numpy(), waiting[1].numpy()
+            waiting = result
+        if waiting is not None:
+            yield waiting[0].numpy(), waiting[1].numpy()
 
 
 def feature_step(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Step:
@@ -182,7 +202,7 @@ def extract(
     Raises:
         UserError: If none of the images can be read.
     """
-    return Extractor(feature_step(backbone), source, indices, image_size)(progress)
+    return Extractor(source, indices, image_size)(feature_step(backbone), progress)
 
 
 def _with_labels(
@@ -198,5 +218,6 @@ def _with_labels(
     lost = np.setdiff1d(labels[missing], [*labels[readable], -1])
     lost_classes = [class_names[label] for label in lost]
     return Features(
-        features, readable, labels[readable], len(class_names), unreadable, lost_classes
+        *(features, readable, labels[readable], len(class_names)),
+        *(unreadable, lost_classes, class_names),
     )

@@ -32,7 +32,7 @@ from moco_tf.evaluation import unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
-from moco_tf.evaluation.metrics import accuracies
+from moco_tf.evaluation.metrics import accuracies, classification
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import (
     new_classifier,
@@ -71,11 +71,12 @@ def fit(
 
     Returns:
         The backbone after training (`backbone` itself with `layers="head"`), the trained layer from
-        features to class scores, and the results: a dict with `top1` and `top5`, in [0, 1], of the
-        central views of the test images after the last epoch; `num_train` and `num_test`, the
-        numbers of images that can be read; the entries of
-        `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch with `epoch`,
-        counted from 1, `top1`, `top5` and `loss`, the mean over the training images in nats.
+        features to class scores, and the results: a dict with the entries of
+        `moco_tf.evaluation.metrics.classification`, of the central views of the test images after
+        the last epoch; `num_train` and `num_test`, the numbers of images that can be read; the
+        entries of `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch with
+        `epoch`, counted from 1, `top1`, `top5` and `loss`, the mean over the training images in
+        nats.
 
     Raises:
         UserError: If the settings do not fit the backbone, the strategy or the source, no training
@@ -87,11 +88,10 @@ def fit(
     chosen = source.train[choose(train_labels, settings.label_fraction, settings.seed)]
     before = checksums(backbone)
     tuned = backbone if settings.layers == "head" else _trainable_copy(backbone)
-    extract_test = Extractor(
-        feature_step(tuned), source, source.test, image_size, keep_views=settings.layers == "all"
-    )
+    step = feature_step(tuned)
+    extract_test = Extractor(source, source.test, image_size, keep_views=settings.layers == "all")
     # Test features come first, so that unreadable test images are reported before the training.
-    test = extract_test("test features")
+    test = extract_test(step, "test features")
     unreadable_test, unreadable_classes = dict(test.unreadable), test.unreadable_classes
     layer = new_classifier(test.features.shape[1], test.num_classes, settings.seed)
     trained = _parameters(tuned, layer, settings)
@@ -146,15 +146,17 @@ def fit(
                     "replace the files, which may be damaged or incomplete"
                 )
             if settings.layers == "all":
-                test = extract_test()
+                test = extract_test(step)
                 unreadable_test |= test.unreadable
-            accuracy = _accuracy(layer, test, losses, epoch, settings)
+            scores = _scores(layer, test, losses, epoch, settings)
+            assert test.labels is not None
+            accuracy = accuracies(scores, test.labels)
             loss = float(np.average(losses, weights=counts))
             curve.append({"epoch": epoch + 1, **accuracy, "loss": loss})
             bar.set_postfix(top1=f"{accuracy['top1']:.3f}", loss=f"{loss:.3f}", refresh=False)
     require_unchanged(backbone, before)
     result = {
-        **accuracy,
+        **classification(scores, test),
         "num_train": num_seen // settings.epochs,
         "num_test": len(test.indices),
         **unreadable.entries(
@@ -229,21 +231,21 @@ def _loss(
     return loss
 
 
-def _accuracy(
+def _scores(
     layer: keras.layers.Dense,
     test: Features,
     losses: list[float],
     epoch: int,
     settings: FinetuneSettings,
-) -> dict[str, float]:
+) -> np.ndarray:
+    """Return the scores of the test images, `[N, classes]`."""
     scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
     if not (np.isfinite(losses).all() and np.isfinite(scores).all()):
         rates = f"head_learning_rate={settings.head_learning_rate:g}"
         if settings.layers == "all":
             rates = f"learning_rate={settings.learning_rate:g} and {rates}"
         raise UserError(f"{rates}: fine-tuning diverged in epoch {epoch + 1}; use smaller rates")
-    assert test.labels is not None
-    return accuracies(scores, test.labels)
+    return scores
 
 
 def _trainable_copy(backbone: Any) -> Any:

@@ -1,12 +1,16 @@
 """Weighted k-nearest-neighbor classification of frozen features (InstDisc, Wu et al. 2018)."""
 
+from typing import Any
+
 import numpy as np
 
+from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
 
 BLOCK = 1024  # Number of test features compared at a time, which bounds the memory.
+MAX_QUERIES = 10_000  # Number of training images that choose k.
 
 
 def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,15 +38,41 @@ def nearest(bank: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, 
     return np.concatenate(indices), np.concatenate(similarities)
 
 
+def nearest_others(
+    bank: np.ndarray,
+    bank_indices: np.ndarray,
+    queries: np.ndarray,
+    query_indices: np.ndarray,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest features of each query by cosine similarity, without the query itself.
+
+    Args:
+        bank: float32 `[M, D]`.
+        bank_indices: int64 `[M]`, the images that these features belong to.
+        queries: float32 `[N, D]`.
+        query_indices: int64 `[N]`, the images that the queries belong to.
+        count: Number of neighbors of each query; clipped to the number of other images.
+
+    Returns:
+        The rows of the bank, int64 `[N, count]`, nearest first, and their cosine similarities,
+        float32 `[N, count]`.
+    """
+    rows, cosines = nearest(bank, queries, count + 1)
+    excluded = bank_indices[rows] == query_indices[:, np.newaxis]
+    # If the query is not in the bank, its farthest neighbor is excluded instead.
+    excluded[:, -1] |= ~excluded.any(axis=1)
+    shape = len(queries), rows.shape[1] - 1
+    return rows[~excluded].reshape(shape), cosines[~excluded].reshape(shape)
+
+
 def classify(
     train: Features, test: Features, settings: KNNSettings = KNNSettings()
 ) -> dict[str, float]:
-    """Classify test images by their nearest training images.
-
-    Each of the k neighbors votes for its class with the weight exp(similarity / temperature).
+    """Classify test images by their nearest training images, and return the accuracy.
 
     Args:
-        train: Labeled features of the training images, the bank.
+        train: Labeled features of the training images.
         test: Labeled features of the test images.
         settings: Number of neighbors and temperature.
 
@@ -52,17 +82,76 @@ def classify(
     Raises:
         UserError: If a feature is not finite.
     """
+    assert test.labels is not None
+    return accuracies(scores(train, test, settings), test.labels)
+
+
+def scores(train: Features, test: Features, settings: KNNSettings = KNNSettings()) -> np.ndarray:
+    """Return the votes of the nearest training images for each class.
+
+    Args:
+        train: As for `classify`.
+        test: As for `classify`.
+        settings: As for `classify`.
+
+    Returns:
+        float64 `[N, classes]`.
+
+    Raises:
+        UserError: If a feature is not finite.
+    """
     require_finite(train, test)
     assert train.labels is not None
-    assert test.labels is not None
     indices, similarities = nearest(train.features, test.features, settings.k)
+    labels = train.labels[indices]
+    return _votes(labels, similarities, train.num_classes, settings.temperature)
+
+
+def choose_k(train: Features, settings: KNNSettings) -> tuple[int, list[dict[str, Any]]]:
+    """Choose the number of neighbors by classifying training images, each without itself.
+
+    Args:
+        train: Labeled features of the training images. Up to 10,000 of them, evenly spaced, are
+            classified.
+        settings: The numbers `ks` to compare, and the temperature.
+
+    Returns:
+        The best number, the smallest one of equal ones, and a list of dicts with each `k` and its
+        `top1` on the training images.
+
+    Raises:
+        UserError: If a feature is not finite.
+    """
+    require_finite(train)
+    assert train.labels is not None
+    queries = evenly_spaced(np.arange(len(train.features)), MAX_QUERIES)
+    indices, similarities = nearest_others(
+        train.features,
+        np.arange(len(train.features)),
+        train.features[queries],
+        queries,
+        max(settings.ks),
+    )
+    labels = train.labels[indices]
+    choices: list[dict[str, Any]] = []
+    for k in settings.ks:
+        votes = _votes(labels[:, :k], similarities[:, :k], train.num_classes, settings.temperature)
+        choices.append({"k": k, "top1": accuracies(votes, train.labels[queries])["top1"]})
+    best = min(choices, key=lambda choice: (-choice["top1"], choice["k"]))
+    return best["k"], choices
+
+
+def _votes(
+    labels: np.ndarray, similarities: np.ndarray, num_classes: int, temperature: float
+) -> np.ndarray:
+    """Return the sum of the weights of the neighbors of each class, float64 `[N, classes]`."""
     # Relative to the best similarity, so that small temperatures do not overflow.
     relative = (similarities - similarities[:, :1]).astype(np.float64)
-    weights = np.exp(relative / settings.temperature)
-    scores = np.zeros((len(test.features), train.num_classes))
-    rows = np.repeat(np.arange(len(test.features)), indices.shape[1])
-    np.add.at(scores, (rows, train.labels[indices].ravel()), weights.ravel())
-    return accuracies(scores, test.labels)
+    weights = np.exp(relative / temperature)
+    votes = np.zeros((len(labels), num_classes))
+    rows = np.repeat(np.arange(len(labels)), labels.shape[1])
+    np.add.at(votes, (rows, labels.ravel()), weights.ravel())
+    return votes
 
 
 def normalize(features: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from moco_tf.evaluation import unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step, traceable
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
-from moco_tf.evaluation.metrics import accuracies
+from moco_tf.evaluation.metrics import accuracies, classification
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import (
     new_classifier,
@@ -60,7 +60,8 @@ def classify(
         settings: Settings of the training.
 
     Returns:
-        A dict with `top1` and `top5`, in [0, 1], of the central views of the test images;
+        A dict with the entries of `moco_tf.evaluation.metrics.classification`, of the central views
+        of the test images;
         the `learning_rate`; `num_train` and `num_test`, the numbers of images that can be read; and
         the entries of `moco_tf.evaluation.unreadable.entries`. With several learning rates also
         `num_held_out`, and `held_out`: a list of each `learning_rate` with its `top1` on the
@@ -72,7 +73,7 @@ def classify(
     before = checksums(backbone)
     step = feature_step(backbone)
     # Test features come first, so that unreadable test images are reported before the training.
-    test = Extractor(step, source, source.test, image_size)("test features")
+    test = Extractor(source, source.test, image_size)(step, "test features")
     assert test.labels is not None
     dim, num_classes = test.features.shape[1], test.num_classes
     if settings.learning_rates:
@@ -81,7 +82,7 @@ def classify(
             backbone, source, trained, image_size, dim, num_classes, settings
         )
         num_train = len(trained) - len(unreadable_train)
-        validation = Extractor(step, source, held_out, image_size)("held-out features")
+        validation = Extractor(source, held_out, image_size)(step, "held-out features")
         unreadable_train |= validation.unreadable
         (weights, bias), choice = _best(layers, settings.learning_rates, validation)
     else:
@@ -92,7 +93,7 @@ def classify(
         choice = {"learning_rate": settings.learning_rate}
     require_unchanged(backbone, before)
     return {
-        **accuracies(test.features @ weights + bias, test.labels),
+        **classification(test.features @ weights + bias, test),
         **choice,
         "num_train": num_train,
         "num_test": len(test.labels),

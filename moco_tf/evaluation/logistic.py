@@ -36,9 +36,28 @@ def probe(
     Raises:
         UserError: If all training images are of one class, or a feature is not finite.
     """
+    assert test.labels is not None
+    return accuracies(scores(train, test, settings), test.labels)
+
+
+def scores(
+    train: Features, test: Features, settings: ProbeSettings = ProbeSettings()
+) -> np.ndarray:
+    """Return the scores of the logistic regression for each class.
+
+    Args:
+        train: As for `probe`.
+        test: As for `probe`.
+        settings: As for `probe`.
+
+    Returns:
+        float `[N, classes]`. Classes without a training image have the lowest score.
+
+    Raises:
+        UserError: As `probe`.
+    """
     require_finite(train, test)
     assert train.labels is not None
-    assert test.labels is not None
     if len(np.unique(train.labels)) < 2:
         raise UserError(
             "the linear probe needs training images of two or more classes, but all of them have "
@@ -60,9 +79,9 @@ def probe(
     if fitted_scores.ndim == 1:  # Two classes share one score.
         fitted_scores = np.stack([-fitted_scores, fitted_scores], axis=1)
     # Classes without a training image get the lowest score.
-    scores = np.full((len(test.features), train.num_classes), -np.inf)
-    scores[:, classifier.classes_] = fitted_scores
-    return accuracies(scores, test.labels)
+    result = np.full((len(test.features), train.num_classes), -np.inf)
+    result[:, classifier.classes_] = fitted_scores
+    return result
 
 
 def _distinct_columns(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

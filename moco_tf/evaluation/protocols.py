@@ -12,6 +12,7 @@ import tensorflow as tf
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import (
+    anomaly,
     clustering,
     few_shot,
     finetune,
@@ -22,16 +23,39 @@ from moco_tf.evaluation import (
     unreadable,
 )
 from moco_tf.evaluation.features import Extractor, Features, feature_step
-from moco_tf.evaluation.settings import SETTINGS, FinetuneSettings, LinearSettings, Settings
+from moco_tf.evaluation.metrics import classification
+from moco_tf.evaluation.settings import (
+    SETTINGS,
+    FinetuneSettings,
+    KNNSettings,
+    LinearSettings,
+    ProbeSettings,
+    Settings,
+)
 from moco_tf.files import error_reason, write_atomically, write_remedy
+
+
+def _knn(train: Features, test: Features, settings: KNNSettings) -> dict[str, Any]:
+    choice: dict[str, Any] = {}
+    if settings.ks:
+        k, choices = knn.choose_k(train, settings)
+        settings = KNNSettings(k, settings.temperature)
+        choice = {"k": k, "training_images": choices}
+    return {**classification(knn.scores(train, test, settings), test), **choice}
+
+
+def _probe(train: Features, test: Features, settings: ProbeSettings) -> dict[str, Any]:
+    return classification(logistic.scores(train, test, settings), test)
+
 
 # The protocols that take features which are computed once.
 CACHED: dict[str, Callable[..., dict[str, Any]]] = {
-    "knn": knn.classify,
-    "knn_head": knn.classify,  # On the outputs of the projection head.
-    "linear_cached": logistic.probe,
+    "knn": _knn,
+    "knn_head": _knn,  # On the outputs of the projection head.
+    "linear_cached": _probe,
     "few-shot": few_shot.classify,
     "retrieval": retrieval.retrieve,
+    "anomaly": anomaly.detect,
     "cluster": clustering.cluster,
 }
 # How the images of a data source get labels.
@@ -53,6 +77,17 @@ def require_two_labeled_parts(source: Source) -> None:
     Raises:
         UserError: If it has no labels, or one of the two parts is empty.
     """
+    require_labels(source)
+    if not (len(source.train) and len(source.test)):
+        remedy = PART_REMEDIES.get(source.name.partition(":")[0], "add images")
+        raise UserError(
+            f"data source '{source.name}' has {len(source.train)} training and {len(source.test)} "
+            f"test images with labels, but an evaluation needs both: {remedy}"
+        )
+
+
+def require_labels(source: Source) -> None:
+    """Raise a `UserError` if a source has no labels."""
     if not source.has_labels:
         remedy = LABEL_REMEDIES.get(source.name.partition(":")[0], "")
         reason = f", because {source.no_labels}" if source.no_labels else ""
@@ -60,12 +95,6 @@ def require_two_labeled_parts(source: Source) -> None:
             f"data source '{source.name}' has no labels, which an evaluation needs{reason}: "
             f"{remedy}evaluate with other images, such as folder:PATH with a subfolder for "
             "each class"
-        )
-    if not (len(source.train) and len(source.test)):
-        remedy = PART_REMEDIES.get(source.name.partition(":")[0], "add images")
-        raise UserError(
-            f"data source '{source.name}' has {len(source.train)} training and {len(source.test)} "
-            f"test images with labels, but an evaluation needs both: {remedy}"
         )
 
 
@@ -88,8 +117,8 @@ def extract_both(
     require_two_labeled_parts(source)
     step = feature_step(backbone)
     return (
-        Extractor(step, source, source.train, image_size)("training features"),
-        Extractor(step, source, source.test, image_size)("test features"),
+        Extractor(source, source.train, image_size)(step, "training features"),
+        Extractor(source, source.test, image_size)(step, "test features"),
     )
 
 
@@ -107,7 +136,7 @@ def evaluate(
 
     Returns:
         A dict with `protocol`, the result of the protocol's function, which for most protocols is
-        `top1` and `top5` in [0, 1], `num_train`, `num_test`, the entries of
+        that of `moco_tf.evaluation.metrics.classification`, `num_train`, `num_test`, the entries of
         `moco_tf.evaluation.unreadable.entries`, `seconds` that the protocol took on the features,
         and the settings.
 
@@ -206,11 +235,28 @@ def summarize(result: dict[str, Any]) -> str:
         low, high = result["map_interval"]
         recall = [f"recall at {row['rank']} {row['recall']:.4f}" for row in result["recall"]]
         accuracy = f"mAP {result['map']:.4f} ({low:.4f} to {high:.4f}), {', '.join(recall)}"
-    elif "nmi" in result:
-        accuracy = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}"
+    elif "auroc" in result:
+        low, high = result["auroc_interval"]
+        accuracy = (
+            f"AUROC {result['auroc']:.4f} ({low:.4f} to {high:.4f}), average precision "
+            f"{result['average_precision']:.4f} with {result['num_normal']} normal images"
+        )
+    elif "cluster_sizes" in result:
+        sizes = result["cluster_sizes"]
+        accuracy = f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images"
+        if "nmi" in result:
+            accuracy = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}, {accuracy}"
+        else:
+            return accuracy
     else:
-        accuracy = f"top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}"
-    return f"{accuracy} ({result['num_train']} training and {result['num_test']} test images)"
+        low, high = result.get("top1_interval", (None, None))  # Earlier versions had none.
+        interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
+        accuracy = f"top-1 {result['top1']:.4f}{interval}, top-5 {result['top5']:.4f}"
+        if "training_images" in result:
+            accuracy += f", k = {result['k']} chosen on training images"
+    roles = ("gallery", "query") if "gallery_data" in result else ("training", "test")
+    numbers = f"{result['num_train']} {roles[0]} and {result['num_test']} {roles[1]} images"
+    return f"{accuracy} ({numbers})"
 
 
 def require_writable(directory: str) -> None:

@@ -38,7 +38,8 @@ def retrieve(
     Returns:
         A dict with `map`, the mean average precision in [0, 1], and `map_interval`; `recall`, a
         list of dicts with `rank`, `recall` and `interval`; `num_queries`, and `num_left_out` of
-        the queries without a relevant image. The intervals are those of
+        the queries without a relevant image; and `per_class`, a list of dicts with `class`, its
+        name, `num_queries` and `map`. The intervals are those of
         `moco_tf.evaluation.bootstrap.mean_interval`.
 
     Raises:
@@ -47,7 +48,7 @@ def retrieve(
     require_finite(train, test)
     is_leave_one_out = settings.gallery == "test"
     gallery = test if is_leave_one_out else train
-    precisions, first_ranks = _rankings(gallery, test, is_leave_one_out)
+    precisions, first_ranks, labels = _rankings(gallery, test, is_leave_one_out)
     if not len(precisions):
         raise UserError(
             f"gallery={settings.gallery}: no test image has another image of its class there: add "
@@ -58,19 +59,26 @@ def retrieve(
         hits = first_ranks <= rank
         interval = mean_interval(hits)
         recall.append({"rank": rank, "recall": float(hits.mean()), "interval": interval})
+    names = test.class_names or [str(label) for label in range(test.num_classes)]
+    per_class = []
+    for label in np.unique(labels):
+        of_class = precisions[labels == label]
+        row = {"class": names[label], "num_queries": len(of_class), "map": float(of_class.mean())}
+        per_class.append(row)
     return {
         "map": float(precisions.mean()),
         "map_interval": mean_interval(precisions),
         "recall": recall,
         "num_queries": len(precisions),
         "num_left_out": len(test.features) - len(precisions),
+        "per_class": per_class,
     }
 
 
 def _rankings(
     gallery: Features, queries: Features, is_leave_one_out: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the average precision and the rank of the first relevant image of each query.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the average precision of each query, its first relevant rank, and its label.
 
     Queries without a relevant image are left out. Ranks are counted from 1.
     """
@@ -78,7 +86,7 @@ def _rankings(
     assert queries.labels is not None
     bank, vectors = normalize(gallery.features), normalize(queries.features)
     block = max(1, BLOCK // len(bank))
-    precisions, first_ranks = [], []
+    precisions, first_ranks, kept_labels = [], [], []
     for start in range(0, len(vectors), block):
         similarity = np.round(vectors[start : start + block] @ bank.T, DECIMALS)
         rows = np.arange(len(similarity))
@@ -100,7 +108,8 @@ def _rankings(
         # `found` counts the relevant images down to the end of the ties of the first one.
         ranks = np.take_along_axis(ends - found, first, axis=1)[:, 0] + 2
         first_ranks.append(ranks)
-    return np.concatenate(precisions), np.concatenate(first_ranks)
+        kept_labels.append(labels[has_any, 0])
+    return np.concatenate(precisions), np.concatenate(first_ranks), np.concatenate(kept_labels)
 
 
 def _ends_of_ties(ranked: np.ndarray) -> np.ndarray:

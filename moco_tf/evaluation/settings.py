@@ -60,6 +60,20 @@ class KNNSettings(Settings):
         "Temperature of the neighbors' votes, which are weighted by exp(similarity / temperature).",
         above=0,
     )
+    ks: tuple[int, ...] = setting(
+        (),
+        "Numbers of neighbors to compare, separated by commas: the one that classifies the "
+        "training images best, each without itself, is tested. Empty for k.",
+        minimum=1,
+        item=int,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ks and self.k != KNNSettings.k:
+            raise UserError(
+                f"k={self.k} has no effect with ks: add it to ks, or set one of the two"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +118,42 @@ class RetrievalSettings(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
+class AnomalySettings(Settings):
+    """Settings of anomaly detection."""
+
+    normal: str = setting("good", "Name of the class of normal images.")
+    level: str = setting(
+        "image",
+        "What is compared with normal images: the features of whole images, or patches of the map "
+        "of the third stage of a ResNet, which show where an image is odd.",
+        choices=("image", "patch"),
+    )
+    k: int = setting(
+        5,
+        "Number of nearest normal images, whose mean distance is the score of a test image "
+        "(level=image only).",
+        minimum=1,
+    )
+    seed: int = setting(
+        0, "Random seed of the choice of normal patches (level=patch only).", minimum=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = "k" if self.level == "patch" else "seed"
+        if getattr(self, name) != getattr(AnomalySettings, name):
+            raise UserError(
+                f"{name}={getattr(self, name)} has no effect with level={self.level}: remove it"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class ClusterSettings(Settings):
     """Settings of clustering by k-means."""
 
-    clusters: int = setting(0, "Number of clusters; 0 for as many as there are classes.", minimum=0)
+    clusters: int = setting(
+        0, "Number of clusters; 0 for as many as there are classes, if there are labels.", minimum=0
+    )
     starts: int = setting(
         10, "Number of random starts of k-means, the best of which counts.", minimum=1
     )
@@ -272,6 +318,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "linear_cached": ProbeSettings,
     "few-shot": FewShotSettings,
     "retrieval": RetrievalSettings,
+    "anomaly": AnomalySettings,
     "cluster": ClusterSettings,
     "finetune": FinetuneSettings,
     "finetune_comparison": FinetuneSettings,

@@ -15,6 +15,8 @@ from moco_tf.evaluation.protocols import LAYERS
 from moco_tf.plots.saving import save_figure
 from moco_tf.plots.visible import title_with_note, visible
 
+MAX_ROWS = 24  # Maximum number of clusters in a picture.
+
 
 def plot_neighbors(
     path: str,
@@ -62,6 +64,97 @@ def plot_neighbors(
                 query=query,
             )
     title = f"Test images of {source.name} and their nearest training images by cosine similarity"
+    figure.suptitle(title_with_note(title, source))
+    return save_figure(figure, path)
+
+
+def plot_clusters(path: str, source: Source, image_size: int, result: dict[str, Any]) -> str:
+    """Plot the images nearest to the center of each cluster, a row for each cluster.
+
+    Args:
+        path: Path of the PNG file to write.
+        source: The source of the images.
+        image_size: Side of the images in pixels.
+        result: Result of `moco_tf.evaluation.clustering.cluster`.
+
+    Returns:
+        `path`.
+    """
+    sizes = result["cluster_sizes"]
+    shown = sorted(range(len(sizes)), key=lambda number: -sizes[number])[:MAX_ROWS]
+    rows = [result["examples"][number] for number in shown]
+    titles = [[f"{sizes[number]:,} images", *[""] * 7] for number in shown]
+    which = "largest " if len(shown) < len(sizes) else ""
+    title = f"The {len(shown)} {which}clusters of {source.name}: the images nearest to each center"
+    return _plot_grid(path, title, source, image_size, rows, titles)
+
+
+def plot_anomalies(
+    path: str,
+    source: Source,
+    image_size: int,
+    result: dict[str, Any],
+    heat: np.ndarray | None = None,
+) -> str:
+    """Plot the most anomalous test images with their scores, the most anomalous one first.
+
+    The titles of normal images are red: they are mistakes.
+
+    Args:
+        path: Path of the PNG file to write.
+        source: The source of the test images.
+        image_size: Side of the images in pixels.
+        result: Result of `moco_tf.evaluation.anomaly.detect`, with `normal`.
+        heat: A map `[h, w]` for each image of `most_anomalous`, which is plotted over the image, or
+            None.
+
+    Returns:
+        `path`.
+    """
+    found = result["most_anomalous"]
+    rows = [found[start : start + 8] for start in range(0, len(found), 8)]
+    return _plot_grid(
+        path,
+        f"The most anomalous test images of {source.name}: distance to the nearest normal images",
+        source,
+        image_size,
+        [[item["index"] for item in row] for row in rows],
+        [[f"{item['score']:.3f}" for item in row] for row in rows],
+        [[item["class"] == result["normal"] for item in row] for row in rows],
+        heat,
+    )
+
+
+def _plot_grid(
+    path: str,
+    title: str,
+    source: Source,
+    image_size: int,
+    rows: list[list[int]],
+    titles: list[list[str]],
+    is_mistake: list[list[bool]] | None = None,
+    heat: np.ndarray | None = None,
+) -> str:
+    """Plot up to eight images in each row, given by their indices, below maps of heat."""
+    figure = matplotlib.figure.Figure(figsize=(10.4, 1.45 * len(rows) + 0.4), layout="constrained")
+    grid = figure.subplots(len(rows), 8, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for row, indices in enumerate(rows):
+        for column, index in enumerate(indices):
+            is_red = is_mistake is not None and is_mistake[row][column]
+            text = titles[row][column]
+            _show_image(grid[row, column], source, index, image_size, text, is_red=is_red)
+            if heat is not None:
+                grid[row, column].imshow(
+                    heat[8 * row + column],
+                    cmap="inferno",
+                    vmin=heat.min(),
+                    vmax=heat.max(),
+                    alpha=0.5,
+                    interpolation="bilinear",
+                    extent=(-0.5, image_size - 0.5, image_size - 0.5, -0.5),
+                )
     figure.suptitle(title_with_note(title, source))
     return save_figure(figure, path)
 
@@ -115,11 +208,12 @@ def _show_image(
     image_size: int,
     title: str,
     query: int | None = None,
+    is_red: bool = False,
 ) -> None:
-    """Show an image below a title; the title is red if it is not of the same class as `query`."""
+    """Show an image below a title, which is red if it is not of the same class as `query`."""
     image = central_view(source.read(tf.constant(index, tf.int64)), image_size)
     axes.imshow(visible(image.numpy()))
-    color = "black"
+    color = "crimson" if is_red else "black"
     if source.labels is not None and source.class_names is not None:
         title = f"{source.class_names[source.labels[index]][:20]}\n{title}"
         if query is not None and source.labels[index] != source.labels[query]:

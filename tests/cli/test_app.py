@@ -121,6 +121,7 @@ def test_flags_do_not_carry_over_to_the_next_call():
     [
         ("train.py", ["config", "workdir", "preview", "[no]plan", "strategy", "tpu"]),
         ("evaluate.py", ["protocol", "checkpoint", "strategy", "k", "shots", "[no]compare"]),
+        ("embed.py", ["workdir", "out", "format", "shard", "[no]normalize"]),
         ("demo", ["config", "workdir", "seeds", "[no]debug"]),
         *[(f"export/{module}.py", ["workdir", "encoder", "out"]) for module in FORMATS.values()],
     ],
@@ -139,10 +140,10 @@ def test_help_shows_the_path_of_the_default_config():
 def test_help_has_a_line_for_each_meaning_of_a_setting():
     lines = in_process.run("evaluate.py", "--help").splitlines()
     meanings = lines[lines.index("  --seed") + 1 : lines.index("  --learning_rate")]
-    assert sum(line.startswith("      Random seed of ") for line in meanings) == 4
+    assert sum(line.startswith("      Random seed of ") for line in meanings) == 5
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "export/saved_model.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "embed.py", "export/saved_model.py"])
 def test_help_of_a_script_loads_nothing_slow(script):
     result = subprocess.run(
         [sys.executable, "-X", "importtime", script, "--help"],

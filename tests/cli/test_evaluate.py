@@ -27,6 +27,7 @@ FLAGS = {
     "linear_cached": "l2=0.1 iterations=50",
     "few-shot": "shots=2,5 draws=3 seed=4 l2=0.01 iterations=100",
     "retrieval": "gallery=train ranks=1,3",
+    "anomaly": "normal=left k=2",
     "cluster": "clusters=3 starts=2 seed=4",
     "finetune": "batch_norm=frozen learning_rate=0.002 head_learning_rate=0.3 batch_size=16 "
     "epochs=2 sgd_momentum=0.8 weight_decay=0.001 crop_scale=0.3,0.9 seed=5",
@@ -77,8 +78,14 @@ def test_result_records_the_settings_of_the_flags(image_folder, tmp_path, protoc
     elif protocol == "cluster":
         assert sum(result["cluster_sizes"]) == result["num_test"]
         assert f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}" in line
+    elif protocol == "anomaly":
+        assert f"AUROC {result['auroc']:.4f} (" in line
     else:
-        assert f"top-1 {result['top1']:.4f}, top-5 1.0000" in line  # There are two classes.
+        low, high = result["top1_interval"]
+        interval = f"({low:.4f} to {high:.4f})"
+        # There are two classes.
+        assert f"top-1 {result['top1']:.4f} {interval}, top-5 1.0000" in line
+        assert [row["class"] for row in result["per_class"]] == ["left", "right"]
     if protocol == "finetune":
         assert [point["epoch"] for point in result["curve"]] == [1, 2]
         assert result["curve"][-1]["top1"] == result["top1"]

@@ -106,5 +106,13 @@ def test_demo_prints_its_table_and_paths(image_folder, tmp_path):
     assert is_picture(run_directory / "neighbours.png")
     assert is_picture(run_directory / "curves.png")
     assert (run_directory / "export" / "saved_model" / "saved_model.pb").exists()
-    for name in ("saved_model", "neighbours.png", "curves.png"):
+    for name in ("saved_model", "neighbours.png", "curves.png", "report.html"):
         assert name in output
+    report = json.loads((run_directory / "eval" / "report.json").read_text())
+    for name, column in (("trained", "pre-trained"), ("raw pixels", "raw pixels")):
+        assert report["backbones"][name]["knn"]["top1"] == results[0][column]["knn"]
+    in_process.run("evaluate.py", "--protocol=report", workdir=run_directory)
+    again = json.loads((run_directory / "eval" / "report.json").read_text())
+    for name, by_protocol in again["backbones"].items():
+        for protocol, result in by_protocol.items():
+            assert result["top1"] == report["backbones"][name][protocol]["top1"]

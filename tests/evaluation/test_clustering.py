@@ -1,5 +1,7 @@
 """k-means on features whose clusters are known, and its numbers from their definitions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,25 @@ def test_noise_has_an_index_near_zero():
 def test_more_clusters_than_images_are_refused():
     with pytest.raises(UserError, match="^clusters=121 is more than the 120 training images"):
         cluster(example(0, 0.1), example(1, 0.1), ClusterSettings(clusters=121))
+
+
+def test_examples_are_the_images_nearest_to_the_centers():
+    train, test = example(0, 0.3), example(1, 0.3)
+    result = cluster(train, test)
+    unit = test.features / np.linalg.norm(test.features, axis=1, keepdims=True)
+    for size, indices in zip(result["cluster_sizes"], result["examples"], strict=True):
+        assert len(indices) == min(size, 8)
+        # They are of one direction, and closer together than images of the class are.
+        [direction] = np.unique(test.labels[indices])
+        members = unit[test.labels == direction]
+        assert (unit[indices] @ unit[indices].T).mean() > (members @ members.T).mean()
+
+
+def test_clusters_need_no_labels():
+    train, test = example(0, 0.05), example(1, 0.05)
+    unlabeled = dataclasses.replace(test, labels=None, num_classes=0)
+    result = cluster(train, unlabeled, ClusterSettings(clusters=4))
+    expected = cluster(train, test, ClusterSettings(clusters=4))
+    assert result == {k: v for k, v in expected.items() if k not in ("nmi", "ari")}
+    with pytest.raises(UserError, match="without labels, give the number of clusters"):
+        cluster(train, unlabeled)

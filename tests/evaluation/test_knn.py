@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics.pairwise import cosine_similarity
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation import knn, logistic
+from moco_tf.evaluation import knn, logistic, protocols
 from moco_tf.evaluation.settings import KNNSettings
 from tests.evaluation.helpers import as_features
 
@@ -141,3 +142,51 @@ def test_features_that_are_not_finite_are_refused(method, part, value):
     start = f"the features of 2 of {len(parts[part].features)} images hold NaN or infinity"
     with pytest.raises(UserError, match=start):
         method(*parts)
+
+
+def test_k_is_chosen_by_training_images_each_without_itself():
+    train, test = example(train_size=60)
+    ks = (1, 3, 10, 59)
+    expected = []
+    for k in ks:
+        hits = 0
+        for query in range(60):
+            others = np.delete(np.arange(60), query)
+            bank = as_features(train.features[others], train.labels[others], CLASSES)
+            one = as_features(train.features[[query]], train.labels[[query]], CLASSES)
+            hits += knn.classify(bank, one, KNNSettings(k, 0.3))["top1"]
+        expected.append({"k": k, "top1": pytest.approx(hits / 60)})
+    best, choices = knn.choose_k(train, KNNSettings(temperature=0.3, ks=ks))
+    assert choices == expected
+    assert len({choice["top1"] for choice in choices}) > 1
+    assert best == max(choices, key=lambda choice: choice["top1"])["k"]
+
+    result = protocols.evaluate("knn", train, test, KNNSettings(temperature=0.3, ks=ks))
+    assert result["k"] == best
+    assert result["training_images"] == choices
+    assert result["top1"] == knn.classify(train, test, KNNSettings(best, 0.3))["top1"]
+    assert f"k = {best} chosen on training images" in protocols.summarize(result)
+
+
+def test_k_and_several_numbers_contradict_each_other():
+    with pytest.raises(UserError, match="k=5 has no effect with ks"):
+        KNNSettings(k=5, ks=(1, 2))
+
+
+def test_nearest_others_are_the_nearest_other_images():
+    bank = example(60)[0].features
+    for indices in (np.arange(20), np.arange(100, 120)):  # In the bank, and not.
+        features = bank[:20]
+        rows, cosines = knn.nearest_others(bank, np.arange(60), features, indices, 5)
+        expected = cosine_similarity(features, bank)
+        expected[indices[:, np.newaxis] == np.arange(60)] = -2
+        order = np.argsort(-expected, axis=1)[:, :5]
+        np.testing.assert_array_equal(rows, order)
+        np.testing.assert_allclose(cosines, np.take_along_axis(expected, order, 1), atol=1e-5)
+
+
+def test_number_of_neighbors_is_clipped_to_the_other_images():
+    bank = example(4)[0].features
+    rows, cosines = knn.nearest_others(bank, np.arange(4), bank, np.arange(4), 8)
+    assert rows.shape == cosines.shape == (4, 3)
+    assert [sorted({*row, i}) for i, row in enumerate(rows.tolist())] == [[0, 1, 2, 3]] * 4

@@ -63,6 +63,14 @@ def test_numbers_equal_those_of_scikit_learn(monkeypatch, gallery, block):
     # The only test image of its class has no other one.
     assert result["num_left_out"] == (1 if gallery == "test" else 0)
     assert result["num_queries"] == len(TEST.features) - result["num_left_out"]
+    weights = [row["num_queries"] for row in result["per_class"]]
+    assert sum(weights) == result["num_queries"]
+    maps = [row["map"] for row in result["per_class"]]
+    assert np.average(maps, weights=weights) == pytest.approx(result["map"])
+    labels = [str(label) for label in np.unique(TEST.labels)]
+    assert [row["class"] for row in result["per_class"]] == (
+        labels[:-1] if gallery == "test" else labels
+    )
 
 
 def test_equal_features_of_sorted_classes_retrieve_nothing():

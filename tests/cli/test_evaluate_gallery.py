@@ -1,0 +1,105 @@
+"""evaluate.py with a gallery of its own, and clusters of images without labels."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import moco_tf
+from tests import in_process
+from tests.images import write_folder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in the layout of MVTec AD, in which the scratches are drawn."""
+    folder = tmp_path_factory.mktemp("bottle")
+    write_folder(folder / "train", ["good"], images_per_class=30)
+    write_folder(folder / "test", ["bent", "good", "scratched"], images_per_class=10)
+    for path in (folder / "test" / "scratched").iterdir():
+        image = np.asarray(PIL.Image.open(path)).copy()
+        image[15:25] = 255
+        PIL.Image.fromarray(image).save(path)
+    return folder
+
+
+def evaluate(trained_run, out, *flags):
+    """Return the last line that is printed, and the result."""
+    output = in_process.run("evaluate.py", *flags, f"--output_dir={out}", workdir=trained_run)
+    *_, line = output.strip().splitlines()
+    [path] = (out / "eval").glob("*.json")
+    return line, json.loads(path.read_text())
+
+
+def is_picture(path):
+    with PIL.Image.open(path) as image:
+        return image.format == "PNG" and min(image.size) > 200
+
+
+def test_anomalies_in_the_layout_of_mvtec(trained_run, folder, tmp_path):
+    line, result = evaluate(
+        trained_run,
+        tmp_path,
+        *("--protocol=anomaly", "--k=1", f"--data=folder:{folder}/test"),
+        f"--gallery_data=folder:{folder}/train/good",
+    )
+    assert (result["num_train"], result["num_test"]) == (30, 30)
+    assert "30 gallery and 30 query images" in line
+    assert is_picture(tmp_path / "eval" / "anomaly.png")
+    backbone = moco_tf.load_backbone(str(trained_run))
+    bank, test = (
+        moco_tf.extract_features(backbone, moco_tf.load_source(f"folder:{path}"), "all", 32)
+        for path in (folder / "train" / "good", folder / "test")
+    )
+    unit, bank_unit = (
+        part.features / np.linalg.norm(part.features, axis=1, keepdims=True)
+        for part in (test, bank)
+    )
+    scores = 1 - (unit @ bank_unit.T).max(axis=1)
+    assert result["auroc"] == pytest.approx(roc_auc_score(test.labels != 1, scores), abs=1e-3)
+
+
+def test_anomalies_without_a_gallery_name_the_two_flags(trained_run, folder, tmp_path):
+    line = in_process.run_mistake(
+        *("evaluate.py", "--protocol=anomaly", f"--data=folder:{folder}"),
+        f"--output_dir={tmp_path}",
+        workdir=trained_run,
+    )
+    assert "test/ has images of the class 'bent', but train/ has none" in line
+    assert "--gallery_data, such as folder:PATH/train/good" in line
+
+
+def test_classes_of_a_gallery_are_compared_by_their_names(trained_run, folder, tmp_path):
+    gallery = write_folder(tmp_path / "gallery", ["a", "good", "scratched"], images_per_class=10)
+    line, result = evaluate(
+        trained_run,
+        tmp_path / "out",
+        *("--protocol=retrieval", f"--data=folder:{folder}/test"),
+        f"--gallery_data=folder:{gallery}",
+    )
+    # The images of the class "bent" have none of their class in the gallery.
+    assert (result["num_queries"], result["num_left_out"]) == (20, 10)
+    assert [row["class"] for row in result["per_class"]] == ["good", "scratched"]
+    assert result["gallery"] == "train"
+    assert result["gallery_data"] == f"folder:{gallery}"
+    # The same images are in both, so that each finds itself.
+    by_class = {row["class"]: row["map"] for row in result["per_class"]}
+    assert by_class["good"] > 1 / 30
+    assert "30 gallery and 30 query images" in line
+
+
+def test_clusters_of_images_without_labels(trained_run, folder, tmp_path):
+    flags = ("--protocol=cluster", f"--data=folder:{folder}/train/good")
+    line, result = evaluate(trained_run, tmp_path / "out", *flags, "--clusters=4")
+    assert sum(result["cluster_sizes"]) == 30
+    assert set(sum(result["examples"], [])) <= set(range(30))
+    assert f"4 clusters of {min(result['cluster_sizes'])} to" in line
+    assert "nmi" not in result
+    assert is_picture(tmp_path / "out" / "eval" / "cluster.png")
+    line = in_process.run_mistake("evaluate.py", *flags, workdir=trained_run)
+    assert "give the number by --clusters, such as --clusters=20" in line
+    assert not (trained_run / "eval" / "cluster.json").exists()
