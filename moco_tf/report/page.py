@@ -20,7 +20,7 @@ from moco_tf.plots.thumbnails import columns, jpeg, sheet
 from moco_tf.plots.visible import channels_note
 from moco_tf.report.contents import Contents, Images
 from moco_tf.report.curves import charts, lines_per_point
-from moco_tf.report.embedding import MIN_IMAGES_FOR_TSNE
+from moco_tf.report.feature_map import MIN_IMAGES_FOR_TSNE
 from moco_tf.report.findings import PROTOCOLS, TRAINED, percent
 
 MAX_LEGEND_CLASSES = 40

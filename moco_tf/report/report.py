@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -16,14 +16,15 @@ from moco_tf.config import total_steps
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
-from moco_tf.evaluation import protocols, quality, unreadable
+from moco_tf.evaluation import knn, protocols, quality, unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
 from moco_tf.plots.thumbnails import thumbnails
-from moco_tf.report import embedding, page
+from moco_tf.report import page
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
 from moco_tf.report.evidence import Evidence
+from moco_tf.report.feature_map import map_to_plane
 from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM, TRAINED, check
 from moco_tf.training import knn_monitor
 
@@ -34,11 +35,25 @@ ROWS, COLUMNS = 8, 8
 Results = dict[str, dict[str, dict[str, Any]]]
 
 
+class Evaluated(NamedTuple):
+    """What a report needs of its backbones, of the images that it uses.
+
+    Attributes:
+        features: Features of the training and the test images by the name of the backbone.
+        results: Results of `moco_tf.evaluation.protocols.evaluate` by the names of the backbone and
+            of the protocol.
+    """
+
+    features: dict[str, tuple[Features, Features]]
+    results: Results
+
+
 def write_report(
     workdir: str,
     source: Source | None = None,
     image_size: int | None = None,
     output_dir: str | None = None,
+    evaluated: Evaluated | None = None,
 ) -> dict[str, Any] | None:
     """Write report.html, a page about a run that needs no other files and no network.
 
@@ -56,6 +71,7 @@ def write_report(
         source: The source of the images; by default that of the run.
         image_size: Side of the central views in pixels; by default that of the run.
         output_dir: Directory for report.html and eval/report.json; by default `workdir`.
+        evaluated: Features and results of all backbones, if they were computed before.
 
     Returns:
         In the chief, the content of report.json, and None in other processes. `protocol` is
@@ -75,27 +91,27 @@ def write_report(
         source = sources.from_config(config)
     image_size = image_size or config.image_size
     bank_indices, test_indices, held_out = _split(source)
-    backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: load_backbone(workdir)}
     can_compare = held_out and _has_classes(source, bank_indices)
-    if can_compare:
-        backbones |= _baselines(workdir, config, source, image_size)
-    features = {}
-    for name, backbone in backbones.items():
-        step = feature_step(backbone)
-        features[name] = (
-            Extractor(step, source, bank_indices, image_size)(f"{name}, training images"),
-            Extractor(step, source, test_indices, image_size)(f"{name}, test images"),
-        )
+    if evaluated is not None:
+        features = evaluated.features
+    else:
+        backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: load_backbone(workdir)}
+        if can_compare:
+            backbones |= _baselines(workdir, config, source, image_size)
+        features = _extract(backbones, source, bank_indices, test_indices, image_size)
     if not distribution.is_chief():
         return None
 
     bank, test = features[TRAINED]
     finite = bool(np.isfinite(bank.features).all() and np.isfinite(test.features).all())
     can_compare = can_compare and finite
-    total = 3 + (len(PROTOCOLS) * len(features) if can_compare else 0)
+    compares_now = can_compare and evaluated is None
+    total = 3 + (len(PROTOCOLS) * len(features) if compares_now else 0)
     # With None, tqdm shows a bar in a terminal only.
     with tqdm(total=total, desc="report", unit="part", disable=None) as bar:
-        results = _compare(features, bar) if can_compare else None
+        results = _compare(features, bar) if compares_now else None
+        if can_compare and evaluated is not None:
+            results = _without_unreadable(evaluated.results)
         evidence = _gather_evidence(workdir, config, bank, test, finite, results)
         findings = check(evidence)
         bar.update()
@@ -149,6 +165,28 @@ def _split(source: Source) -> tuple[np.ndarray, np.ndarray, bool]:
     )
 
 
+def _extract(
+    backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]],
+    source: Source,
+    bank_indices: np.ndarray,
+    test_indices: np.ndarray,
+    image_size: int,
+) -> dict[str, tuple[Features, Features]]:
+    """Return the features of the bank and of the test images for each backbone."""
+    extract_bank, extract_test = (
+        Extractor(source, indices, image_size, keep_views=len(backbones) > 1)
+        for indices in (bank_indices, test_indices)
+    )
+    features = {}
+    for name, backbone in backbones.items():
+        step = feature_step(backbone)
+        features[name] = (
+            extract_bank(step, f"{name}, training images"),
+            extract_test(step, f"{name}, test images"),
+        )
+    return features
+
+
 def _has_classes(source: Source, indices: np.ndarray) -> bool:
     return source.labels is not None and len(np.unique(source.labels[indices])) > 1
 
@@ -177,13 +215,20 @@ def _compare(features: dict[str, tuple[Features, Features]], bar: tqdm) -> Resul
     for name, (train, test) in features.items():
         results[name] = {}
         for protocol in PROTOCOLS:
-            result = protocols.evaluate(protocol, train, test)
-            # All backbones see the same images, which the report as a whole names.
-            results[name][protocol] = {
-                key: value for key, value in result.items() if key not in unreadable.KEYS
-            }
+            results[name][protocol] = protocols.evaluate(protocol, train, test)
             bar.update()
-    return results
+    return _without_unreadable(results)
+
+
+def _without_unreadable(results: Results) -> Results:
+    """Return results without the names of unreadable images, which the report as a whole has."""
+    return {
+        name: {
+            protocol: {k: value for k, value in result.items() if k not in unreadable.KEYS}
+            for protocol, result in by_protocol.items()
+        }
+        for name, by_protocol in results.items()
+    }
 
 
 def _gather_evidence(
@@ -229,18 +274,18 @@ def _gather_evidence(
 
 
 def _feature_map(source: Source, test: Features, image_size: int) -> FeatureMap:
-    neighbors, cosines = embedding.neighbors(
+    neighbors, cosines = knn.nearest_others(
         test.features, test.indices, test.features, test.indices, COLUMNS
     )
     images = _images(source, test.indices, image_size, largest=64)
-    return FeatureMap(images, embedding.map_to_plane(test.features), neighbors, cosines)
+    return FeatureMap(images, map_to_plane(test.features), neighbors, cosines)
 
 
 def _neighbors(source: Source, bank: Features, test: Features, image_size: int) -> Neighbors:
     # Test images are sorted by class, so evenly spaced ones show different classes.
     queries = evenly_spaced(np.arange(len(test.features)), ROWS)
     query_indices = test.indices[queries]
-    rows, cosines = embedding.neighbors(
+    rows, cosines = knn.nearest_others(
         bank.features, bank.indices, test.features[queries], query_indices, COLUMNS
     )
     return Neighbors(

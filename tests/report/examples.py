@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 
 from moco_tf.config import default_config
-from moco_tf.report import embedding
+from moco_tf.evaluation import knn
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
 from moco_tf.report.evidence import Evidence
+from moco_tf.report.feature_map import map_to_plane
 from moco_tf.report.findings import PIXELS, RANDOM, TRAINED, check
 
 # Hostile names that must appear as they are.
@@ -83,7 +84,7 @@ def contents(run_evidence=None, count=45, labeled=True):
     features = np.eye(len(CLASSES), 8)[map_images.labels]
     features += np.random.default_rng(1).normal(scale=0.1, size=features.shape)
     indices = np.arange(count)
-    nearest, cosines = embedding.neighbors(features, indices, features, indices, 8)
+    nearest, cosines = knn.nearest_others(features, indices, features, indices, 8)
     queries, neighbors = images(4, seed=2), images(32, seed=3)
     results = None
     if run_evidence.accuracies is not None:
@@ -107,6 +108,6 @@ def contents(run_evidence=None, count=45, labeled=True):
         findings=check(run_evidence),
         results=results,
         class_names=CLASSES if labeled else None,
-        feature_map=FeatureMap(map_images, embedding.map_to_plane(features), nearest, cosines),
+        feature_map=FeatureMap(map_images, map_to_plane(features), nearest, cosines),
         neighbors=Neighbors(queries, neighbors, np.full([4, 8], 0.75)),
     )

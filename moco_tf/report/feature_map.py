@@ -1,4 +1,4 @@
-"""Geometry of features: a map in two dimensions, and nearest neighbors."""
+"""A map of features in two dimensions."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -36,31 +36,3 @@ def map_to_plane(features: np.ndarray) -> np.ndarray:
         positions = np.pad(positions, [(0, 0), (0, 2 - positions.shape[1])])
     low, high = positions.min(axis=0), positions.max(axis=0)
     return 0.5 + (positions - (low + high) / 2) / (high - low).max()
-
-
-def neighbors(
-    bank: np.ndarray,
-    bank_indices: np.ndarray,
-    queries: np.ndarray,
-    query_indices: np.ndarray,
-    count: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest features of each query by cosine similarity, without the query itself.
-
-    Args:
-        bank: float32 `[M, D]`.
-        bank_indices: int64 `[M]`, the images that these features belong to.
-        queries: float32 `[N, D]`.
-        query_indices: int64 `[N]`, the images that the queries belong to.
-        count: Number of neighbors of each query; clipped to the number of other images.
-
-    Returns:
-        The rows of the bank, int64 `[N, count]`, nearest first, and their cosine similarities,
-        float32 `[N, count]`.
-    """
-    rows, cosines = knn.nearest(bank, queries, count + 1)
-    excluded = bank_indices[rows] == query_indices[:, np.newaxis]
-    # If the query is not in the bank, its farthest neighbor is excluded instead.
-    excluded[:, -1] |= ~excluded.any(axis=1)
-    shape = len(queries), rows.shape[1] - 1
-    return rows[~excluded].reshape(shape), cosines[~excluded].reshape(shape)
