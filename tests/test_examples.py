@@ -1,6 +1,7 @@
 """The commands and the code of docs/examples, with a network that was trained for a few steps."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,7 +12,6 @@ import sys
 
 import keras
 import numpy as np
-import pandas as pd
 import PIL.Image
 import pytest
 
@@ -39,7 +39,6 @@ def run_without_moco_tf(page, *names):
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     with open("saved.json") as file:
         variables = json.load(file)
-    assert "keras" in variables["imported"]
     assert "moco_tf" not in variables["imported"]
     return variables
 
@@ -91,13 +90,16 @@ def is_figure(path):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A directory with the sample photos, a run and the exported backbone."""
+    """A directory with the sample photos, a run, its features and the exported backbone."""
     directory = tmp_path_factory.mktemp("examples")
     with contextlib.chdir(directory):
         make_photos, train = pages.commands("examples/README.md")
         pages.run_command(make_photos)
         pages.run_command(train, *TINY[1:], "--config.epochs=2")
-        [export] = pages.commands("examples/search.md")
+        for page in ("features", "search"):
+            [embed] = pages.commands(f"examples/{page}.md")
+            pages.run_command(embed)
+        [export] = pages.commands("examples/fine_tuning.md")
         pages.run_command(export)
     return directory
 
@@ -127,8 +129,8 @@ def test_existing_photos_are_not_overwritten():
 
 
 def test_features_example_writes_a_frame():
-    _, output = pages.run_code("examples/features.md")
-    frame = pd.read_pickle("features.pkl")
+    variables, output = pages.run_code("examples/features.md")
+    frame = variables["frame"]
     photos = readable_photos()
     assert frame.index.tolist() == photos
     assert frame.shape == (len(photos), 64)
@@ -141,23 +143,45 @@ def test_features_example_writes_a_frame():
 @pytest.mark.nightly
 def test_search_example_finds_pieces_of_the_same_photograph():
     variables = run_without_moco_tf(
-        "examples/search.md", "paths", "features", "queries", "neighbors", "same", "chance"
+        "examples/search.md",
+        *("paths", "features", "queries", "neighbors", "same", "chance", "recall", "found"),
     )
     photos = readable_photos()
     assert variables["paths"] == photos
-    assert_similar(variables["features"], expected_features(photos, int))
+    expected = expected_features(photos, round)
+    features = np.array(variables["features"], np.float64)
+    assert_similar(features, expected / np.linalg.norm(expected, axis=1, keepdims=True))
     assert len(variables["queries"]) == 6
     for query, neighbors in zip(variables["queries"], variables["neighbors"], strict=True):
-        assert photos[neighbors[0]] == query
+        assert neighbors[0] == query
     assert is_figure("search.png")
 
-    features = np.array(variables["features"], np.float64)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
     similarities = features @ features.T - 2 * np.eye(len(features))
     names = np.array([photograph(path) for path in photos])
     same = names[np.argsort(-similarities)[:, :5]] == names[:, np.newaxis]
     assert variables["same"] == pytest.approx(same.mean(), abs=0.002)
     assert variables["same"] > 4 * variables["chance"]
+
+    # A million vectors: each finds itself first.
+    assert [row[0] for row in variables["found"]] == list(range(1000))
+    assert variables["recall"] > 0.9
+
+
+@pytest.mark.nightly
+def test_page_about_production_computes_the_features_of_the_backbone(directory):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    _, export, _ = pages.commands("deployment.md")
+    if not os.path.exists("backbone.onnx"):
+        pages.run_command(export)
+    blocks = pages.code_blocks("deployment.md", "python")
+    if importlib.util.find_spec("openvino") is None:
+        blocks.pop()
+    variables = {}
+    for block in blocks:
+        exec(block, variables)
+    expected = moco_tf.load_backbone("runs/mine").predict(variables["views"], verbose=0)
+    for name in ("features", "same_features")[: len(blocks)]:
+        np.testing.assert_allclose(variables[name], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.nightly
