@@ -40,6 +40,7 @@ NIGHTLY = (
     "moco_tf.api.extract_features",
     "moco_tf.api.knn",
     "moco_tf.api.linear_probe",
+    "moco_tf.embedding.embed.embed",
     "moco_tf.mechanisms.end_to_end.EndToEnd",
     "moco_tf.mechanisms.memory_bank.MemoryBank",
     "moco_tf.pretraining.preview",
@@ -56,7 +57,8 @@ MARKS = {
     "name",
     [pytest.param(name, marks=MARKS.get(name, ())) for name in EXAMPLES],
 )
-def test_example_prints_what_it_shows(name, tmp_path, request):
+def test_example_prints_what_it_shows(name, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)  # Some write files.
     test = EXAMPLES[name]
     test.globs.update(moco_tf=moco_tf, keras=keras, np=np, tf=tf)
     if "workdir" in test.docstring:
