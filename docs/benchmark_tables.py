@@ -205,6 +205,21 @@ def fit() -> str:
     return f"{table}\n\n`train.py` reaches {share:.2f} of the slower of the other two."
 
 
+def embed() -> str:
+    """Return the rates of reading, of the forward pass and of `moco_tf.embed`."""
+    result = _read("embed.json")
+    rates = result["images_per_second"]
+    slower = min(rates["reading"], rates["forward pass"])
+    in_turn = 1 / (1 / rates["reading"] + 1 / rates["forward pass"])
+    rows = [[name, f"{rate:.1f}"] for name, rate in rates.items()]
+    return (
+        f"{result['encoder']}, {result['images']:,} JPEG files, medians{_on_machine(result)}:\n\n"
+        f"{markdown.table(['what runs', 'images/s'], rows)}\n\n"
+        f"`moco-embed` reaches {rates['embed'] / slower:.0%} of its slower part, and "
+        f"{rates['embed'] / in_turn:.0%} of the rate of both parts one after the other."
+    )
+
+
 def _on_machine(result: dict[str, Any]) -> str:
     """Return the processor and the versions of a measurement, as the end of a phrase."""
     if "machine" not in result:

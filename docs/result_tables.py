@@ -125,6 +125,7 @@ TABLES = {
     "demo_output": demo_output,
     "finetuning": finetuning,
     "fit": benchmark_tables.fit,
+    "embed": benchmark_tables.embed,
     "input_pipeline": benchmark_tables.input_pipeline,
     "plan_rules": plan_rules,
     "presets": presets,

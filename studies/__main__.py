@@ -94,7 +94,9 @@ def run_or_plot(values: flags.FlagValues, arguments: Sequence[str]) -> int:
 
 
 def _run(values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
-    from studies import study
+    from moco_tf.config import flatten
+    from moco_tf.data import sources
+    from studies import experiments, study
     from studies.experiments import NAMES
 
     for name in values.only:
@@ -105,9 +107,21 @@ def _run(values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
             raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
     config = values.config.copy_and_resolve_references()
     config.epochs, config.steps = values.epochs, 0
+    names = values.only or NAMES
+    base = flatten(config)
+    num_images = len(sources.from_config(config).pretrain)
+    experiments.require_enough_images(base, names, num_images)
+    planned = {
+        name: study.Planned(
+            settings,
+            experiments.cost(base, settings),
+            experiments.is_monitored(base, settings),
+        )
+        for name, settings in experiments.plan(base, names).items()
+    }
     return study.run(
         config,
-        names=values.only or NAMES,
+        planned,
         seeds=[int(seed) for seed in values.seeds],
         out=values.out,
         workdir=values.workdir,

@@ -40,6 +40,8 @@ def read(directory: str) -> Results | None:
         - `name`, `seed`, and the `settings` that differ from the base config;
         - `knn_top1` and `linear_top1`, between 0 and 1, and the number of `parameters` of the
           backbone;
+        - `quality`, the measures of `moco_tf.evaluation.quality` of the test images; studies of
+          earlier versions lack it;
         - `seconds`, without those of a training that was interrupted before;
         - if the run was trained: `final_loss` and `final_contrastive_top1`, means over the last
           epoch; `chance`, the chance-level loss in nats; `steps_per_epoch`; and `curves`, with

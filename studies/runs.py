@@ -15,7 +15,9 @@ from moco_tf.api import extract_features, knn, linear_probe
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import chance_loss
 from moco_tf.data import sources
+from moco_tf.data.sources.source import Source
 from moco_tf.encoders import random_backbone
+from moco_tf.evaluation import quality
 from moco_tf.training.run import train
 from studies.results import Record
 
@@ -31,8 +33,8 @@ def with_settings(
         seed: Seed of the run.
     """
     config = config.copy_and_resolve_references()
-    for key, value in {**settings, "seed": seed}.items():
-        config[key] = tuple(value) if isinstance(value, list) else value
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    config.update_from_flattened_dict({**values, "seed": seed})
     return config
 
 
@@ -56,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Record | None:
         if train(config, workdir).stopped_by is not None:
             return None
         trained = summarize(config, run_directory.read_metrics(workdir))
-    source = sources.from_config(config)
+    source = evaluated_source(config)
     if config.epochs:
         backbone = load_backbone(workdir)
     else:
@@ -66,10 +68,18 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Record | None:
     accuracies = {
         "knn_top1": knn(train_features, test_features)["top1"],
         "linear_top1": linear_probe(train_features, test_features)["top1"],
+        "quality": {name: round(v, 5) for name, v in quality.measure(test_features).items()},
     }
     parameters = sum(int(np.prod(weight.shape)) for weight in backbone.trainable_weights)
     seconds = round(time.perf_counter() - start, 1)
     return {**accuracies, "parameters": parameters, "seconds": seconds, **trained}
+
+
+def evaluated_source(config: ml_collections.ConfigDict) -> Source:
+    """Open the source that a run is evaluated on, `monitor_source` or else `data.source`."""
+    if config.monitor_source:
+        return sources.load(config.monitor_source)
+    return sources.from_config(config)
 
 
 def summarize(config: ml_collections.ConfigDict, lines: Sequence[Mapping[str, Any]]) -> Record:
@@ -82,7 +92,8 @@ def summarize(config: ml_collections.ConfigDict, lines: Sequence[Mapping[str, An
     log = [line for line in lines if "loss" in line]
     steps = [line["step"] for line in log]
     curves = {key: [line[key] for line in log] for key in ("loss", "contrastive_top1")}
-    steps_per_epoch = steps[-1] // config.epochs
+    epochs = log[-1]["epoch"] if config.steps else config.epochs
+    steps_per_epoch = max(1, round(steps[-1] / epochs))
     # A line holds the mean since the line before it.
     lengths = np.diff([0, *steps])
     in_last_epoch = np.array(steps) > steps[-1] - steps_per_epoch

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import ml_collections
@@ -14,16 +15,30 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import run_directory
-from moco_tf.config import check, flatten
+from moco_tf.config import check, flatten, total_steps
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
 from studies import experiments, results, runs
 from studies.worker import run_in_process
 
 
+class Planned(NamedTuple):
+    """A run of a study.
+
+    Attributes:
+        settings: The settings that differ from the base config.
+        cost: Estimated cost, in any unit.
+        is_monitored: Whether the kNN monitor runs after every epoch.
+    """
+
+    settings: experiments.Settings
+    cost: float
+    is_monitored: bool = False
+
+
 def run(
     config: ml_collections.ConfigDict,
-    names: Sequence[str],
+    planned: Mapping[str, Planned],
     seeds: Sequence[int],
     out: str,
     workdir: str,
@@ -35,7 +50,7 @@ def run(
 
     Args:
         config: The base config.
-        names: Names of experiments, among `studies.experiments.NAMES`.
+        planned: The runs by their names.
         seeds: Seeds of every run.
         out: Directory of results.json.
         workdir: Directory of the run directories.
@@ -49,13 +64,11 @@ def run(
             holds another study, or a run fails.
     """
     base = flatten(config)
-    source = sources.from_config(config)
+    num_images = len(sources.from_config(config).pretrain)
+    source = runs.evaluated_source(config)
     protocols.require_two_labeled_parts(source)
     assert source.class_names is not None
-    num_images = len(source.pretrain)
-    experiments.require_enough_images(base, names, num_images)
-    planned = experiments.plan(base, names)
-    for settings in planned.values():
+    for settings, _, _ in planned.values():
         if settings.get("epochs") != 0:
             check(runs.with_settings(config, settings))
     study = results.start(
@@ -65,7 +78,7 @@ def run(
         command,
         versions={module.__name__: module.__version__ for module in (tf, keras, np)},
         data={
-            "source": source.name,
+            "source": config.data.source,
             "num_images": num_images,
             "num_train": len(source.train),
             "num_test": len(source.test),
@@ -75,20 +88,20 @@ def run(
     results.write(out, study)  # Now, so that an error does not appear after hours of training.
     # Seed by seed, so that an unfinished study covers all experiments.
     unfinished = [
-        (name, settings, seed)
+        (name, run, seed)
         for seed in seeds
-        for name, settings in planned.items()
+        for name, run in planned.items()
         if results.find(study, name, seed) is None
     ]
-    progress = _Progress([experiments.cost(base, settings) for _, settings, _ in unfinished])
+    progress = _Progress([run.cost for _, run, _ in unfinished])
     start, seconds_before = time.perf_counter(), study["seconds"]
     with progress.bar, _received_signals() as signals:
-        for index, (name, settings, seed) in enumerate(unfinished):
+        for index, (name, (settings, _, is_monitored), seed) in enumerate(unfinished):
             title = f"run {index + 1}/{len(unfinished)}: {name}, seed {seed}"
             run_config = runs.with_settings(config, settings, seed)
-            run_config.knn_every = int(experiments.is_monitored(base, settings))
+            run_config.knn_every = int(is_monitored)
             run_dir = os.path.join(workdir, name, f"seed{seed}")
-            num_steps = run_config.epochs * (num_images // run_config.batch_size)
+            num_steps = total_steps(run_config, num_images // run_config.batch_size)
             progress.start_run(index, title, run_dir, num_steps)
             record = run_in_process(run_config, run_dir, signals, progress.update)
             study["seconds"] = round(seconds_before + time.perf_counter() - start, 1)

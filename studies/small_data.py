@@ -1,0 +1,196 @@
+"""The command `python -m studies.small_data`: which settings suit a small data set."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from moco_tf.cli import app
+from moco_tf.errors import UserError
+
+HELP = """Pre-train on 1,000 to 60,000 images of Fashion-MNIST with different settings.
+
+    python -m studies.small_data
+    python -m studies.small_data --sizes=4000 --seeds=0
+
+Every run differs in one setting from a base of 1,000 steps in batches of 128. Backbones are
+evaluated on images that were set aside from the training images, never on the test images, so
+that the settings can be chosen by the results. The whole study takes many hours on two CPU
+cores. It writes a results.json for each number of images after every run; run the same command
+again to continue a study that was stopped.
+
+The images are those of Debian's package dataset-fashion-mnist.
+"""
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+SIZES = (1000, 4000, 16000, 60000)
+# The last training images, on which backbones are evaluated: their labels are known to the study.
+NUM_EVALUATED = 10_000
+BASE_STEPS = 1000
+
+
+def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Define the flags of the command."""
+    flags.DEFINE_string(
+        "data", FASHION_MNIST, "Folder of the IDX files of Fashion-MNIST.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "out", "studies/small_data", "Directory of the results.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir",
+        "runs/small_data",
+        "Local directory for the images and the run directories.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "sizes",
+        [str(size) for size in SIZES],
+        "Numbers of images to pre-train on, separated by commas.",
+        flag_values=values,
+    )
+    flags.DEFINE_list("seeds", ["0", "1"], "Seeds, separated by commas.", flag_values=values)
+
+
+def design(num_images: int) -> list[dict[str, Any]]:
+    """Return the settings of the runs on a number of images, each a change of the base.
+
+    Args:
+        num_images: Number of images N.
+
+    Returns:
+        A list of settings; the first is the untrained encoder and the second the base.
+    """
+    changes: list[dict[str, Any]] = [{"epochs": 0, "steps": 0}, {}]
+    for share in (64, 16, 4, 1):
+        changes.append({"queue_size": max(16, power_of_two(num_images / share))})
+    changes += [{"momentum": momentum} for momentum in (0.9, 0.999)]
+    changes.append({"bn_groups": 1, "shuffle_bn": False})
+    changes.append({"shuffle_bn": False})
+    changes += [{"bn_groups": groups} for groups in (2, 4, 16)]
+    changes += [{"temperature": temperature} for temperature in (0.07, 0.2)]
+    changes += [{"learning_rate": rate} for rate in (0.12, 0.48)]
+    # As many images in all, so that only the size of a batch changes.
+    changes += [
+        {"batch_size": size, "bn_groups": size // 16, "steps": BASE_STEPS * 128 // size}
+        for size in (64, 256)
+    ]
+    changes += [{"steps": BASE_STEPS // 4}, {"steps": 4 * BASE_STEPS}]
+    changes += [
+        {"augment.crop_scale": [0.08, 1.0]},
+        {"augment.crop_scale": [0.5, 1.0]},
+        {"augment.jitter_probability": 1.0},
+        {"augment.blur_probability": 0.0},
+    ]
+    return changes
+
+
+def power_of_two(number: float) -> int:
+    """Return the nearest power of two."""
+    return 2 ** round(np.log2(number))
+
+
+def base_config(num_images: int, workdir: str) -> Any:
+    """Return the base config for a number of images.
+
+    Args:
+        num_images: Number of images N.
+        workdir: Directory of the images.
+    """
+    from moco_tf.configs.photos import get_config
+
+    config = get_config()
+    config.data.source = f"npy:{workdir}/first_{num_images}.npy"
+    config.monitor_source = f"npy:{workdir}/evaluated.npy"
+    config.image_size = 28
+    config.augmentation = "v2"
+    config.rgb_operations = False
+    config.queue_size = power_of_two(num_images / 8)
+    config.steps = BASE_STEPS
+    config.log_every = 100
+    config.checkpoint_every = 500
+    return config
+
+
+def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
+    """Write the arrays that the runs read, unless they exist.
+
+    Args:
+        folder: Folder of the IDX files.
+        workdir: Directory to write to.
+        sizes: Numbers of images to pre-train on.
+
+    Raises:
+        UserError: If the files cannot be read, or there are fewer images.
+    """
+    from moco_tf.data.sources.idx import load_parts
+
+    train, _ = load_parts(folder)
+    images = train.images[..., np.newaxis]
+    if max(sizes) > len(images):
+        raise UserError(f"--sizes={max(sizes)}: there are only {len(images)} images in {folder}")
+    os.makedirs(workdir, exist_ok=True)
+    arrays = {f"first_{size}": images[:size] for size in sizes}
+    assert train.labels is not None
+    arrays["evaluated"] = images[-NUM_EVALUATED:]
+    arrays["evaluated.labels"] = train.labels[-NUM_EVALUATED:]
+    for name, array in arrays.items():
+        path = os.path.join(workdir, f"{name}.npy")
+        if not os.path.exists(path):
+            np.save(path, array)
+
+
+def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Run the study as the flags say, and return the exit status."""
+    for name in ("sizes", "seeds"):
+        for number in values[name].value:
+            if not number.isdigit():
+                raise UserError(f"--{name}={number}: use integers, separated by commas")
+    sizes = [int(size) for size in values.sizes]
+
+    from moco_tf.config import flatten
+    from studies import experiments, study
+
+    write_images(values.data, values.workdir, sizes)
+    for seed in values.seeds:
+        for size in sizes:
+            config = base_config(size, values.workdir)
+            base = flatten(config)
+            planned = {}
+            for settings in design(size):
+                differing = experiments.differences(base, settings)
+                planned[experiments.run_name(base, settings)] = study.Planned(
+                    differing, 0.05 + differing.get("steps", BASE_STEPS) / BASE_STEPS
+                )
+            stopped_by = study.run(
+                config,
+                planned,
+                seeds=[int(seed)],
+                out=os.path.join(values.out, str(size)),
+                workdir=os.path.join(values.workdir, str(size)),
+                command=shlex.join(["python", "-m", "studies.small_data", *arguments]),
+            )
+            if stopped_by is not None:
+                return 128 + stopped_by
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = app.Command(
+        "studies.small_data",
+        "python -m studies.small_data",
+        HELP,
+        define_flags,
+        lambda values: run(values, arguments),
+    )
+    return app.run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

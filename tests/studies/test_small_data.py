@@ -1,0 +1,93 @@
+"""The study of small data sets: its design, its images, and one real run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from moco_tf.config import check, flatten
+from studies import experiments, runs, small_data, study
+from tests.data.sources.test_idx import write_idx
+from tests.studies.made_up import make_record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of IDX files with 400 training and 50 test images."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 400), ("t10k", 50)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = generator.integers(0, 25 * labels[:, None, None] + 6, [count, 28, 28])
+        write_idx(folder, f"{name}-images-idx3-ubyte", images.astype(np.uint8))
+        write_idx(folder, f"{name}-labels-idx1-ubyte", labels)
+    return folder
+
+
+@pytest.fixture
+def arguments(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(small_data, "NUM_EVALUATED", 100)
+    return [
+        *(f"--data={folder}", "--sizes=200,300", "--seeds=0"),
+        *(f"--out={tmp_path}/out", f"--workdir={tmp_path}/runs"),
+    ]
+
+
+@pytest.mark.parametrize("size", small_data.SIZES)
+def test_every_run_is_another_one_and_can_be_trained(size):
+    config = small_data.base_config(size, "runs")
+    base = flatten(config)
+    design = small_data.design(size)
+    names = {experiments.run_name(base, settings) for settings in design}
+    assert len(names) == len(design) == 25
+    for settings in design[1:]:
+        check(runs.with_settings(config, settings))
+        if "batch_size" in settings:
+            assert settings["steps"] * settings["batch_size"] == 128 * small_data.BASE_STEPS
+
+
+def test_runs_see_the_first_images_and_are_evaluated_on_the_last(arguments, monkeypatch, tmp_path):
+    started = []
+
+    def make_run(config, workdir, signals, on_poll):
+        started.append(config)
+        return make_record(0.5)
+
+    monkeypatch.setattr(study, "run_in_process", make_run)
+    assert small_data.main(arguments) == 0
+    assert len(started) == 50
+    images = np.load(tmp_path / "runs" / "first_300.npy")
+    assert images.shape == (300, 28, 28, 1)
+    evaluated = np.load(tmp_path / "runs" / "evaluated.npy")
+    assert np.load(tmp_path / "runs" / "evaluated.labels.npy").tolist() == [*range(10)] * 10
+    assert evaluated.shape == (100, 28, 28, 1)
+    assert {config.data.source for config in started[:25]} == {f"npy:{tmp_path}/runs/first_200.npy"}
+    results = json.loads((tmp_path / "out" / "200" / "results.json").read_text())
+    assert len(results["runs"]) == 25
+    assert results["data"]["num_images"] == 200
+    assert results["data"]["num_train"] + results["data"]["num_test"] == 100
+    assert small_data.main(arguments) == 0
+    assert len(started) == 50  # They are not run again.
+
+
+@pytest.mark.nightly
+def test_real_runs_have_the_measures_of_their_features(arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr(small_data, "BASE_STEPS", 8)
+    design = small_data.design(200)
+    monkeypatch.setattr(small_data, "design", lambda size: design[:2])
+    assert small_data.main([*arguments, "--sizes=200"]) == 0
+    results = json.loads((tmp_path / "out" / "200" / "results.json").read_text())
+    untrained, base = results["runs"]
+    assert base["steps_per_epoch"] == 1
+    assert base["curves"]["step"][-1] == 8
+    for record in (untrained, base):
+        assert 0 <= record["knn_top1"] <= 1
+        assert record["quality"]["effective_rank"] > 1
+
+
+def test_mistakes_are_one_line(arguments, capsys):
+    assert small_data.main([*arguments, "--sizes=500"]) == 2
+    assert "--sizes=500: there are only 400 images in" in capsys.readouterr().err
+    assert small_data.main([*arguments, "--seeds=a"]) == 2
+    assert "--seeds=a: use integers" in capsys.readouterr().err
