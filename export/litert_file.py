@@ -50,18 +50,28 @@ class Agreement(NamedTuple):
         least_cosine: The smallest of them.
         same_neighbors: Share of the images whose nearest neighbor among the others is the same.
         num_images: Number of images.
+        accuracies: Share of the images whose nearest neighbor among the others is of the same
+            class, with the backbone and with the file; None if there are no labels.
     """
 
     mean_cosine: float
     least_cosine: float
     same_neighbors: float
     num_images: int
+    accuracies: tuple[float, float] | None = None
 
     def __str__(self) -> str:
+        accuracies = ""
+        if self.accuracies is not None:
+            before, after = self.accuracies
+            accuracies = (
+                f", and of the same class for {100 * before:.1f} % with the backbone and "
+                f"{100 * after:.1f} % with the file"
+            )
         return (
             f"cosine similarity to the backbone's features {self.mean_cosine:.5f} on average and "
             f"{self.least_cosine:.5f} at least; the nearest neighbor is the same for "
-            f"{100 * self.same_neighbors:.1f} % of {self.num_images} images"
+            f"{100 * self.same_neighbors:.1f} % of {self.num_images} images{accuracies}"
         )
 
 
@@ -111,14 +121,15 @@ def export_litert(
         )
     encoders.foreign.require_image_size(backbone, image_size, "the backbone", "image_size")
     test = source.test if len(source.test) else source.pretrain
-    checked = _views(source, test, MAX_CHECKED, image_size)
+    checked, indices = _views(source, test, MAX_CHECKED, image_size)
+    labels = None if source.labels is None else source.labels[indices]
     calibration = None
     if precision == "int8":
-        calibration = _views(source, source.pretrain, calibration_images, image_size)
+        calibration, _ = _views(source, source.pretrain, calibration_images, image_size)
     with held_back_output():
         content = _convert(backbone, image_size, precision, calibration)
         interpreter = interpreter_class(model_content=content)
-        agreement = _compare(encoders.with_normalization(backbone), interpreter, checked)
+        agreement = _compare(encoders.with_normalization(backbone), interpreter, checked, labels)
 
     def fill(unfinished: str) -> None:
         with open(unfinished, "wb") as file:
@@ -129,24 +140,31 @@ def export_litert(
     return agreement
 
 
-def _views(source: Source, indices: np.ndarray, count: int, image_size: int) -> np.ndarray:
-    """Return central views of up to `count` images, evenly spaced, float32 `[n, S, S, C]`."""
+def _views(
+    source: Source, indices: np.ndarray, count: int, image_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return central views of up to `count` images, evenly spaced, and the images' indices.
+
+    The views are float32 `[n, S, S, C]`.
+    """
     import numpy as np
 
     from moco_tf.data.evaluation_views import central_views
     from moco_tf.data.sources.source import evenly_spaced
 
-    parts = []
+    parts, found_parts = [], []
     chosen = evenly_spaced(indices, count)
     for found, images in central_views(source, chosen, image_size, BATCH_SIZE):
-        parts.append(images.numpy()[found.numpy() >= 0])
+        is_found = found.numpy() >= 0
+        parts.append(images.numpy()[is_found])
+        found_parts.append(found.numpy()[is_found])
     views = np.concatenate(parts) if parts else np.zeros([0])
     if len(views) < 2:
         raise UserError(
             f"data source '{source.name}': fewer than two images can be read, on which the file is "
             "compared with the backbone: name other images by --data"
         )
-    return views.astype(np.float32)
+    return views.astype(np.float32), np.concatenate(found_parts)
 
 
 def _convert(
@@ -184,7 +202,9 @@ def _convert(
             ) from error
 
 
-def _compare(backbone: Any, interpreter: Any, images: np.ndarray) -> Agreement:
+def _compare(
+    backbone: Any, interpreter: Any, images: np.ndarray, labels: np.ndarray | None
+) -> Agreement:
     """Compare the features of a file with those of its backbone."""
     import numpy as np
 
@@ -201,11 +221,18 @@ def _compare(backbone: Any, interpreter: Any, images: np.ndarray) -> Agreement:
     expected = np.concatenate([np.asarray(backbone(part, training=False)) for part in parts])
     unit, expected_unit = normalize(np.stack(actual)), normalize(expected)
     cosines = (unit * expected_unit).sum(axis=1)
+    nearest, expected_nearest = _nearest(unit), _nearest(expected_unit)
+    accuracies = None
+    if labels is not None:
+        accuracies = tuple(
+            float((labels[rows] == labels).mean()) for rows in (expected_nearest, nearest)
+        )
     return Agreement(
         float(cosines.mean()),
         float(cosines.min()),
-        float((_nearest(unit) == _nearest(expected_unit)).mean()),
+        float((nearest == expected_nearest).mean()),
         len(images),
+        accuracies,
     )
 
 

@@ -6,10 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
 from moco_tf import encoders, load_backbone
 from moco_tf.data import sources
+from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
+from moco_tf.evaluation.features import extract
 from moco_tf.export.litert_file import export_litert
 from tests import in_process
 from tests.export.backbones import assert_close, consume, photographs
@@ -49,7 +52,8 @@ def export(trained_run, tmp_path_factory):
         if precision == "int8":
             flags.append("--calibration_images=100")
         printed = in_process.run("export/litert_file.py", *flags, workdir=trained_run)
-        assert printed.endswith(f" of 200 images; wrote {out}\n")
+        assert " of 200 images, and of the same class for " in printed
+        assert printed.endswith(f" % with the file; wrote {out}\n")
         return printed, out
 
     return exported
@@ -64,6 +68,18 @@ def test_interpreter_computes_the_features(export, trained_run):
     consume(out.parent, CONSUMER)
     backbone = load_backbone(str(trained_run))
     assert_close(np.load(out.parent / "features.npy"), backbone(images, training=False))
+
+
+@pytest.mark.slow
+def test_nearest_neighbors_have_the_class_as_often_as_with_scikit_learn(export, trained_run):
+    printed, _ = export("float32")
+    source, backbone = sources.load("photos"), load_backbone(str(trained_run))
+    part = extract(backbone, source, evenly_spaced(source.test, 200), 32)
+    nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(part.features)
+    rows = nearest.kneighbors()[1][:, 0]  # Without the image itself.
+    expected = 100 * (part.labels[rows] == part.labels).mean()
+    shares = re.search(r"class for ([\d.]+) % with the backbone and ([\d.]+) % with", printed)
+    assert [float(share) for share in shares.groups()] == pytest.approx([expected] * 2, abs=0.51)
 
 
 @pytest.mark.nightly
