@@ -24,7 +24,7 @@ HERE = pathlib.Path(__file__).parent
 
 IMAGES = 1024
 SIZE = 224
-SHARD_SIZE = 128
+ROWS_PER_FILE = 128
 
 
 def main():
@@ -110,7 +110,7 @@ def make_embed_turn(folder, encoder):
 
     def take_turn():
         with tempfile.TemporaryDirectory() as parent:
-            moco_tf.embed(backbone, source, f"{parent}/out", SIZE, shard_size=SHARD_SIZE)
+            moco_tf.embed(backbone, source, f"{parent}/out", SIZE, rows_per_file=ROWS_PER_FILE)
 
     return take_turn
 

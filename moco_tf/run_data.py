@@ -19,6 +19,8 @@ from moco_tf.errors import UserError
 from moco_tf.files import read_json, write_atomically
 from moco_tf.names import printable
 
+# The folder in a run directory that holds the best checkpoint. It is a run directory itself.
+BEST = "best"
 NUMBERS, CONTENTS = "data.json", "data_files.gz"
 # The images that `moco_tf.train` keeps in a run directory: scheme and name of the file.
 KEPT = (("npy", given.ARRAY), ("files", given.LIST))
@@ -135,8 +137,14 @@ def source_in(workdir: str, source_name: str) -> str:
     if (scheme, name) not in KEPT or tf.io.gfile.exists(path):
         return source_name
     directory = paths.absolute(workdir)
-    moved = os.path.join(directory, name)
-    return f"{scheme}:{moved}" if tf.io.gfile.exists(moved) else source_name
+    directories = [directory]
+    if os.path.basename(directory.rstrip("/")) == BEST:
+        directories.append(os.path.dirname(directory.rstrip("/")))
+    for directory in directories:
+        moved = os.path.join(directory, name)
+        if tf.io.gfile.exists(moved):
+            return f"{scheme}:{moved}"
+    return source_name
 
 
 def read_num_images(workdir: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,15 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def demo(values: flags.FlagValues) -> int:
     """Run the demo as the flags say, and return the exit status."""
+    import tensorflow as tf
+
     from moco_tf.config import flatten
+    from moco_tf.files import error_reason, write_atomically
 
     app.require(values, "workdir")
     seeds = values.seeds
-    for seed in seeds:
-        if not seed.isdigit():
+    for seed in seeds or [""]:
+        if not re.fullmatch("[0-9]+", seed):
             raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
     results = []
     for seed in seeds:
@@ -77,10 +81,11 @@ def demo(values: flags.FlagValues) -> int:
         results.append(top1)
     _print_table(results)
     path = os.path.join(values.workdir, "results.json")
-    with open(path, "w", encoding="utf-8") as file:
-        summary = {"config": flatten(values.config), "seeds": seeds, "results": results}
-        json.dump(summary, file, indent=2)
-        file.write("\n")
+    summary = {"config": flatten(values.config), "seeds": seeds, "results": results}
+    try:
+        write_atomically(path, json.dumps(summary, indent=2) + "\n")
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{path} cannot be written: {error_reason(error)}") from error
     last = os.path.join(values.workdir, f"seed{seeds[-1]}")
     print(f"\nresults         {path}")
     print(f"SavedModel      {last}/export/saved_model")

@@ -9,7 +9,7 @@ from absl import flags
 from moco_tf.cli import app
 from moco_tf.cli.flag_groups import define_backbone_flags, define_source_flags
 from moco_tf.data.sources.source import PARTS
-from moco_tf.embedding.settings import DTYPES, FORMATS, SHARD_SIZE, parse_shard
+from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, parse_shard
 from moco_tf.errors import UserError
 
 HELP = """Write the features of all images of a collection to files.
@@ -19,8 +19,8 @@ HELP = """Write the features of all images of a collection to files.
         --out=features --format=npy
 
 Every image has a row, with its path, its label if there is one, and its
-features. The row of an image that cannot be read has the reason instead. If the
-command was stopped, the same command continues it.
+features. For unreadable images, the row contains the error message instead. If
+the command is interrupted, run it again to write the missing files.
 
 Several machines share the work if each has a --shard of its own:
 
@@ -29,14 +29,14 @@ Several machines share the work if each has a --shard of its own:
 
 Formats:
 
-    parquet              part-00000-of-00007.parquet and so on; pandas, Spark
+    parquet              part-00000-of-00007.parquet and so on; pandas, PyArrow
                          and DuckDB read the directory as one table
     npy                  the features in NumPy files, part-00000-of-00007.npy,
                          and the other columns in CSV files beside them
-    csv                  CSV files with a column for each number
+    csv                  CSV files with one column per feature dimension
 
-_facts.json in the directory says what the features are of. So does the metadata
-of each Parquet file.
+_facts.json in the directory records how the features were computed. So does the
+metadata of each Parquet file.
 """
 
 
@@ -45,7 +45,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_string(
         "out",
         None,
-        "Directory to write to; required. It does not exist yet, or holds some of the files.",
+        "Directory to write to; required. A new directory, or one that an interrupted call wrote.",
         flag_values=values,
     )
     define_source_flags(values, "Images, such as folder:PATH. By default those of the run.")
@@ -78,9 +78,9 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "shard_size",
-        SHARD_SIZE,
-        "Number of images in a file, 1 or greater.",
+        "rows_per_file",
+        ROWS_PER_FILE,
+        "Number of rows of a file, 1 or greater.",
         lower_bound=1,
         flag_values=values,
     )
@@ -121,7 +121,7 @@ def embed(values: flags.FlagValues) -> None:
         backbone, channels = backbone_flags.load_with_normalization(values, kind)
         name: Any = values[kind].value
         backbone_flags.require_images(values, backbone, name, source, channels, image_size)
-        print(source.summary, flush=True)
+        print(source.summary.partition("\n")[0], flush=True)
         outcome = moco_tf.embed(
             backbone,
             source,
@@ -131,7 +131,7 @@ def embed(values: flags.FlagValues) -> None:
             format=values.format,
             dtype=values.dtype,
             normalize=values.normalize,
-            shard_size=values.shard_size,
+            rows_per_file=values.rows_per_file,
             shard=shard,
             facts=_facts(kind, name),
         )

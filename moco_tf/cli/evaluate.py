@@ -123,8 +123,8 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_string(
         "gallery_data",
         None,
-        "Images to search, or normal images, instead of the training images of --data. Then all "
-        "images of --data are queries (retrieval and anomaly only).",
+        "Images to search in, or normal images. All of them are used, and all labeled images of "
+        "--data are queries (retrieval and anomaly only).",
         flag_values=values,
     )
     flags.DEFINE_bool(

@@ -81,16 +81,20 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         description["gallery_data"] = gallery.name
         if isinstance(settings, RetrievalSettings):
             settings = dataclasses.replace(settings, gallery="train")
+    if isinstance(settings, AnomalySettings) and settings.level == "patch":
+        protocol = "anomaly_patch"  # The name of its files.
     picture = _picture(values, protocol, directory)
     if picture:
         require_outside(values.data or config.data.source, picture)
+        if values.gallery_data:
+            require_outside(values.gallery_data, picture)
     backbones = {}
     if isinstance(settings, FinetuneSettings) and values.compare:
         backbones = _backbones_to_compare(
             values, config, source, image_size, backbone, settings.seed
         )
         comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
-    _print_summary(source)
+    _print_summary(source, gallery)
     heat: np.ndarray | None = None
 
     # Every process computes; the chief alone writes.
@@ -118,6 +122,14 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             return
         result = protocols.evaluate(protocol, train, test, settings)
         result["feature_seconds"] = seconds
+        if gallery is not None:
+            result["num_copies"] = galleries.count_copies(train, test)
+            if result["num_copies"]:
+                print(
+                    f"warning: {result['num_copies']} of {len(test.indices)} query images have a "
+                    "copy in the gallery, which they find first: name other images by "
+                    "--gallery_data"
+                )
         if train is test:
             result["num_images_used"] = len(test.indices) + len(test.unreadable)
     if not distribution.is_chief():
@@ -192,9 +204,15 @@ def _require_labels(
         protocols.require_two_labeled_parts(source)
 
 
-def _print_summary(source: Source) -> None:
-    if distribution.is_chief():
+def _print_summary(source: Source, gallery: Source | None = None) -> None:
+    if not distribution.is_chief():
+        return
+    if gallery is None:
         print(source.summary, flush=True)
+        return
+    # The other lines are about training and test images, which are not distinguished here.
+    for searched in (gallery, source):
+        print(searched.summary.partition("\n")[0], flush=True)
 
 
 def _read_config(values: flags.FlagValues) -> Any:

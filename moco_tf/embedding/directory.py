@@ -1,5 +1,6 @@
 """The directory of an embedding: what it holds, which of its files are missing, and new files."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,9 +16,6 @@ from moco_tf.files import error_reason, read_json, write_atomically, write_remed
 
 # Readers of a directory of Parquet files skip names that start with an underscore.
 FACTS_FILE = "_facts.json"
-# The facts that may differ between two calls that write to the same directory: the other facts
-# determine the features.
-INFORMATIVE = ("moco_tf", "backbone")
 
 
 class EmbeddingDirectory:
@@ -39,26 +37,25 @@ class EmbeddingDirectory:
         self.path = path
         self.facts = json.loads(json.dumps(facts))  # As they are read from the file.
         self._suffixes, self._write = WRITERS[self.facts["format"]]
-        self.num_files = -(-self.facts["num_images"] // self.facts["shard_size"])
+        self.num_files = -(-self.facts["num_images"] // self.facts["rows_per_file"])
         facts_path = os.path.join(path, FACTS_FILE)
         try:
-            if tf.io.gfile.exists(facts_path):
-                self._require_same(read_json(facts_path))
-                return
-            if new_paths.exists(path) and (
-                not tf.io.gfile.isdir(path) or tf.io.gfile.listdir(path)
-            ):
-                raise UserError(
-                    f"{path} exists and holds no features: use a directory that does not exist"
-                )
-            tf.io.gfile.makedirs(path)
-            write_atomically(facts_path, json.dumps(self.facts, indent=2) + "\n")
+            if not tf.io.gfile.exists(facts_path):
+                self._require_no_other_files(facts_path)
+                tf.io.gfile.makedirs(path)
+                # Another process may start at the same time: the facts of one of them are kept.
+                with (
+                    contextlib.suppress(FileExistsError),
+                    new_paths.new_files(facts_path) as [unfinished],
+                ):
+                    write_atomically(unfinished, json.dumps(self.facts, indent=2) + "\n")
         except (tf.errors.OpError, OSError) as error:
             raise self._cannot_be_written(error) from error
+        self._require_same(read_json(facts_path))
 
     def positions(self, number: int) -> np.ndarray:
         """Return the positions in the collection that the rows of a file have, int64."""
-        size = self.facts["shard_size"]
+        size = self.facts["rows_per_file"]
         return np.arange(number * size, min((number + 1) * size, self.facts["num_images"]))
 
     def missing(self, shard: tuple[int, int]) -> list[int]:
@@ -72,7 +69,8 @@ class EmbeddingDirectory:
 
     def files(self, number: int) -> list[str]:
         """Return the paths of the files of a number; only the format npy has two."""
-        name = f"part-{number:05d}-of-{self.num_files:05d}"
+        digits = max(5, len(str(self.num_files)))
+        name = f"part-{number:0{digits}d}-of-{self.num_files:0{digits}d}"
         return [os.path.join(self.path, name + suffix) for suffix in self._suffixes]
 
     def write(self, number: int, rows: Rows) -> None:
@@ -90,23 +88,44 @@ class EmbeddingDirectory:
             with new_paths.new_files(*paths) as unfinished:
                 self._write(unfinished, rows, self.facts)
         except FileExistsError as error:
+            missing = [path for path in paths if not tf.io.gfile.exists(path)]
+            if missing:
+                raise UserError(
+                    f"{error.filename} exists without {missing[0]}: delete it, and run the same "
+                    "command again"
+                ) from error
             raise UserError(
                 f"another process has written {error.filename}: give each process its own shard"
             ) from error
         except (tf.errors.OpError, OSError) as error:
             raise self._cannot_be_written(error) from error
 
+    def _require_no_other_files(self, facts_path: str) -> None:
+        """Raise a `UserError` if the directory holds files that no process is writing now."""
+        if not new_paths.exists(self.path):
+            return
+        is_directory = tf.io.gfile.isdir(self.path)
+        names = tf.io.gfile.listdir(self.path) if is_directory else []
+        others = [name for name in names if not name.rstrip("/").endswith(new_paths.SUFFIX)]
+        if (others or not is_directory) and not tf.io.gfile.exists(facts_path):
+            raise UserError(
+                f"{self.path} exists and holds no features: use a directory that does not exist"
+            )
+
     def _require_same(self, saved: dict[str, Any]) -> None:
-        names = [name for name in self.facts if name not in INFORMATIVE]
+        informative = ["moco_tf"]
+        if self.facts["weights_checksum"]:
+            informative.append("backbone")
+        if self.facts["source_checksum"]:  # The same images may have another path elsewhere.
+            informative.append("source")
+        names = [name for name in self.facts if name not in informative]
         different = [name for name in names if saved.get(name) != self.facts[name]]
         if different:
             changes = ", ".join(
-                f"{name} {json.dumps(saved.get(name))} and not {json.dumps(self.facts[name])}"
+                f"{name}={json.dumps(saved.get(name))}, not {json.dumps(self.facts[name])}"
                 for name in different
             )
-            raise UserError(
-                f"{self.path} holds other features, with {changes}: use another directory"
-            )
+            raise UserError(f"{self.path} was written with {changes}: use another directory")
 
     def _cannot_be_written(self, error: Exception) -> UserError:
         return UserError(

@@ -19,7 +19,7 @@ from moco_tf.data.views import central_view
 from moco_tf.distribution import several_workers
 from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import Rows
-from moco_tf.embedding.settings import DTYPES, FORMATS, SHARD_SIZE, require_shard
+from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, require_shard
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
         num_files: Number of the files that were written.
         num_images: Number of the images in them.
         num_unreadable: Number of those images that cannot be read.
-        unreadable: Names of the first of them.
+        unreadable: Names of the first unreadable images, at most 10.
         is_complete: Whether the directory now has all of its files.
     """
 
@@ -55,32 +55,33 @@ def embed(
     format: str = "parquet",
     dtype: str = "float32",
     normalize: bool = False,
-    shard_size: int = SHARD_SIZE,
+    rows_per_file: int = ROWS_PER_FILE,
     shard: tuple[int, int] = (0, 1),
     facts: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """Write the features of the images of a source to files of `shard_size` rows.
+    """Write the features of the images of a source to files of `rows_per_file` rows.
 
-    Every image has a row, in the order of the source. A file is written completely or not at all,
-    and if the call is stopped, the same call writes the files that are missing. The replicas of
-    the current `tf.distribute` strategy share the work. Only the rows of one file are in memory.
+    Every image has a row, in the order of the source. Files are written atomically. If the call is
+    interrupted, the same call writes the files that are missing. The replicas of the current
+    `tf.distribute` strategy share the work. Only the rows of one file are held in memory.
 
     Args:
         backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
             `[N, D]`, such as the result of `moco_tf.load_backbone`.
         source: The result of `moco_tf.load_source`.
-        out: Directory to write to, local or a path of TensorFlow such as `gs://...`. It does not
-            exist yet, or holds files of the same features.
+        out: Directory to write to, local or a path of TensorFlow such as `gs://...`: a new one, or
+            one that an earlier call with the same arguments wrote.
         image_size: Side of the central view in pixels.
         part: `"all"`, `"train"`, `"test"` or `"pretrain"`, as for `moco_tf.extract_features`.
         format: `"parquet"`; `"npy"`, a NumPy file with the features and a CSV file with the other
             columns; or `"csv"`.
         dtype: Data type of the features in the files, `"float32"` or `"float16"`.
         normalize: Whether to divide each feature by its L2 norm.
-        shard_size: Number of rows of a file, 1 or greater.
-        shard: `(i, n)` with i in [0, n): this call writes each n-th file, beginning with the i-th.
-            In this way n machines share the work without communication.
-        facts: Further facts about the backbone for the metadata, as values of JSON.
+        rows_per_file: Number of rows of a file, 1 or greater.
+        shard: `(i, n)` with i in [0, n): this call writes every n-th file, starting with file i. In
+            this way n machines share the work without communication.
+        facts: Further facts about the backbone for the metadata, as values of JSON. A backbone
+            without `weights` and `variables` is recognized by them, so they are required for it.
 
     Returns:
         The numbers of files and images that were written, and the images that cannot be read.
@@ -103,15 +104,23 @@ def embed(
     """
     path = expand_argument(out, "out")
     indices = source.part(part)
-    _check_arguments(format, dtype, shard_size, shard)
+    if image_size < 1:
+        raise UserError(f"image_size={image_size}: must be 1 or greater")
+    _check_arguments(format, dtype, rows_per_file, shard)
     if not len(indices):
         raise UserError(f"data source '{source.name}' has no images in the part '{part}'")
+    weights_checksum = _weights_checksum(backbone)
+    if weights_checksum is None and not facts:
+        raise UserError(
+            "the backbone has no weights, by which its features would be recognized: "
+            "set facts, such as {'name': 'mean color'}"
+        )
     directory = EmbeddingDirectory(
         path,
         {
             "moco_tf": moco_tf.__version__,
             "backbone": dict(facts or {}),
-            "weights_checksum": _weights_checksum(backbone),
+            "weights_checksum": weights_checksum,
             "source": source.name,
             "source_checksum": run_data.of_source(source).checksum,
             "part": part,
@@ -120,7 +129,7 @@ def embed(
             "format": format,
             "dtype": dtype,
             "normalized": normalize,
-            "shard_size": shard_size,
+            "rows_per_file": rows_per_file,
         },
     )
     numbers = directory.missing(shard)
@@ -143,12 +152,12 @@ def embed(
     return Outcome(len(numbers), num_images, num_unreadable, unreadable, is_complete)
 
 
-def _check_arguments(format: str, dtype: str, shard_size: int, shard: tuple[int, int]) -> None:
+def _check_arguments(format: str, dtype: str, rows_per_file: int, shard: tuple[int, int]) -> None:
     for name, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in choices:
             raise UserError(f"{name}={value}: choose one of {', '.join(choices)}")
-    if shard_size < 1:
-        raise UserError(f"shard_size={shard_size}: must be 1 or greater")
+    if rows_per_file < 1:
+        raise UserError(f"rows_per_file={rows_per_file}: must be 1 or greater")
     require_shard(*shard)
     if several_workers():
         raise UserError(
@@ -177,6 +186,11 @@ def _files(
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with tqdm(total=len(positions), desc="features", unit="img", disable=None) as bar:
         for batch in extractor.batches(feature_step(backbone)):
+            if batch[1].ndim != 2:
+                raise UserError(
+                    f"the backbone returns an array of the shape {list(batch[1].shape)} for a "
+                    "batch: it must return features [N, D]"
+                )
             parts.append(batch)
             while files and sum(len(found) for found, _ in parts) >= files[0][1]:
                 number, size = files.popleft()
@@ -232,9 +246,9 @@ def _why_unreadable(source: Source, index: int, image_size: int) -> str:
 
 
 def _weights_checksum(backbone: Callable[[tf.Tensor], tf.Tensor]) -> str | None:
-    """Return the SHA-256 checksum of the weights; None for a function without `weights`."""
-    weights = getattr(backbone, "weights", None)
-    if weights is None:
+    """Return the SHA-256 checksum of the weights; None if the backbone has none."""
+    weights = getattr(backbone, "weights", None) or getattr(backbone, "variables", None)
+    if not weights:
         return None
     digest = hashlib.sha256()
     for weight in weights:

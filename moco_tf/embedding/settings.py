@@ -7,7 +7,7 @@ from moco_tf.errors import UserError
 FORMATS = ("parquet", "npy", "csv")
 DTYPES = ("float32", "float16")
 # Rows of a file. With the 2,048 features of a ResNet-50 in float32 a file has 64 MiB.
-SHARD_SIZE = 8192
+ROWS_PER_FILE = 8192
 
 
 def require_shard(number: int, count: int) -> None:

@@ -22,7 +22,7 @@ from moco_tf import encoders
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import anomaly, unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
 from moco_tf.evaluation.knn import normalize
 from moco_tf.evaluation.settings import AnomalySettings
 
@@ -140,7 +140,7 @@ def evaluate(
     Args:
         network: A model of `moco_tf.encoders.build` without a head.
         gallery: A source of normal images, of which only those of the class `settings.normal` are
-            used if it has that class. The test images are then all labeled images of `source`.
+            used if it has labels. The test images are then all labeled images of `source`.
             None for the training and the test images of `source`.
         source: A source with labels.
         image_size: Side of the central view in pixels.
@@ -165,19 +165,19 @@ def evaluate(
     else:
         bank_source, test = gallery, np.flatnonzero(source.labels >= 0)
         indices = gallery.part("all")
-        names = gallery.class_names or []
-        if settings.normal in names:
-            label = names.index(settings.normal)
+        if gallery.class_names is not None:
+            label = anomaly.normal_label(gallery.class_names, settings)
             indices = np.flatnonzero(gallery.labels == label)
     if not len(indices):
         raise UserError(f"normal={settings.normal}: there are no normal training images: add some")
     bank, unreadable_normal = choose(stage, bank_source, indices, image_size, settings.seed)
     tested, size = distances(stage, bank, source, test, image_size)
+    require_finite(Features(bank, np.arange(len(bank)), None), tested)
     result = anomaly.evaluate_scores(tested.features.max(axis=1), tested, settings)
     rows = {index: row for row, index in enumerate(tested.indices.tolist())}
     shown = [rows[item["index"]] for item in result["most_anomalous"]]
     result = {
-        "protocol": "anomaly",
+        "protocol": "anomaly_patch",
         **result,
         "num_normal": len(indices) - len(unreadable_normal),
         "num_patches": len(bank),

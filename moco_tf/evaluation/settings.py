@@ -125,7 +125,7 @@ class AnomalySettings(Settings):
     level: str = setting(
         "image",
         "What is compared with normal images: the features of whole images, or patches of the map "
-        "of the third stage of a ResNet, which show where an image is odd.",
+        "of the third stage of a ResNet, which localize anomalies.",
         choices=("image", "patch"),
     )
     k: int = setting(
@@ -155,7 +155,7 @@ class ClusterSettings(Settings):
         0, "Number of clusters; 0 for as many as there are classes, if there are labels.", minimum=0
     )
     starts: int = setting(
-        10, "Number of random starts of k-means, the best of which counts.", minimum=1
+        10, "Number of k-means initializations; the best result is kept.", minimum=1
     )
     seed: int = setting(0, "Random seed of the starts.", minimum=0)
 

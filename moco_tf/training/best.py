@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from moco_tf import distribution, run_directory
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, write_atomically, write_remedy
+from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
+from moco_tf.run_data import BEST
 from moco_tf.training.checkpoints import Checkpoints
 
-# The folder in a run directory. It is a run directory itself, with one checkpoint.
-BEST = "best"
+FILE = "best.json"  # What the checkpoint was chosen by.
 # The files of a run directory that say what the run is.
 DESCRIPTIONS = ("config.json", "data.json", "data_files.gz", "encoder.json")
 
@@ -24,25 +24,36 @@ class BestCheckpoint:
 
     Args:
         checkpoints: The `Checkpoints` of the run.
-        workdir: Run directory, whose metrics.jsonl ends at the step that the run starts from.
+        workdir: Run directory.
         output_dir: Directory that this worker writes to; the run directory on the chief.
         name: Name of the value in metrics.jsonl.
+        source_name: The string that names the source of the monitor's images. The values of other
+            images are not compared.
     """
 
-    def __init__(self, checkpoints: Checkpoints, workdir: str, output_dir: str, name: str) -> None:
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        workdir: str,
+        output_dir: str,
+        name: str,
+        source_name: str,
+    ) -> None:
         self.checkpoints = checkpoints
         self.output_dir = output_dir
         self.directory = os.path.join(output_dir, BEST)
         self.name = name
-        # The checkpoint that is kept may be of a later step than the one that the run starts from.
-        # The run will reach that step again.
-        kept = run_directory.latest_checkpoint(os.path.join(workdir, BEST))
-        values = {
-            f"step-{line['step']}": line[name]
-            for line in run_directory.read_metrics(workdir)
-            if name in line
-        }
-        self.value: float | None = values.get(os.path.basename(kept)) if kept else None
+        self.source_name = source_name
+        self.value: float | None = None
+        directory = os.path.join(workdir, BEST)
+        kept = run_directory.latest_checkpoint(directory)
+        path = os.path.join(directory, FILE)
+        if kept and tf.io.gfile.exists(path):
+            saved = read_json(path)
+            # A kill may have prevented that the file was written after its checkpoint.
+            is_same = f"step-{saved.get('step')}" == os.path.basename(kept)
+            if is_same and (saved.get("name"), saved.get("source")) == (name, source_name):
+                self.value = saved.get("value")
 
     def update(self, step: int, values: dict[str, float]) -> bool:
         """Save a checkpoint if the value is larger than before, and remove the one before.
@@ -67,6 +78,8 @@ class BestCheckpoint:
             if distribution.is_chief():
                 self._describe(step)
             self.checkpoints.checkpoint.write(os.path.join(folder, name))
+            facts = {"name": self.name, "value": value, "step": step, "source": self.source_name}
+            write_atomically(os.path.join(self.directory, FILE), json.dumps(facts) + "\n")
             for other in tf.io.gfile.listdir(folder):
                 if other.partition(".")[0] != name:
                     path = os.path.join(folder, other.rstrip("/"))
@@ -80,7 +93,7 @@ class BestCheckpoint:
                 f"({error_reason(error)}): {write_remedy(error, self.output_dir)}, or set "
                 "config.keep_best to '', and run the same command again"
             ) from error
-        self.value = value
+        self.value = float(value)
         return True
 
     def _describe(self, step: int) -> None:

@@ -118,7 +118,8 @@ class KNNMonitor(GlobalStep):
             shown = {"knn_top1": "kNN top-1 {:.3f}", "effective_rank": "effective rank {:.1f}"}
             parts = [text.format(values[name]) for name, text in shown.items() if name in values]
             kept = "; the best so far" if is_best else ""
-            tqdm.write(f"step {step}: {', '.join(parts)} on {count} images{kept}")
+            if parts:
+                tqdm.write(f"step {step}: {', '.join(parts)} on {count} images{kept}")
             if "effective_rank" in values:
                 self._warn_of_collapse(step, values)
 

@@ -200,7 +200,9 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             callbacks.append(stop)
             best = None
             if config.keep_best:
-                best = BestCheckpoint(checkpoints, workdir, output_dir, config.keep_best)
+                best = BestCheckpoint(
+                    checkpoints, workdir, output_dir, config.keep_best, monitored.name
+                )
             callbacks += _callbacks(
                 config, output_dir, monitored, batches, checkpoints, best, start, total
             )

@@ -90,6 +90,7 @@ def test_classes_of_a_gallery_are_compared_by_their_names(trained_run, folder, t
     by_class = {row["class"]: row["map"] for row in result["per_class"]}
     assert by_class["good"] > 1 / 30
     assert "30 gallery and 30 query images" in line
+    assert result["num_copies"] == 20  # Those of "good" and "bent" are cut at the same places.
 
 
 def test_clusters_of_images_without_labels(trained_run, folder, tmp_path):

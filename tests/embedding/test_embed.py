@@ -2,6 +2,7 @@
 
 import csv
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from PIL import Image
 import moco_tf
 from moco_tf import encoders
 from moco_tf.data import sources
+from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import METADATA_KEY
 from moco_tf.errors import UserError
 
@@ -54,7 +56,7 @@ def written(backbone, source, tmp_path_factory):
     """The directory of an embedding in three files."""
     out = tmp_path_factory.mktemp("features") / "out"
     facts = {"workdir": "runs/mine"}
-    outcome = moco_tf.embed(backbone, source, out, SIZE, shard_size=4, facts=facts)
+    outcome = moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4, facts=facts)
     assert outcome[:3] == (3, 10, 1)
     assert outcome.unreadable == [source.describe(3)]
     assert outcome.is_complete
@@ -100,22 +102,22 @@ def test_files_are_of_a_fixed_number_of_rows_and_say_what_they_hold(written, bac
 
 def test_stopped_embedding_goes_on_with_the_missing_files(written, backbone, source, tmp_path):
     out = tmp_path / "out"
-    moco_tf.embed(backbone, source, out, SIZE, shard_size=4, shard=(0, 3))
+    moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4, shard=(0, 3))
     # What a kill leaves behind while it writes a file.
     (out / ".part-00001-of-00003.parquet.abcdefgh.unfinished").mkdir()
     (out / "part-00002-of-00003.parquet").write_bytes(b"whole, as far as its name says")
-    outcome = moco_tf.embed(backbone, source, out, SIZE, shard_size=4)
+    outcome = moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)
     assert outcome[:3] == (1, 4, 0)
     assert (out / "part-00002-of-00003.parquet").read_bytes().startswith(b"whole")
     for name in ("part-00000-of-00003.parquet", "part-00001-of-00003.parquet"):
         assert pq.read_table(out / name).equals(pq.read_table(written / name))
     assert len(contents(out)) == 4
-    assert moco_tf.embed(backbone, source, out, SIZE, shard_size=4)[:3] == (0, 0, 0)
+    assert moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)[:3] == (0, 0, 0)
 
 
 def test_shards_together_are_the_whole(written, backbone, source, tmp_path):
     outcomes = [
-        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, shard_size=4, shard=(number, 2))
+        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, rows_per_file=4, shard=(number, 2))
         for number in (1, 0)
     ]
     assert [outcome.num_files for outcome in outcomes] == [1, 2]
@@ -138,7 +140,7 @@ def test_part_float16_and_normalization(backbone, source, expected, tmp_path):
 
 
 def test_npy_has_the_features_and_a_table_of_names(written, backbone, source, expected, tmp_path):
-    moco_tf.embed(backbone, source, tmp_path / "out", SIZE, shard_size=6, format="npy")
+    moco_tf.embed(backbone, source, tmp_path / "out", SIZE, rows_per_file=6, format="npy")
     names = [f"part-0000{number}-of-00002" for number in (0, 1)]
     features = np.concatenate(
         [np.load(tmp_path / "out" / f"{name}.npy", mmap_mode="r") for name in names]
@@ -173,17 +175,17 @@ def test_source_without_labels(backbone, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ({"image_size": 32}, ["image_size 24 and not 32", "use another directory"]),
-        ({"dtype": "float16"}, ['dtype "float32" and not "float16"']),
-        ({"part": "train"}, ['part "all" and not "train"']),
-        ({"shard_size": 5}, ["shard_size 4 and not 5"]),
+        ({"image_size": 32}, ["image_size=24, not 32", "use another directory"]),
+        ({"dtype": "float16"}, ['dtype="float32", not "float16"']),
+        ({"part": "train"}, ['part="all", not "train"']),
+        ({"rows_per_file": 5}, ["rows_per_file=4, not 5"]),
     ],
 )
 def test_directory_with_other_features_is_refused(written, backbone, source, arguments, parts):
     before = contents(written)
     with pytest.raises(UserError) as error:
         moco_tf.embed(
-            backbone, source, written, **{"image_size": SIZE, "shard_size": 4, **arguments}
+            backbone, source, written, **{"image_size": SIZE, "rows_per_file": 4, **arguments}
         )
     for part in parts:
         assert part in str(error.value)
@@ -193,7 +195,58 @@ def test_directory_with_other_features_is_refused(written, backbone, source, arg
 def test_directory_with_features_of_other_weights_is_refused(written, source):
     other = encoders.random_backbone("resnet8", stem="small", seed=1)
     with pytest.raises(UserError, match="weights_checksum"):
-        moco_tf.embed(other, source, written, SIZE, shard_size=4)
+        moco_tf.embed(other, source, written, SIZE, rows_per_file=4)
+
+
+def test_function_without_weights_is_recognized_by_its_facts(source, tmp_path):
+    def corner(images):
+        return images[:, 0, 0]
+
+    with pytest.raises(UserError, match="set facts"):
+        moco_tf.embed(corner, source, tmp_path / "out", SIZE)
+    moco_tf.embed(corner, source, tmp_path / "out", SIZE, facts={"name": "corner"})
+    outcome = moco_tf.embed(corner, source, tmp_path / "out", SIZE, facts={"name": "corner"})
+    assert outcome.num_files == 0
+    with pytest.raises(UserError, match="was written with backbone="):
+        moco_tf.embed(corner, source, tmp_path / "out", SIZE, facts={"name": "mean"})
+
+
+def test_processes_that_start_together_write_one_directory(written, backbone, source, tmp_path):
+    # What another process leaves while it writes its facts, or after it was killed.
+    (tmp_path / "out" / "._facts.json.abcdefgh.unfinished").mkdir(parents=True)
+    with ThreadPoolExecutor(8) as pool:
+        directories = list(
+            pool.map(
+                lambda number: EmbeddingDirectory(
+                    str(tmp_path / "race"),
+                    {
+                        **{"num_images": 1, "rows_per_file": 1, "format": "parquet"},
+                        **{"weights_checksum": "a", "source_checksum": "b", "moco_tf": number},
+                    },
+                ),
+                range(8),
+            )
+        )
+    assert len(directories) == 8
+    assert json.loads((tmp_path / "race" / "_facts.json").read_text())["moco_tf"] in range(8)
+    moco_tf.embed(backbone, source, tmp_path / "out", SIZE, rows_per_file=4)
+    assert pq.read_table(tmp_path / "out").equals(pq.read_table(written))
+
+
+def test_file_without_its_table_is_named(backbone, source, tmp_path):
+    moco_tf.embed(backbone, source, tmp_path / "out", SIZE, format="npy")
+    (tmp_path / "out" / "part-00000-of-00001.csv").unlink()
+    with pytest.raises(UserError, match=r"\.npy exists without .*\.csv: delete it"):
+        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, format="npy")
+
+
+@pytest.mark.parametrize("shape", ["map", "vector"])
+def test_backbone_that_returns_no_features_is_refused(source, tmp_path, shape):
+    def backbone(images):
+        return images if shape == "map" else images[:, 0, 0, 0]
+
+    with pytest.raises(UserError, match=r"it must return features \[N, D\]"):
+        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, facts={"name": shape})
 
 
 def test_other_directory_is_refused(backbone, source, tmp_path):
@@ -210,14 +263,15 @@ def test_other_directory_is_refused(backbone, source, tmp_path):
     [
         ({"format": "xlsx"}, "format=xlsx: choose one of parquet, npy, csv"),
         ({"dtype": "int8"}, "dtype=int8: choose one of float32, float16"),
-        ({"shard_size": 0}, "shard_size=0: must be 1 or greater"),
+        ({"rows_per_file": 0}, "rows_per_file=0: must be 1 or greater"),
         ({"shard": (4, 4)}, "shard=4/4: must be i/n"),
         ({"shard": (0, 0)}, "shard=0/0: must be i/n"),
+        ({"image_size": 0}, "image_size=0: must be 1 or greater"),
     ],
 )
 def test_invalid_argument(backbone, source, tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
-        moco_tf.embed(backbone, source, tmp_path / "out", SIZE, **arguments)
+        moco_tf.embed(backbone, source, tmp_path / "out", **{"image_size": SIZE, **arguments})
     assert not (tmp_path / "out").exists()
 
 
@@ -226,7 +280,7 @@ def test_features_that_are_not_finite_are_not_written(source, tmp_path):
         return images[:, 0, 0] * float("nan")
 
     with pytest.raises(UserError, match="NaN or infinity"):
-        moco_tf.embed(diverged, source, tmp_path / "out", SIZE)
+        moco_tf.embed(diverged, source, tmp_path / "out", SIZE, facts={"name": "a"})
     assert list(contents(tmp_path / "out")) == ["_facts.json"]
 
 
@@ -234,9 +288,13 @@ def test_features_that_float16_cannot_represent(source, tmp_path):
     def large(images):
         return 1e4 * images[:, 0, 0]
 
+    facts = {"name": "large"}
+
     with pytest.raises(UserError, match="float16 cannot represent"):
-        moco_tf.embed(large, source, tmp_path / "out", SIZE, dtype="float16")
-    moco_tf.embed(large, source, tmp_path / "unit", SIZE, dtype="float16", normalize=True)
+        moco_tf.embed(large, source, tmp_path / "out", SIZE, dtype="float16", facts=facts)
+    moco_tf.embed(
+        large, source, tmp_path / "unit", SIZE, dtype="float16", normalize=True, facts=facts
+    )
 
 
 def test_images_none_of_which_can_be_read(backbone, tmp_path):

@@ -82,7 +82,7 @@ def test_odd_part_of_an_image_is_found(network, source):
     assert result["auroc"] == pytest.approx(expected)
     assert result["auroc"] > 0.95
     assert (result["num_normal"], result["num_patches"], result["num_test"]) == (20, 320, 40)
-    assert (result["protocol"], result["level"]) == ("anomaly", "patch")
+    assert (result["protocol"], result["level"]) == ("anomaly_patch", "patch")
     found = [item["class"] == "bad" for item in result["most_anomalous"]]
     assert heat.shape == (32, 4, 4)
     corners = heat[found][:, :2, 2:].mean(axis=(1, 2))
@@ -110,6 +110,11 @@ def test_normal_images_of_a_gallery(network, source):
     assert (result["num_normal"], result["num_test"]) == (60, 60)
     labeled, _ = patches.evaluate(network, source, queries, SIZE, SETTINGS)
     assert labeled["num_normal"] == 40
+    others = dataclasses.replace(
+        source, load_labels=lambda: (np.zeros(60, np.int32), ["cable", "dent"])
+    )
+    with pytest.raises(UserError, match="the classes are cable, dent"):
+        patches.evaluate(network, others, queries, SIZE, SETTINGS)
 
 
 def test_other_networks_are_refused(source):
