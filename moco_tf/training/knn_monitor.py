@@ -141,9 +141,9 @@ class KNNMonitor(GlobalStep):
             values["knn_top1"] = knn.classify(self._extract_train(self._step), test)["top1"]
         if len(test.indices) >= MIN_MEASURED:
             values |= quality.measure(test)
-        if len(self._pairs) == 2:
-            queries, keys = (self._copy(views, training=False).numpy() for views in self._pairs)
-            values["alignment"] = quality.alignment(queries, keys)
+            if len(self._pairs) == 2:
+                queries, keys = (self._copy(views, training=False).numpy() for views in self._pairs)
+                values["alignment"] = quality.alignment(queries, keys)
         return values, len(test.indices)
 
     def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
