@@ -58,8 +58,15 @@ class EncodedImages(ModelHandler[bytes, tuple[str | None, list[float] | None], A
             return [(None, feature.tolist()) for feature in features]
         except tf.errors.OpError as error:
             if len(batch) == 1:
-                return [(error.message.splitlines()[0], None)]
+                return [(reason(error), None)]
             return [result for file in batch for result in self.run_inference([file], model)]
+
+
+def reason(error: Any) -> str:
+    """Return the reason of an error of TensorFlow, which follows lines of a traceback."""
+    lines = [line for line in error.message.splitlines() if line[:1].strip()]
+    reasons = [line for line in lines if not line.startswith(("Graph exec", "Detected at"))]
+    return (reasons or lines)[0]
 
 
 def as_row(element: tuple[str, tuple[str | None, list[float] | None]]) -> dict[str, Any]:

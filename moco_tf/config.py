@@ -63,9 +63,8 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
     check_values(config)
     _check_mechanism(config)
     _check_augment(config)
-    for key in ("monitor_source", "keep_best"):
-        has_effect = config.knn_every > 0 or not config[key]
-        _require(has_effect, config, key, "it has no effect with config.knn_every=0, no monitor")
+    is_monitored = config.knn_every > 0 or not config.keep_best
+    _require(is_monitored, config, "keep_best", "it has no effect with config.knn_every=0")
 
     batch, groups = config.batch_size, config.bn_groups
     if batch < groups or batch % groups:

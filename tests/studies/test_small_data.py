@@ -56,19 +56,20 @@ def test_runs_see_the_first_images_and_are_evaluated_on_the_last(arguments, monk
 
     monkeypatch.setattr(study, "run_in_process", make_run)
     assert small_data.main(arguments) == 0
-    assert len(started) == 50
+    # The smallest queues of so few images are the same.
+    assert len(started) == 48
     images = np.load(tmp_path / "runs" / "first_300.npy")
     assert images.shape == (300, 28, 28, 1)
     evaluated = np.load(tmp_path / "runs" / "evaluated.npy")
     assert np.load(tmp_path / "runs" / "evaluated.labels.npy").tolist() == [*range(10)] * 10
     assert evaluated.shape == (100, 28, 28, 1)
-    assert {config.data.source for config in started[:25]} == {f"npy:{tmp_path}/runs/first_200.npy"}
+    assert {config.data.source for config in started[:24]} == {f"npy:{tmp_path}/runs/first_200.npy"}
     results = json.loads((tmp_path / "out" / "200" / "results.json").read_text())
-    assert len(results["runs"]) == 25
+    assert len(results["runs"]) == 24
     assert results["data"]["num_images"] == 200
     assert results["data"]["num_train"] + results["data"]["num_test"] == 100
     assert small_data.main(arguments) == 0
-    assert len(started) == 50  # They are not run again.
+    assert len(started) == 48  # They are not run again.
 
 
 @pytest.mark.nightly
