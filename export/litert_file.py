@@ -222,11 +222,12 @@ def _compare(
     unit, expected_unit = normalize(np.stack(actual)), normalize(expected)
     cosines = (unit * expected_unit).sum(axis=1)
     nearest, expected_nearest = _nearest(unit), _nearest(expected_unit)
-    accuracies = None
+    accuracies: tuple[float, float] | None = None
     if labels is not None:
-        accuracies = tuple(
+        before, after = (
             float((labels[rows] == labels).mean()) for rows in (expected_nearest, nearest)
         )
+        accuracies = (before, after)
     return Agreement(
         float(cosines.mean()),
         float(cosines.min()),

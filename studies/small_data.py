@@ -1,6 +1,7 @@
 """The command `python -m studies.small_data`: which settings suit a small data set."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -147,8 +148,8 @@ def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
     for name in ("sizes", "seeds"):
-        for number in values[name].value:
-            if not number.isdigit():
+        for number in values[name].value or [""]:
+            if not re.fullmatch("[0-9]+", number):
                 raise UserError(f"--{name}={number}: use integers, separated by commas")
     sizes = [int(size) for size in values.sizes]
 
