@@ -181,7 +181,7 @@ def test_comparison_keeps_finished_curves(workdir, compared):
     assert "delete it" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.torch
 def test_comparison_of_a_saved_model_continues_that_of_its_run(
     image_folder, workdir, compared, tmp_path

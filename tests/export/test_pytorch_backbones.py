@@ -39,7 +39,10 @@ def assert_same_features(name, network, checkpoint, tmp_path, stem="imagenet"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x8d"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "resnet50", pytest.param("resnext50_32x8d", marks=pytest.mark.nightly)],
+)
 def test_backbone_has_the_features_of_torchvision(name, tmp_path):
     torch.manual_seed(0)
     network = randomize(torchvision_network(name))

@@ -34,6 +34,7 @@ def run_with_best(image_folder, tmp_path_factory):
     return workdir, in_process.run("train.py", *flags, workdir=workdir)
 
 
+@pytest.mark.slow
 def test_checkpoint_with_the_best_accuracy_is_a_run_directory(run_with_best, tmp_path):
     workdir, output = run_with_best
     by_step = accuracies(workdir)
@@ -61,6 +62,7 @@ def assert_same_best(workdir, expected):
         np.testing.assert_array_equal(value, values[name], name)
 
 
+@pytest.mark.nightly
 def test_run_that_was_stopped_keeps_the_same_checkpoint(run_with_best, image_folder, tmp_path):
     flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
     with pytest.MonkeyPatch.context() as patch:
@@ -70,6 +72,7 @@ def test_run_that_was_stopped_keeps_the_same_checkpoint(run_with_best, image_fol
     assert_same_best(tmp_path / "run", run_with_best[0])
 
 
+@pytest.mark.nightly
 def test_run_that_was_killed_after_its_best_step_keeps_the_same_checkpoint(
     run_with_best, image_folder, tmp_path
 ):
@@ -85,6 +88,7 @@ def test_run_that_was_killed_after_its_best_step_keeps_the_same_checkpoint(
     assert moco_tf.load_run(workdir / "best").step == best
 
 
+@pytest.mark.nightly
 def test_images_without_labels_are_monitored_on_labeled_ones(image_folder, tmp_path):
     write_folder(tmp_path / "images", classes=["unlabeled"])
     flags = (*TRAINED_RUN, source_flag(tmp_path / "images" / "unlabeled"))

@@ -118,7 +118,7 @@ def test_damaged_files_of_a_finished_run_do_no_harm(damaged, image_folder, train
 @pytest.mark.parametrize(
     "damaged",
     [
-        *cases([INDEX], [remove]),
+        *cases([INDEX], [remove], pytest.mark.nightly),
         *cases([DATA], [truncate]),
         *cases([INDEX, DATA], [zero, flip], pytest.mark.nightly),
     ],

@@ -62,6 +62,7 @@ def test_run_starts_from_the_weights_of_the_file_and_records_them(run):
     assert first["step"] == 0
 
 
+@pytest.mark.nightly
 def test_run_resumes_exactly_without_the_file(run, image_folder, tmp_path):
     workdir, path, _, _ = run
     copy = shutil.copytree(workdir, tmp_path / "run")
