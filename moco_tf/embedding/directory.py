@@ -27,7 +27,7 @@ class EmbeddingDirectory:
     Args:
         path: Path of the directory, local or a `tf.io.gfile` path. It is created if it does not
             exist.
-        facts: What the features are of. A directory with other facts is refused.
+        facts: How the features are computed. A directory with other facts is refused.
 
     Raises:
         UserError: If the directory holds other files or other features, or cannot be created.

@@ -16,6 +16,19 @@ FILE = "best.json"  # What the checkpoint was chosen by.
 DESCRIPTIONS = ("config.json", "data.json", "data_files.gz", "encoder.json")
 
 
+def require_not_best(workdir: str) -> None:
+    """Raise a `UserError` if a directory is that of the best checkpoint of a run.
+
+    The run would delete the checkpoints of a training there.
+    """
+    run, name = os.path.split(os.path.abspath(workdir) if "://" not in workdir else workdir)
+    if name == BEST and tf.io.gfile.exists(os.path.join(run, "config.json")):
+        raise UserError(
+            f"{workdir} holds the best checkpoint of the run {run}: to train from it, use another "
+            f"directory and config.init=run:{workdir}"
+        )
+
+
 class BestCheckpoint:
     """Keeps the checkpoint at which a value of the monitor was largest.
 

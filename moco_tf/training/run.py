@@ -32,7 +32,7 @@ from moco_tf.files import error_reason
 from moco_tf.plan import plan
 from moco_tf.run_data import RunData
 from moco_tf.training.accessory import Accessory
-from moco_tf.training.best import BestCheckpoint
+from moco_tf.training.best import BestCheckpoint, require_not_best
 from moco_tf.training.build import (
     build_augment,
     build_data,
@@ -143,6 +143,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
+    require_not_best(workdir)
     config = warm_start.resolve(config, workdir)
     source, batches = build_data(config)
     monitored = _monitored_source(config, source)

@@ -50,6 +50,9 @@ def test_checkpoint_with_the_best_accuracy_is_a_run_directory(run_with_best, tmp
     assert accuracies(workdir / "best") == {s: v for s, v in by_step.items() if s <= best}
     result = in_process.run("evaluate.py", "--protocol=knn", workdir=workdir / "best")
     assert f"top-1 {by_step[best]:.4f}" in result
+    flags = (*TRAINED_RUN, f"--workdir={workdir}/best", "--config.data.source=photos")
+    line = in_process.run_mistake("train.py", *flags)
+    assert f"use another directory and config.init=run:{workdir}/best" in line
     flags = (f"--workdir={workdir}/best", f"--out={tmp_path}/backbone")
     in_process.run("export/saved_model.py", *flags)
     assert f"`step-{best}`" in (tmp_path / "backbone" / "README.md").read_text()
