@@ -165,7 +165,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
             for settings in design(size):
                 differing = experiments.differences(base, settings)
                 planned[experiments.run_name(base, settings)] = study.Planned(
-                    differing, 0.05 + differing.get("steps", BASE_STEPS) / BASE_STEPS
+                    differing, 0.3 + differing.get("steps", BASE_STEPS) / BASE_STEPS
                 )
             stopped_by = study.run(
                 config,
