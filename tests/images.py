@@ -24,3 +24,15 @@ def write_folder(folder, classes=("left", "right"), images_per_class=40, side=40
         for index, image in enumerate(crops(images_per_class, side, seed=number)):
             PIL.Image.fromarray(image).save(folder / name / f"{index:03}.jpg", quality=95)
     return folder
+
+
+def write_pieces(folder, paths, side, damaged):
+    """Write PNG files cut from a photograph along its diagonal, one of which is damaged."""
+    photograph = skimage.data.coffee()
+    for number, path in enumerate(paths):
+        (folder / path).parent.mkdir(exist_ok=True)
+        corner = 30 * number
+        piece = photograph[corner : corner + side, corner : corner + side]
+        PIL.Image.fromarray(piece).save(folder / path)
+    (folder / damaged).write_text("not an image\n")
+    return folder

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders
 from moco_tf.config import total_steps
+from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
@@ -161,13 +162,31 @@ class KNNMonitor(GlobalStep):
         )
 
 
-def require_values(source: Source, keep_best: str) -> None:
-    """Raise a `UserError` if the monitor cannot measure a value on a source.
+def monitored_source(config: ml_collections.ConfigDict, source: Source) -> Source:
+    """Return the source of the images that the kNN monitor evaluates.
 
     Args:
-        source: The source of the monitor's images.
-        keep_best: Name of the value, the setting `keep_best`; "" for none.
+        config: Config of the run.
+        source: The source of the run.
+
+    Raises:
+        UserError: If it cannot be read, or does not have what the config asks for.
     """
+    if config.monitor_source:
+        monitored = sources.load(config.monitor_source, **sources.options(config))
+        if monitored.channels != source.channels:
+            raise UserError(
+                f"config.monitor_source={monitored.name} has images with {monitored.channels} "
+                f"channels, but those of '{source.name}' have {source.channels}: use images with "
+                f"{source.channels} channels"
+            )
+        source = monitored
+    _require_values(source, config.keep_best)
+    return source
+
+
+def _require_values(source: Source, keep_best: str) -> None:
+    """Raise a `UserError` if the monitor cannot measure the value `keep_best` on a source."""
     if keep_best == "knn_top1" and not classifies(source):
         raise UserError(
             f"config.keep_best=knn_top1 needs labels and test images, which '{source.name}' lacks: "

@@ -23,7 +23,6 @@ from moco_tf.config import (
     total_steps,
 )
 from moco_tf.config_files import require_settings
-from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
@@ -43,7 +42,7 @@ from moco_tf.training.build import (
 from moco_tf.training.callbacks import Callbacks, StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
 from moco_tf.training.failures import data_may_vanish, memory_may_run_out, require_end
-from moco_tf.training.knn_monitor import KNNMonitor, require_values
+from moco_tf.training.knn_monitor import KNNMonitor, monitored_source
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
 from moco_tf.training.progress import Progress
@@ -146,7 +145,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     require_not_best(workdir)
     config = warm_start.resolve(config, workdir)
     source, batches = build_data(config)
-    monitored = _monitored_source(config, source)
+    monitored = monitored_source(config, source)
     data = run_data.of_source(source)
     _require_identical_workers(config, workdir, data)
     run_directory.require_same_run(workdir, config, data)
@@ -249,25 +248,6 @@ def _callbacks(
         callbacks.append(ViewImages(log, start, config, batches))
         callbacks.append(Progress(log, start, total, steps_per_epoch, config.log_every))
     return callbacks
-
-
-def _monitored_source(config: ml_collections.ConfigDict, source: Source) -> Source:
-    """Return the source of the images that the kNN monitor evaluates.
-
-    Raises:
-        UserError: If it cannot be read, or does not have what the config asks for.
-    """
-    if config.monitor_source:
-        monitored = sources.load(config.monitor_source, **sources.options(config))
-        if monitored.channels != source.channels:
-            raise UserError(
-                f"config.monitor_source={monitored.name} has images with {monitored.channels} "
-                f"channels, but those of '{source.name}' have {source.channels}: use images with "
-                f"{source.channels} channels"
-            )
-        source = monitored
-    require_values(source, config.keep_best)
-    return source
 
 
 def _require_identical_workers(

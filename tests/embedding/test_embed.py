@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
-from PIL import Image
 
 import moco_tf
 from moco_tf import encoders
@@ -17,6 +16,7 @@ from moco_tf.data import sources
 from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import METADATA_KEY
 from moco_tf.errors import UserError
+from tests.images import write_pieces
 
 SIZE = 24
 DAMAGED = "cat/3.png"
@@ -25,14 +25,7 @@ PATHS = [f"{folder}/{number}.png" for folder in ("cat", "dog") for number in ran
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    photo = skimage.data.coffee()
-    for number, path in enumerate(PATHS):
-        (folder / path).parent.mkdir(exist_ok=True)
-        corner = 30 * number
-        Image.fromarray(photo[corner : corner + 40, corner : corner + 40]).save(folder / path)
-    (folder / DAMAGED).write_text("not an image\n")
-    return folder
+    return write_pieces(tmp_path_factory.mktemp("images"), PATHS, 40, DAMAGED)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-import skimage.data
 import tensorflow as tf
 from PIL import Image
 
@@ -14,6 +13,7 @@ from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import features
 from moco_tf.evaluation.features import Extractor, extract, feature_step
+from tests.images import write_pieces
 
 SIZE = 24
 PATHS = [f"{folder}/{number}.png" for folder in ("cat", "dog") for number in range(5)]
@@ -21,15 +21,8 @@ PATHS = [f"{folder}/{number}.png" for folder in ("cat", "dog") for number in ran
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    photo = skimage.data.coffee()
-    for number, path in enumerate(PATHS):
-        (folder / path).parent.mkdir(exist_ok=True)
-        # The size of the central view, which is then the image itself.
-        corner = 30 * number
-        Image.fromarray(photo[corner : corner + SIZE, corner : corner + SIZE]).save(folder / path)
-    (folder / "cat" / "3.png").write_text("not an image\n")
-    return folder
+    # The size of the central view, which is then the image itself.
+    return write_pieces(tmp_path_factory.mktemp("images"), PATHS, SIZE, "cat/3.png")
 
 
 @pytest.fixture(scope="module")
