@@ -8,7 +8,6 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from moco_tf.data.tuning import without_autograph, without_tuning
-from moco_tf.seeds import seed_for
 
 
 def worker_batches(
@@ -40,29 +39,38 @@ def worker_batches(
     return np.split(replicas, context.num_input_pipelines, axis=1)[context.input_pipeline_id]
 
 
-def shuffled(indices: tf.Tensor, seed: int, epoch: int | tf.Tensor) -> tf.Tensor:
-    """Return indices, int64 `[M]`, in the random order of an epoch."""
-    draws = tf.random.stateless_uniform(
-        [len(indices)], seed_for("order", seed, epoch), alg="philox"
-    )
-    return tf.gather(indices, tf.argsort(draws, stable=True))
-
-
-def worker_share(
-    order: tf.Tensor, batch_size: int, context: tf.distribute.InputContext
-) -> tf.Tensor:
-    """Return the part of each global batch that belongs to a worker.
+def rows_of_steps(
+    rows: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    start: int,
+    end: int,
+    batch_size: int,
+    context: tf.distribute.InputContext,
+) -> tf.data.Dataset:
+    """Return which images the batches of some steps consist of.
 
     Args:
-        order: Indices of whole global batches, `[steps * batch_size]`.
+        rows: Function from the number of a step to the epochs and the indices of the images of its
+            global batch, int64 `[batch_size]` each.
+        start: First step.
+        end: Step to stop before.
         batch_size: Global batch size.
         context: Input context of the worker. Its replicas are next to each other in a batch.
 
     Returns:
-        `[steps, batch_size // workers]`.
+        Dataset of the epochs and the indices of the batches of the worker's replicas, one after the
+        other, int64 `[n]` each.
     """
-    workers = context.num_input_pipelines
-    return tf.reshape(order, [-1, workers, batch_size // workers])[:, context.input_pipeline_id]
+    replica_batch_size = context.get_per_replica_batch_size(batch_size)
+
+    def batches_of_step(step: tf.Tensor) -> tf.data.Dataset:
+        columns = tf.numpy_function(lambda step: rows(int(step)), [step], [tf.int64, tf.int64])
+        shares = []
+        for column in columns:
+            workers = tf.split(tf.ensure_shape(column, [batch_size]), context.num_input_pipelines)
+            shares.append(tf.reshape(workers[context.input_pipeline_id], [-1, replica_batch_size]))
+        return tf.data.Dataset.from_tensor_slices(tuple(shares))
+
+    return tf.data.Dataset.range(start, end).flat_map(without_autograph(batches_of_step))
 
 
 def batch_of_views(

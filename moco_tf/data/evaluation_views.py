@@ -9,16 +9,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from moco_tf.data import order
 from moco_tf.data.batching import (
     batch_of_views,
     made_in_parallel,
-    shuffled,
+    rows_of_steps,
     worker_batches,
-    worker_share,
 )
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
-from moco_tf.data.tuning import without_autograph
 from moco_tf.data.views import central_view, random_view, view_draws
 
 
@@ -94,20 +93,24 @@ def labeled_views(
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
     recipe = Recipe(crop_scale=crop_scale)
     with tf.device("CPU"):
-        # Arrays would be copied into every function that uses them, several times.
-        image_indices = tf.constant(indices, tf.int64)
+        # An array would be copied into every function that uses it, several times.
         labels = tf.constant(np.asarray(source.labels, np.int32))
     blank = tf.constant(-1), tf.zeros([image_size, image_size, source.channels], tf.uint8)
-    share = context.get_per_replica_batch_size(batch_size)
-    missing = -len(image_indices) % batch_size
+    image_indices = np.asarray(indices, np.int64)
+    steps_per_epoch = -(-len(image_indices) // batch_size)
 
-    def batches_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = shuffled(image_indices, seed, epoch)
-        order = tf.pad(order, [[0, missing]], constant_values=-1)
-        order = tf.reshape(worker_share(order, batch_size, context), [-1, share])
-        return tf.data.Dataset.from_tensor_slices(order).map(lambda indices: (epoch, indices))
+    def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, step_of_epoch = divmod(step, steps_per_epoch)
+        first = step_of_epoch * batch_size
+        positions = np.arange(first, min(first + batch_size, len(image_indices)))
+        positions = order.in_epoch(positions, len(image_indices), seed, epoch)
+        missing = batch_size - len(positions)
+        padded = np.pad(image_indices[positions], [0, missing], constant_values=-1)
+        return np.full(batch_size, epoch), padded
 
-    def labeled_batch(epoch: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def labeled_batch(epochs: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        epoch = epochs[0]
+
         def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             image = tf.numpy_function(crop, [epoch, index, source.read(index)], tf.uint8)
             return labels[index], tf.ensure_shape(image, blank[1].shape)
@@ -119,7 +122,7 @@ def labeled_views(
         return random_view(image, image_size, recipe, draws)
 
     return made_in_parallel(
-        tf.data.Dataset.range(epochs).flat_map(without_autograph(batches_of_epoch)), labeled_batch
+        rows_of_steps(rows, 0, epochs * steps_per_epoch, batch_size, context), labeled_batch
     )
 
 

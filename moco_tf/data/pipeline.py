@@ -1,9 +1,12 @@
 """The tf.data pipeline of pre-training: two random views of each image."""
 
+import bisect
+
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.batching import batch_of_views, made_in_parallel, shuffled, worker_share
+from moco_tf.data import order
+from moco_tf.data.batching import batch_of_views, made_in_parallel, rows_of_steps
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_autograph
@@ -55,9 +58,6 @@ class TwoViews:
         self.seed = seed
         self.with_positions = with_positions
         self.unreadable: set[int] = set()
-        with tf.device("CPU"):
-            # An array would be copied into every function that uses it, several times.
-            self._pretrain = tf.constant(source.pretrain)
         self.steps_per_epoch = len(source.pretrain) // batch_size
         if not self.steps_per_epoch:
             raise UserError(
@@ -85,35 +85,25 @@ class TwoViews:
             An image that cannot be read has the position of its substitute.
         """
         context = context or tf.distribute.InputContext()
-        batch_size = context.get_per_replica_batch_size(self.batch_size)
-        first_epoch, steps_done = divmod(start, self.steps_per_epoch)
-        last_epoch, last_steps = divmod(end, self.steps_per_epoch)
-
-        def batches_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-            first = tf.where(epoch == first_epoch, steps_done, 0)
-            last = tf.where(epoch == last_epoch, last_steps, self.steps_per_epoch)
-            order = self.order(epoch)[first * self.batch_size : last * self.batch_size]
-            order = tf.reshape(worker_share(order, self.batch_size, context), [-1, batch_size])
-            return tf.data.Dataset.from_tensor_slices(order).map(lambda indices: (epoch, indices))
-
         return made_in_parallel(
-            tf.data.Dataset.range(first_epoch, last_epoch + 1).flat_map(
-                without_autograph(batches_of_epoch)
-            ),
-            self._batch,
+            rows_of_steps(self.rows, start, end, self.batch_size, context), self._batch
         )
 
-    def _batch(self, epoch: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def _batch(self, epochs: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Return the two views of the images at `indices`, int64 `[n]`: `[n, size, size, C]`."""
         return batch_of_views(
-            (indices,),
-            lambda index: self._views(epoch, index, index, self.source.read(index)),
-            lambda index: self._views(epoch, index, *self.read(epoch, index)),
+            (epochs, indices),
+            lambda epoch, index: self._views(epoch, index, index, self.source.read(index)),
+            lambda epoch, index: self._views(epoch, index, *self.read(epoch, index)),
         )
 
-    def order(self, epoch: int | tf.Tensor) -> tf.Tensor:
-        """Return the indices of the images in the order of an epoch, int64 `[M]`."""
-        return shuffled(self._pretrain, self.seed, epoch)
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the epoch and the index of each image of a step, int64 `[batch_size]` each."""
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        first = step_of_epoch * self.batch_size
+        positions = np.arange(first, first + self.batch_size)
+        positions = order.in_epoch(positions, len(self.source.pretrain), self.seed, epoch)
+        return np.full(self.batch_size, epoch), self.source.pretrain[positions]
 
     def _views(
         self, epoch: tf.Tensor, index: tf.Tensor, read_index: tf.Tensor, image: tf.Tensor
@@ -129,9 +119,9 @@ class TwoViews:
         position = tf.numpy_function(self._position, [read_index], tf.int64, stateful=False)
         return (*views, tf.ensure_shape(position, []))
 
-    def _position(self, index: np.ndarray) -> np.ndarray:
+    def _position(self, index: np.ndarray) -> np.int64:
         # Every data source lists its images in ascending order.
-        return np.searchsorted(self.source.pretrain, index)
+        return np.int64(bisect.bisect_left(self.source.pretrain, index))
 
     def _random_views(
         self, epoch: np.ndarray, index: np.ndarray, read_index: np.ndarray, image: np.ndarray
@@ -174,9 +164,9 @@ class TwoViews:
         positions = tf.random.stateless_uniform(
             [MAX_SUBSTITUTES], seed, 0, len(self.source.pretrain), tf.int64, alg="philox"
         )
-        return tf.data.Dataset.from_tensor_slices(
-            tf.concat([tf.gather(self._pretrain, positions), [self._readable]], axis=0)
-        )
+        indices = tf.numpy_function(self.source.pretrain.__getitem__, [positions], tf.int64)
+        indices = tf.ensure_shape(indices, [MAX_SUBSTITUTES])
+        return tf.data.Dataset.from_tensor_slices(tf.concat([indices, [self._readable]], axis=0))
 
 
 def first_readable(source: Source) -> int:
@@ -185,9 +175,17 @@ def first_readable(source: Source) -> int:
     Raises:
         UserError: If there is none.
     """
+
+    def index_at(position: np.ndarray) -> np.int64:
+        return np.int64(source.pretrain[position])
+
+    def image(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        index = tf.ensure_shape(tf.numpy_function(index_at, [position], tf.int64), [])
+        return index, source.read(index)
+
     readable = (
-        tf.data.Dataset.from_tensor_slices(source.pretrain)
-        .map(without_autograph(lambda index: (index, source.read(index))))
+        tf.data.Dataset.range(len(source.pretrain))
+        .map(without_autograph(image))
         .ignore_errors(log_warning=False)
     )
     for index, _ in readable.take(1):

@@ -51,7 +51,7 @@ def plot_preview(
     require_outside(config.data.source, path)
     rows = min(rows, config.batch_size)
     views = next(batches.between(0, 1).as_numpy_iterator())
-    indices = batches.order(0)[:rows]
+    indices = batches.rows(step=0)[1][:rows]
     recipe = batches.recipe
     figure = matplotlib.figure.Figure(figsize=(8, 2.4 * rows), layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False)

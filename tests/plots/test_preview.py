@@ -72,7 +72,7 @@ def test_preview_names_flips_turns_solarization_and_noise(folder, plotted):
         finally:
             tf.config.run_functions_eagerly(False)
         draws = augment.draws(ROWS, seed)
-        for row, index in enumerate(batches.order(0)[:ROWS]):
+        for row, index in enumerate(batches.rows(0)[1][:ROWS]):
             crop = batches.view_draws(0, int(index))[column]
             expected = describe_orientation(batches.recipe, crop) + augment.describe(draws[row])
             assert names(titles[row][column]) == expected

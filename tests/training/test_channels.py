@@ -206,7 +206,7 @@ def test_preview_shows_visible_channels(source_names, figures, channels):
         augment(images, tf.range(4), 4, seed) * STD + MEAN
         for images, seed in zip(next(iter(batches.between(0, 1))), seeds, strict=True)
     ]
-    for row, index in enumerate(batches.order(0)[:4]):
+    for row, index in enumerate(batches.rows(0)[1][:4]):
         original, *augmented = figure.axes[3 * row : 3 * row + 3]
         np.testing.assert_array_equal(image_in(original), visible(source.read(index).numpy()))
         for axes, view in zip(augmented, views, strict=True):

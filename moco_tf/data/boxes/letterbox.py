@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.batching import worker_batches
+from moco_tf.data import order
+from moco_tf.data.batching import rows_of_steps, worker_batches
 from moco_tf.data.boxes.annotations import AnnotatedImages, Annotations
 from moco_tf.data.boxes.geometry import fitted
 from moco_tf.data.normalization import mean_and_std
@@ -18,7 +19,7 @@ from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.data.views import FLIP_PROBABILITY, resize
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
-from moco_tf.seeds import key_for, seed_for
+from moco_tf.seeds import key_for
 
 # The color that the normalization of the encoder maps to nearly 0.
 PADDING = tuple(round(255 * value) for value in mean_and_std(3)[0])
@@ -69,9 +70,6 @@ class TrainingBatches:
         self.seed = seed
         self.targets = targets
         self.specs = specs
-        with tf.device("CPU"):
-            # An array would be copied several times into every function that uses it.
-            self._train = tf.constant(images.train, tf.int64)
 
     def until(
         self, steps: int, context: tf.distribute.InputContext | None = None
@@ -87,22 +85,10 @@ class TrainingBatches:
             A data set of tuples: the images, uint8 `[n, size, size, 3]`, followed by the targets.
         """
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-        num_workers, worker = context.num_input_pipelines, context.input_pipeline_id
-        num_epochs = -(-steps * self.batch_size // len(self.images.train))
-        positions = (
-            tf.data.Dataset.range(num_epochs)
-            .flat_map(without_autograph(self._epoch))
-            .batch(self.batch_size, drop_remainder=True)
-            .take(steps)
-            # Every worker has a contiguous share of the batch, with the shares of its replicas.
-            .flat_map(
-                lambda *columns: tf.data.Dataset.from_tensor_slices(
-                    tuple(tf.split(column, num_workers)[worker] for column in columns)
-                )
-            )
-        )
+        rows = rows_of_steps(self.rows, 0, steps, self.batch_size, context)
         return without_tuning(
-            positions.map(
+            rows.unbatch()
+            .map(
                 without_autograph(self._example),
                 num_parallel_calls=os.cpu_count(),
                 deterministic=True,
@@ -111,30 +97,15 @@ class TrainingBatches:
             .prefetch(2)
         )
 
-    def indices(self, step: int) -> np.ndarray:
-        """Return the indices of the images of a step, int64 `[batch_size]`."""
-        first, num_images = step * self.batch_size, len(self.images.train)
-        positions = np.arange(first, first + self.batch_size)
-        epochs = positions // num_images
-        orders = {epoch: self._order(epoch).numpy() for epoch in set(epochs)}
-        return np.array(
-            [
-                orders[epoch][position % num_images]
-                for epoch, position in zip(epochs, positions, strict=True)
-            ]
-        )
-
-    def _order(self, epoch: int | tf.Tensor) -> tf.Tensor:
-        """Return the indices of the training images in the order of an epoch."""
-        draws = tf.random.stateless_uniform(
-            [len(self.images.train)], seed_for("order", self.seed, epoch), alg="philox"
-        )
-        return tf.gather(self._train, tf.argsort(draws, stable=True))
-
-    def _epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        """Return a data set of pairs of the epoch and an index, both int64 scalars."""
-        indices = tf.data.Dataset.from_tensor_slices(self._order(epoch))
-        return indices.map(lambda index: (epoch, index))
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the epoch and the index of each image of a step, int64 `[batch_size]` each."""
+        num_images = len(self.images.train)
+        first = step * self.batch_size
+        epochs, positions = np.divmod(np.arange(first, first + self.batch_size), num_images)
+        for epoch in np.unique(epochs):
+            is_in = epochs == epoch
+            positions[is_in] = order.in_epoch(positions[is_in], num_images, self.seed, int(epoch))
+        return epochs, self.images.train[positions]
 
     def _example(self, epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, ...]:
         image = self.images.read(index)

@@ -179,7 +179,7 @@ def fit(
         try:
             batch = next(iterator)
         except tf.errors.OpError as error:
-            require_readable(images, batches.indices(number), error)
+            require_readable(images, batches.rows(number)[1], error)
             raise
         losses.append(float(step(batch)[0]))
         if not np.isfinite(losses[-1]):

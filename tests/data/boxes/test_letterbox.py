@@ -141,7 +141,7 @@ def test_step_depends_on_the_seed_and_its_number_only():
     np.testing.assert_array_equal(steps[:3], again)
     for step in range(7):
         indices = np.where(steps[step] < 0, ~steps[step], steps[step])
-        assert first.indices(step).tolist() == indices.tolist()
+        assert first.rows(step)[1].tolist() == indices.tolist()
     other = [labels for *_, labels in training_batches(images, seed=4).until(3).as_numpy_iterator()]
     assert np.any(np.array(other) != again)
 

@@ -1,0 +1,87 @@
+"""Ascending indices that are computed when they are used, for sources with very many images."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Blocks:
+    """Ascending indices in blocks, such as the records of files. The indices are not stored.
+
+    It can be used like an int64 array of one dimension: it has a length, it can be indexed by an
+    integer, a slice or an array of positions, and `np.asarray` returns all the indices.
+
+    Args:
+        starts: First index of each block, ascending.
+        counts: Number of consecutive indices in each block.
+        select: Function from the number of a block to a bool array `[count]`, True for the indices
+            to keep. It is called when the length or an index is first needed. None keeps all of
+            them.
+
+    Example:
+        >>> blocks = Blocks(starts=[0, 10**9], counts=[3, 2])
+        >>> len(blocks), blocks[-1], blocks[1:4].tolist()
+        (5, 1000000001, [1, 2, 1000000000])
+    """
+
+    def __init__(
+        self,
+        starts: ArrayLike,
+        counts: ArrayLike,
+        select: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        self._starts = np.asarray(starts, np.int64)
+        self._counts = np.asarray(counts, np.int64)
+        self._select = select
+
+    @functools.cached_property
+    def _first_positions(self) -> np.ndarray:
+        """The position of the first index of each block, then the number of all indices."""
+        counts = self._counts
+        if self._select is not None:
+            blocks = range(len(counts))
+            counts = np.array([self._select(block).sum() for block in blocks], np.int64)
+        return np.cumsum([0, *counts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._first_positions[-1])
+
+    @overload
+    def __getitem__(self, positions: int | np.integer) -> int: ...
+
+    @overload
+    def __getitem__(self, positions: slice | np.ndarray) -> np.ndarray: ...
+
+    def __getitem__(self, positions: int | np.integer | slice | np.ndarray) -> int | np.ndarray:
+        if isinstance(positions, slice):
+            return self._at(np.arange(*positions.indices(len(self))))
+        array = np.asarray(positions)
+        if array.dtype == bool:
+            array = np.flatnonzero(array)
+        if array.size and not (-len(self) <= array.min() and array.max() < len(self)):
+            raise IndexError(f"positions {array.min()} to {array.max()} of {len(self)} indices")
+        indices = self._at(np.where(array < 0, array + len(self), array).astype(np.int64))
+        return indices if array.ndim else int(indices)
+
+    def _at(self, positions: np.ndarray) -> np.ndarray:
+        """Return the indices at positions that are not negative, of any shape."""
+        blocks = np.searchsorted(self._first_positions, positions, side="right") - 1
+        numbers = np.asarray(positions - self._first_positions[blocks])
+        if self._select is not None:
+            for block in np.unique(blocks):
+                is_in = blocks == block
+                numbers[is_in] = np.flatnonzero(self._select(block))[numbers[is_in]]
+        return self._starts[blocks] + numbers
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or np.int64, copy=False)
+
+    def tolist(self) -> list[int]:
+        """Return all the indices."""
+        return self[:].tolist()
+
+
+Indices = np.ndarray | Blocks
