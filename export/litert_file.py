@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from moco_tf.backbones.model_card import Origin
-    from moco_tf.data.sources.source import Source
+    from moco_tf.data.sources.indices import Indices
+from moco_tf.data.sources.source import Source
 
 PRECISIONS = ("float32", "float16", "int8")
 # Maximum number of images that the file is compared on.
@@ -141,7 +142,7 @@ def export_litert(
 
 
 def _views(
-    source: Source, indices: np.ndarray, count: int, image_size: int
+    source: Source, indices: Indices, count: int, image_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return central views of up to `count` images, evenly spaced, and the images' indices.
 

@@ -1,13 +1,12 @@
 """The tf.data pipeline of pre-training: two random views of each image."""
 
-import bisect
-
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data import order
 from moco_tf.data.batching import batch_of_views, made_in_parallel, rows_of_steps
 from moco_tf.data.recipes import Recipe
+from moco_tf.data.sources.indices import position_of
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_autograph
 from moco_tf.data.views import random_view, view_draws
@@ -121,7 +120,7 @@ class TwoViews:
 
     def _position(self, index: np.ndarray) -> np.int64:
         # Every data source lists its images in ascending order.
-        return np.int64(bisect.bisect_left(self.source.pretrain, index))
+        return np.int64(position_of(index.item(), self.source.pretrain))
 
     def _random_views(
         self, epoch: np.ndarray, index: np.ndarray, read_index: np.ndarray, image: np.ndarray

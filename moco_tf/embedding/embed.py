@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 import moco_tf
 from moco_tf import run_data
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.data.unreadable import MAX_NAMES
 from moco_tf.data.views import central_view
@@ -169,7 +170,7 @@ def _check_arguments(format: str, dtype: str, rows_per_file: int, shard: tuple[i
 def _files(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,
-    indices: np.ndarray,
+    indices: Indices,
     directory: EmbeddingDirectory,
     numbers: list[int],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import central_views
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import all_gather, is_chief
 from moco_tf.errors import UserError
@@ -79,12 +80,12 @@ class Extractor:
     def __init__(
         self,
         source: Source,
-        indices: np.ndarray,
+        indices: Indices,
         image_size: int,
         keep_views: bool = False,
     ) -> None:
         self.source = source
-        self.indices = indices
+        self.indices = np.asarray(indices)
         keep_views &= len(indices) * image_size**2 * source.channels <= MAX_KEPT_BYTES
 
         def views(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -179,7 +180,7 @@ def traceable(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor
 def extract(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,
-    indices: np.ndarray,
+    indices: Indices,
     image_size: int,
     progress: str | None = None,
 ) -> Features:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import labeled_views
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
@@ -190,7 +191,7 @@ def fit(
 def train(
     backbone: Backbone,
     source: Source,
-    indices: np.ndarray,
+    indices: Indices,
     image_size: int,
     dim: int,
     num_classes: int,

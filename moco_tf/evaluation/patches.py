@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import encoders
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import anomaly, unreadable
@@ -95,7 +96,7 @@ def choose(
 
 
 def distances(
-    stage: keras.Model, bank: np.ndarray, source: Source, indices: np.ndarray, image_size: int
+    stage: keras.Model, bank: np.ndarray, source: Source, indices: Indices, image_size: int
 ) -> tuple[Features, tuple[int, int]]:
     """Return the distance of each patch of test images to the nearest normal patch.
 

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from tqdm.auto import tqdm
 
 from moco_tf.data.decoding import decode
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
@@ -30,9 +31,9 @@ RAW_FORMAT = b"raw"
 def make_source(
     name: str,
     records: Records,
-    pretrain: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
+    pretrain: Indices,
+    train: Indices,
+    test: Indices,
     image_feature: str,
     label_feature: str | None,
     class_names: list[str] | None = None,
@@ -66,9 +67,8 @@ def make_source(
     load_labels = None
     if label_feature is not None:
         # Cached here, so that copies made by dataclasses.replace share the pass over the records.
-        labeled = np.union1d(train, test)
         load_labels = functools.cache(
-            lambda: read_labels(records, label_feature, class_names, labeled)
+            lambda: read_labels(records, label_feature, class_names, np.union1d(train, test))
         )
     read_record = records.reader()
     parse = _raw_parser(image_feature, raw_channels) if raw_channels else _parser(image_feature)

@@ -1,5 +1,6 @@
 """Ascending indices that are computed when they are used, for sources with very many images."""
 
+import bisect
 import functools
 from collections.abc import Callable
 from typing import Any, overload
@@ -85,3 +86,19 @@ class Blocks:
 
 
 Indices = np.ndarray | Blocks
+
+
+def is_in(index: int | np.integer, indices: Indices) -> bool:
+    """Return whether an index is one of some ascending indices."""
+    position = position_of(index, indices)
+    return position < len(indices) and indices[position] == index
+
+
+def position_of(index: int | np.integer, indices: Indices) -> int:
+    """Return the position of an index among ascending indices.
+
+    Example:
+        >>> position_of(20, np.array([10, 20, 30]))
+        1
+    """
+    return bisect.bisect_left(indices, int(index))

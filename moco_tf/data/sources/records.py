@@ -17,6 +17,7 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.sources.indices import Blocks
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 
@@ -102,20 +103,40 @@ class Records:
 
         return read
 
-    def held_out(self) -> np.ndarray:
-        """Choose a fifth of the records at random, to be held out for testing.
+    def of_files(self, files: Sequence[int] | None = None, held_out: bool | None = None) -> Blocks:
+        """Return the indices of the records of some files, in ascending order.
+
+        Args:
+            files: Positions of the files in `paths`, ascending; None for all files.
+            held_out: True for the fifth of the records that is held out for testing, False for the
+                others, None for all of them.
+
+        Returns:
+            The indices, which are computed when they are used.
+        """
+        chosen = np.arange(len(self.paths)) if files is None else np.asarray(files, np.int64)
+
+        def select(block: int) -> np.ndarray:
+            return self._held_out(int(chosen[block])) == held_out
+
+        return Blocks(
+            starts=self.first_indices[chosen],
+            counts=np.diff(self.first_indices)[chosen],
+            select=None if held_out is None else select,
+        )
+
+    def _held_out(self, file: int) -> np.ndarray:
+        """Choose a fifth of the records of a file at random, to be held out for testing.
 
         Whether a record is held out depends only on the base name of its file and on its number in
         this file, so additional files, or records appended to a file, do not move other records.
 
         Returns:
-            bool `[N]`, True for a record that is held out.
+            bool `[records of the file]`, True for a record that is held out.
         """
-        masks = []
-        for path, count in zip(self.paths, np.diff(self.first_indices), strict=True):
-            generator = np.random.Philox(key=[zlib.crc32(os.path.basename(path).encode()), 0])
-            masks.append(generator.random_raw(count) % 5 == 0)
-        return np.concatenate(masks)
+        key = zlib.crc32(os.path.basename(self.paths[file]).encode())
+        count = self.first_indices[file + 1] - self.first_indices[file]
+        return np.random.Philox(key=[key, 0]).random_raw(int(count)) % 5 == 0
 
 
 def scan(paths: Sequence[str]) -> Records:

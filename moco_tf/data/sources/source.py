@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moco_tf.data.sources.indices import Blocks, Indices, is_in
+
 if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
     import tensorflow as tf
@@ -27,9 +29,10 @@ class Source:
             `tf.errors.OpError` there.
         describe: Function from an index to a short description of the image for messages, such as
             its path.
-        pretrain: Indices of the images for pre-training, int64.
-        train: Indices of the training images of an evaluation, int64.
-        test: Indices of the test images of an evaluation, int64, disjoint from `train`.
+        pretrain: Indices of the images for pre-training: an int64 array, or for sources with very
+            many images `Blocks`, which are used like one. They are in ascending order.
+        train: Indices of the training images of an evaluation, likewise.
+        test: Indices of the test images of an evaluation, likewise, disjoint from `train`.
         load_labels: Function that returns the labels, int32 `[N]`, and the names of the classes;
             None if the source has no labels. The label of a record that cannot be read is -1. The
             function is called when `labels` or `class_names` is first read, because it may have to
@@ -50,9 +53,9 @@ class Source:
     size: int
     read: "Callable[[tf.Tensor], tf.Tensor]"
     describe: Callable[[int], str]
-    pretrain: np.ndarray
-    train: np.ndarray
-    test: np.ndarray
+    pretrain: Indices
+    train: Indices
+    test: Indices
     load_labels: Callable[[], tuple[np.ndarray, list[str]]] | None = None
     channels: int = 3
     ignored: list[str] = dataclasses.field(default_factory=list)
@@ -74,8 +77,8 @@ class Source:
         else:
             labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
         pretrain, train, test = (f" ({name})" if name else "" for name in self.part_names)
-        # The indices are sorted, so this is whether the test images are among those.
-        is_held_out = np.isin(self.test[:1], self.pretrain).any()
+        # Whether the first test image is among those of pre-training.
+        is_held_out = len(self.test) > 0 and is_in(self.test[0], self.pretrain)
         held_out = " held-out images, which pre-training sees too" if is_held_out else ""
         images = "image" if self.size == 1 else "images"
         lines = [
@@ -105,8 +108,8 @@ class Source:
     def _labels_and_class_names(self) -> tuple[np.ndarray, list[str]] | tuple[None, None]:
         return (None, None) if self.load_labels is None else self.load_labels()
 
-    def part(self, name: str) -> np.ndarray:
-        """Return the indices of the images of a part, int64.
+    def part(self, name: str) -> Indices:
+        """Return the indices of the images of a part, in ascending order.
 
         Args:
             name: `"train"` or `"test"`, the two disjoint parts of an evaluation; `"pretrain"`, the
@@ -117,10 +120,10 @@ class Source:
         """
         if name not in PARTS:
             raise ValueError(f"part={name!r}: choose one of {', '.join(PARTS)}")
-        return np.arange(self.size) if name == "all" else getattr(self, name)
+        return Blocks([0], [self.size]) if name == "all" else getattr(self, name)
 
 
-def evenly_spaced(indices: np.ndarray, count: int) -> np.ndarray:
+def evenly_spaced(indices: Indices, count: int) -> np.ndarray:
     """Return at most `count` of the indices, evenly spaced over them.
 
     Args:
@@ -135,5 +138,5 @@ def evenly_spaced(indices: np.ndarray, count: int) -> np.ndarray:
         [0, 3, 6]
     """
     if len(indices) <= count:
-        return indices
+        return np.asarray(indices)
     return indices[np.arange(count) * len(indices) // count]

@@ -58,7 +58,7 @@ def load(name: str, dataset: str, data_dir: str) -> Source:
         if len(test) and (label_feature is None or _has_labels(name, records, test, label_feature)):
             break
     else:
-        is_held_out = records.held_out()[pretrain]
+        is_held_out = np.isin(pretrain, records.of_files(held_out=True))
         train, test = pretrain[~is_held_out], pretrain[is_held_out]
     return examples.make_source(
         name=name,

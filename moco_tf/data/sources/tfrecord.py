@@ -3,10 +3,10 @@
 import os
 import re
 
-import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources import examples
+from moco_tf.data.sources.indices import Blocks
 from moco_tf.data.sources.layout import TEST, TRAIN, UNLABELED, VALIDATION, part_of
 from moco_tf.data.sources.records import Records, scan
 from moco_tf.data.sources.source import Source
@@ -80,27 +80,28 @@ def _matching_files(name: str, pattern: str) -> list[str]:
     return paths
 
 
-def _split(
-    name: str, records: Records
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, str, str]]:
+def _split(name: str, records: Records) -> tuple[Blocks, Blocks, Blocks, tuple[str, str, str]]:
     """Return the indices for pre-training, training and testing, and the names of these parts."""
     parts = _parts(name, records.paths)
-    indices, held_out = np.arange(records.size), records.held_out()
     present = set(parts)
+
+    def indices(*names: str, held_out: bool | None = None) -> Blocks:
+        files = [number for number, part in enumerate(parts) if part in names]
+        return records.of_files(files, held_out)
+
     if len(present) == 1:
-        return indices, indices[~held_out], indices[held_out], ("", "", "")
-    part_of_record = np.array(parts)[records.locate(indices)[0]]
+        train, test = (indices(*present, held_out=held_out) for held_out in (False, True))
+        return indices(*present), train, test, ("", "", "")
     train_part = TRAIN if TRAIN in present else UNLABELED
     test_part = VALIDATION if VALIDATION in present else TEST
-    pretrain = indices[np.isin(part_of_record, [TRAIN, UNLABELED])]
-    train = indices[part_of_record == train_part]
+    pretrain = indices(TRAIN, UNLABELED)
     pretrain_names = ", ".join(part for part in (TRAIN, UNLABELED) if part in present)
     if test_part not in present:
-        test = train[held_out[train]]
-        return pretrain, train[~held_out[train]], test, (pretrain_names, train_part, "")
+        train, test = (indices(train_part, held_out=held_out) for held_out in (False, True))
+        return pretrain, train, test, (pretrain_names, train_part, "")
     unused = ", not test" if {VALIDATION, TEST} <= present else ""
     names = (pretrain_names, train_part, f"{test_part}{unused}")
-    return pretrain, train, indices[part_of_record == test_part], names
+    return pretrain, indices(train_part), indices(test_part), names
 
 
 def _parts(name: str, paths: list[str]) -> list[str]:

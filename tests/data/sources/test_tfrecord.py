@@ -287,7 +287,7 @@ def test_appended_records_do_not_move_others_in_or_out_of_the_test_part(tmp_path
     write_many(tmp_path, "a", 100)
     before = load(tmp_path / "*").test
     write_many(tmp_path, "a", 150)
-    after = load(tmp_path / "*").test
+    after = np.asarray(load(tmp_path / "*").test)
     assert after[after < 100].tolist() == before.tolist()
 
 
