@@ -12,6 +12,8 @@ PATH_SCHEMES = (
     *("folder", "files", "npy", "idx", "tfrecord", "coco"),
     *("run", "saved_model", "keras", "keras_hub", "checkpoint"),
 )
+# Between the sources of a mixture.
+SEPARATOR = re.compile(r";(?=[a-z_]+:|photos(?:;|$))")
 
 
 def expand(path: str, label: str) -> str:
@@ -59,17 +61,33 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
+def names_in(name: str) -> list[str]:
+    """Return the names of the sources in the name of a mixture, or the name of the one source.
+
+    A semicolon separates sources if the name of another source follows it, so the path of a folder
+    may contain one.
+
+    Example:
+        >>> names_in("folder:/data/a;b;photos;npy:c.npy")
+        ['folder:/data/a;b', 'photos', 'npy:c.npy']
+    """
+    return SEPARATOR.split(name)
+
+
 def expand_source(name: str, label: str = "data source") -> str:
     """Return the string that names a data source, with its path expanded as by `expand`.
 
     Args:
-        name: A string such as `"folder:~/photos"`. A string of another form, such as `"tfds:mnist"`
-            or `"photos"`, is returned as it is.
+        name: A string such as `"folder:~/photos"`, or several separated by semicolons. A string of
+            another form, such as `"tfds:mnist"` or `"photos"`, is returned as it is.
         label: What the string is, for messages.
 
     Raises:
         UserError: As `expand`. The path of a `folder` source does not have to be UTF-8.
     """
+    names = names_in(name)
+    if len(names) > 1:
+        return ";".join(expand_source(part, label) for part in names)
     scheme, colon, location = name.partition(":")
     if scheme not in PATH_SCHEMES or not location:
         return name

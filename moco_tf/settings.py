@@ -139,7 +139,14 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "data.source",
             "",
             "Images to train on, such as folder:PATH, files:LIST, npy:FILE, tfrecord:GLOB, "
-            "tfds:NAME, idx:PATH or photos; required.",
+            "tfds:NAME, idx:PATH or photos; required. Several, separated by semicolons, are mixed.",
+        ),
+        Setting(
+            "data.weights",
+            (),
+            "How often the images of each of several sources are used, relative to the others, "
+            "such as 3,1; empty to use every image equally often.",
+            Range(above=0),
         ),
         Setting(
             "data.on_error",

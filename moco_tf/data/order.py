@@ -8,6 +8,7 @@ billion images starts and resumes as fast as one on a thousand.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -43,6 +44,23 @@ def in_epoch(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndar
         >>> in_epoch(np.array([999_999_999]), size=10**9, seed=0, epoch=3).tolist()
         [746047954]
     """
+    return permuted(positions, size, key_for("order", seed, epoch))
+
+
+def permuted(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
+    """Return numbers at some positions of a random permutation, as `in_epoch`.
+
+    Args:
+        positions: int64, of any shape, from 0 to `size - 1`.
+        size: Number of permuted numbers, from 1 to 2**62.
+        key: Two integers, from 0 to 2**64 - 1, that determine the permutation.
+
+    Returns:
+        int64 of the same shape, from 0 to `size - 1`.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
     positions = np.asarray(positions, np.int64)
     if not 1 <= size <= MAX_SIZE:
         raise ValueError(f"size={size}: use a number from 1 to 2**62")
@@ -52,7 +70,7 @@ def in_epoch(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndar
     # is permuted again: its cycle leads back to a number below `size`, and no two of them meet.
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
-    keys = _round_keys(seed, epoch)
+    keys = _round_keys(*key)
     permuted = _network(positions.astype(np.uint64).ravel(), rows, columns, keys)
     while (outside := permuted >= size).any():
         permuted[outside] = _network(permuted[outside], rows, columns, keys)
@@ -60,9 +78,50 @@ def in_epoch(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndar
 
 
 @functools.lru_cache(maxsize=16)
-def _round_keys(seed: int, epoch: int) -> np.ndarray:
+def _round_keys(*key: int) -> np.ndarray:
     """Return the keys of the rounds, uint64 `[ROUNDS]`."""
-    return np.random.Philox(key=key_for("order", seed, epoch)).random_raw(ROUNDS)
+    return np.random.Philox(key=key).random_raw(ROUNDS)
+
+
+def in_epoch_of_mixture(
+    positions: np.ndarray, mixture: Sequence[tuple[int, float]], seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images are at some positions of an epoch of several sources with weights.
+
+    An epoch has as many images as the sources together, of which each source has its share by
+    weight. A source goes on where the epoch before has stopped, so its images appear equally often.
+
+    Args:
+        positions: int64, of any shape, less than the number of images.
+        mixture: Number of images and weight of each source.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+
+    Returns:
+        Two int64 arrays of the same shape. The first has positions among the images of all the
+        sources, one source after the other; the second, how often each image was used before.
+
+    Example:
+        >>> images, passes = in_epoch_of_mixture(np.arange(8), [(4, 3), (4, 1)], seed=0, epoch=0)
+        >>> images.tolist(), passes.tolist()
+        ([6, 3, 1, 2, 0, 5, 0, 3], [0, 0, 0, 0, 1, 0, 0, 1])
+    """
+    sizes, weights = np.array([size for size, _ in mixture]), [weight for _, weight in mixture]
+    shares = np.cumsum([0, *weights]) / np.sum(weights)
+    bounds = np.round(shares * sizes.sum()).astype(np.int64).tolist()
+    draws = in_epoch(positions, bounds[-1], seed, epoch)
+    images, passes = np.empty_like(draws), np.empty_like(draws)
+    for number, size in enumerate(sizes.tolist()):
+        first, end = bounds[number : number + 2]
+        is_in = (draws >= first) & (draws < end)
+        # Counted from the first draw of the run from this source.
+        passes[is_in], places = np.divmod(epoch * (end - first) + draws[is_in] - first, size)
+        for one_pass in np.unique(passes[is_in]).tolist():
+            key = key_for("order_of_source", seed, one_pass * len(sizes) + number)
+            is_in_pass = passes[is_in] == one_pass
+            places[is_in_pass] = permuted(places[is_in_pass], size, key)
+        images[is_in] = sizes[:number].sum() + places
+    return images, passes
 
 
 def _network(numbers: np.ndarray, rows: int, columns: int, keys: np.ndarray) -> np.ndarray:

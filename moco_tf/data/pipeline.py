@@ -97,12 +97,22 @@ class TwoViews:
         )
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the epoch and the index of each image of a step, int64 `[batch_size]` each."""
+        """Return the epoch and the index of each image of a step, int64 `[batch_size]` each.
+
+        In a mixture with weights, the epoch of an image is that of its own source: how often it
+        was used before. Its views are a function of this number.
+        """
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         first = step_of_epoch * self.batch_size
         positions = np.arange(first, first + self.batch_size)
-        positions = order.in_epoch(positions, len(self.source.pretrain), self.seed, epoch)
-        return np.full(self.batch_size, epoch), self.source.pretrain[positions]
+        epochs = np.full(self.batch_size, epoch)
+        if self.source.mixture:
+            positions, epochs = order.in_epoch_of_mixture(
+                positions, self.source.mixture, self.seed, epoch
+            )
+        else:
+            positions = order.in_epoch(positions, len(self.source.pretrain), self.seed, epoch)
+        return epochs, self.source.pretrain[positions]
 
     def _views(
         self, epoch: tf.Tensor, index: tf.Tensor, read_index: tf.Tensor, image: tf.Tensor

@@ -1,13 +1,15 @@
 """Data sources. A string names a source, and every image of a source has a stable index."""
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
-from moco_tf.paths import expand, expand_source
+from moco_tf.paths import expand, expand_source, names_in
 
 
 def load(
@@ -15,6 +17,7 @@ def load(
     image_feature: str = "image/encoded",
     label_feature: str = "image/class/label",
     tfds_dir: str = "",
+    weights: Sequence[float] = (),
 ) -> Source:
     """Open a data source.
 
@@ -27,10 +30,13 @@ def load(
             - `"npy:FILE"`: an array of images in a file of `numpy.save`;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
             - `"tfrecord:GLOB"`: the TFRecord files that match a pattern;
-            - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets.
+            - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets;
+            - several of them, separated by semicolons: the images of all of them.
         image_feature: Feature of a `tfrecord` record that holds the encoded image.
         label_feature: Feature of a `tfrecord` record that holds the label; `""` for no labels.
         tfds_dir: Directory of tensorflow-datasets; `""` for its default.
+        weights: How often pre-training uses the images of each of several sources, relative to the
+            others; none to use every image equally often.
 
     Returns:
         A `Source`.
@@ -46,6 +52,17 @@ def load(
     name = expand_source(name)
     if tfds_dir:
         tfds_dir = expand(tfds_dir, "tfds_dir")
+    names = names_in(name)
+    if len(names) > 1:
+        from moco_tf.data.sources import mixture
+
+        parts = [load(part, image_feature, label_feature, tfds_dir) for part in names]
+        return mixture.mix(printable(name), parts, weights)
+    if weights:
+        raise UserError(
+            f"config.data.weights={tuple(weights)} has no effect on one source, '{name}': name "
+            "several, separated by semicolons"
+        )
     # Readers are imported when they are used: tensorflow-datasets alone takes seconds.
     scheme, _, location = name.partition(":")
     name = printable(name)
@@ -94,9 +111,11 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
     Raises:
         UserError: As `load`.
     """
-    return load(config.data.source, **options(config))
+    # Runs of earlier versions have no weights.
+    weights = config.data.get("weights", ())
+    return load(config.data.source, **options(config), weights=weights)
 
 
-def options(config: ml_collections.ConfigDict) -> dict[str, str]:
+def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the settings of a config that are keyword arguments of `load`."""
     return {key: config.data[key] for key in ("image_feature", "label_feature", "tfds_dir")}

@@ -17,7 +17,7 @@ from moco_tf.data.sources.unclear import LEVELS, Tree, require_clear
 from moco_tf.data.sources.walk import RUN_ENTRIES, Skipped, is_run_directory, listed, walk
 from moco_tf.errors import UserError
 from moco_tf.names import printable
-from moco_tf.paths import expand_source
+from moco_tf.paths import expand_source, names_in
 
 
 def load(name: str, folder: str) -> Source:
@@ -112,7 +112,12 @@ def require_outside(name: str, path: str) -> None:
     Raises:
         UserError: If the picture would become an image of the source.
     """
-    scheme, _, folder = expand_source(name).partition(":")
+    names = names_in(expand_source(name))
+    if len(names) > 1:
+        for part in names:
+            require_outside(part, path)
+        return
+    scheme, _, folder = names[0].partition(":")
     if scheme != "folder" or ("://" in folder) != ("://" in path):
         return
     target = path

@@ -2,7 +2,7 @@
 
 import bisect
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -34,17 +34,17 @@ class Blocks:
         counts: ArrayLike,
         select: Callable[[int], np.ndarray] | None = None,
     ) -> None:
-        self._starts = np.asarray(starts, np.int64)
-        self._counts = np.asarray(counts, np.int64)
-        self._select = select
+        self.starts = np.asarray(starts, np.int64)
+        self.counts = np.asarray(counts, np.int64)
+        self.select = select
 
     @functools.cached_property
     def _first_positions(self) -> np.ndarray:
         """The position of the first index of each block, then the number of all indices."""
-        counts = self._counts
-        if self._select is not None:
+        counts = self.counts
+        if self.select is not None:
             blocks = range(len(counts))
-            counts = np.array([self._select(block).sum() for block in blocks], np.int64)
+            counts = np.array([self.select(block).sum() for block in blocks], np.int64)
         return np.cumsum([0, *counts], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -71,11 +71,11 @@ class Blocks:
         """Return the indices at positions that are not negative, of any shape."""
         blocks = np.searchsorted(self._first_positions, positions, side="right") - 1
         numbers = np.asarray(positions - self._first_positions[blocks])
-        if self._select is not None:
+        if self.select is not None:
             for block in np.unique(blocks):
                 is_in = blocks == block
-                numbers[is_in] = np.flatnonzero(self._select(block))[numbers[is_in]]
-        return self._starts[blocks] + numbers
+                numbers[is_in] = np.flatnonzero(self.select(block))[numbers[is_in]]
+        return self.starts[blocks] + numbers
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or np.int64, copy=False)
@@ -86,6 +86,44 @@ class Blocks:
 
 
 Indices = np.ndarray | Blocks
+
+
+def join(parts: Sequence[tuple[int, Indices]]) -> Blocks:
+    """Return the indices of several sources that follow each other.
+
+    Args:
+        parts: The first index of each source in the result, and indices of the source itself.
+
+    Example:
+        >>> join([(0, np.array([1, 2])), (10, Blocks([0], [3]))]).tolist()
+        [1, 2, 10, 11, 12]
+    """
+    blocks = [
+        (first, part if isinstance(part, Blocks) else _blocks_of(part)) for first, part in parts
+    ]
+    # The part that each block is from, and the block's number in it.
+    origins = [(part, number) for _, part in blocks for number in range(len(part.starts))]
+
+    def select(block: int) -> np.ndarray:
+        part, number = origins[block]
+        if part.select is None:
+            return np.ones(part.counts[number], bool)
+        return part.select(number)
+
+    return Blocks(
+        starts=np.concatenate([first + part.starts for first, part in blocks]),
+        counts=np.concatenate([part.counts for _, part in blocks]),
+        select=select if any(part.select is not None for _, part in blocks) else None,
+    )
+
+
+def _blocks_of(indices: np.ndarray) -> Blocks:
+    """Return ascending indices as blocks of consecutive ones."""
+    if not len(indices):
+        return Blocks([], [])
+    ends = np.flatnonzero(np.append(np.diff(indices) != 1, True)) + 1
+    counts = np.diff(ends, prepend=0)
+    return Blocks(indices[ends - counts], counts)
 
 
 def is_in(index: int | np.integer, indices: Indices) -> bool:

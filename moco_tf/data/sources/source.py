@@ -47,6 +47,8 @@ class Source:
         notes: Further lines of the summary.
         list_contents: Function that returns what the indices depend on: the names of the files in
             their order, or a line about each file of records. A run that is resumed compares it.
+        mixture: For a mixture of sources with weights, the number of images for pre-training and
+            the weight of each source, in the order of the sources.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Source:
     notes: tuple[str, ...] = ()
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
+    mixture: tuple[tuple[int, float], ...] = ()
 
     @property
     def summary(self) -> str:

@@ -1,0 +1,167 @@
+"""Several sources as one, with and without weights."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from moco_tf.data import sources
+from moco_tf.data.order import in_epoch_of_mixture
+from moco_tf.data.pipeline import TwoViews
+from moco_tf.data.recipes import Recipe
+from moco_tf.errors import UserError
+
+COUNTS = (10, 5)
+
+
+@pytest.fixture(scope="module")
+def name(tmp_path_factory):
+    """A folder of images in shades of red and an array of images in shades of green."""
+    directory = tmp_path_factory.mktemp("mixture")
+    for number in range(COUNTS[0]):
+        folder = directory / "folder" / ("cat" if number < 5 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = np.full([24, 32, 3], [20 * number, 0, 0], np.uint8)
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+    images = np.zeros([COUNTS[1], 16, 16, 3], np.uint8)
+    images[..., 1] = 40 * np.arange(COUNTS[1])[:, None, None] + 20
+    np.save(directory / "array.npy", images)
+    np.save(directory / "array.labels.npy", np.array(["dog", "bird", "bird", "", "dog"]))
+    return f"folder:{directory}/folder;npy:{directory}/array.npy"
+
+
+def parts(name):
+    return [sources.load(part) for part in name.split(";")]
+
+
+def test_images_follow_each_other(name):
+    mixture, (folder, array) = sources.load(name), parts(name)
+    assert mixture.size == 15
+    for index in range(15):
+        part, own = (folder, index) if index < 10 else (array, index - 10)
+        expected = part.read(tf.constant(own, tf.int64)).numpy()
+        np.testing.assert_array_equal(mixture.read(tf.constant(index, tf.int64)), expected)
+        assert mixture.describe(index) == part.describe(own)
+    assert mixture.pretrain.tolist() == list(range(15))
+    for attribute in ("train", "test"):
+        of_folder, of_array = (getattr(part, attribute) for part in (folder, array))
+        expected = [*of_folder, *(of_array + 10)]
+        assert getattr(mixture, attribute).tolist() == expected
+
+
+def test_classes_of_the_same_name_are_one(name):
+    mixture = sources.load(name)
+    assert mixture.class_names == ["cat", "dog", "bird"]
+    assert mixture.labels.tolist() == [0] * 5 + [1] * 5 + [1, 2, 2, -1, 1]
+
+
+def test_only_labeled_sources_are_evaluated(name, tmp_path):
+    np.save(tmp_path / "unlabeled.npy", np.zeros([4, 16, 16, 3], np.uint8))
+    array = name.split(";")[1]
+    mixture = sources.load(f"npy:{tmp_path}/unlabeled.npy;{array}")
+    assert set(mixture.train.tolist()) | set(mixture.test.tolist()) == {4, 5, 6, 8}
+    assert mixture.labels.tolist() == [-1, -1, -1, -1, 1, 0, 0, -1, 1]
+    unlabeled = sources.load(f"npy:{tmp_path}/unlabeled.npy;npy:{tmp_path}/unlabeled.npy")
+    assert unlabeled.labels is None
+    assert len(unlabeled.train) + len(unlabeled.test) == 8
+
+
+def test_summary_has_the_sources(name):
+    summary = sources.load(name).summary
+    for part in parts(name):
+        assert part.summary.splitlines()[0] in summary
+    assert "15 images from 2 sources" in summary
+
+
+def is_red(views):
+    return views[..., 1].max(axis=(-1, -2)) < 10
+
+
+@pytest.mark.parametrize(("weights", "num_red"), [((3, 1), 11), ((1, 1), 8), ((1, 3), 4)])
+def test_every_epoch_has_the_shares_by_weight(name, weights, num_red):
+    source = sources.load(name, weights=weights)
+    views = TwoViews(source, 16, Recipe(), batch_size=3, seed=0)
+    assert views.steps_per_epoch == 5
+    # 15 images in these proportions are 11.25, 7.5 and 3.75 of the first source.
+    for epoch in range(3):
+        data = views.between(5 * epoch, 5 * epoch + 5)
+        queries = np.concatenate([query for query, _ in data.as_numpy_iterator()])
+        assert is_red(queries).sum() == num_red
+
+
+def test_weighted_mixture_resumes_at_any_step(name):
+    source = sources.load(name, weights=(3, 1))
+    views = TwoViews(source, 16, Recipe(), batch_size=4, seed=1)
+    whole = list(views.between(0, 7).as_numpy_iterator())
+    for step, batch in enumerate(views.between(4, 7).as_numpy_iterator(), start=4):
+        for view, expected in zip(batch, whole[step], strict=True):
+            np.testing.assert_array_equal(view, expected)
+
+
+def test_image_has_other_views_whenever_it_is_used(name):
+    views = TwoViews(sources.load(name, weights=(1, 20)), 16, Recipe(), batch_size=5, seed=0)
+    rows = [pair for step in range(6) for pair in zip(*views.rows(step), strict=True)]
+    assert len(set(rows)) == len(rows) == 30
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sources_go_through_their_images_again_and_again(seed):
+    mixture = [(7, 2.0), (5, 1.0), (11, 0.5)]
+    size = 23
+    drawn = collections.defaultdict(list)
+    for epoch in range(20):
+        images, passes = in_epoch_of_mixture(np.arange(size), mixture, seed, epoch)
+        for image, number in zip(images.tolist(), passes.tolist(), strict=True):
+            drawn[image].append(number)
+    for image in range(size):
+        # All passes from the first one, without a gap or a repetition.
+        assert sorted(drawn[image]) == list(range(len(drawn[image])))
+    bounds = np.cumsum([0, 7, 5, 11])
+    shares = np.round(np.cumsum([0, 2, 1, 0.5]) / 3.5 * size).astype(int)
+    for (first, end), share in zip(itertools.pairwise(bounds), np.diff(shares), strict=True):
+        uses = [len(drawn[image]) for image in range(first, end)]
+        assert sum(uses) == 20 * share
+        assert max(uses) - min(uses) <= 1
+
+
+def test_passes_of_a_source_have_different_orders():
+    orders = set()
+    for epoch in range(6):
+        images, _ = in_epoch_of_mixture(np.arange(20), [(10, 1.0), (10, 1.0)], 0, epoch)
+        orders.add(tuple(images[images < 10]))
+    assert len(orders) == 6
+
+
+def test_mixtures_of_different_channels_are_refused(name, tmp_path):
+    np.save(tmp_path / "gray.npy", np.zeros([4, 16, 16, 1], np.uint8))
+    with pytest.raises(UserError, match="have 3 channels, but those of .* have 1"):
+        sources.load(f"{name};npy:{tmp_path}/gray.npy")
+
+
+@pytest.mark.parametrize(
+    ("source", "weights", "message"),
+    [
+        ("two", (1, 2, 3), "has 3 weights, but .* 2 sources"),
+        ("one", (1,), "no effect on one source"),
+    ],
+)
+def test_weights_must_fit_the_sources(name, source, weights, message):
+    with pytest.raises(UserError, match=message):
+        sources.load(name if source == "two" else name.split(";")[0], weights=weights)
+
+
+def test_paths_of_each_source_are_expanded(name, monkeypatch):
+    folder, array = name.split(";")
+    monkeypatch.setenv("MIXED", array.removeprefix("npy:"))
+    assert sources.load(f"{folder};npy:$MIXED").size == 15
+
+
+def test_folder_with_a_semicolon_is_one_source(tmp_path):
+    folder = tmp_path / "a;b"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    assert sources.load(f"folder:{folder}").size == 3
