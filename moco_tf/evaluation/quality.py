@@ -23,20 +23,22 @@ def measure(features: Features) -> dict[str, float]:
         features: Features of two images or more.
 
     Returns:
-        A dict with `effective_rank`, `uniformity`, `feature_std`, `dead_dimensions` and
-        `low_cosine`.
+        A dict with `effective_rank`, `uniformity`, `feature_std`, `dead_dimensions`, `low_cosine`,
+        and `collapsed`, which is 1 if the features have collapsed and 0 otherwise.
 
     Raises:
         UserError: If a feature is not finite.
     """
     require_finite(features)
     cosines = pairwise_cosines(features.features)
+    rank, low = effective_rank(features.features), low_cosine(cosines)
     return {
-        "effective_rank": effective_rank(features.features),
+        "effective_rank": rank,
         "uniformity": uniformity(cosines),
         "feature_std": feature_std(features.features),
         "dead_dimensions": dead_dimensions(features.features),
-        "low_cosine": low_cosine(cosines),
+        "low_cosine": low,
+        "collapsed": float(has_collapsed(low, rank)),
     }
 
 

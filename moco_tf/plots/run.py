@@ -16,6 +16,7 @@ from moco_tf.data.recipes import describe
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.data.views import ATTEMPTS, crop_window, describe_orientation
+from moco_tf.evaluation.quality import COLLAPSED_RANK
 from moco_tf.plots.saving import save_figure
 from moco_tf.plots.visible import title_with_note, visible
 from moco_tf.seeds import seed_for
@@ -93,7 +94,7 @@ def plot_preview(
 
 
 def plot_curves(workdir: str) -> str:
-    """Plot the loss, the accuracies and the effective rank of the features of a run over its steps.
+    """Plot the loss, the accuracies and the measures of the features of a run over its steps.
 
     The loss is shown beside its chance level.
 
@@ -111,8 +112,8 @@ def plot_curves(workdir: str) -> str:
         points = [(line["step"], line[key]) for line in metrics if key in line]
         return np.array(points, float).reshape(-1, 2).T
 
-    figure = matplotlib.figure.Figure(figsize=(17, 4), layout="constrained")
-    loss, accuracy, knn, rank = figure.subplots(1, 4)
+    figure = matplotlib.figure.Figure(figsize=(15, 7.5), layout="constrained")
+    loss, accuracy, knn, rank, distances, spread = figure.subplots(2, 3).flat
     chance = chance_loss(config)
     loss.plot(*series("loss"))
     loss.axhline(
@@ -131,7 +132,19 @@ def plot_curves(workdir: str) -> str:
     knn.set_title("kNN top-1 on held-out images")
     rank.plot(*series("effective_rank"), marker="o")
     rank.set_title("Effective rank of the features")
-    for axes in (loss, accuracy, knn, rank):
+    rank.axhline(COLLAPSED_RANK, color="gray", linestyle="--", label="collapsed below this line")
+    rank.set_ylim(bottom=0)
+    rank.legend()
+    distances.plot(*series("alignment"), marker="o", label="alignment: 0 if views are equal")
+    distances.plot(*series("uniformity"), marker="o", label="uniformity: 0 if images are equal")
+    distances.set_title("Alignment and uniformity of the features")
+    distances.legend()
+    spread.plot(*series("feature_std"), marker="o", label="standard deviation: 0 if collapsed")
+    spread.plot(*series("dead_dimensions"), marker="o", label="share of dead dimensions")
+    spread.set_title("Spread of the features")
+    spread.set_ylim(-0.05, 1.05)
+    spread.legend()
+    for axes in (loss, accuracy, knn, rank, distances, spread):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     return save_figure(figure, os.path.join(workdir, "curves.png"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco_tf.config import chance_formula, chance_loss, num_negatives
+from moco_tf.evaluation.quality import COLLAPSED_RANK
 from moco_tf.report.evidence import Evidence
 from moco_tf.report.findings import TRAINED
 
@@ -49,7 +50,23 @@ def charts(evidence: Evidence) -> list[dict[str, Any]]:
             baselines,
             percent=True,
         ),
-        _chart(evidence, "Effective rank of the features", {"rank": "effective_rank"}),
+        _chart(
+            evidence,
+            "Effective rank of the features",
+            {"rank": "effective_rank"},
+            [("collapsed below", COLLAPSED_RANK)],
+        ),
+        _chart(
+            evidence,
+            "Alignment (0 if views are equal) and uniformity (0 if images are equal)",
+            {"alignment": "alignment", "uniformity": "uniformity"},
+            from_zero=False,
+        ),
+        _chart(
+            evidence,
+            "Spread of the features: standard deviation (0 if collapsed), share of dead dimensions",
+            {"standard deviation": "feature_std", "dead dimensions": "dead_dimensions"},
+        ),
         _chart(evidence, "Learning rate", {"rate": "learning_rate"}),
     ]
     return [chart for chart in all_charts if chart["series"]]

@@ -121,7 +121,9 @@ class KNNMonitor(GlobalStep):
             kept = "; the best so far" if is_best else ""
             if parts:
                 tqdm.write(f"step {step}: {', '.join(parts)} on {count} images{kept}")
-            if "effective_rank" in values:
+            # The features of some networks are nearly the same before the training.
+            if values.get("collapsed") and step and not self.has_warned:
+                self.has_warned = True
                 self._warn_of_collapse(step, values)
 
     @functools.cached_property
@@ -148,17 +150,11 @@ class KNNMonitor(GlobalStep):
         return values, len(test.indices)
 
     def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
-        """Print a warning the first time that the features of a trained network have collapsed."""
-        low_cosine, rank = values["low_cosine"], values["effective_rank"]
-        # The features of some networks are nearly the same before the training.
-        if self.has_warned or not step or not quality.has_collapsed(low_cosine, rank):
-            return
-        self.has_warned = True
         tqdm.write(
             f"warning: at step {step}, the features of different images are almost the same: their "
-            f"effective rank is {rank:.1f}, and 95 % of the pairs have a cosine similarity above "
-            f"{low_cosine:.3f}. Common causes are a config.learning_rate or a config.weight_decay "
-            "that is too high"
+            f"effective rank is {values['effective_rank']:.1f}, and 95 % of the pairs have a "
+            f"cosine similarity above {values['low_cosine']:.3f}. Common causes are a "
+            "config.learning_rate or a config.weight_decay that is too high"
         )
 
 

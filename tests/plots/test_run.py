@@ -168,17 +168,22 @@ def test_curves_are_those_of_the_metrics(tmp_path, figures):
     run_directory.open_for_training(str(tmp_path), config, RunData(1000))
     lines = [
         {"step": 1, "loss": 8.0, "contrastive_top1": 0.1, "contrastive_top5": 0.2},
-        {"step": 1, "knn_top1": 0.3, "effective_rank": 12.5},
+        {"step": 1, "knn_top1": 0.3, "effective_rank": 12.5}
+        | {"alignment": 0.2, "uniformity": -1.5, "feature_std": 0.6, "dead_dimensions": 0.1},
         {"step": 2, "loss": 7.0, "contrastive_top1": 0.4, "contrastive_top5": 0.5},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run.plot_curves(str(tmp_path)) == str(tmp_path / "curves.png")
-    loss, accuracy, knn, rank = figures[0].axes
+    loss, accuracy, knn, rank, distances, spread = figures[0].axes
     for line, steps, values in (
         (loss.lines[0], [1, 2], [8.0, 7.0]),
         (accuracy.lines[0], [1, 2], [0.1, 0.4]),
         (accuracy.lines[1], [1, 2], [0.2, 0.5]),
         (knn.lines[0], [1], [0.3]),
         (rank.lines[0], [1], [12.5]),
+        (distances.lines[0], [1], [0.2]),
+        (distances.lines[1], [1], [-1.5]),
+        (spread.lines[0], [1], [0.6]),
+        (spread.lines[1], [1], [0.1]),
     ):
         np.testing.assert_array_equal(line.get_data(), [steps, values])

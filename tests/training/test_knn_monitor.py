@@ -17,7 +17,9 @@ from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.metrics_log import MetricsLog
 
 STEPS_PER_EPOCH = 5
-MEASURES = {"effective_rank", "uniformity", "feature_std", "dead_dimensions", "low_cosine"}
+MEASURES = {
+    *("effective_rank", "uniformity", "feature_std", "dead_dimensions", "low_cosine", "collapsed")
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_measures_are_logged_and_collapse_is_reported_once(photos, tmp_path, cap
         assert line.keys() == {"step", "epoch", "knn_top1"} | MEASURES
     initial, collapsed = lines[0], lines[STEPS_PER_EPOCH]
     assert not quality.has_collapsed(initial["low_cosine"], initial["effective_rank"])
+    assert (initial["collapsed"], collapsed["collapsed"]) == (0, 1)
     assert collapsed["effective_rank"] == pytest.approx(1)
     assert collapsed["feature_std"] == pytest.approx(0, abs=1e-5)
 
