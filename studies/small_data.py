@@ -13,25 +13,28 @@ from absl import flags
 from moco_tf.cli import app
 from moco_tf.errors import UserError
 
-HELP = """Pre-train on 1,000 to 60,000 images of Fashion-MNIST with different settings.
+HELP = """Pre-train on 1,000 to 60,000 images of Fashion-MNIST, or on photos, in several ways.
 
     python -m studies.small_data
-    python -m studies.small_data --sizes=4000 --seeds=0
+    python -m studies.small_data --sizes=4000,photos --seeds=0
 
-Every run differs in one setting from a base of 1,000 steps in batches of 128. Backbones are
-evaluated on images that were set aside from the training images, never on the test images, so
-that the settings can be chosen by the results. The whole study takes many hours on two CPU
-cores. It writes a results.json for each number of images after every run; run the same command
-again to continue a study that was stopped.
+Every run differs in one setting from a base of 1,000 steps in batches of 128 or, on photos, from
+the config of the demo. Backbones are evaluated on images that were set aside from the training
+images, never on the test images, so that the settings can be chosen by the results. The whole
+study takes many hours on two CPU cores. It writes a results.json for each data set after every
+run; run the same command again to continue a study that was stopped.
 
 The images are those of Debian's package dataset-fashion-mnist.
 """
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 SIZES = (1000, 4000, 16000, 60000)
+# Stands for a number of images: patches of two thirds of the training blocks of `photos`.
+PHOTOS = "photos"
 # The last training images, on which backbones are evaluated: their labels are known to the study.
 NUM_EVALUATED = 10_000
 BASE_STEPS = 1000
+PHOTOS_STEPS = 2016  # As many as those of the demo.
 
 
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -50,8 +53,8 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     )
     flags.DEFINE_list(
         "sizes",
-        [str(size) for size in SIZES],
-        "Numbers of images to pre-train on, separated by commas.",
+        [*(str(size) for size in SIZES), PHOTOS],
+        "Numbers of images of Fashion-MNIST to pre-train on, or photos, separated by commas.",
         flag_values=values,
     )
     flags.DEFINE_list("seeds", ["0", "1"], "Seeds, separated by commas.", flag_values=values)
@@ -90,6 +93,39 @@ def design(num_images: int) -> list[dict[str, Any]]:
     return changes
 
 
+def design_on_photos() -> list[dict[str, Any]]:
+    """Return the settings of the runs on photos, each a change of the demo's config.
+
+    Returns:
+        A list of settings; the first is the untrained encoder and the second the base.
+    """
+    v2 = {"augmentation": "v2", "rgb_operations": False}
+    return [
+        {"epochs": 0, "steps": 0},
+        {},
+        {"augment.jitter_probability": 0.8},
+        {"augment.crop_scale": [0.08, 1.0]},
+        {"augment.crop_scale": [0.4, 1.0]},
+        v2,
+        {"head": "mlp", "temperature": 0.2},
+        {**v2, "head": "mlp", "temperature": 0.2},
+        {"temperature": 0.07},
+        {"temperature": 0.2},
+        {"bn_groups": 1, "shuffle_bn": False},
+        {"shuffle_bn": False},
+        {"bn_groups": 4},
+        {"queue_size": 256},
+        {"queue_size": 4096},
+        {"momentum": 0.9},
+        {"momentum": 0.999},
+        {"learning_rate": 0.12},
+        {"learning_rate": 0.48},
+        {"batch_size": 64, "bn_groups": 4, "steps": 2 * PHOTOS_STEPS},
+        # As many forward and backward passes.
+        {"symmetric_loss": True, "steps": PHOTOS_STEPS // 2},
+    ]
+
+
 def power_of_two(number: float) -> int:
     """Return the nearest power of two."""
     return 2 ** round(np.log2(number))
@@ -117,8 +153,52 @@ def base_config(num_images: int, workdir: str) -> Any:
     return config
 
 
+def base_config_on_photos(workdir: str) -> Any:
+    """Return the base config on photos, that of the demo on other images.
+
+    Args:
+        workdir: Directory of the images.
+    """
+    from moco_tf.configs.photos import get_config
+
+    config = get_config()
+    config.data.source = f"folder:{workdir}/{PHOTOS}"
+    config.steps = PHOTOS_STEPS
+    return config
+
+
+def write_photos(workdir: str) -> None:
+    """Write the training patches of photos as PNG files, unless they exist.
+
+    The parts are `train` and `val`. The latter has the patches of a third of the training blocks.
+    Like the test blocks of the source, they share no pixel with the others.
+
+    Args:
+        workdir: Directory to write to.
+    """
+    import PIL.Image
+
+    from moco_tf.data.sources.photos import BLOCK, load_patches
+    from moco_tf.new_paths import new_directory
+
+    folder = os.path.join(workdir, PHOTOS)
+    if os.path.exists(folder):
+        return
+    patches = load_patches()
+    os.makedirs(workdir, exist_ok=True)
+    with new_directory(folder) as unfinished:
+        for index in patches.train:
+            row, column = patches.corners[index] // BLOCK
+            # The test blocks are those with the remainder 0.
+            part = "val" if (row + 2 * column) % 4 == 2 else "train"
+            parent = os.path.join(unfinished, part, patches.class_names[patches.labels[index]])
+            os.makedirs(parent, exist_ok=True)
+            image = PIL.Image.fromarray(patches.images[index, ..., 0])
+            image.save(os.path.join(parent, f"{index:05}.png"))
+
+
 def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
-    """Write the arrays that the runs read, unless they exist.
+    """Write the arrays of Fashion-MNIST that the runs read, unless they exist.
 
     Args:
         folder: Folder of the IDX files.
@@ -147,32 +227,39 @@ def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
-    for name in ("sizes", "seeds"):
+    for name, words in (("sizes", (PHOTOS,)), ("seeds", ())):
         for number in values[name].value or [""]:
-            if not re.fullmatch("[0-9]+", number):
-                raise UserError(f"--{name}={number}: use integers, separated by commas")
-    sizes = [int(size) for size in values.sizes]
+            if number not in words and not re.fullmatch("[1-9][0-9]*|0", number):
+                allowed = " or ".join(["integers", *words])
+                raise UserError(f"--{name}={number}: use {allowed}, separated by commas")
+    sizes = [int(size) for size in values.sizes if size != PHOTOS]
 
     from moco_tf.config import flatten
     from studies import experiments, study
 
-    write_images(values.data, values.workdir, sizes)
+    if sizes:
+        write_images(values.data, values.workdir, sizes)
+    if PHOTOS in values.sizes:
+        write_photos(values.workdir)
     for seed in values.seeds:
-        for size in sizes:
-            config = base_config(size, values.workdir)
+        for name in values.sizes:
+            if name == PHOTOS:
+                config, changes = base_config_on_photos(values.workdir), design_on_photos()
+            else:
+                config, changes = base_config(int(name), values.workdir), design(int(name))
             base = flatten(config)
             planned = {}
-            for settings in design(size):
+            for settings in changes:
                 differing = experiments.differences(base, settings)
                 planned[experiments.run_name(base, settings)] = study.Planned(
-                    differing, 0.3 + differing.get("steps", BASE_STEPS) / BASE_STEPS
+                    differing, 0.3 + differing.get("steps", config.steps) / BASE_STEPS
                 )
             stopped_by = study.run(
                 config,
                 planned,
                 seeds=[int(seed)],
-                out=os.path.join(values.out, str(size)),
-                workdir=os.path.join(values.workdir, str(size)),
+                out=os.path.join(values.out, name),
+                workdir=os.path.join(values.workdir, name),
                 command=shlex.join(["python", "-m", "studies.small_data", *arguments]),
             )
             if stopped_by is not None:

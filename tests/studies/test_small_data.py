@@ -1,11 +1,15 @@
 """The study of small data sets: its design, its images, and one real run."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from moco_tf.config import check, flatten
+from moco_tf.data import sources
+from moco_tf.data.sources.photos import BLOCK, load_patches
 from studies import experiments, runs, small_data, study
 from tests.data.sources.test_idx import write_idx
 from tests.studies.made_up import make_record
@@ -45,6 +49,38 @@ def test_every_run_is_another_one_and_can_be_trained(size):
         check(runs.with_settings(config, settings))
         if "batch_size" in settings:
             assert settings["steps"] * settings["batch_size"] == 128 * small_data.BASE_STEPS
+
+
+def test_every_run_on_photos_is_another_one_and_can_be_trained():
+    config = small_data.base_config_on_photos("runs")
+    base = flatten(config)
+    design = small_data.design_on_photos()
+    names = {experiments.run_name(base, settings) for settings in design}
+    assert len(names) == len(design)
+    for settings in design[1:]:
+        changed = runs.with_settings(config, settings)
+        check(changed)
+        views = changed.batch_size * changed.steps * (1 + changed.symmetric_loss)
+        assert views == 128 * small_data.PHOTOS_STEPS
+
+
+def test_photos_are_evaluated_on_training_blocks_that_were_set_aside(tmp_path):
+    small_data.write_photos(str(tmp_path))
+    source = sources.load(small_data.base_config_on_photos(str(tmp_path)).data.source)
+    patches = load_patches()
+    rows = [int(pathlib.Path(source.describe(index)).stem) for index in range(source.size)]
+    assert sorted(rows) == patches.train.tolist()
+    np.testing.assert_array_equal(source.labels, patches.labels[rows])
+    for index in (0, source.size - 1):
+        image = source.read(tf.constant(index, tf.int64)).numpy()
+        np.testing.assert_array_equal(image, np.repeat(patches.images[rows[index]], 3, axis=-1))
+    blocks = [tuple(block) for block in patches.corners[rows] // BLOCK]
+    labels = source.labels.tolist()
+    parts = [{(labels[i], blocks[i]) for i in part} for part in (source.train, source.test)]
+    assert not parts[0] & parts[1]
+    assert source.pretrain.tolist() == source.train.tolist()
+    assert 0.25 < len(source.test) / source.size < 0.42
+    assert len(set(source.labels[source.test])) == 19
 
 
 def test_runs_see_the_first_images_and_are_evaluated_on_the_last(arguments, monkeypatch, tmp_path):
