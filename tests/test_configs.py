@@ -71,6 +71,23 @@ CHANGES = {
         "knn_every": 4,
         "checkpoint_every": 200,
     },
+    "fashion_mnist": {
+        "data.source": "idx:/usr/share/datasets/fashion-mnist",
+        "encoder": "resnet8",
+        "stem": "small",
+        "image_size": 28,
+        "augmentation": "v2",
+        "rgb_operations": False,
+        "queue_size": 4096,
+        "momentum": 0.99,
+        "temperature": 0.1,
+        "batch_size": 128,
+        "learning_rate": 0.24,
+        "schedule": "cosine",
+        "epochs": 50,
+        "knn_every": 5,
+        "checkpoint_every": 500,
+    },
 }
 # The learning rates of the first and the last step, by the formula of the source.
 RATES = {
