@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
     import tensorflow as tf
 
-SOURCE_NAMES = "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB or tfds:NAME"
+SOURCE_NAMES = (
+    "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB, arrayrecord:GLOB, "
+    "webdataset:GLOB, parquet:GLOB or tfds:NAME"
+)
 PARTS = ("train", "test", "pretrain", "all")
 
 
@@ -44,6 +47,8 @@ class Source:
         notes: Further lines of the summary.
         list_contents: Function that returns what the indices depend on: the names of the files in
             their order, or a line about each file of records. A run that is resumed compares it.
+        read_file: Function like `read`, but it returns the contents of the image file, a scalar
+            string tensor; None if the images are not files but arrays.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Source:
     notes: tuple[str, ...] = ()
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
+    read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
 
     @property
     def summary(self) -> str:
