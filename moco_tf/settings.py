@@ -139,7 +139,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "data.source",
             "",
             "Images to train on, such as folder:PATH, files:LIST, npy:FILE, tfrecord:GLOB, "
-            "tfds:NAME, idx:PATH or photos; required. Several, separated by semicolons, are mixed.",
+            "arrayrecord:GLOB, webdataset:GLOB, parquet:GLOB, tfds:NAME, idx:PATH or photos; "
+            "required. Several, separated by semicolons, are mixed.",
         ),
         Setting(
             "data.weights",
@@ -159,12 +160,16 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "data.image_feature",
             "image/encoded",
-            "Feature of a record that holds the encoded image (tfrecord sources only).",
+            "Feature of a record that holds the encoded image (tfrecord and arrayrecord sources). "
+            "Another value chooses the extension of the images in webdataset files, or the column "
+            "of parquet files.",
         ),
         Setting(
             "data.label_feature",
             "image/class/label",
-            "Feature of a record that holds the label; empty for none (tfrecord sources only).",
+            "Feature of a record that holds the label; empty for none (tfrecord and arrayrecord "
+            "sources). Another value chooses the extension or the JSON key of the labels in "
+            "webdataset files, or the column of parquet files.",
         ),
         Setting(
             "data.tfds_dir",

@@ -46,15 +46,15 @@ def define_source_flags(values: flags.FlagValues, data_help: str) -> None:
     flags.DEFINE_string(
         "image_feature",
         None,
-        "Feature of a record that holds the encoded image (tfrecord sources only). By default that "
-        "of the run.",
+        "Feature of a record that holds the encoded image (tfrecord and arrayrecord sources), "
+        "extension (webdataset) or column (parquet). By default that of the run.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "label_feature",
         None,
-        "Feature of a record that holds the label (tfrecord sources only). By default that of the "
-        "run.",
+        "Feature of a record that holds the label (tfrecord and arrayrecord sources), extension or "
+        "JSON key (webdataset) or column (parquet). By default that of the run.",
         flag_values=values,
     )
     flags.DEFINE_string(

@@ -61,7 +61,12 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
 # How the images of a data source get labels.
 LABEL_REMEDIES = {
     "folder": "put the images of each class into a subfolder, with the same name in all parts, or ",
-    "tfrecord": "set label_feature to the feature of the records that holds the label, or ",
+    **dict.fromkeys(
+        ("tfrecord", "arrayrecord"),
+        "set label_feature to the feature of the records that holds the label, or ",
+    ),
+    "webdataset": "set label_feature to the extension of the files with the labels, or ",
+    "parquet": "set label_feature to the column of the labels, or ",
 }
 # How a data source gets training and test images, if not simply by more images.
 PART_REMEDIES = {

@@ -30,10 +30,16 @@ def load(
             - `"npy:FILE"`: an array of images in a file of `numpy.save`;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
             - `"tfrecord:GLOB"`: the TFRecord files that match a pattern;
+            - `"arrayrecord:GLOB"`: the ArrayRecord files that match a pattern;
+            - `"webdataset:GLOB"`: the tar files of WebDataset that match a pattern;
+            - `"parquet:GLOB"`: the Parquet files with a column of images that match a pattern, as
+              on the Hugging Face hub;
             - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets;
             - several of them, separated by semicolons: the images of all of them.
-        image_feature: Feature of a `tfrecord` record that holds the encoded image.
-        label_feature: Feature of a `tfrecord` record that holds the label; `""` for no labels.
+        image_feature: Feature of a `tfrecord` or `arrayrecord` record that holds the encoded image.
+            Another value than the default also chooses the extension of the images in `webdataset`
+            files, or the column of `parquet` files.
+        label_feature: The same for the label; `""` for no labels.
         tfds_dir: Directory of tensorflow-datasets; `""` for its default.
         weights: How often pre-training uses the images of each of several sources, relative to the
             others; none to use every image equally often.
@@ -90,6 +96,18 @@ def load(
         from moco_tf.data.sources import tfrecord
 
         return tfrecord.load(name, location, image_feature, label_feature)
+    if scheme == "arrayrecord" and location:
+        from moco_tf.data.sources import arrayrecord
+
+        return arrayrecord.load(name, location, image_feature, label_feature)
+    if scheme == "webdataset" and location:
+        from moco_tf.data.sources import webdataset
+
+        return webdataset.load(name, location, image_feature, label_feature)
+    if scheme == "parquet" and location:
+        from moco_tf.data.sources import parquet
+
+        return parquet.load(name, location, image_feature, label_feature)
     if scheme == "tfds" and location:
         from moco_tf.data.sources import tfds
 

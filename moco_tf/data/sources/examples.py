@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +19,6 @@ from moco_tf.errors import UserError
 from moco_tf.names import printable
 
 LABEL_BATCH_SIZE = 1024
-LABEL_BUFFER_BYTES = 8 << 20
 UNKNOWN = np.iinfo(np.int64).min  # Stands for the label of a record that has none.
 MAX_ATTEMPTS = 100  # Records to try when looking for the first readable one.
 # TF-Slim's names of the features of a raw array, and its value of the format.
@@ -38,6 +37,7 @@ def make_source(
     label_feature: str | None,
     class_names: list[str] | None = None,
     part_names: tuple[str, str, str] = ("", "", ""),
+    label_names: Mapping[int, str] | None = None,
 ) -> Source:
     """Return the source of records that each hold an encoded image or a raw array.
 
@@ -56,6 +56,8 @@ def make_source(
         class_names: Names of the labels, counted from 0. If None, the distinct labels, in ascending
             order, are the classes.
         part_names: As in `Source`.
+        label_names: Names of some labels, if `class_names` is None. Other classes are named by
+            their labels.
 
     Returns:
         The source. Its labels are read when they are first used.
@@ -68,14 +70,24 @@ def make_source(
     if label_feature is not None:
         # Cached here, so that copies made by dataclasses.replace share the pass over the records.
         load_labels = functools.cache(
-            lambda: read_labels(records, label_feature, class_names, np.union1d(train, test))
+            lambda: read_labels(
+                records, label_feature, class_names, np.union1d(train, test), label_names
+            )
         )
     read_record = records.reader()
-    parse = _raw_parser(image_feature, raw_channels) if raw_channels else _parser(image_feature)
+    parse_raw = _raw_parser(image_feature, raw_channels) if raw_channels else None
+    file_spec = {image_feature: tf.io.FixedLenFeature([], tf.string)}
+
+    def read_file(index: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_single_example(read_record(index), file_spec)[image_feature]
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        return parse_raw(read_record(index)) if parse_raw else decode(read_file(index))
+
     return Source(
         name=name,
         size=records.size,
-        read=lambda index: parse(read_record(index)),
+        read=read,
         describe=records.describe,
         pretrain=pretrain,
         train=train,
@@ -84,6 +96,7 @@ def make_source(
         channels=raw_channels or 3,
         part_names=part_names,
         list_contents=records.list_contents,
+        read_file=None if raw_channels else read_file,
     )
 
 
@@ -167,6 +180,7 @@ def read_labels(
     label_feature: str,
     class_names: list[str] | None = None,
     labeled: np.ndarray | None = None,
+    label_names: Mapping[int, str] | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Read the labels of all records in one pass, with a progress bar on a terminal.
 
@@ -176,6 +190,7 @@ def read_labels(
         class_names: Names of the labels, counted from 0. If None, the distinct labels, in ascending
             order, are the classes.
         labeled: Indices of the records whose labels are needed; by default all.
+        label_names: As in `make_source`.
 
     Returns:
         The labels, int32 `[N]`, with -1 for a record that cannot be read or whose label is not
@@ -187,10 +202,13 @@ def read_labels(
     """
     spec = {label_feature: tf.io.FixedLenFeature([], tf.int64, UNKNOWN)}
     try:
-        payloads = tf.data.TFRecordDataset(records.paths, buffer_size=LABEL_BUFFER_BYTES)
-        batches = payloads.batch(LABEL_BATCH_SIZE).map(
-            lambda batch: tf.io.parse_example(batch, spec)[label_feature],
-            num_parallel_calls=os.cpu_count(),
+        batches = (
+            _in_order(records)
+            .batch(LABEL_BATCH_SIZE)
+            .map(
+                lambda batch: tf.io.parse_example(batch, spec)[label_feature],
+                num_parallel_calls=os.cpu_count(),
+            )
         )
         values = _concatenate(without_tuning(batches.prefetch(1)), records.size)
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
@@ -222,7 +240,17 @@ def read_labels(
         labels[is_valid] = values[is_valid]
         return labels, [printable(class_name) for class_name in class_names]
     classes, labels[is_valid] = np.unique(values[is_valid], return_inverse=True)
-    return labels, [str(label) for label in classes]
+    names = label_names or {}
+    return labels, [printable(names.get(int(label), str(label))) for label in classes]
+
+
+def _in_order(records: Records) -> tf.data.Dataset:
+    """Return a dataset of all payloads."""
+    if records.in_order:
+        return records.in_order()
+    return tf.data.Dataset.range(records.size).map(
+        records.reader(), num_parallel_calls=os.cpu_count()
+    )
 
 
 def _read_labels_by_index(
@@ -270,12 +298,6 @@ def _read_example(
         return tf.train.Example.FromString(read_record(tf.constant(index, tf.int64)).numpy())
     except (tf.errors.OpError, DecodeError):
         return None
-
-
-def _parser(image_feature: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function from a payload to the encoded image in it, uint8 `[H, W, 3]`."""
-    spec = {image_feature: tf.io.FixedLenFeature([], tf.string)}
-    return lambda payload: decode(tf.io.parse_single_example(payload, spec)[image_feature])
 
 
 def _raw_parser(image_feature: str, channels: int) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -50,19 +50,20 @@ def load(name: str, path: str) -> Source:
     paths = lines.paths
     notes += _missing(root, paths)
 
-    def read(index: tf.Tensor) -> tf.Tensor:
+    def read_file(index: tf.Tensor) -> tf.Tensor:
         # The paths stay in Python, because tf.data makes several copies of captured tensors.
         file = tf.numpy_function(lambda number: _join(root, paths[number]), [index], tf.string)
-        return decode(tf.io.read_file(tf.ensure_shape(file, [])))
+        return tf.io.read_file(tf.ensure_shape(file, []))
 
     return labeled.make_source(
         name=name,
-        read=read,
+        read=lambda index: decode(read_file(index)),
+        read_file=read_file,
         describe=lambda index: printable(_join(root, paths[index])),
         list_contents=lambda: list(paths),
         labels=lines.labels,
         label_of_image=lines.label_of_image,
-        held_out=checksums % 5 == 0,
+        split=labeled.by_holding_out(checksums % 5 == 0),
         no_labels="no line of the list has a label",
         labels_file=os.path.basename(path),
         notes=notes,

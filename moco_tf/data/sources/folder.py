@@ -69,10 +69,10 @@ def load(name: str, folder: str) -> Source:
     def path_at(index: int) -> bytes:
         return paths[index]
 
-    def read(index: tf.Tensor) -> tf.Tensor:
+    def read_file(index: tf.Tensor) -> tf.Tensor:
         # The paths stay in Python, because tf.data makes several copies of captured tensors.
         path = tf.ensure_shape(tf.numpy_function(path_at, [index], tf.string), [])
-        return decode(tf.io.read_file(tf.strings.join([root, path])))
+        return tf.io.read_file(tf.strings.join([root, path]))
 
     load_labels = None
     if layout.class_names:
@@ -85,7 +85,7 @@ def load(name: str, folder: str) -> Source:
     return Source(
         name=name,
         size=len(paths),
-        read=read,
+        read=lambda index: decode(read_file(index)),
         describe=lambda index: printable(os.path.join(os.fsencode(folder), paths[index])),
         pretrain=np.flatnonzero(is_pretrain),
         train=np.flatnonzero(is_train),
@@ -97,6 +97,7 @@ def load(name: str, folder: str) -> Source:
         part_names=_part_names(layout),
         notes=(*skipped.notes(), *_empty_folders(files, layout, skipped)),
         list_contents=lambda: list(paths),
+        read_file=read_file,
     )
 
 

@@ -56,6 +56,7 @@ def load(name: str, path: str) -> Source:
         image = images[index]
         return np.repeat(image[..., np.newaxis], 3, axis=-1) if image.ndim == 2 else image.copy()
 
+    held_out = np.random.Philox(key=[HELD_OUT_KEY, 0]).random_raw(len(images)) % 5 == 0
     return labeled.make_source(
         name=name,
         read=lambda index: tf.ensure_shape(
@@ -65,7 +66,7 @@ def load(name: str, path: str) -> Source:
         list_contents=lambda: [contents(images)],
         labels=[str(label) for label in labels],
         label_of_image=label_of_image,
-        held_out=np.random.Philox(key=[HELD_OUT_KEY, 0]).random_raw(len(images)) % 5 == 0,
+        split=labeled.by_holding_out(held_out),
         no_labels=no_labels or "no image has one",
         labels_file=os.path.basename(labels_path),
         channels=shape[-1],

@@ -1,47 +1,39 @@
-"""Random access to TFRecord files: the location of every record, and its payload by index.
+"""Records in files, numbered consecutively: the location of each, and its payload by index."""
 
-A record consists of the length of its payload (8 bytes, little-endian), a checksum of the length
-(4 bytes), the payload, and a checksum of the payload (4 bytes).
-"""
-
-import array
-import concurrent.futures
 import dataclasses
 import os
-import struct
 import zlib
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.indices import Blocks
-from moco_tf.errors import UserError
 from moco_tf.names import printable
 
-HEADER = struct.Struct("<QI")  # The length of the payload, and the checksum of the length.
-FRAME_BYTES = 16  # Bytes around a payload.
-# Number of files that are scanned at the same time. A scan waits for the disk or the network.
-SCAN_THREADS = 16
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """The records of several files, numbered consecutively; 8 bytes of memory for each record.
+    """The records of several files, numbered consecutively.
 
     Attributes:
         paths: Paths of the files.
         first_indices: int64 `[len(paths) + 1]`, the index of the first record of each file, then
             the number of all records.
-        offsets: int64 `[N + len(paths)]`, for each file the byte offsets of its records, then the
-            offset at which its last record ends.
+        sizes: The size of each file in bytes.
+        reader: Function that returns a function from an index, an int64 scalar tensor, to the
+            payload, a scalar string tensor. The latter works inside tf.data functions. A payload
+            that is damaged raises a `tf.errors.OpError` there.
+        in_order: Function that returns a dataset of all payloads in order, which is faster than
+            reading them by index; None if the format has no such way.
     """
 
     paths: list[str]
     first_indices: np.ndarray
-    offsets: np.ndarray
+    sizes: list[int]
+    reader: Callable[[], Callable[[tf.Tensor], tf.Tensor]]
+    in_order: Callable[[], tf.data.Dataset] | None = None
 
     @property
     def size(self) -> int:
@@ -67,41 +59,11 @@ class Records:
 
     def list_contents(self) -> list[bytes]:
         """Return a line about each file: its name, its number of records and their size."""
-        last_offsets = self.offsets[self.first_indices[1:] + np.arange(len(self.paths))]
         counts = np.diff(self.first_indices)
         return [
             f"{os.path.basename(path)}: {count} records in {size} bytes".encode()
-            for path, count, size in zip(self.paths, counts, last_offsets, strict=True)
+            for path, count, size in zip(self.paths, counts, self.sizes, strict=True)
         ]
-
-    def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """Return a function from an index, an int64 scalar, to the payload, a string scalar.
-
-        The function works inside tf.data functions. A payload that does not match its checksum
-        raises a `tf.errors.DataLossError` there.
-        """
-        # Eager tensors are captured; arrays would be copied into every graph.
-        paths = tf.constant(self.paths)
-        first_indices = tf.constant(self.first_indices)
-        offsets = tf.constant(self.offsets)
-
-        def read(index: tf.Tensor) -> tf.Tensor:
-            file = tf.searchsorted(first_indices, [index], side="right") - 1
-            # Every earlier file has one offset more than it has records.
-            position = index + tf.cast(file, tf.int64)
-            begin, end = offsets[position[0]], offsets[position[0] + 1]
-            # The operation behind tf.data.TFRecordDataset, which does not accept offsets itself.
-            record = tf.raw_ops.TFRecordDatasetV2(
-                filenames=tf.gather(paths, file),
-                compression_type="",
-                buffer_size=end - begin,  # A single read of nothing but this record.
-                byte_offsets=begin[tf.newaxis],
-            )
-            spec = tf.TensorSpec([], tf.string)
-            dataset = tf.data.experimental.from_variant(record, spec)
-            return dataset.take(1).get_single_element()
-
-        return read
 
     def of_files(self, files: Sequence[int] | None = None, held_out: bool | None = None) -> Blocks:
         """Return the indices of the records of some files, in ascending order.
@@ -139,82 +101,40 @@ class Records:
         return np.random.Philox(key=[key, 0]).random_raw(int(count)) % 5 == 0
 
 
-def scan(paths: Sequence[str]) -> Records:
-    """Find the records of TFRecord files. Only their headers are read, not their payloads.
+def read_in_python(read: Callable[[int], bytes]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a function of tensors that calls a function in Python; see `Records.reader`.
 
     Args:
-        paths: Paths of the files.
+        read: Function from an index to the payload. It may raise a `ValueError` or an `OSError`.
+    """
 
-    Returns:
-        The records, in the order of the files.
+    # A tf.function, so that errors are TensorFlow's in eager execution too.
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
+    def payload(index: tf.Tensor) -> tf.Tensor:
+        contents = tf.numpy_function(
+            lambda index: read(int(index)), [index], tf.string, stateful=False
+        )
+        return tf.ensure_shape(contents, [])
+
+    return payload
+
+
+def read_range(path: str, offset: int, size: int) -> bytes:
+    """Return a part of a file, local or one that `tf.io.gfile` supports.
 
     Raises:
-        UserError: If a file cannot be read, is compressed, is not a TFRecord file, or is damaged or
-            incomplete.
+        OSError: If the file cannot be read, or ends before.
+        tf.errors.OpError: The same, on a file system of TensorFlow.
     """
-    with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
-        offsets = list(pool.map(_offsets, paths))
-    counts = [len(file_offsets) - 1 for file_offsets in offsets]
-    return Records(
-        paths=list(paths),
-        first_indices=np.cumsum([0, *counts], dtype=np.int64),
-        offsets=np.concatenate(offsets),
-    )
+    with open_binary(path) as file:
+        file.seek(offset)
+        contents = file.read(size)
+    if len(contents) < size:
+        raise OSError(f"{path} ends within a record")
+    return contents
 
 
-def _offsets(path: str) -> np.ndarray:
-    """Return the offsets of the records of a file, and the end of the last one, int64."""
-    offsets = array.array("q")
-    end = 0
-    try:
-        size = tf.io.gfile.stat(path).length
-        with _open(path) as file:
-            while end < size:
-                file.seek(end)
-                header = file.read(HEADER.size)
-                if len(header) < HEADER.size:
-                    raise _truncated(path, len(offsets))
-                length, checksum = HEADER.unpack(header)
-                if _masked_crc(header[:8]) != checksum:
-                    raise _invalid_header(path, len(offsets), header)
-                offsets.append(end)
-                end += FRAME_BYTES + length
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if end > size:
-        raise _truncated(path, len(offsets) - 1)
-    offsets.append(end)
-    return np.array(offsets, np.int64)
-
-
-def _open(path: str) -> BinaryIO:
+def open_binary(path: str) -> BinaryIO:
+    """Open a file, local or one that `tf.io.gfile` supports, for reads of small parts."""
     # GFile reads half a megabyte wherever it seeks; an unbuffered file is 12 times as fast.
     return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
-
-
-def _masked_crc(contents: bytes) -> int:
-    """Return the checksum of TFRecord files: CRC-32C, rotated and shifted by a constant."""
-    crc = google_crc32c.value(contents)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _truncated(path: str, number: int) -> UserError:
-    return UserError(f"{path} is truncated in record {number}: copy the file again")
-
-
-def _invalid_header(path: str, number: int, header: bytes) -> UserError:
-    """Return the error for a record whose header does not match its checksum."""
-    if number:
-        return UserError(
-            f"{path} is damaged: record {number} has no valid header; copy the file again"
-        )
-    is_gzip = header[:2] == b"\x1f\x8b"
-    is_zlib = header[0] == 0x78 and header[1] in (0x01, 0x5E, 0x9C, 0xDA)
-    if is_gzip or is_zlib:
-        return UserError(
-            f"{path} is compressed, which prevents random access: write it without compression"
-        )
-    return UserError(
-        f"{path} is not a TFRecord file: it begins with {header.hex()}; use a pattern that matches "
-        "TFRecord files only"
-    )

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
     import tensorflow as tf
 
-SOURCE_NAMES = "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB or tfds:NAME"
+SOURCE_NAMES = (
+    "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB, arrayrecord:GLOB, "
+    "webdataset:GLOB, parquet:GLOB or tfds:NAME"
+)
 PARTS = ("train", "test", "pretrain", "all")
 
 
@@ -49,6 +52,8 @@ class Source:
             their order, or a line about each file of records. A run that is resumed compares it.
         mixture: For a mixture of sources with weights, the number of images for pre-training and
             the weight of each source, in the order of the sources.
+        read_file: Function like `read`, but it returns the contents of the image file, a scalar
+            string tensor; None if the images are not files but arrays.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Source:
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
     mixture: tuple[tuple[int, float], ...] = ()
+    read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
 
     @property
     def summary(self) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from absl import logging as absl_logging
 
 from moco_tf.data.sources import examples
-from moco_tf.data.sources.records import Records, scan
+from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.tfrecord_files import scan
 from moco_tf.errors import UserError
 
 if TYPE_CHECKING:  # Importing it takes seconds.

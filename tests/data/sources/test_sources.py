@@ -55,6 +55,8 @@ def test_source_without_labels_has_no_class_names():
 def test_options_of_a_config_are_the_arguments_of_load():
     parameters = inspect.signature(sources.load).parameters
     defaults = {name: parameters[name].default for name in list(parameters)[1:]}
+    # They are those of the run's own images, and the options of other images too.
+    assert defaults.pop("weights") == ()
     assert sources.options(default_config()) == defaults
 
 

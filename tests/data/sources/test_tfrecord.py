@@ -15,7 +15,7 @@ from PIL import Image
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews, first_readable
 from moco_tf.data.recipes import Recipe
-from moco_tf.data.sources import records
+from moco_tf.data.sources import tfrecord_files
 from moco_tf.errors import UserError
 
 SIZE = 12
@@ -83,7 +83,7 @@ def test_scan_finds_the_records_that_tensorflow_reads(tmp_path):
         str(write_records(tmp_path / "a", contents)),
         str(write_records(tmp_path / "b", contents[::-1])),
     ]
-    scanned = records.scan(paths)
+    scanned = tfrecord_files.scan(paths)
     expected = list(tf.data.TFRecordDataset(paths).as_numpy_iterator())
     assert scanned.size == len(expected) == 10
     inside = tf.data.Dataset.range(10).map(scanned.reader())
@@ -242,7 +242,7 @@ def test_unlabeled_files_need_no_labels(tmp_path):
     ("names", "message"),
     [
         (["train-0", "test-0", "more"], "mixes .*such as .*test-0, with others, such as .*more:"),
-        (["val-0", "test-0"], "for validation and for testing, but none for training"),
+        (["val-0", "test-0"], "has files for test, val, but none for training"),
         ([b"caf\xe9-0"], r"not encoded in UTF-8 \(.*caf\\xe9-0\)"),
     ],
 )

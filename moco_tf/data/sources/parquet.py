@@ -1,0 +1,204 @@
+"""The `parquet` source: Parquet files with a column of images, as on the Hugging Face hub."""
+
+import concurrent.futures
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from moco_tf.data.decoding import decode
+from moco_tf.data.sources import labeled
+from moco_tf.data.sources.record_parts import label_names, matching_files, split
+from moco_tf.data.sources.records import Records, read_in_python
+from moco_tf.data.sources.row_groups import RowGroups, open_file
+from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, LABEL_FEATURE
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+
+SCAN_THREADS = 16
+METADATA_KEY = b"huggingface"
+
+
+def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Source:
+    """Open the rows of Parquet files, ordered by the paths of the files.
+
+    The column of images holds image files: it is binary, or a struct with a binary field `bytes`.
+    The column of labels holds integers or texts. Both are found by the types that the metadata of
+    the Hugging Face hub states, which also name the classes, or else by their names. The parts of
+    the data set are found as in the source `tfrecord`. A row whose label is null or negative is for
+    pre-training only.
+
+    Args:
+        name: The string that names the source.
+        pattern: Path with the wildcards `*`, `?` or `[...]`.
+        image_feature: Column of the images. If it is that of TFRecord files, the column is found.
+        label_feature: Column of the labels; `""` for no labels. If it is that of TFRecord files,
+            the column is found.
+
+    Returns:
+        The source. A row is read with its row group, the last of which are kept in memory.
+
+    Raises:
+        UserError: If no file matches, a file cannot be read, there is no such column, the files
+            have different columns, or as `record_parts.split`.
+    """
+    paths = matching_files(name, pattern, "Parquet")
+    with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
+        metadata = list(pool.map(_metadata, paths))
+    schema = metadata[0].schema.to_arrow_schema()
+    features = _hub_features(schema)
+    wanted = "" if image_feature == IMAGE_FEATURE else image_feature
+    image_column, is_struct = _image_column(name, paths[0], schema, features, wanted)
+    label_column = _label_column(name, paths[0], schema, features, label_feature)
+    for path, other in zip(paths, metadata, strict=True):
+        _require_same_columns(name, paths[0], path, schema, other, image_column, label_column)
+    first_indices = np.cumsum([0, *(file.num_rows for file in metadata)], dtype=np.int64)
+    if not first_indices[-1]:
+        raise UserError(f"data source '{name}': the files hold no rows")
+    groups = RowGroups(paths, metadata, f"{image_column}.bytes" if is_struct else image_column)
+    read_file = read_in_python(groups.value)
+    records = Records(
+        paths=paths,
+        first_indices=first_indices,
+        sizes=[tf.io.gfile.stat(path).length for path in paths],
+        reader=lambda: read_file,
+    )
+    labels: list[str] = []
+    label_of_image = np.full(records.size, -1, np.int32)
+    if label_column:
+        labels, label_of_image = _labels(paths, label_column)
+    names = features.get(label_column, {}).get("names") or []
+    return labeled.make_source(
+        name=name,
+        read=lambda index: decode(read_file(index)),
+        describe=lambda index: records.describe(index).replace("record", "row", 1),
+        list_contents=records.list_contents,
+        labels=labels,
+        label_of_image=label_of_image,
+        split=split(name, records),
+        no_labels="the files have no column of labels",
+        labels_file=f"the column {label_column}",
+        read_file=read_file,
+        label_names=dict(enumerate(map(str, names))) or label_names(records),
+    )
+
+
+def _metadata(path: str) -> pq.FileMetaData:
+    try:
+        with open_file(path) as file:
+            return file.metadata
+    except (pa.ArrowException, OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path} cannot be read as a Parquet file ({error_reason(error)}): copy the file "
+            "again, or use a pattern that matches Parquet files only"
+        ) from error
+
+
+def _hub_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """Return the features of the columns that the metadata of the hub states; none without it."""
+    try:
+        features = json.loads((schema.metadata or {})[METADATA_KEY])["info"]["features"]
+        return {key: value for key, value in features.items() if isinstance(value, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _image_column(
+    name: str, path: str, schema: pa.Schema, features: dict[str, dict[str, Any]], wanted: str
+) -> tuple[str, bool]:
+    """Return the column of images, and whether it is a struct."""
+    is_struct = {field.name: _is_image_struct(field.type) for field in schema}
+    candidates = [f.name for f in schema if is_struct[f.name] or _is_binary(f.type)]
+    stated = [column for column in candidates if features.get(column, {}).get("_type") == "Image"]
+    named = [column for column in ("image", "img") if column in candidates]
+    found = [wanted] if wanted in candidates else [] if wanted else [*stated, *named, *candidates]
+    if not found:
+        what = f"a column '{wanted}'" if wanted else "a column"
+        raise UserError(
+            f"data source '{name}': {path} has not {what} that is binary, or a struct with a "
+            "binary field 'bytes': set config.data.image_feature to the column of the images, one "
+            f"of {', '.join(schema.names)}"
+        )
+    return found[0], is_struct[found[0]]
+
+
+def _label_column(
+    name: str,
+    path: str,
+    schema: pa.Schema,
+    features: dict[str, dict[str, Any]],
+    label_feature: str,
+) -> str:
+    """Return the column of labels; "" if there is none."""
+    candidates = [
+        field.name
+        for field in schema
+        if pa.types.is_integer(field.type)
+        or pa.types.is_string(field.type)
+        or pa.types.is_large_string(field.type)
+    ]
+    if label_feature not in ("", LABEL_FEATURE):
+        if label_feature not in candidates:
+            raise UserError(
+                f"data source '{name}': {path} has no column '{label_feature}' of integers or "
+                "texts: set config.data.label_feature to the column of the labels, one of "
+                f"{', '.join(candidates) or schema.names}, or to '' for no labels"
+            )
+        return label_feature
+    stated = [c for c in candidates if features.get(c, {}).get("_type") == "ClassLabel"]
+    stated.sort(key=lambda column: column != "label")
+    found = [*stated, *(column for column in ("label",) if column in candidates), ""]
+    return found[0] if label_feature else ""
+
+
+def _require_same_columns(
+    name: str,
+    first_path: str,
+    path: str,
+    schema: pa.Schema,
+    metadata: pq.FileMetaData,
+    *columns: str,
+) -> None:
+    other = metadata.schema.to_arrow_schema()
+    for column in filter(None, columns):
+        position = other.get_field_index(column)
+        if position < 0 or other.field(position).type != schema.field(column).type:
+            raise UserError(
+                f"data source '{name}': the column '{column}' of {first_path} is missing in {path} "
+                "or has another type there: use a pattern that matches files with the same columns"
+            )
+
+
+def _labels(paths: Sequence[str], column: str) -> tuple[list[str], np.ndarray]:
+    """Return the distinct labels, and the index into them for each row, or -1."""
+    numbers: dict[str, int] = {}
+    parts = []
+    for path in paths:
+        try:
+            with open_file(path) as file:
+                values = file.read([column]).column(0).combine_chunks().dictionary_encode()
+        except (pa.ArrowException, OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"the column '{column}' of {path} cannot be read ({error_reason(error)}): copy the "
+                "file again"
+            ) from error
+        texts = [str(value).strip() for value in values.dictionary.to_pylist()]
+        of_file = [numbers.setdefault(text, len(numbers)) for text in texts]
+        # One more entry, which the index -1 of a null refers to.
+        indices = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        parts.append(np.array([*of_file, -1], np.int32)[indices])
+    return list(numbers), np.concatenate(parts)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    position = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return position >= 0 and _is_binary(kind.field(position).type)

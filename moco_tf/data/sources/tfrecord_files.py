@@ -1,0 +1,142 @@
+"""TFRecord files: the offset of every record, and its payload by index.
+
+A record consists of the length of its payload (8 bytes, little-endian), a checksum of the length
+(4 bytes), the payload, and a checksum of the payload (4 bytes).
+"""
+
+import array
+import concurrent.futures
+import struct
+from collections.abc import Callable, Sequence
+
+import google_crc32c
+import numpy as np
+import tensorflow as tf
+
+from moco_tf.data.sources.index_cache import cached
+from moco_tf.data.sources.records import Records, open_binary
+from moco_tf.errors import UserError
+
+HEADER = struct.Struct("<QI")  # The length of the payload, and the checksum of the length.
+FRAME_BYTES = 16  # Bytes around a payload.
+# Number of files that are scanned at the same time. A scan waits for the disk or the network.
+SCAN_THREADS = 16
+BUFFER_BYTES = 8 << 20  # For reading all records in order.
+
+
+def scan(paths: Sequence[str]) -> Records:
+    """Find the records of TFRecord files. Only their headers are read, not their payloads.
+
+    The offsets are kept in an index, so that this happens once for a file; see `index_cache`. They
+    take 8 bytes of memory for each record.
+
+    Args:
+        paths: Paths of the files.
+
+    Returns:
+        The records, in the order of the files.
+
+    Raises:
+        UserError: If a file cannot be read, is compressed, is not a TFRecord file, or is damaged or
+            incomplete.
+    """
+    with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
+        offsets = list(pool.map(lambda path: cached(path, "tfrecord", _index)["offsets"], paths))
+    counts = [len(file_offsets) - 1 for file_offsets in offsets]
+    first_indices = np.cumsum([0, *counts], dtype=np.int64)
+    sizes = [int(file_offsets[-1]) for file_offsets in offsets]
+    joined = np.concatenate(offsets)
+    return Records(
+        paths=list(paths),
+        first_indices=first_indices,
+        sizes=sizes,
+        reader=lambda: _reader(paths, first_indices, joined),
+        in_order=lambda: tf.data.TFRecordDataset(list(paths), buffer_size=BUFFER_BYTES),
+    )
+
+
+def _reader(
+    paths: Sequence[str], first_indices: np.ndarray, offsets: np.ndarray
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a function from the index of a record to its payload.
+
+    Args:
+        paths: Paths of the files.
+        first_indices: As in `Records`.
+        offsets: int64 `[N + len(paths)]`, for each file the offsets of its records, then the offset
+            at which its last record ends.
+    """
+    # Eager tensors are captured; arrays would be copied into every graph.
+    path_tensor, first_tensor = tf.constant(list(paths)), tf.constant(first_indices)
+    offset_tensor = tf.constant(offsets)
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        file = tf.searchsorted(first_tensor, [index], side="right") - 1
+        # Every earlier file has one offset more than it has records.
+        position = index + tf.cast(file, tf.int64)
+        begin, end = offset_tensor[position[0]], offset_tensor[position[0] + 1]
+        # The operation behind tf.data.TFRecordDataset, which does not accept offsets itself.
+        record = tf.raw_ops.TFRecordDatasetV2(
+            filenames=tf.gather(path_tensor, file),
+            compression_type="",
+            buffer_size=end - begin,  # A single read of nothing but this record.
+            byte_offsets=begin[tf.newaxis],
+        )
+        spec = tf.TensorSpec([], tf.string)
+        dataset = tf.data.experimental.from_variant(record, spec)
+        return dataset.take(1).get_single_element()
+
+    return read
+
+
+def _index(path: str) -> dict[str, np.ndarray]:
+    """Return the offsets of the records of a file, and the end of the last one, int64."""
+    offsets = array.array("q")
+    end = 0
+    try:
+        size = tf.io.gfile.stat(path).length
+        with open_binary(path) as file:
+            while end < size:
+                file.seek(end)
+                header = file.read(HEADER.size)
+                if len(header) < HEADER.size:
+                    raise _truncated(path, len(offsets))
+                length, checksum = HEADER.unpack(header)
+                if _masked_crc(header[:8]) != checksum:
+                    raise _invalid_header(path, len(offsets), header)
+                offsets.append(end)
+                end += FRAME_BYTES + length
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if end > size:
+        raise _truncated(path, len(offsets) - 1)
+    offsets.append(end)
+    return {"offsets": np.array(offsets, np.int64)}
+
+
+def _masked_crc(contents: bytes) -> int:
+    """Return the checksum of TFRecord files: CRC-32C, rotated and shifted by a constant."""
+    crc = google_crc32c.value(contents)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _truncated(path: str, number: int) -> UserError:
+    return UserError(f"{path} is truncated in record {number}: copy the file again")
+
+
+def _invalid_header(path: str, number: int, header: bytes) -> UserError:
+    """Return the error for a record whose header does not match its checksum."""
+    if number:
+        return UserError(
+            f"{path} is damaged: record {number} has no valid header; copy the file again"
+        )
+    is_gzip = header[:2] == b"\x1f\x8b"
+    is_zlib = header[0] == 0x78 and header[1] in (0x01, 0x5E, 0x9C, 0xDA)
+    if is_gzip or is_zlib:
+        return UserError(
+            f"{path} is compressed, which prevents random access: write it without compression"
+        )
+    return UserError(
+        f"{path} is not a TFRecord file: it begins with {header.hex()}; use a pattern that matches "
+        "TFRecord files only"
+    )
