@@ -1,13 +1,22 @@
 """Data sources. A string names a source, and every image of a source has a stable index."""
 
+import dataclasses
 import os
+from typing import Any
 
 import ml_collections
 
+from moco_tf.data.pixels import AUTO, Form, parse_range
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source
+
+# The settings `config.data.NAME` that are keyword arguments of `load`.
+OPTIONS = (
+    *("image_feature", "label_feature", "tfds_dir"),
+    *("pixels", "channels", "value_range", "orientation"),
+)
 
 
 def load(
@@ -15,6 +24,10 @@ def load(
     image_feature: str = "image/encoded",
     label_feature: str = "image/class/label",
     tfds_dir: str = "",
+    pixels: str = "uint8",
+    channels: int = 0,
+    value_range: str = AUTO,
+    orientation: bool = False,
 ) -> Source:
     """Open a data source.
 
@@ -22,7 +35,7 @@ def load(
         name: One of the following. In a path, `~` and environment variables are expanded.
 
             - `"photos"`: patches of the sample photographs that scikit-image and scikit-learn ship;
-            - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP and WebP files;
+            - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP, WebP, TIFF and DICOM files;
             - `"files:LIST"`: the image files in a list, a text file with a path on each line;
             - `"npy:FILE"`: an array of images in a file of `numpy.save`;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
@@ -31,6 +44,13 @@ def load(
         image_feature: Feature of a `tfrecord` record that holds the encoded image.
         label_feature: Feature of a `tfrecord` record that holds the label; `""` for no labels.
         tfds_dir: Directory of tensorflow-datasets; `""` for its default.
+        pixels: Type of the pixel values: `"uint8"`, or `"uint16"` or `"float32"` (folder, files and
+            npy sources only).
+        channels: Number of channels (folder and files sources only); 0 for RGB.
+        value_range: Pixel values of black and white, such as `"0,4095"`; `"auto"` for the whole
+            range of an integer type; or `"measure"` for percentiles of a sample.
+        orientation: Whether to turn images as their EXIF orientation says (folder and files sources
+            only).
 
     Returns:
         A `Source`.
@@ -43,6 +63,40 @@ def load(
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
+    source = _open(
+        name, image_feature, label_feature, tfds_dir, Form(pixels, channels or 3, orientation)
+    )
+    _require_effect(source, pixels, channels, orientation)
+    values = parse_range(value_range, pixels)
+    if values is None:
+        from moco_tf.data import measure
+
+        values = measure.value_range(source)
+    return dataclasses.replace(source, value_range=values)
+
+
+def _require_effect(source: Source, pixels: str, channels: int, orientation: bool) -> None:
+    """Raise a `UserError` if a setting has no effect on a source."""
+    is_files = source.name.startswith(("folder:", "files:"))
+    if pixels != source.dtype:
+        raise UserError(
+            f"config.data.pixels={pixels} applies to folder, files and npy sources only: leave it "
+            f"at {source.dtype} for '{source.name}'"
+        )
+    if channels not in (0, source.channels):
+        raise UserError(
+            f"config.data.channels={channels} does not fit '{source.name}', whose images have "
+            f"{source.channels} channels: leave it at 0"
+        )
+    if orientation and not is_files:
+        raise UserError(
+            f"config.data.orientation=True applies to folder and files sources only: leave it at "
+            f"False for '{source.name}'"
+        )
+
+
+def _open(name: str, image_feature: str, label_feature: str, tfds_dir: str, form: Form) -> Source:
+    """Open a data source; the value range of its pixels is still that of bytes."""
     name = expand_source(name)
     if tfds_dir:
         tfds_dir = expand(tfds_dir, "tfds_dir")
@@ -56,15 +110,15 @@ def load(
     if scheme == "folder" and location:
         from moco_tf.data.sources import folder
 
-        return folder.load(name, location)
+        return folder.load(name, location, form)
     if scheme == "files" and location:
         from moco_tf.data.sources import files
 
-        return files.load(name, location)
+        return files.load(name, location, form)
     if scheme == "npy" and location:
         from moco_tf.data.sources import npy
 
-        return npy.load(name, location)
+        return npy.load(name, location, form.dtype)
     if scheme == "idx" and location:
         from moco_tf.data.sources import idx
 
@@ -97,6 +151,6 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
     return load(config.data.source, **options(config))
 
 
-def options(config: ml_collections.ConfigDict) -> dict[str, str]:
+def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the settings of a config that are keyword arguments of `load`."""
-    return {key: config.data[key] for key in ("image_feature", "label_feature", "tfds_dir")}
+    return {key: config.data[key] for key in OPTIONS}

@@ -28,6 +28,7 @@ def make_source(
     labels_file: str,
     channels: int = 3,
     notes: Sequence[str] = (),
+    dtype: str = "uint8",
 ) -> Source:
     """Return the source of images that may each have a label.
 
@@ -48,6 +49,7 @@ def make_source(
         labels_file: Name of the file that the labels are read from.
         channels: Number of channels of the images.
         notes: As in `Source`, further ones.
+        dtype: As in `Source`.
 
     Returns:
         The source.
@@ -74,6 +76,7 @@ def make_source(
         found=classes_found(class_names) if has_labels else "",
         notes=(*notes, *([f"{unlabeled:,} {images} for pre-training only"] if unlabeled else [])),
         list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
+        dtype=dtype,
     )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moco_tf.data.pixels import BYTES
+
 if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
     import tensorflow as tf
@@ -22,9 +24,9 @@ class Source:
     Attributes:
         name: The string that names the source, such as `"folder:PATH"`.
         size: Number of images, N.
-        read: Function from an index, an int64 scalar tensor, to an image, uint8 `[H, W, channels]`.
-            It works inside tf.data functions. An image that cannot be read raises a
-            `tf.errors.OpError` there.
+        read: Function from an index, an int64 scalar tensor, to an image, `[H, W, channels]` of
+            the type `dtype`. It works inside tf.data functions. An image that cannot be read
+            raises a `tf.errors.OpError` there.
         describe: Function from an index to a short description of the image for messages, such as
             its path.
         pretrain: Indices of the images for pre-training, int64.
@@ -44,6 +46,8 @@ class Source:
         notes: Further lines of the summary.
         list_contents: Function that returns what the indices depend on: the names of the files in
             their order, or a line about each file of records. A run that is resumed compares it.
+        dtype: Type of the pixel values: `"uint8"`, `"uint16"` or `"float32"`.
+        value_range: The pixel values of black and white.
     """
 
     name: str
@@ -62,6 +66,8 @@ class Source:
     notes: tuple[str, ...] = ()
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
+    dtype: str = "uint8"
+    value_range: tuple[float, float] = BYTES
 
     @property
     def summary(self) -> str:
