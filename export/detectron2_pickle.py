@@ -120,7 +120,7 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
             "64 channels; export one of these, or a wider network of another depth"
         )
     pixels = encoders.pixels_of(backbone)
-    if pixels.dtype != "uint8" or not pixels.are_bytes:
+    if not pixels.are_bytes:
         raise UserError(
             f"Detectron2 reads images with 8 bits per channel, but {backbone.name} takes "
             f"{pixels.dtype} values in {range_text(pixels)}: use another format, such as onnx"

@@ -152,8 +152,7 @@ def _takes_files(backbone: keras.Model) -> bool:
     """Return whether a backbone takes what JPEG and PNG files are decoded to."""
     from moco_tf import encoders
 
-    pixels = encoders.pixels_of(backbone)
-    return backbone.input_shape[-1] == 3 and pixels.dtype == "uint8" and pixels.are_bytes
+    return backbone.input_shape[-1] == 3 and encoders.pixels_of(backbone).are_bytes
 
 
 def _format(takes_files: bool, image_size: int) -> Format:

@@ -43,7 +43,7 @@ def summarize(
     stem = "" if config.stem == "imagenet" else f", {config.stem} stem"
     channels_note = "" if channels == 3 else f", {channels} channels"
     pixels = from_config(config, channels)
-    if pixels.dtype != "uint8" or not pixels.are_bytes:
+    if not pixels.are_bytes:
         channels_note += f", {pixels.dtype} values in [{range_text(pixels)}]"
     dictionary = {
         "moco": f"queue of {config.queue_size:,} keys, m = {config.momentum:g}",

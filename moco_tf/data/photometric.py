@@ -19,14 +19,13 @@ def to_fraction(images: tf.Tensor, value_range: tuple[float, float]) -> tf.Tenso
 
     Args:
         images: Numbers of any type and shape.
-        value_range: The values of black and white. Values outside are clipped, unless the range is
-            that of bytes.
+        value_range: The values of black and white. Values outside are clipped.
 
     Returns:
         float32 of the same shape.
     """
     low, high = value_range
-    if value_range == BYTES:
+    if value_range == BYTES and tf.as_dtype(images.dtype) == tf.uint8:
         return tf.cast(images, tf.float32) / 255.0
     return tf.clip_by_value((tf.cast(images, tf.float32) - low) / (high - low), 0.0, 1.0)
 
@@ -39,9 +38,10 @@ def to_levels(images: tf.Tensor, value_range: tuple[float, float]) -> tf.Tensor:
         value_range: As for `to_fraction`.
 
     Returns:
-        float32 of the same shape; the images themselves if the range is that of bytes.
+        float32 of the same shape; the images themselves if they are bytes in their whole range.
     """
-    return images if value_range == BYTES else 255.0 * to_fraction(images, value_range)
+    is_whole = value_range == BYTES and tf.as_dtype(images.dtype) == tf.uint8
+    return images if is_whole else 255.0 * to_fraction(images, value_range)
 
 
 def to_grayscale(x: tf.Tensor) -> tf.Tensor:

@@ -44,8 +44,8 @@ RGB = Form()
 class Pixels:
     """How the pixel values of images become the numbers that a network takes.
 
-    A value range is mapped to [0, 1], and the mean is subtracted and divided by the standard
-    deviation. Values outside of the range are clipped to it, unless it is that of bytes.
+    A value range is mapped to [0, 1], to which values outside of the range are clipped. Then the
+    mean is subtracted, and the result is divided by the standard deviation.
 
     Attributes:
         mean: Mean of each channel, where 0 and 1 are the ends of the value range.
@@ -66,8 +66,8 @@ class Pixels:
 
     @property
     def are_bytes(self) -> bool:
-        """Whether the value range is that of bytes, as of most images."""
-        return self.value_range == BYTES
+        """Whether the values are bytes in their whole range, as of most images."""
+        return self.dtype == "uint8" and self.value_range == BYTES
 
     @property
     def values(self) -> str:

@@ -120,8 +120,8 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
     Returns:
         A model that shares the weights of the backbone, from images `[N, H, W, C]` with values in
         the value range of `pixels`, which is by default 0 to 255, to features `[N, D]` in float32.
-        Values outside of a range other than 0 to 255 are clipped to it. It has the attribute
-        `pixels`.
+        Values outside of the range are clipped to it, but for those of images with 8 bits per
+        channel, which are never outside. It has the attribute `pixels`.
 
     Example:
         >>> import numpy as np
@@ -163,7 +163,7 @@ def rescaled(images: keras.KerasTensor, pixels: Pixels) -> keras.KerasTensor:
 
 
 def in_range(images: keras.KerasTensor, pixels: Pixels) -> keras.KerasTensor:
-    """Return images with values in [0, 1], or as they are if their range is that of bytes."""
+    """Return images with values in [0, 1], or bytes as they are."""
     if pixels.are_bytes:
         return images
     low, high = pixels.value_range

@@ -16,6 +16,7 @@ from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.pixels import Pixels
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.plots.visible import shown
+from moco_tf.training.build import restored_dtype_policy
 from tests import in_process
 from tests.command import TINY
 from tests.export.backbones import assert_close
@@ -170,7 +171,6 @@ def test_onnx_and_litert_take_raw_values(source_name, workdir, tmp_path):
     assert "cosine similarity to the backbone's features 1.00000 on average" in printed
 
 
-@pytest.mark.slow
 def test_keras_hub_preset_takes_raw_values(source_name):
     pytest.importorskip("keras_hub")
     from moco_tf.export.keras_hub_preset import to_image_converter
@@ -247,17 +247,20 @@ def test_array_of_floats_is_trained_in_python(tmp_path):
     np.testing.assert_allclose([low, high], np.percentile(images, [0.1, 99.9]), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_plan_leaves_out_color_operations_and_names_the_values(tmp_path):
     images = np.random.default_rng(0).integers(0, 4096, [40, 40, 40, 3], np.uint16)
     np.save(tmp_path / "images.npy", images)
-    output = in_process.run(
-        "train.py",
-        "--plan",
-        "--config=configs/auto.py",
-        f"--config.data.source=npy:{tmp_path}/images.npy",
-        "--config.data.pixels=uint16",
-        "--config.data.value_range=0,4095",
-    )
+    with restored_dtype_policy():
+        output = in_process.run(
+            "train.py",
+            "--plan",
+            "--config=configs/auto.py",
+            f"--config.data.source=npy:{tmp_path}/images.npy",
+            "--config.data.pixels=uint16",
+            "--config.data.value_range=0,4095",
+            "--config.data.mean=measure",
+        )
     assert "color, uint16 values from 0 to 4095" in output
     assert "images with uint16 pixels are not taken for RGB" in output
 

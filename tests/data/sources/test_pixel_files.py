@@ -10,6 +10,7 @@ import tifffile
 from moco_tf.data import sources
 from moco_tf.data.pipeline import first_readable
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason
 from tests.data.test_dicom import STORED, contents, windowed
 from tests.images import crops, patch
 
@@ -111,6 +112,9 @@ def test_few_files_of_another_type_are_skipped_with_a_warning(tmp_path):
     assert "warning: 1 of the 8 files that were looked at cannot be used" in source.summary
     assert "scan.tif" in source.summary
     assert first_readable(source) == 0
+    with pytest.raises(tf.errors.OpError) as error:
+        read(source, 7)
+    assert error_reason(error.value).startswith("its pixel values are uint16, not uint8: set")
 
 
 def test_png_of_16_bits_is_cut_with_a_note(tmp_path):
