@@ -261,3 +261,8 @@ def test_mean_of_a_network_from_elsewhere_is_refused():
 def test_settings_without_effect_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         sources.load("photos", **options)
+
+
+def test_unknown_type_is_refused_in_python():
+    with pytest.raises(UserError, match="pixels='int8': use uint8, uint16 or float32"):
+        sources.load("photos", pixels="int8")

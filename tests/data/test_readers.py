@@ -156,6 +156,20 @@ def test_8_bits_become_floats_of_the_same_value(file_format):
         readers.read(contents, Form("uint16"))
 
 
+def test_transparency_is_a_channel_if_there_is_one_for_it():
+    image = values("uint8", 7, 9, 4)
+    for contents in (
+        pillow(image, "PNG"),
+        tiff(image, photometric="rgb", extrasamples=["unassalpha"]),
+    ):
+        np.testing.assert_array_equal(read(contents, "uint8", 4), image)
+        np.testing.assert_array_equal(read(contents), image[..., :3])
+    gray = pillow(image[..., :2], "PNG")
+    np.testing.assert_array_equal(read(gray, "uint8", 2), image[..., :2])
+    np.testing.assert_array_equal(read(gray, "uint8", 1), image[..., :1])
+    np.testing.assert_array_equal(read(gray), np.repeat(image[..., :1], 3, -1))
+
+
 def test_one_channel_of_8_bits():
     gray = patch()[..., 0]
     np.testing.assert_array_equal(read(pillow(gray, "PNG"), "uint8", 1)[..., 0], gray)

@@ -31,8 +31,9 @@ def read(contents: bytes, form: Form) -> np.ndarray:
 def fitted(image: Image, form: Form) -> np.ndarray:
     """Return an image in the type and with the channels of a form.
 
-    Integers become floats of the same value. Gray becomes RGB, transparency is dropped, and of 16
-    bits in a PNG file the upper 8 are used if the form has 8. Everything else is refused.
+    Integers become floats of the same value. Gray becomes RGB, transparency is dropped unless the
+    form has a channel for it, and of 16 bits in a PNG file the upper 8 are used if the form has 8.
+    Everything else is refused.
 
     Args:
         image: The image.
@@ -45,7 +46,7 @@ def fitted(image: Image, form: Form) -> np.ndarray:
     if values.ndim == 2:
         values = values[..., np.newaxis]
     count = values.shape[-1]
-    if has_alpha and count - 1 == form.channels or (has_alpha and count == 2):
+    if has_alpha and (count - 1 == form.channels or (count, form.channels) == (2, 3)):
         values = values[..., :-1]
     if values.shape[-1] == 1 and form.channels == 3:
         values = np.repeat(values, 3, axis=-1)

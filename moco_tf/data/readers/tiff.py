@@ -70,9 +70,9 @@ def _read(file: Any, channels: int, file_bytes: int) -> Image:
     read_pages = pages if are_channels else 1
     require_possible(height, width, read_pages * size * page.dtype.itemsize, file_bytes)
     if are_channels:
-        values = np.moveaxis(series.asarray().reshape(pages, height, width), 0, -1)
+        values = np.moveaxis(series.asarray(maxworkers=1).reshape(pages, height, width), 0, -1)
     else:
-        values = page.asarray()
+        values = page.asarray(maxworkers=1)
         if samples > 1 and page.planarconfig == SEPARATE:
             values = np.moveaxis(values.reshape(samples, height, width), 0, -1)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from moco_tf.data.pixels import AUTO, Form, parse_range
+from moco_tf.data.pixels import AUTO, BYTES, DTYPES, Form, parse_range
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
@@ -63,16 +63,18 @@ def load(
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
+    if pixels not in DTYPES:
+        raise UserError(f"pixels={pixels!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    values = parse_range(value_range, pixels)
     source = _open(
         name, image_feature, label_feature, tfds_dir, Form(pixels, channels or 3, orientation)
     )
     _require_effect(source, pixels, channels, orientation)
-    values = parse_range(value_range, pixels)
     if values is None:
         from moco_tf.data import measure
 
         values = measure.value_range(source)
-    return dataclasses.replace(source, value_range=values)
+    return source if values == BYTES else dataclasses.replace(source, value_range=values)
 
 
 def _require_effect(source: Source, pixels: str, channels: int, orientation: bool) -> None:
@@ -90,7 +92,7 @@ def _require_effect(source: Source, pixels: str, channels: int, orientation: boo
         )
     if orientation and not is_files:
         raise UserError(
-            f"config.data.orientation=True applies to folder and files sources only: leave it at "
+            "config.data.orientation=True applies to folder and files sources only: leave it at "
             f"False for '{source.name}'"
         )
 
