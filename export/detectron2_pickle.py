@@ -19,7 +19,6 @@ from absl import flags
 
 from moco_tf.cli import export as export_command
 from moco_tf.cli.flag_groups import define_export_flags
-from moco_tf.data.normalization import MEAN, STD
 from moco_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
         >>> detectron2_settings(moco_tf.encoders.build("resnet18"))["MODEL.RESNETS.DEPTH"]
         18
     """
+    from moco_tf import encoders
+    from moco_tf.data.pixels import range_text
     from moco_tf.encoders import state_dict
 
     shapes = {entry.key: entry.shape for entry in state_dict.entries(backbone)}
@@ -118,6 +119,12 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
             f"Detectron2 has no wider {backbone.name}: its networks of depth 18 and 34 start with "
             "64 channels; export one of these, or a wider network of another depth"
         )
+    pixels = encoders.pixels_of(backbone)
+    if not pixels.are_bytes:
+        raise UserError(
+            f"Detectron2 reads images with 8 bits per channel, but {backbone.name} takes "
+            f"{pixels.dtype} values in {range_text(pixels)}: use another format, such as onnx"
+        )
     settings = {
         "MODEL.RESNETS.DEPTH": matching_depths[0],
         "MODEL.RESNETS.STRIDE_IN_1X1": False,
@@ -134,8 +141,8 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
     else:
         settings["MODEL.RESNETS.RES2_OUT_CHANNELS"] = first[0]
     return settings | {
-        "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in MEAN],
-        "MODEL.PIXEL_STD": [round(255 * value, 3) for value in STD],
+        "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in pixels.mean],
+        "MODEL.PIXEL_STD": [round(255 * value, 3) for value in pixels.std],
         "INPUT.FORMAT": "RGB",
     }
 

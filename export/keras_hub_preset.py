@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import keras
 
     from moco_tf.backbones.model_card import Format, Origin
+    from moco_tf.data.pixels import Pixels
 
 
 def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
@@ -43,6 +44,7 @@ def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = N
         UserError: As `to_keras_hub`, or if the path exists or cannot be written, or the backbone
             holds NaN or infinity.
     """
+    from moco_tf import encoders
     from moco_tf.backbones import saving
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
@@ -50,13 +52,14 @@ def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = N
     saving.require_free(path)
     require_finite(backbone.weights)
     converted = to_keras_hub(backbone)
-    converter = to_image_converter(backbone.input_shape[-1])
+    pixels = encoders.pixels_of(backbone)
+    converter = to_image_converter(backbone.input_shape[-1], pixels)
 
     def fill(directory: str) -> None:
         converted.save_to_preset(directory)
         converter.save_to_preset(directory)
 
-    saving.write_directory(path, fill, model_card(backbone, _format(), origin))
+    saving.write_directory(path, fill, model_card(backbone, _format(pixels), origin))
 
 
 def to_keras_hub(backbone: keras.Model) -> Any:
@@ -112,22 +115,23 @@ def to_keras_hub(backbone: keras.Model) -> Any:
     return converted
 
 
-def to_image_converter(channels: int) -> Any:
+def to_image_converter(channels: int, pixels: Pixels | None = None) -> Any:
     """Return the normalization that precedes the network.
 
     Args:
         channels: Number C of image channels.
+        pixels: The pixel values of the images; by default those of 8 bits per channel.
 
     Returns:
-        A `keras_hub.layers.ResNetImageConverter`, from images `[N, H, W, C]` in [0, 255] to
-        normalized images of the same size.
+        A `keras_hub.layers.ResNetImageConverter`, from images `[N, H, W, C]` in the value range,
+        which is by default [0, 255], to normalized images of the same size. It does not clip.
 
     Raises:
         UserError: If KerasHub is not installed.
     """
-    from moco_tf.data.normalization import scale_and_offset
+    from moco_tf.data.pixels import default
 
-    scale, offset = scale_and_offset(channels)
+    scale, offset = (pixels or default(channels)).scale_and_offset()
     return _import_keras_hub().layers.ResNetImageConverter(scale=scale, offset=offset)
 
 
@@ -156,13 +160,17 @@ def _import_keras_hub() -> Any:
     return keras_hub
 
 
-def _format() -> Format:
+def _format(pixels: Pixels) -> Format:
     from moco_tf.backbones.model_card import Format
+    from moco_tf.data.pixels import range_text
+
+    # KerasHub's converter does not clip.
+    clip = "" if pixels.are_bytes else ", to which you have to clip them"
 
     return Format(
         name="KerasHub preset, `ResNetBackbone`",
         inputs="float32 `[N, H, W, {channels}]`, any size, normalized by the preset's image "
-        "converter from images in [0, 255]",
+        f"converter from images in [{range_text(pixels)}]{clip}",
         outputs="the feature map, float32 `[N, h, w, {features}]`, whose mean over h and w is the "
         "features",
         loading="""\
@@ -173,7 +181,7 @@ features = backbone(converter(images)).numpy().mean(axis=(1, 2))
 
 # A classifier takes images in [0, 255]: its preprocessor normalizes them.
 classifier = keras_hub.models.ImageClassifier.from_preset(PATH, num_classes=10)
-```""",
+```""".replace("[0, 255]", f"[{range_text(pixels)}]"),
     )
 
 

@@ -37,8 +37,8 @@ def to_keras(backbone: keras.Model) -> keras.Model:
         backbone: A model of `moco_tf.encoders.build` without a head.
 
     Returns:
-        A model with the same weights in separate variables, from images `[N, H, W, C]` in [0, 255]
-        to features `[N, D]`, float32.
+        A model with the same weights in separate variables, from images `[N, H, W, C]` in the
+        value range of the backbone, such as [0, 255], to features `[N, D]`, float32.
 
     Example:
         >>> from moco_tf.export.keras_v3 import to_keras
@@ -74,7 +74,7 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
     require_finite(backbone.weights)
     form = Format(
         name="Keras model, made of Keras' own layers",
-        inputs="float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside",
+        inputs="float32 `[N, H, W, {channels}]` in {values}, any size; normalization is inside",
         outputs="features, float32 `[N, {features}]`",
         loading="```python\nbackbone = keras.saving.load_model(PATH)\n```",
     )

@@ -110,6 +110,7 @@ def export_litert(
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
     from moco_tf.cli.start import held_back_output
+    from moco_tf.data.pixels import range_text
 
     interpreter_class = _import_interpreter()
     saving.require_free(path)
@@ -121,6 +122,11 @@ def export_litert(
             "channels by --data"
         )
     encoders.foreign.require_image_size(backbone, image_size, "the backbone", "image_size")
+    if source.value_range != encoders.pixels_of(backbone).value_range:
+        raise UserError(
+            f"the pixel values of '{source.name}' are in {range_text(source)}, but the backbone "
+            f"takes {range_text(encoders.pixels_of(backbone))}: choose other images by --data"
+        )
     test = source.test if len(source.test) else source.pretrain
     checked, indices = _views(source, test, MAX_CHECKED, image_size)
     labels = None if source.labels is None else source.labels[indices]
@@ -177,12 +183,12 @@ def _convert(
     import keras
     import tensorflow as tf
 
-    from moco_tf.data.normalization import scale_and_offset
+    from moco_tf import encoders
 
     channels = backbone.input_shape[-1]
-    normalize = keras.layers.Rescaling(*scale_and_offset(channels))
     images = keras.Input([image_size, image_size, channels], name="images")
-    model = keras.Model(images, backbone(normalize(images)))
+    normalized = encoders.rescaled(images, encoders.pixels_of(backbone))
+    model = keras.Model(images, backbone(normalized))
     spec = tf.TensorSpec([1, image_size, image_size, channels], tf.float32, name="images")
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False, input_signature=[spec])
@@ -251,7 +257,7 @@ def _format(precision: str, image_size: int, source: Source, agreement: Agreemen
     from moco_tf.backbones.model_card import Format
     from moco_tf.markdown import code
 
-    inputs = f"`images`, float32 `[1, {image_size}, {image_size}, {{channels}}]` in [0, 255]; "
+    inputs = f"`images`, float32 `[1, {image_size}, {image_size}, {{channels}}]` in {{values}}; "
     return Format(
         name=f"LiteRT, {precision}",
         inputs=f"{inputs}normalization is inside",
@@ -312,7 +318,7 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _export(values: flags.FlagValues) -> None:
-    from moco_tf import run_directory
+    from moco_tf import encoders, run_directory
     from moco_tf.cli import backbone_flags
     from moco_tf.data import sources
 
@@ -328,7 +334,10 @@ def _export(values: flags.FlagValues) -> None:
         source = sources.load(values.data or config.data.source, **options)
         image_size = values.image_size or config.image_size
     else:
-        source, image_size = sources.load(values.data), values.image_size
+        options = backbone_flags.pixel_options(
+            values.data, encoders.pixels_of(backbone), backbone.input_shape[-1]
+        )
+        source, image_size = sources.load(values.data, **options), values.image_size
     agreement = export_litert(
         backbone,
         values.out,

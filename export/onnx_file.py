@@ -58,7 +58,7 @@ def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) 
 
     form = Format(
         name="ONNX",
-        inputs="`images`, float32 `[batch, height, width, {channels}]` in [0, 255], any size; "
+        inputs="`images`, float32 `[batch, height, width, {channels}]` in {values}, any size; "
         "normalization is inside",
         outputs="`features`, float32 `[batch, {features}]`",
         loading="""\
@@ -77,12 +77,12 @@ def _export_with_keras(backbone: keras.Model, path: str) -> None:
     import keras
     import tensorflow as tf
 
-    from moco_tf.data.normalization import scale_and_offset
+    from moco_tf import encoders
 
     # `with_normalization` holds its mean in a tensor, which tf2onnx would turn into an input.
-    normalize = keras.layers.Rescaling(*scale_and_offset(backbone.input_shape[-1]))
     images = keras.Input(backbone.input_shape[1:], name="images")
-    model = keras.Model(images, backbone(normalize(images)))
+    normalized = encoders.rescaled(images, encoders.pixels_of(backbone))
+    model = keras.Model(images, backbone(normalized))
     spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
     # tf2onnx logs its optimizations, and Keras looks up names that NumPy no longer has.
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)

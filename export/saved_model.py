@@ -18,8 +18,6 @@ the center is cropped.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -43,10 +41,11 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
     """Return a backbone with the endpoints of its SavedModel.
 
     The endpoint `serve` runs the backbone in inference mode; `train` normalizes by the statistics
-    of the batch and updates the moving statistics. Both take images, float32 `[N, H, W, C]` in
-    [0, 255] with any size and the backbone's channels, and return features, float32 `[N, D]`. If
-    the backbone takes RGB images, `serve_encoded` takes the bytes of JPEG and PNG files, strings
-    `[N]`, and returns what `serve` returns for their central views.
+    of the batch and updates the moving statistics. Both take images, float32 `[N, H, W, C]` with
+    any size and the backbone's channels and value range, such as [0, 255], and return features,
+    float32 `[N, D]`. If the backbone takes RGB images with 8 bits per channel, `serve_encoded`
+    takes the bytes of JPEG and PNG files, strings `[N]`, and returns what `serve` returns for their
+    central views.
 
     Args:
         backbone: A model from such images to features.
@@ -63,13 +62,12 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
     import keras
     import tensorflow as tf
 
-    channels = backbone.input_shape[-1]
     images = tf.TensorSpec(backbone.input_shape, tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(backbone)
     archive.add_endpoint(SERVE, lambda images: backbone(images, training=False), [images])
     archive.add_endpoint(TRAIN, lambda images: backbone(images, training=True), [images])
-    if channels == 3:
+    if _takes_files(backbone):
         # Each string is a whole file. TensorFlow Serving takes them as {"b64": "..."}.
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
         archive.add_endpoint(
@@ -98,11 +96,10 @@ def export_saved_model(
     from moco_tf.backbones import descriptions, loading, saving
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
-    from moco_tf.files import write_atomically
 
     saving.require_free(path)
     require_finite(backbone.weights)
-    network = encoders.network_of(backbone)
+    network, pixels = encoders.network_of(backbone), encoders.pixels_of(backbone)
     encoders.foreign.require_image_size(backbone, image_size, network.encoder, "image_size")
     archive = to_archive(backbone, image_size)
     foreign_network = encoders.foreign_part(backbone)
@@ -111,11 +108,10 @@ def export_saved_model(
     def fill(directory: str) -> None:
         archive.write_out(directory, verbose=False)
         # TensorFlow ignores this file; `load_network` builds the network from it.
-        network_file = os.path.join(directory, loading.NETWORK_FILE)
-        write_atomically(network_file, json.dumps(network._asdict()) + "\n")
+        loading.write_network(directory, network, pixels)
         descriptions.write(directory, description)
 
-    card = model_card(backbone, _format(network.channels, image_size), origin)
+    card = model_card(backbone, _format(_takes_files(backbone), image_size), origin)
     saving.write_directory(path, fill, card)
 
 
@@ -152,11 +148,18 @@ def central_views(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.cast(tf.map_fn(view, image_bytes, fn_output_signature=spec), tf.float32)
 
 
-def _format(channels: int, image_size: int) -> Format:
+def _takes_files(backbone: keras.Model) -> bool:
+    """Return whether a backbone takes what JPEG and PNG files are decoded to."""
+    from moco_tf import encoders
+
+    return backbone.input_shape[-1] == 3 and encoders.pixels_of(backbone).are_bytes
+
+
+def _format(takes_files: bool, image_size: int) -> Format:
     from moco_tf.backbones.model_card import Format
 
     inputs = (
-        "`images`, float32 `[N, H, W, {channels}]` in [0, 255], any size; normalization is inside"
+        "`images`, float32 `[N, H, W, {channels}]` in {values}, any size; normalization is inside"
     )
     encoded = (
         f"{inputs}. `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, and uses their "
@@ -165,7 +168,7 @@ def _format(channels: int, image_size: int) -> Format:
     )
     return Format(
         name="TensorFlow SavedModel",
-        inputs=encoded if channels == 3 else inputs,
+        inputs=encoded if takes_files else inputs,
         outputs="features, float32 `[N, {features}]`",
         loading="""\
 ```python

@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from moco_tf.data import recipes
+from moco_tf.data import pixels, recipes
 from moco_tf.data.sources.source import SOURCE_NAMES
 from moco_tf.errors import UserError
 from moco_tf.settings import SETTINGS
@@ -110,6 +110,7 @@ def check_values(config: ml_collections.ConfigDict, unset: Sequence[str] = ()) -
         _check_encoder(config)
     _require(bool(config.data.source), config, "data.source", f"set it to {SOURCE_NAMES}")
     _check_init(config)
+    pixels.check(config)
 
 
 def _check_encoder(config: ml_collections.ConfigDict) -> None:
@@ -117,6 +118,13 @@ def _check_encoder(config: ml_collections.ConfigDict) -> None:
     from moco_tf.encoders.names import check_name, is_foreign
 
     check_name(config.encoder, config.stem or "imagenet")
+    for name in ("mean", "std"):
+        if is_foreign(config.encoder) and config.data[name] != pixels.IMAGENET:
+            raise UserError(
+                f"config.data.{name}={config.data[name]} has no effect with config.encoder="
+                f"{config.encoder}, which normalizes its images itself: leave it at "
+                f"{pixels.IMAGENET}"
+            )
     scheme = (config.init or "").partition(":")[0]
     if is_foreign(config.encoder) and scheme == "checkpoint":
         raise UserError(

@@ -45,7 +45,8 @@ def train(
 
     Args:
         data: The images, which need no labels: a data source, as in `moco_tf.load_source`; an
-            array, uint8 `[N, H, W]` or `[N, H, W, C]`; a list of image files; or a pair of an array
+            array, uint8 `[N, H, W]` or `[N, H, W, C]`, or of another type if `data.pixels` in the
+            settings says so; a list of image files; or a pair of an array
             or a list and the labels, integers or texts, which are used to evaluate the features.
             Arrays and lists are kept in the run directory, in `images.npy`, `images.labels.npy` and
             `images.txt`, which must not be files of yours. None for the images of the config.
@@ -139,7 +140,7 @@ def _with_images(config: ml_collections.ConfigDict, data: Any, directory: str) -
     if data is None:
         yield
         return
-    with run_images.kept(data, directory) as source:
+    with run_images.kept(data, directory, config.data.pixels) as source:
         config.data.source = source
         config_files.expand_paths(config)
         yield

@@ -25,7 +25,7 @@ READ_ERRORS = (tf.errors.OpError, OSError, ValueError, EOFError)
 
 
 @contextlib.contextmanager
-def kept(data: Any, workdir: str) -> Iterator[str]:
+def kept(data: Any, workdir: str, pixels: str = "uint8") -> Iterator[str]:
     """Keep images in a run directory, and yield the string that names their source.
 
     Files that exist are never replaced, because a directory may hold arrays of the user. If the
@@ -35,6 +35,7 @@ def kept(data: Any, workdir: str) -> Iterator[str]:
         data: A string that names a data source, the `pathlib.Path` of a folder, or what
             `moco_tf.data.given.as_files` takes.
         workdir: Path of the run directory, which is created if the images are written into it.
+        pixels: Type of the pixel values of an array, as the setting `data.pixels`.
 
     Yields:
         The string.
@@ -46,7 +47,7 @@ def kept(data: Any, workdir: str) -> Iterator[str]:
     if isinstance(data, str | os.PathLike):
         yield _named(data)
         return
-    files = given.as_files(data)
+    files = given.as_files(data, pixels)
     if "://" in workdir and given.ARRAY in files:
         raise UserError(
             f"data is an array, which is kept in the run directory, but {workdir} is not on a "

@@ -7,6 +7,7 @@ import ml_collections
 
 from moco_tf.config import OPERATIONAL, default_config, resolve
 from moco_tf.data import recipes
+from moco_tf.data.pixels import from_config, range_text
 
 MECHANISMS = {"moco": "MoCo", "end_to_end": "end-to-end", "memory_bank": "memory bank"}
 # Settings that the paper does not state. The settings of the data are left out by their prefix.
@@ -41,6 +42,9 @@ def summarize(
     steps_per_epoch = num_images // config.batch_size
     stem = "" if config.stem == "imagenet" else f", {config.stem} stem"
     channels_note = "" if channels == 3 else f", {channels} channels"
+    pixels = from_config(config, channels)
+    if not pixels.are_bytes:
+        channels_note += f", {pixels.dtype} values in [{range_text(pixels)}]"
     dictionary = {
         "moco": f"queue of {config.queue_size:,} keys, m = {config.momentum:g}",
         "memory_bank": f"memory bank of {num_images:,} keys, {config.queue_size:,} of them sampled",

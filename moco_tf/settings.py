@@ -8,6 +8,7 @@ the setting.
 import dataclasses
 from typing import Any
 
+from moco_tf.data.pixels import DTYPES
 from moco_tf.data.recipes import RECIPES
 from moco_tf.ranges import Range
 
@@ -41,6 +42,7 @@ class Setting:
 
 
 COUNT = Range(minimum=1)
+MAX_CHANNELS = 512  # OpenCV resizes no more.
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(minimum=0)
 FRACTION = Range(minimum=0, maximum=1)
@@ -176,6 +178,44 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "",
             "Directory of the data sets; empty for the default of tensorflow-datasets (tfds "
             "sources only).",
+        ),
+        Setting(
+            "data.pixels",
+            "uint8",
+            "Type of the pixel values: uint8, or uint16 or float32 for images with more than 8 "
+            "bits per channel (folder, files and npy sources only).",
+            Range(choices=DTYPES),
+        ),
+        Setting(
+            "data.channels",
+            0,
+            "Number of channels of the images (folder and files sources only); 0 for RGB.",
+            Range(minimum=0, maximum=MAX_CHANNELS),
+        ),
+        Setting(
+            "data.value_range",
+            "auto",
+            "Pixel values of black and white, such as 0,4095; auto for the whole range of an "
+            "integer type, or measure for the 0.1 and 99.9 percentiles of a sample, which the run "
+            "fills in.",
+        ),
+        Setting(
+            "data.mean",
+            "imagenet",
+            "Mean that is subtracted from each channel, where 0 is black and 1 is white, such as "
+            "0.5 or 0.4,0.5,0.6; imagenet for ImageNet's (their average if there are not three "
+            "channels), or measure for that of a sample, which the run fills in.",
+        ),
+        Setting(
+            "data.std",
+            "imagenet",
+            "Standard deviation that each channel is divided by, as for data.mean.",
+        ),
+        Setting(
+            "data.orientation",
+            False,
+            "Whether to turn images as their EXIF orientation says (folder and files sources "
+            "only).",
         ),
         Setting("image_size", 224, "Side of a view in pixels.", COUNT),
     ),

@@ -10,10 +10,11 @@ import tensorflow as tf
 from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import descriptions, pytorch_files
 from moco_tf.backbones.finite import require_finite
+from moco_tf.data.pixels import Pixels, default, from_config, from_json, to_json
 from moco_tf.encoders import keras_files, state_dict
 from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason
+from moco_tf.files import error_reason, write_atomically
 from moco_tf.paths import expand
 
 NETWORK_FILE = "network.json"  # The file in a SavedModel that names its network.
@@ -30,8 +31,9 @@ def load_backbone(workdir: str) -> keras.Model:
         workdir: Path of the run directory, in which `~` and environment variables are expanded.
 
     Returns:
-        A `keras.Model` from images `[N, H, W, C]` in [0, 255], with as many channels as the
-        images of the run, to features `[N, D]`.
+        A `keras.Model` from images `[N, H, W, C]`, with as many channels and in the same value
+        range as the images of the run, which is [0, 255] for images with 8 bits per channel, to
+        features `[N, D]`. Its attribute `pixels` has the range.
 
     Raises:
         UserError: If there is no run, it has no checkpoint yet, or the checkpoint is of another
@@ -74,8 +76,8 @@ def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
         path: Path of the SavedModel's directory.
 
     Returns:
-        A `keras.layers.TFSMLayer` from images `[N, H, W, C]` in [0, 255] to features `[N, D]`, and
-        the number of channels C of these images.
+        A `keras.layers.TFSMLayer` from images `[N, H, W, C]` to features `[N, D]`, and the number
+        of channels C of these images. Its attribute `pixels` has their value range.
 
     Raises:
         UserError: If there is no such SavedModel, or it holds NaN or infinity.
@@ -87,6 +89,7 @@ def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
         raise _cannot_be_loaded(path, error) from error
     images = _input_of(layer.call_endpoint_fn, path)
     _require_finite(layer.weights, f"the SavedModel {path}")
+    layer.pixels = read_pixels(path) or default(images.shape[-1])
     return layer, images.shape[-1]
 
 
@@ -105,13 +108,41 @@ def read_network(path: str) -> encoders.Network:
             f"the SavedModel {path} does not say which network it holds: set encoder, for example "
             "to resnet50, and stem unless it is imagenet"
         )
-    with tf.io.gfile.GFile(file_path) as file:
+    return _read_network_file(file_path)[0]
+
+
+def read_pixels(path: str) -> Pixels | None:
+    """Return the pixel values of the images that a SavedModel takes; None if it does not say.
+
+    Args:
+        path: Path of the SavedModel's directory.
+
+    Raises:
+        UserError: If its `network.json` is invalid.
+    """
+    file_path = os.path.join(path, NETWORK_FILE)
+    return _read_network_file(file_path)[1] if tf.io.gfile.exists(file_path) else None
+
+
+def write_network(path: str, network: encoders.Network, pixels: Pixels) -> None:
+    """Write `network.json` into the directory of a SavedModel."""
+    content = network._asdict()
+    if pixels != default(network.channels):
+        content["pixels"] = to_json(pixels)
+    write_atomically(os.path.join(path, NETWORK_FILE), json.dumps(content) + "\n")
+
+
+def _read_network_file(path: str) -> tuple[encoders.Network, Pixels]:
+    with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
-        return encoders.Network(**json.loads(text))
-    except (TypeError, ValueError) as error:
+        values = json.loads(text)
+        pixels = values.pop("pixels", None)
+        network = encoders.Network(**values)
+        return network, default(network.channels) if pixels is None else from_json(pixels)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file_path} was not written by the SavedModel export: delete it, and set encoder"
+            f"{path} was not written by the SavedModel export: delete it, and set encoder"
         ) from error
 
 
@@ -146,6 +177,7 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         stem=network.stem,
         channels=network.channels,
         description=descriptions.read(path),
+        pixels=read_pixels(path),
     )
     # Layers of different models in a network may have the same path. The sorting keeps the order of
     # weights with the same path, which is that of the network.
@@ -194,6 +226,7 @@ def load_keras(path: str) -> keras.Model:
             f"starts the encoder that it is, config.encoder={path}"
         ) from error
     _require_finite(network.weights, f"the file {path}")
+    network.pixels = encoders.pixels_of(model)
     return network
 
 
@@ -254,6 +287,7 @@ def load_query_encoder(workdir: str) -> keras.Model:
         stem=config.stem,
         channels=channels,
         description=descriptions.of_run(workdir, config, channels),
+        pixels=from_config(config, channels),
     )
     checkpoint = tf.train.Checkpoint(model=tf.train.Checkpoint(query_encoder=encoder))
     try:

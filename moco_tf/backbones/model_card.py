@@ -12,7 +12,7 @@ import tensorflow as tf
 import moco_tf
 from moco_tf import encoders, run_data, run_directory, run_summary
 from moco_tf.backbones.saving import CARD
-from moco_tf.data.normalization import mean_and_std
+from moco_tf.data.pixels import range_text
 from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
 from moco_tf.markdown import code, table, text
@@ -39,7 +39,8 @@ class Origin(NamedTuple):
 class Format(NamedTuple):
     """What a model card states about an export format.
 
-    `{channels}` and `{features}` in `inputs` and `outputs` are replaced by numbers.
+    `{channels}` and `{features}` in `inputs` and `outputs` are replaced by numbers, and `{values}`
+    by the range of the pixel values.
 
     Attributes:
         name: Name of the format.
@@ -74,11 +75,17 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
         UserError: If the origin is a run whose config or one of whose results cannot be read.
     """
     network = encoders.network_of(backbone)
-    numbers = {"channels": network.channels, "features": backbone.output_shape[-1]}
+    pixels = encoders.pixels_of(backbone)
+    numbers = {
+        "channels": network.channels,
+        "features": backbone.output_shape[-1],
+        "values": pixels.values,
+    }
     parameters = sum(weight.value.shape.num_elements() for weight in backbone.trainable_variables)
     mean, std = (
-        ", ".join(f"{value:.3f}" for value in values) for values in mean_and_std(network.channels)
+        ", ".join(f"{value:.3f}" for value in values) for values in (pixels.mean, pixels.std)
     )
+    scaled = "" if pixels.are_bytes else f", the ends of [{range_text(pixels)}]"
     # An encoder that is not one of our ResNets has first layers of its own.
     stem = "" if is_foreign(network.encoder) else f" `{network.stem}` stem,"
     inputs = export_format.inputs.format(**numbers)
@@ -91,7 +98,7 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
         "input": inputs,
         "output": export_format.outputs.format(**numbers),
         "normalization": (
-            f"for values in 0 to 1, per channel: mean {mean}; standard deviation {std}"
+            f"for values in 0 to 1{scaled}, per channel: mean {mean}; standard deviation {std}"
         ),
         "written by": f"moco-tf {moco_tf.__version__}",
     }

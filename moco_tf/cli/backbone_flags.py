@@ -10,6 +10,7 @@ from moco_tf.backbones import descriptions, loading, saving
 from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
 from moco_tf.data import sources
+from moco_tf.data.pixels import AUTO, Pixels, of_images, range_text
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
@@ -120,13 +121,15 @@ def load_for_export(values: flags.FlagValues) -> tuple[keras.Model, Origin]:
 
 
 def load_with_normalization(
-    values: flags.FlagValues, name: str, head: bool = False
+    values: flags.FlagValues, name: str, source: Source, head: bool = False
 ) -> tuple[Any, int]:
-    """Load the network that one of these flags selects, for images in [0, 255].
+    """Load the network that one of these flags selects, with normalization.
 
     Args:
         values: The parsed flags.
         name: One of `NAMES`.
+        source: The images. A file of PyTorch says nothing about pixel values, so it takes those of
+            the images.
         head: Whether to load the whole encoder of a run, with its projection head.
 
     Returns:
@@ -142,7 +145,10 @@ def load_with_normalization(
     elif name == "checkpoint" and _is_keras_file(values.checkpoint):
         backbone = encoders.with_normalization(loading.load_keras(values.checkpoint))
     else:
-        backbone = encoders.with_normalization(load(values, name))
+        network = load(values, name)
+        if name == "checkpoint":
+            network.pixels = of_images(network.pixels, source)
+        backbone = encoders.with_normalization(network)
     return backbone, backbone.input_shape[-1]
 
 
@@ -174,11 +180,35 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
     Raises:
         UserError: As `moco_tf.data.sources.load`.
     """
-    options = sources.options(config) if config else {}
-    for name in ("image_feature", "label_feature", "tfds_dir"):
+    options: dict[str, Any] = {}
+    if config:
+        options = sources.options(config)
+        if config.data.value_range != AUTO and values["pixels"].value not in (
+            None,
+            config.data.pixels,
+        ):
+            options["value_range"] = AUTO  # The range of the run is that of another type.
+    elif values.saved_model and (pixels := loading.read_pixels(values.saved_model)):
+        channels = loading.read_network(values.saved_model).channels
+        options = pixel_options(source_name, pixels, channels)
+    for name in sources.OPTIONS:
         if values[name].value is not None:
-            options[name] = str(values[name].value)
+            options[name] = values[name].value
     return sources.load(source_name, **options)
+
+
+def pixel_options(source_name: str, pixels: Pixels, channels: int) -> dict[str, Any]:
+    """Return the options of a data source that read images as a backbone takes them.
+
+    Args:
+        source_name: The string that names the source.
+        pixels: The pixel values that the backbone takes.
+        channels: Number of channels that it takes.
+    """
+    options: dict[str, Any] = {"pixels": pixels.dtype, "value_range": range_text(pixels)}
+    # Other sources have channels of their own, which are compared with those of the backbone.
+    is_files = source_name.startswith(("folder:", "files:"))
+    return {**options, "channels": channels} if is_files else options
 
 
 def require_images(
@@ -194,6 +224,12 @@ def require_images(
         raise UserError(
             f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
             f"{channels}: choose images with {channels} channels by --data"
+        )
+    taken = getattr(backbone, "pixels", None)
+    if taken is not None and taken.value_range != source.value_range:
+        raise UserError(
+            f"the pixel values of '{source.name}' are in {range_text(source)}, but {name} takes "
+            f"{range_text(taken)}: choose such images by --data, --pixels and --value_range"
         )
     if values.saved_model:
         description = descriptions.read(values.saved_model)

@@ -118,7 +118,7 @@ def embed(values: flags.FlagValues) -> None:
             raise UserError(f"--{kind} requires --data and --image_size as well")
         config = run_directory.read_config(values.workdir) if values.workdir else None
         source, image_size = backbone_flags.open_source(values, config)
-        backbone, channels = backbone_flags.load_with_normalization(values, kind)
+        backbone, channels = backbone_flags.load_with_normalization(values, kind, source)
         name: Any = values[kind].value
         backbone_flags.require_images(values, backbone, name, source, channels, image_size)
         print(source.summary.partition("\n")[0], flush=True)

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 from absl import flags
 
-from moco_tf import distribution, encoders, run_directory
+from moco_tf import distribution, encoders, run_directory, run_pixels
 from moco_tf.backbones import descriptions, loading
 from moco_tf.cli import backbone_flags
 from moco_tf.config import check
+from moco_tf.data.pixels import Pixels, default, from_config, of_images, range_text
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
@@ -107,7 +108,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     elif isinstance(settings, FinetuneSettings):
         result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     elif isinstance(settings, AnomalySettings) and settings.level == "patch":
-        network = _load_network(values, config, channels)
+        network = _load_network(values, config, source)
         result, heat = patches.evaluate(network, gallery, source, image_size, settings)
     else:
         start = time.perf_counter()
@@ -176,6 +177,11 @@ def _open_gallery(values: flags.FlagValues, config: Any, source: Source) -> Sour
             f"the images of '{gallery.name}' have {gallery.channels} channels, but those of "
             f"'{source.name}' have {source.channels}: choose others by --gallery_data"
         )
+    if gallery.value_range != source.value_range:
+        raise UserError(
+            f"the pixel values of '{gallery.name}' are in {range_text(gallery)}, but those of "
+            f"'{source.name}' in {range_text(source)}: choose others by --gallery_data"
+        )
     return gallery
 
 
@@ -237,17 +243,30 @@ def _load_backbone(
     # With --compare, the backbone of --checkpoint may be given beside that of --workdir.
     kind = next(name for name in backbone_flags.NAMES if values[name].value)
     head = values.features == "head"
-    backbone, channels = backbone_flags.load_with_normalization(values, kind, head)
+    backbone, channels = backbone_flags.load_with_normalization(values, kind, source, head)
     path: Any = values[kind].value
     return backbone, path, "." if kind == "checkpoint" else path, channels
 
 
-def _load_network(values: flags.FlagValues, config: Any, channels: int) -> keras.Model:
+def _load_network(values: flags.FlagValues, config: Any, source: Source) -> keras.Model:
     """Return the backbone as `moco_tf.encoders.build` returns it, for normalized images."""
     if values.random_init:
-        return encoders.random_network(config.encoder, config.stem, channels, config.seed)
+        pixels = _pixels(config, source)
+        network = (config.encoder, config.stem, source.channels, config.seed)
+        return encoders.random_network(*network, pixels=pixels)
     kind = next(name for name in backbone_flags.NAMES if values[name].value)
-    return backbone_flags.load(values, kind)
+    network = backbone_flags.load(values, kind)
+    if kind == "checkpoint":
+        network.pixels = of_images(network.pixels, source)
+    return network
+
+
+def _pixels(config: Any, source: Source) -> Pixels:
+    """Return the pixel values of a random network: those of the images."""
+    if config is None:
+        return of_images(default(source.channels), source)
+    measured = run_pixels.resolve(config)
+    return of_images(from_config(measured, source.channels), source)
 
 
 def _network(values: flags.FlagValues, config: Any, backbone: Any) -> tuple[str, str]:
@@ -273,7 +292,10 @@ def _random_backbone(
         directory = values.workdir or values.saved_model
         description = descriptions.read(directory) if directory else None
         description = description or foreign.describe(encoder, source.channels, image_size)
-    return encoders.random_backbone(encoder, stem, source.channels, seed, description)
+    config = run_directory.read_config(values.workdir) if values.workdir else None
+    config = values.config if values.random_init else config
+    pixels = _pixels(config, source)
+    return encoders.random_backbone(encoder, stem, source.channels, seed, description, pixels)
 
 
 def _backbones_to_compare(
@@ -299,6 +321,6 @@ def _backbones_to_compare(
     if values.checkpoint:
         imported = backbone
         if values.workdir:
-            imported, _ = backbone_flags.load_with_normalization(values, "checkpoint")
+            imported, _ = backbone_flags.load_with_normalization(values, "checkpoint", source)
         backbones[f"imported, {os.path.basename(values.checkpoint)}"] = imported
     return backbones

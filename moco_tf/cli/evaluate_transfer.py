@@ -10,6 +10,7 @@ from moco_tf import distribution, encoders, run_directory
 from moco_tf.cli import backbone_flags
 from moco_tf.data import boxes
 from moco_tf.data.boxes.annotations import AnnotatedImages
+from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols, unreadable
@@ -118,6 +119,12 @@ def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initial
             raise UserError(
                 f"--{flag}={values[flag].value} takes images with {backbone_network.channels} "
                 f"channels, but --protocol={values.protocol} has images with 3"
+            )
+        if encoders.pixels_of(backbone) != default(3):
+            raise UserError(
+                f"--{flag}={values[flag].value} takes images with another value range, mean or "
+                f"deviation than usual, but --protocol={values.protocol} has images with 8 bits "
+                "per channel: use a backbone of a run with the default settings config.data.*"
             )
         network = network or backbone_network
     assert network is not None

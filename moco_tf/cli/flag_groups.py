@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from moco_tf.data.pixels import DTYPES
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import SETTINGS, Settings
 
@@ -61,6 +62,36 @@ def define_source_flags(values: flags.FlagValues, data_help: str) -> None:
         "tfds_dir",
         None,
         "Directory of the data sets (tfds sources only). By default that of the run.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "pixels",
+        None,
+        DTYPES,
+        "Type of the pixel values (folder, files and npy sources only). By default that of the "
+        "backbone.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "channels",
+        None,
+        "Number of channels of the images (folder and files sources only). By default that of the "
+        "backbone.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "value_range",
+        None,
+        "Pixel values of black and white, such as 0,4095; auto or measure. By default that of the "
+        "backbone.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "orientation",
+        None,
+        "Whether to turn images as their EXIF orientation says (folder and files sources only). By "
+        "default as in the run.",
         flag_values=values,
     )
 

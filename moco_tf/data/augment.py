@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.photometric import (
     gaussian_blur,
     jitter_brightness_and_contrast,
@@ -18,9 +17,11 @@ from moco_tf.data.photometric import (
     random_bits,
     solarize,
     standard_normal,
+    to_fraction,
     to_grayscale,
     to_unit,
 )
+from moco_tf.data.pixels import Pixels, default
 from moco_tf.data.recipes import Recipe
 from moco_tf.errors import UserError
 
@@ -30,14 +31,17 @@ LATER, NOISE = 1, 2
 
 
 class Augment:
-    """Color jitter, grayscale, blur, solarization, noise and normalization of uint8 images.
+    """Color jitter, grayscale, blur, solarization, noise and normalization of images.
 
     Args:
         recipe: Operations to apply, with their probabilities and strengths.
         channels: Number of channels of the images; 3 is RGB.
+        pixels: The pixel values of the images, and their mean and deviation; by default those of
+            images with 8 bits per channel.
 
     Attributes:
         recipe: The recipe.
+        value_range: The pixel values of black and white.
         mean: Mean of each channel, subtracted from the views; see `mean_and_std`.
         std: Standard deviation of each channel, by which the views are divided.
 
@@ -57,14 +61,15 @@ class Augment:
     # More of them for recipes with solarization or noise: whether to apply each of the two.
     LATER_DRAWS = 2
 
-    def __init__(self, recipe: Recipe, channels: int = 3) -> None:
+    def __init__(self, recipe: Recipe, channels: int = 3, pixels: Pixels | None = None) -> None:
         if channels != 3 and recipe.rgb_operations:
             raise UserError(
                 f"the recipe has operations for RGB ({', '.join(recipe.rgb_operations)}), and the "
                 f"images have {channels} channels: pass recipe.without_rgb_operations() to Augment"
             )
         self.recipe = recipe
-        self.mean, self.std = mean_and_std(channels)
+        pixels = pixels or default(channels)
+        self.mean, self.std, self.value_range = pixels.mean, pixels.std, pixels.value_range
         # Compiled on the CPU too, where it is then several times faster, unlike the rest of the
         # step. TensorFlow's build for TPUs cannot compile for the CPU, and compiles the whole step
         # for the TPU.
@@ -83,13 +88,13 @@ class Augment:
         """Return one augmented and normalized view of each image.
 
         Args:
-            images: uint8 `[n, H, W, channels]`.
+            images: `[n, H, W, channels]`, with values in the value range.
             rows: Rows of the images in the global batch, int32 `[n]`.
             count: Size of the global batch.
             seed: int64 `[2]`.
 
         Returns:
-            float32 `[n, H, W, channels]`, normalized by `mean_and_std`.
+            float32 `[n, H, W, channels]`, normalized by the mean and the deviation.
         """
         draws = tf.gather(self.draws(count, seed), rows)
         if self.recipe.noise_probability == 0:
@@ -161,7 +166,7 @@ class Augment:
         draws = tf.unstack(draws[:, :, tf.newaxis, tf.newaxis, tf.newaxis], axis=1)  # N x 1 x 1 x 1
 
         # Channels first: the compiler vectorizes every operation over planes of one color.
-        x = tf.transpose(tf.cast(images, tf.float32) / 255.0, [0, 3, 1, 2])
+        x = tf.transpose(to_fraction(images, self.value_range), [0, 3, 1, 2])
         x = self._change_colors(x, draws[: self.DRAWS])
         if recipe.blur_probability > 0:
             blur, sigma = draws[6:8]

@@ -1,18 +1,23 @@
 """Decoding of image files, with limits on the size that a file can declare."""
 
+import functools
 import io
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
+from moco_tf.data import readers
+from moco_tf.data.pixels import RGB, Form
+from moco_tf.data.readers import arrays, dicom, tiff
+from moco_tf.data.readers.image import MAX_PIXELS
+from moco_tf.data.readers.raster import PNG_SIGNATURE
+
 # Registers WebP, which Pillow otherwise looks for by importing every format that it knows.
 from PIL import WebPImagePlugin  # noqa: F401  # isort: skip
-
-# The largest image that Pillow decodes by default; half a gigabyte in RGB. A decoder allocates as
-# much memory as the header asks for, which a damaged or malicious file can set to any number.
-MAX_PIXELS = 178_956_970
 
 # Upper bounds on the pixels that one byte of a file can encode, reached by images of one color.
 MAX_PIXELS_PER_BYTE = {
@@ -22,8 +27,6 @@ MAX_PIXELS_PER_BYTE = {
     "BMP": 128,  # run lengths: two bytes for 255 pixels
     "WEBP": 30_000,  # has no strict bound; libwebp reaches 26,000
 }
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 PILLOW_FORMATS = ("GIF", "BMP", "WEBP")
 
 # Pillow warns of images of half of `MAX_PIXELS` and more, on the terminal and without the name of
@@ -31,35 +34,72 @@ PILLOW_FORMATS = ("GIF", "BMP", "WEBP")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 
-def decode(contents: tf.Tensor) -> tf.Tensor:
-    """Decode an image file to RGB. The contents determine the format, not the file name.
+def decode(contents: tf.Tensor, form: Form = RGB) -> tf.Tensor:
+    """Decode an image file. The contents determine the format, not the file name.
 
-    Supports JPEG, PNG, GIF, BMP and WebP. The result for an animation is its first frame. Gray
-    becomes RGB, CMYK and YCCK are converted as in Pillow, and 16 bits per channel are reduced to
-    the upper 8. Transparency is dropped: a transparent pixel keeps the color that the file holds
-    for it. The
-    EXIF orientation is not applied, as in torchvision's `ImageFolder`.
+    Supports JPEG, PNG, GIF, BMP, WebP, TIFF, DICOM and files of `numpy.save`. The result for an
+    animation is its first frame. Gray becomes RGB, and CMYK and YCCK are converted as in Pillow.
+    Transparency is dropped: a transparent pixel keeps the color that the file holds for it. As
+    uint8, 16 bits per channel in a PNG file are reduced to the upper 8.
 
-    TensorFlow decodes JPEG and PNG, Pillow the other formats.
+    By default, TensorFlow decodes JPEG and PNG, and `moco_tf.data.readers` the other formats. The
+    readers decode all formats for other forms.
 
     Args:
         contents: Contents of the file, a scalar string tensor.
+        form: The type of the pixel values, the number of channels, and whether the EXIF
+            orientation is applied. By default uint8, RGB, and no orientation, as in torchvision's
+            `ImageFolder`.
 
     Returns:
-        uint8 `[H, W, 3]`.
+        `[H, W, channels]` of the type.
 
     Raises:
         tf.errors.OpError: When the operation runs, if the file is not an image, is damaged or
-            truncated, has more than `MAX_PIXELS` pixels, or has a header that declares more pixels
-            than its bytes can encode.
+            truncated, has more than `MAX_PIXELS` pixels, has a header that declares more pixels
+            than its bytes can encode, or does not fit the form.
     """
+    if (form.dtype, form.channels) == (RGB.dtype, RGB.channels):
+        image = _decode_rgb(contents)
+    else:
+        image = _in_python(readers.read, form)(contents)
+    if form.orientation:
+        image = _in_python(_oriented, form)(contents, image)
+    return tf.ensure_shape(image, [None, None, form.channels])
+
+
+@functools.cache
+def _in_python(function: Callable[..., np.ndarray], form: Form) -> Any:
+    """Return an operation that calls a function of Python: of the contents, of an image, if it has
+    one, and of the form.
+    """
+    inputs = [tf.TensorSpec([], tf.string)]
+    if function is _oriented:
+        inputs.append(tf.TensorSpec([None, None, form.channels], form.dtype))
+
+    # A function, so that errors are TensorFlow's in eager execution too.
+    @tf.function(input_signature=inputs, autograph=False)
+    def call(*inputs: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(
+            lambda *inputs: function(*inputs, form), inputs, form.dtype, stateful=False
+        )
+        return tf.ensure_shape(image, [None, None, form.channels])
+
+    return call
+
+
+def _oriented(contents: bytes, image: np.ndarray, form: Form) -> np.ndarray:
+    return readers.oriented(image, contents)
+
+
+def _decode_rgb(contents: tf.Tensor) -> tf.Tensor:
     image = tf.cond(
         tf.io.is_jpeg(contents),
         lambda: _decode_by_tensorflow(possible_jpeg(contents)),
         lambda: tf.cond(
             _is_png(contents),
             lambda: _decode_by_tensorflow(possible_png(contents)),
-            lambda: _decode_by_pillow(contents),
+            lambda: _in_python(_decode_by_python, RGB)(contents),
         ),
     )
     return tf.ensure_shape(image, [None, None, 3])
@@ -114,11 +154,11 @@ def _max_pixels(file_format: str, contents: tf.Tensor) -> tf.Tensor:
     return tf.minimum(MAX_PIXELS_PER_BYTE[file_format] * num_bytes, MAX_PIXELS)
 
 
-# A function, so that errors are TensorFlow's in eager execution too.
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-def _decode_by_pillow(contents: tf.Tensor) -> tf.Tensor:
-    image = tf.numpy_function(decode_by_pillow, [contents], tf.uint8, stateful=False)
-    return tf.ensure_shape(image, [None, None, 3])
+def _decode_by_python(contents: bytes, form: Form) -> np.ndarray:
+    """Decode a file that is neither JPEG nor PNG to RGB."""
+    if any(module.begins(contents) for module in (arrays, dicom, tiff)):
+        return readers.read(contents, form)
+    return decode_by_pillow(contents)
 
 
 def decode_by_pillow(contents: bytes) -> np.ndarray:
@@ -143,7 +183,9 @@ def decode_by_pillow(contents: bytes) -> np.ndarray:
             image.info.pop("transparency", None)
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise ValueError("not a JPEG, PNG, GIF, BMP or WebP file, or a damaged one") from error
+        raise ValueError(
+            "not a JPEG, PNG, GIF, BMP, WebP, TIFF, DICOM or NumPy file, or a damaged one"
+        ) from error
     except Exception as error:
         # Pillow has no common exception for damaged files: it raises OSError, SyntaxError,
         # EOFError, struct.error and others.

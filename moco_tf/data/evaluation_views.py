@@ -31,7 +31,7 @@ def central_views(
     """Return batches of the central views of images, which evaluations use.
 
     Every batch is full, and every replica gets the same number of batches. A row that fills up a
-    batch or stands for an unreadable image has the index -1 and a black image.
+    batch or stands for an unreadable image has the index -1 and a blank image.
 
     Args:
         source: Data source.
@@ -42,12 +42,13 @@ def central_views(
             batches of its replicas, one after the other. None for one replica.
 
     Returns:
-        Dataset of `(indices, images)`, int64 `[n]` and uint8 `[n, size, size, C]`.
+        Dataset of `(indices, images)`, int64 `[n]` and `[n, size, size, C]` of the type of the
+        source's images.
     """
     batches = worker_batches(indices, batch_size, context)
     blank = (
         tf.constant(-1, tf.int64),
-        tf.zeros([image_size, image_size, source.channels], tf.uint8),
+        tf.zeros([image_size, image_size, source.channels], source.dtype),
     )
 
     def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -73,7 +74,7 @@ def labeled_views(
 
     An epoch is a random order of all images. Every batch is full, and every replica gets the same
     number of batches. A row that fills up the last batch of an epoch or stands for an unreadable
-    image has the label -1 and a black image. Only the former has the index -1 as well.
+    image has the label -1 and a blank image. Only the former has the index -1 as well.
 
     Args:
         source: Data source with labels.
@@ -87,15 +88,15 @@ def labeled_views(
             replicas' shares of each batch, one after the other. None for whole batches.
 
     Returns:
-        Dataset of `(indices, labels, images)`, int64 `[n]`, int32 `[n]` and uint8
-        `[n, size, size, C]`.
+        Dataset of `(indices, labels, images)`, int64 `[n]`, int32 `[n]` and
+        `[n, size, size, C]` of the type of the source's images.
     """
     context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
     recipe = Recipe(crop_scale=crop_scale)
     with tf.device("CPU"):
         # An array would be copied into every function that uses it, several times.
         labels = tf.constant(np.asarray(source.labels, np.int32))
-    blank = tf.constant(-1), tf.zeros([image_size, image_size, source.channels], tf.uint8)
+    blank = tf.constant(-1), tf.zeros([image_size, image_size, source.channels], source.dtype)
     image_indices = np.asarray(indices, np.int64)
     steps_per_epoch = -(-len(image_indices) // batch_size)
 
@@ -112,7 +113,7 @@ def labeled_views(
         epoch = epochs[0]
 
         def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image = tf.numpy_function(crop, [epoch, index, source.read(index)], tf.uint8)
+            image = tf.numpy_function(crop, [epoch, index, source.read(index)], source.dtype)
             return labels[index], tf.ensure_shape(image, blank[1].shape)
 
         return indices, *_views_or_blank(view, indices, blank)

@@ -22,13 +22,14 @@ FORMS = (
 SEPARATORS = "\t\r\n\0"  # What a path or a label in a list must not have.
 
 
-def as_files(data: Any) -> dict[str, np.ndarray | bytes]:
+def as_files(data: Any, pixels: str = "uint8") -> dict[str, np.ndarray | bytes]:
     r"""Return images as the contents of files that the sources `npy` and `files` read.
 
     Args:
         data: An array of images, uint8 `[N, H, W]` or `[N, H, W, C]`; a list of the paths of image
             files; or a pair of one of these and a list or an array of labels, integers or texts.
             None, NaN, a negative integer or an empty text stands for a missing label.
+        pixels: Type of the pixel values of an array, as in `moco_tf.data.sources.load`.
 
     Returns:
         `{"images.npy": array}`, with `"images.labels.npy"` if there are labels; or
@@ -48,7 +49,7 @@ def as_files(data: Any) -> dict[str, np.ndarray | bytes]:
     values = None if labels is None else _labels(labels, len(images))
     if not isinstance(images, np.ndarray):
         return {LIST: _list(images, values)}
-    npy.require_images(images, "data")
+    npy.require_images(images, "data", pixels)
     # In Fortran's order, an image would be spread over the whole file.
     files: dict[str, np.ndarray | bytes] = {ARRAY: np.ascontiguousarray(images)}
     if values is not None:

@@ -22,25 +22,3 @@ def mean_and_std(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if channels == 3:
         return MEAN, STD
     return (sum(MEAN) / 3,) * channels, (sum(STD) / 3,) * channels
-
-
-def scale_and_offset(channels: int) -> tuple[list[float], list[float]]:
-    """Return the same normalization as `x * scale + offset` for pixel values in [0, 255].
-
-    Args:
-        channels: Number of image channels.
-
-    Returns:
-        Two lists of `channels` floats, the scales and the offsets.
-
-    Example:
-        >>> scale, offset = scale_and_offset(3)
-        >>> round(255 * 0.485 * scale[0] + offset[0], 6)
-        0.0
-    """
-    mean, std = mean_and_std(channels)
-    scale = [1 / (255 * channel_std) for channel_std in std]
-    offset = [
-        -channel_mean / channel_std for channel_mean, channel_std in zip(mean, std, strict=True)
-    ]
-    return scale, offset

@@ -8,8 +8,40 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from moco_tf.data.pixels import BYTES
+
 # ITU-R 601 luma, with which Pillow and torchvision convert to grayscale.
 LUMA = (0.299, 0.587, 0.114)
+
+
+def to_fraction(images: tf.Tensor, value_range: tuple[float, float]) -> tf.Tensor:
+    """Return pixel values as fractions of their range, where 0 is black and 1 is white.
+
+    Args:
+        images: Numbers of any type and shape.
+        value_range: The values of black and white. Values outside are clipped.
+
+    Returns:
+        float32 of the same shape.
+    """
+    low, high = value_range
+    if value_range == BYTES and tf.as_dtype(images.dtype) == tf.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.clip_by_value((tf.cast(images, tf.float32) - low) / (high - low), 0.0, 1.0)
+
+
+def to_levels(images: tf.Tensor, value_range: tuple[float, float]) -> tf.Tensor:
+    """Return pixel values as gray levels from 0 to 255, for pictures.
+
+    Args:
+        images: As for `to_fraction`.
+        value_range: As for `to_fraction`.
+
+    Returns:
+        float32 of the same shape; the images themselves if they are bytes in their whole range.
+    """
+    is_whole = value_range == BYTES and tf.as_dtype(images.dtype) == tf.uint8
+    return images if is_whole else 255.0 * to_fraction(images, value_range)
 
 
 def to_grayscale(x: tf.Tensor) -> tf.Tensor:

@@ -79,9 +79,10 @@ class TwoViews:
                 its replicas' shares of each batch, one after the other. None for whole batches.
 
         Returns:
-            Dataset of `(query_images, key_images)`, uint8 `[n, size, size, C]` each. With positions
-            it has a third element, int64 `[n]`: the positions of the images in `source.pretrain`.
-            An image that cannot be read has the position of its substitute.
+            Dataset of `(query_images, key_images)`, `[n, size, size, C]` each, of the type of the
+            source's images. With positions it has a third element, int64 `[n]`: the positions of
+            the images in `source.pretrain`. An image that cannot be read has the position of its
+            substitute.
         """
         context = context or tf.distribute.InputContext()
         return made_in_parallel(
@@ -119,7 +120,7 @@ class TwoViews:
     ) -> tuple[tf.Tensor, ...]:
         """Return the views at an index, of an image that may be its substitute."""
         views = tf.numpy_function(
-            self._random_views, [epoch, index, read_index, image], [tf.uint8, tf.uint8]
+            self._random_views, [epoch, index, read_index, image], [image.dtype, image.dtype]
         )
         shape = [self.image_size, self.image_size, self.source.channels]
         views = tuple(tf.ensure_shape(view, shape) for view in views)
@@ -154,7 +155,7 @@ class TwoViews:
             index: int64 scalar.
 
         Returns:
-            The index of the image that was read, and the image, uint8 `[H, W, C]`.
+            The index of the image that was read, and the image, `[H, W, C]`.
         """
         requested = tf.data.Dataset.from_tensors(index)
         substitutes = requested.flat_map(lambda index: self._substitutes(epoch, index))

@@ -60,13 +60,13 @@ def random_view(image: np.ndarray, size: int, recipe: Recipe, draws: np.ndarray)
     """Return a random resized crop, which may be flipped and turned.
 
     Args:
-        image: uint8 `[H, W, C]`.
+        image: `[H, W, C]`, uint8, uint16 or float32.
         size: Side of the view in pixels.
         recipe: The recipe, for its geometric half.
         draws: Random numbers of the view, a row of `view_draws`.
 
     Returns:
-        uint8 `[size, size, C]`.
+        `[size, size, C]` of the same type.
 
     Example:
         >>> image = np.zeros([48, 64, 3], np.uint8)
@@ -172,11 +172,11 @@ def resample(image: np.ndarray, size: int) -> np.ndarray:
     by at most one gray level; shrunk photographs differ by about half a level on average.
 
     Args:
-        image: uint8 `[H, W, C]`.
+        image: `[H, W, C]`, uint8, uint16 or float32.
         size: Side of the result in pixels.
 
     Returns:
-        uint8 `[size, size, C]`, or `[size, size]` for one channel.
+        `[size, size, C]` of the same type, or `[size, size]` for one channel.
     """
     sides = image.shape[:2]
     blocks = [max(1, side // (2 * size)) for side in sides]
@@ -239,11 +239,11 @@ def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
     by `size` pixels is returned unchanged.
 
     Args:
-        image: uint8 `[H, W, C]`.
+        image: `[H, W, C]`, uint8, uint16 or float32.
         size: Side of the view in pixels.
 
     Returns:
-        uint8 `[size, size, C]`.
+        `[size, size, C]` of the same type.
     """
 
     def resize_and_crop() -> tf.Tensor:
@@ -266,13 +266,13 @@ def _resized_window(
     gigabytes.
 
     Args:
-        image: uint8 `[H, W, C]`.
+        image: `[H, W, C]`.
         resized_shape: int64 `[2]`, height and width of the resized image.
         corner: float64 `[2]`, top and left of the window in the resized image.
         size: Side of the window.
 
     Returns:
-        uint8 `[size, size, C]`.
+        `[size, size, C]` of the same type.
     """
     shape = tf.shape(image, tf.int64)[:2]
     scale = tf.cast(resized_shape, tf.float64) / tf.cast(shape, tf.float64)
@@ -291,7 +291,7 @@ def _resized_window(
         kernel_type="triangle",
         antialias=True,
     )[0]
-    return _to_uint8(window)
+    return _rounded(window, image.dtype)
 
 
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
@@ -306,8 +306,11 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) ->
         uint8 `[height, width, C]`.
     """
     resized = tf.image.resize(image, [height, width], antialias=True)
-    return _to_uint8(resized)
+    return _rounded(resized, image.dtype)
 
 
-def _to_uint8(image: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+def _rounded(image: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Return float32 values in the type of the image that was resized."""
+    if dtype.is_floating:
+        return tf.cast(image, dtype)
+    return tf.cast(tf.clip_by_value(tf.round(image), dtype.min, dtype.max), dtype)

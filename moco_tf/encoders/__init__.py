@@ -1,11 +1,14 @@
 """Encoders: convolutional backbones, with or without a projection head."""
 
+import dataclasses
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import layers
 
-from moco_tf.data.normalization import mean_and_std
+from moco_tf.data import pixels as pixel_values
+from moco_tf.data.pixels import Pixels
 from moco_tf.encoders import foreign
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.names import check_name, encoder_name, is_foreign
@@ -15,12 +18,14 @@ __all__ = [
     "Network",
     "build",
     "network_of",
+    "pixels_of",
     "random_backbone",
     "random_network",
     "with_normalization",
 ]
 
 
+RANGE = "value_range"  # The name of the layer that maps the value range to [0, 1].
 FROM_IMAGES = "_from_images"  # The end of the name of a model of `with_normalization`.
 
 
@@ -46,6 +51,7 @@ def build(
     bn_groups: int = 1,
     channels: int = 3,
     description: str | None = None,
+    pixels: Pixels | None = None,
 ) -> keras.Model:
     """Build a backbone, or with `head` an encoder of queries or keys.
 
@@ -67,11 +73,13 @@ def build(
         description: What `moco_tf.encoders.foreign.describe` returned for a backbone that is not
             one of our ResNets. It is built from that, with random weights, and the name is only a
             name.
+        pixels: The pixel values of the images before the normalization; by default those of images
+            with 8 bits per channel. The model keeps them for `with_normalization`.
 
     Returns:
         A model from images `[N, H, W, channels]`, normalized with the mean and the standard
-        deviation of `moco_tf.data.normalization.mean_and_std`, to features `[N, D]`, or with a
-        head to projections `[N, C]`. A model with a head has the attributes `backbone` and `head`.
+        deviation of `pixels`, to features `[N, D]`, or with a head to projections `[N, C]`. It has
+        the attribute `pixels`, and with a head the attributes `backbone` and `head`.
 
     Raises:
         UserError: If the name, the head or the stem is unknown, or the network cannot be used.
@@ -91,24 +99,29 @@ def build(
         backbone = foreign.load(name, bn_groups, channels)
     else:
         backbone = foreign.build(description, bn_groups)
+    backbone.pixels = pixels or pixel_values.default(channels)
     if head is None:
         return backbone
     images = keras.Input(backbone.input_shape[1:], name="images")
     projection = build_head(head, backbone.output_shape[-1], dim)
     encoder = keras.Model(images, projection(backbone(images)), name=f"{backbone.name}_encoder")
-    encoder.backbone, encoder.head = backbone, projection
+    encoder.backbone, encoder.head, encoder.pixels = backbone, projection, backbone.pixels
     return encoder
 
 
-def with_normalization(backbone: keras.Model) -> keras.Model:
+def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> keras.Model:
     """Return a model that normalizes its images before it applies a backbone.
 
     Args:
         backbone: A model from normalized images `[N, H, W, C]` to features `[N, D]`.
+        pixels: The pixel values of the images, and their mean and deviation; by default those that
+            `pixels_of` returns for the backbone.
 
     Returns:
-        A model that shares the weights of the backbone, from images `[N, H, W, C]` with values
-        between 0 and 255 to features `[N, D]` in float32.
+        A model that shares the weights of the backbone, from images `[N, H, W, C]` with values in
+        the value range of `pixels`, which is by default 0 to 255, to features `[N, D]` in float32.
+        Values outside of the range are clipped to it, but for those of images with 8 bits per
+        channel, which are never outside. It has the attribute `pixels`.
 
     Example:
         >>> import numpy as np
@@ -119,18 +132,76 @@ def with_normalization(backbone: keras.Model) -> keras.Model:
         >>> model.predict(images, verbose=0).shape
         (2, 64)
     """
-    channels = backbone.input_shape[-1]
-    mean, std = mean_and_std(channels)
+    pixels = pixels or pixels_of(backbone)
+    # The mean and the deviation are for values in [0, unit].
+    unit = 255.0 if pixels.are_bytes else 1.0
     normalize = layers.Normalization(
-        mean=[255.0 * value for value in mean],
-        variance=[(255.0 * value) ** 2 for value in std],
+        mean=[unit * value for value in pixels.mean],
+        variance=[(unit * value) ** 2 for value in pixels.std],
         dtype="float32",
         name="normalization",
     )
     images = keras.Input(backbone.input_shape[1:], name="images")
-    features = backbone(normalize(images))
+    features = backbone(normalize(in_range(images, pixels)))
     features = layers.Activation("linear", dtype="float32", name="float32")(features)
-    return keras.Model(images, features, name=f"{backbone.name}{FROM_IMAGES}")
+    model = keras.Model(images, features, name=f"{backbone.name}{FROM_IMAGES}")
+    model.pixels = pixels
+    return model
+
+
+def rescaled(images: keras.KerasTensor, pixels: Pixels) -> keras.KerasTensor:
+    """Normalize images as `with_normalization` does, by layers without tensors of their own.
+
+    Args:
+        images: An input, `[N, H, W, C]` with values in the value range.
+        pixels: The pixel values of the images, and their mean and deviation.
+    """
+    if pixels.are_bytes:
+        return layers.Rescaling(*pixels.scale_and_offset())(images)
+    fractions = dataclasses.replace(pixels, value_range=(0.0, 1.0))
+    return layers.Rescaling(*fractions.scale_and_offset())(in_range(images, pixels))
+
+
+def in_range(images: keras.KerasTensor, pixels: Pixels) -> keras.KerasTensor:
+    """Return images with values in [0, 1], or bytes as they are."""
+    if pixels.are_bytes:
+        return images
+    low, high = pixels.value_range
+    scale = layers.Rescaling(1 / (high - low), -low / (high - low), dtype="float32", name=RANGE)
+    return layers.ReLU(max_value=1.0, dtype="float32", name="clip")(scale(images))
+
+
+def pixels_of(model: keras.Model) -> Pixels:
+    """Return the pixel values that a model takes, or that are normalized for it.
+
+    Args:
+        model: A model of `build` or of `with_normalization`, or one that was loaded from a file of
+            the latter. Other models are taken to be for images with 8 bits per channel.
+
+    Example:
+        >>> import moco_tf
+        >>> pixels_of(moco_tf.encoders.build("resnet8", stem="small")).value_range
+        (0.0, 255.0)
+    """
+    if isinstance(pixels := getattr(model, "pixels", None), Pixels):
+        return pixels
+    pixels = pixel_values.default(model.input_shape[-1])
+    found = {layer.name: layer for layer in getattr(model, "layers", [])}
+    if "normalization" not in found:
+        return pixels
+    config, unit = found["normalization"].get_config(), 255.0
+    if RANGE in found:
+        scale, offset, unit = found[RANGE].scale, found[RANGE].offset, 1.0
+        low = pixel_values.rounded(-offset / scale)
+        pixels = dataclasses.replace(
+            pixels, dtype="float32", value_range=(low, pixel_values.rounded(low + 1 / scale))
+        )
+    mean, variance = np.reshape(config["mean"], -1), np.reshape(config["variance"], -1)
+    return dataclasses.replace(
+        pixels,
+        mean=tuple(pixel_values.rounded(value / unit) for value in mean),
+        std=tuple(pixel_values.rounded(np.sqrt(value) / unit) for value in variance),
+    )
 
 
 def network_of(backbone: keras.Model) -> Network:
@@ -175,6 +246,7 @@ def random_network(
     channels: int = 3,
     seed: int = 0,
     description: str | None = None,
+    pixels: Pixels | None = None,
 ) -> keras.Model:
     """Build a backbone with random weights that takes normalized images.
 
@@ -186,6 +258,7 @@ def random_network(
         channels: Number of channels of the images.
         seed: Random seed of the weights.
         description: As for `build`.
+        pixels: As for `build`.
 
     Returns:
         A model from normalized images `[N, H, W, channels]` to features `[N, D]`.
@@ -196,7 +269,7 @@ def random_network(
     if is_foreign(name) and description is None:
         description = foreign.describe(name, channels)
     keras.utils.set_random_seed(seed)
-    return build(name, stem=stem, channels=channels, description=description)
+    return build(name, stem=stem, channels=channels, description=description, pixels=pixels)
 
 
 def random_backbone(
@@ -205,6 +278,7 @@ def random_backbone(
     channels: int = 3,
     seed: int = 0,
     description: str | None = None,
+    pixels: Pixels | None = None,
 ) -> keras.Model:
     """Build a backbone with random weights, the baseline for the features of a trained one.
 
@@ -216,9 +290,10 @@ def random_backbone(
         channels: Number of channels of the images.
         seed: Random seed of the weights.
         description: As for `build`.
+        pixels: As for `build`.
 
     Returns:
-        A model from images `[N, H, W, channels]` with values between 0 and 255 to features
+        A model as `with_normalization` returns: from images `[N, H, W, channels]` to features
         `[N, D]` in float32.
 
     Raises:
@@ -230,4 +305,4 @@ def random_backbone(
         >>> backbone.output_shape
         (None, 64)
     """
-    return with_normalization(random_network(name, stem, channels, seed, description))
+    return with_normalization(random_network(name, stem, channels, seed, description, pixels))

@@ -86,7 +86,8 @@ class Extractor:
     ) -> None:
         self.source = source
         self.indices = np.asarray(indices)
-        keep_views &= len(indices) * image_size**2 * source.channels <= MAX_KEPT_BYTES
+        view_bytes = image_size**2 * source.channels * np.dtype(source.dtype).itemsize
+        keep_views &= len(indices) * view_bytes <= MAX_KEPT_BYTES
 
         def views(context: tf.distribute.InputContext) -> tf.data.Dataset:
             dataset = central_views(source, indices, image_size, BATCH_SIZE, context)

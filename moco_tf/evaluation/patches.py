@@ -51,7 +51,7 @@ def third_stage(network: keras.Model) -> keras.Model:
             f"level=patch needs one of this project's ResNets, not {network.name}: use level=image"
         )
     stage = keras.Model(network.inputs, network.get_layer(names[-1]).output, name=network.name)
-    with_images = encoders.with_normalization(stage)
+    with_images = encoders.with_normalization(stage, encoders.pixels_of(network))
     averaged = keras.layers.AveragePooling2D(3, 1, padding="same")(with_images.output)
     return keras.Model(with_images.inputs, averaged)
 

@@ -20,9 +20,10 @@ class MoCo(Mechanism):
     """Momentum Contrast (He et al., CVPR 2020) for any encoder.
 
     `fit` takes batches `(query_images, key_images)`: two views `[N, H, W, channels]` of the same N
-    images, uint8 with an `augment` and float without. N must be static, so batch the data set with
-    `drop_remainder=True`. `compile` takes an optimizer and no loss. `fit` reports the loss, the
-    contrastive top-1 and top-5 accuracy and the learning rate. A loss of ln(K + 1) is chance level.
+    images, uint8, uint16 or float32 with an `augment` and float without. N must be static, so
+    batch the data set with `drop_remainder=True`. `compile` takes an optimizer and no loss. `fit`
+    reports the loss, the contrastive top-1 and top-5 accuracy and the learning rate. A loss of
+    ln(K + 1) is chance level.
 
     Args:
         build_encoder: Function without arguments that returns a new, built model from images to

@@ -44,6 +44,9 @@ def shuffle(images: tf.Tensor, order: tf.Tensor | None) -> tuple[tf.Tensor, tf.T
     rows = replica_rows(images.shape[0])
     if order is None:
         return images, rows
+    if images.dtype == tf.uint16:  # As bytes, because collectives do not support it.
+        shuffled, rows = shuffle(tf.bitcast(images, tf.uint8), order)
+        return tf.bitcast(shuffled, tf.uint16), rows
     rows = tf.gather(order, rows)
     if images.dtype != tf.uint8:
         return tf.gather(all_gather(images), rows), rows

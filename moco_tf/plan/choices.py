@@ -221,6 +221,8 @@ def rgb_operations(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose whether saturation and hue change."""
     if images.channels != 3:
         return False, f"images with {images.channels} channels have no hue and saturation"
+    if images.pixels != "uint8":
+        return False, f"images with {images.pixels} pixels are not taken for RGB"
     changed = [name for name in ("hue", "saturation") if values[f"augment.{name}"]]
     if images.is_gray and not changed and not values["augment.gray_probability"]:
         return False, "all images in the sample are gray, so nothing would change"

@@ -5,6 +5,8 @@ This module and `moco_tf/plan/rules.py` load without TensorFlow, because configs
 
 import dataclasses
 
+from moco_tf.data.pixels import BYTES
+
 # A plan calls two images near-duplicates if their difference hashes, of 64 bits, differ in at most
 # this number of bits. `moco_tf/plan/images.py` computes the hashes.
 MAX_DIFFERING_BITS = 10
@@ -36,6 +38,8 @@ class Images:
         stride: The plan counts one of this number of consecutive images as distinct; 1 unless
             many consecutive images are near-duplicates.
         unreadable_names: Names of a few images that cannot be read.
+        pixels: Type of the pixel values.
+        value_range: The pixel values of black and white.
     """
 
     number: int
@@ -52,6 +56,8 @@ class Images:
     copies: float
     stride: int
     unreadable_names: tuple[str, ...] = ()
+    pixels: str = "uint8"
+    value_range: tuple[float, float] = BYTES
 
     @property
     def distinct(self) -> int:

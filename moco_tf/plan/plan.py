@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, run_data, run_directory
+from moco_tf import distribution, run_data, run_directory, run_pixels
 from moco_tf.backbones import warm_start
 from moco_tf.config import check, check_values, flatten
 from moco_tf.data import sources
@@ -99,7 +99,7 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
             f"'{source.name}': set it to {images.number} or less"
         )
     if workdir is not None:
-        resolved = warm_start.resolve(planned, workdir)
+        resolved = run_pixels.resolve(warm_start.resolve(planned, workdir), workdir)
         run_directory.require_same_run(workdir, resolved, run_data.of_source(source))
     settings = flatten(planned)
     found = warnings(images, devices, settings)

@@ -6,6 +6,7 @@ from typing import Any
 
 import ml_collections
 
+from moco_tf.data.pixels import BYTES, range_text
 from moco_tf.plan.facts import Devices, Images
 
 
@@ -32,6 +33,8 @@ def facts(images: Images, devices: Devices) -> str:
     colors = "gray" if images.is_gray else f"{images.channels} channels"
     if not images.is_gray and images.channels == 3:
         colors = "color"
+    if images.pixels != "uint8" or images.value_range != BYTES:
+        colors += f", {images.pixels} values from {range_text(images).replace(', ', ' to ')}"
     sizes = _size(images.smallest)
     if images.smallest != images.largest:
         sizes += f" to {_size(images.largest)}"

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution
+from moco_tf import distribution, run_pixels
 from moco_tf.config import total_steps
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
@@ -112,6 +112,7 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
         UserError: If a setting does not work with the data, or memory runs out.
     """
     with memory_may_run_out(config):
+        config = run_pixels.resolve(config)
         source, batches = build_data(config)
         model = build_model(config, batches.steps_per_epoch, source.channels, len(source.pretrain))
         total = total_steps(config, batches.steps_per_epoch)

@@ -13,7 +13,7 @@ from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.protocols import LAYERS
 from moco_tf.plots.saving import save_figure
-from moco_tf.plots.visible import title_with_note, visible
+from moco_tf.plots.visible import shown, title_with_note
 
 MAX_ROWS = 24  # Maximum number of clusters in a picture.
 
@@ -212,7 +212,7 @@ def _show_image(
 ) -> None:
     """Show an image below a title, which is red if it is not of the same class as `query`."""
     image = central_view(source.read(tf.constant(index, tf.int64)), image_size)
-    axes.imshow(visible(image.numpy()))
+    axes.imshow(shown(image, source))
     color = "crimson" if is_red else "black"
     if source.labels is not None and source.class_names is not None:
         title = f"{source.class_names[source.labels[index]][:20]}\n{title}"

@@ -18,7 +18,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.data.views import ATTEMPTS, crop_window, describe_orientation
 from moco_tf.evaluation.quality import COLLAPSED_RANK
 from moco_tf.plots.saving import save_figure
-from moco_tf.plots.visible import title_with_note, visible
+from moco_tf.plots.visible import shown, title_with_note, visible
 from moco_tf.seeds import seed_for
 
 
@@ -61,7 +61,7 @@ def plot_preview(
         _, image = batches.read(tf.constant(0, tf.int64), index)
         crops = batches.view_draws(0, int(index))
         axes = grid[row, 0]
-        axes.imshow(visible(image.numpy()))
+        axes.imshow(shown(image, source))
         axes.set_title(os.path.basename(source.describe(int(index)))[-40:], fontsize=7)
         for draws, color in zip(crops, colors, strict=True):
             top, left, height, width = crop_window(

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.evaluation_views import central_views
+from moco_tf.data.photometric import to_levels
 from moco_tf.data.sources.source import Source
 from moco_tf.plots.visible import visible
 
@@ -32,7 +33,8 @@ def thumbnails(
     side = 32 if image_size <= 32 else largest
     tiles = []
     for _, views in central_views(source, indices, image_size, BATCH_SIZE):
-        resized = tf.image.resize(views, [side, side], antialias=True)
+        levels = to_levels(views, source.value_range)
+        resized = tf.image.resize(levels, [side, side], antialias=True)
         tiles.append(np.clip(np.round(visible(resized.numpy())), 0, 255).astype(np.uint8))
     return np.concatenate(tiles)[: len(indices)]
 

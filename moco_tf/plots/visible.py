@@ -1,7 +1,9 @@
 """The channels of an image that a picture can show."""
 
 import numpy as np
+import tensorflow as tf
 
+from moco_tf.data.photometric import to_levels
 from moco_tf.data.sources.source import Source
 
 
@@ -16,6 +18,20 @@ def visible(image: np.ndarray) -> np.ndarray:
         first three as red, green and blue otherwise.
     """
     return image[..., :3] if image.shape[-1] >= 3 else np.repeat(image[..., :1], 3, axis=-1)
+
+
+def shown(image: tf.Tensor, source: Source) -> np.ndarray:
+    """Return the part of an image of a source that a picture can show.
+
+    Args:
+        image: `[H, W, C]`, with values in the value range of the source.
+        source: The source.
+
+    Returns:
+        uint8 `[H, W, 3]`, as `visible`.
+    """
+    levels = np.asarray(to_levels(image, source.value_range))
+    return visible(np.round(np.clip(levels, 0, 255)).astype(np.uint8))
 
 
 def channels_note(channels: int) -> str:

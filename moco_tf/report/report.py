@@ -13,6 +13,7 @@ from moco_tf import distribution, encoders, run_data, run_directory
 from moco_tf.backbones import descriptions
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import total_steps
+from moco_tf.data import pixels as pixel_values
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
@@ -197,7 +198,8 @@ def _baselines(
     """Return the backbones that the trained one is compared with."""
     description = descriptions.of_run(workdir, config, source.channels)
     random = encoders.random_backbone(
-        config.encoder, config.stem, source.channels, config.seed, description
+        *(config.encoder, config.stem, source.channels, config.seed, description),
+        pixels=pixel_values.from_config(config, source.channels),
     )
     side = min(image_size, MAX_PIXELS_SIDE)
 

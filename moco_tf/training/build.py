@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from moco_tf import encoders
 from moco_tf.config import total_steps
-from moco_tf.data import recipes, sources
+from moco_tf.data import pixels, recipes, sources
 from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
@@ -42,13 +42,14 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
     """
     source = sources.from_config(config)
     recipe = recipes.from_config(config)
-    if source.channels != 3 and recipe.rgb_operations:
+    if (source.channels != 3 or source.dtype != "uint8") and recipe.rgb_operations:
+        have = f"{source.channels} channels" if source.channels != 3 else f"{source.dtype} pixels"
         raise UserError(
             f"config.augmentation={config.augmentation!r} includes RGB operations "
             f"({', '.join(recipe.rgb_operations)}), but the images of '{source.name}' have "
-            f"{source.channels} channels: set config.rgb_operations=False to leave these "
-            "operations out"
+            f"{have}: set config.rgb_operations=False to leave these operations out"
         )
+    pixels.from_config(config, source.channels)  # Reports numbers that do not fit the channels.
     num_others = len(source.pretrain) - 1
     if config.mechanism == "memory_bank" and config.queue_size > num_others:
         raise UserError(
@@ -69,7 +70,7 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
 
 def build_augment(config: ml_collections.ConfigDict, channels: int) -> Augment:
     """Build the photometric augmentation of a config for images with `channels` channels."""
-    return Augment(recipes.from_config(config), channels)
+    return Augment(recipes.from_config(config), channels, pixels.from_config(config, channels))
 
 
 def build_model(
@@ -110,6 +111,7 @@ def build_model(
             bn_groups=groups,
             channels=channels,
             description=description,
+            pixels=pixels.from_config(config, channels),
         )
 
     augment = build_augment(config, channels)

@@ -84,7 +84,8 @@ class KNNMonitor(GlobalStep):
             # A copy, because every replica has its own moving statistics, whose mean is copied.
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
-            self._step = features.feature_step(encoders.with_normalization(self._copy))
+            pixels = encoders.pixels_of(self._trained)
+            self._step = features.feature_step(encoders.with_normalization(self._copy, pixels))
             self._extract_train, self._extract_test = (
                 features.Extractor(self.source, indices, self.image_size, keep_views=True)
                 for indices in (self.train, self.test)

@@ -12,7 +12,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, paths, run_data, run_directory, run_lock
+from moco_tf import distribution, paths, run_data, run_directory, run_lock, run_pixels
 from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import (
     chance_formula,
@@ -130,7 +130,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
         UserError: If a setting is invalid, the data source cannot be read, or the file cannot be
             written.
     """
-    config = plan.resolve(config)
+    config = run_pixels.resolve(plan.resolve(config))
     from moco_tf.plots.run import plot_preview  # Imports Matplotlib, which a training need not.
 
     check(config)
@@ -143,7 +143,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     require_not_best(workdir)
-    config = warm_start.resolve(config, workdir)
+    config = run_pixels.resolve(warm_start.resolve(config, workdir), workdir)
     source, batches = build_data(config)
     monitored = monitored_source(config, source)
     data = run_data.of_source(source)

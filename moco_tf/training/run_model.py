@@ -6,7 +6,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import run_data, run_directory
+from moco_tf import run_data, run_directory, run_pixels
 from moco_tf.config import check, require_moco
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
@@ -45,6 +45,7 @@ def start_from(
             "model: remove it"
         )
     run_directory.require_empty(workdir)
+    config = run_pixels.resolve(config)
     source, batches = build_data(config)
     model = build_model(config, batches.steps_per_epoch, source.channels)
     assert isinstance(model, MoCo)

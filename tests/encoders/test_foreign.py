@@ -13,7 +13,7 @@ from keras import layers
 import moco_tf
 from moco_tf import encoders
 from moco_tf.backbones import foreign_weights, loading
-from moco_tf.data.normalization import scale_and_offset
+from moco_tf.data.pixels import default
 from moco_tf.encoders import applications, foreign, keras_files
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.encoders.state_dict import MismatchError
@@ -50,7 +50,7 @@ NIGHTLY_FAMILIES = {
 
 
 def normalized(values):
-    scale, offset = scale_and_offset(values.shape[-1])
+    scale, offset = default(values.shape[-1]).scale_and_offset()
     return (values * scale + offset).astype(np.float32)
 
 

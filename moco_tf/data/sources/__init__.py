@@ -1,15 +1,23 @@
 """Data sources. A string names a source, and every image of a source has a stable index."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
+from moco_tf.data.pixels import AUTO, BYTES, DTYPES, Form, parse_range
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source, names_in
+
+# The settings `config.data.NAME` that are keyword arguments of `load`.
+OPTIONS = (
+    *("image_feature", "label_feature", "tfds_dir"),
+    *("pixels", "channels", "value_range", "orientation"),
+)
 
 
 def load(
@@ -17,6 +25,10 @@ def load(
     image_feature: str = "image/encoded",
     label_feature: str = "image/class/label",
     tfds_dir: str = "",
+    pixels: str = "uint8",
+    channels: int = 0,
+    value_range: str = AUTO,
+    orientation: bool = False,
     weights: Sequence[float] = (),
 ) -> Source:
     """Open a data source.
@@ -25,7 +37,7 @@ def load(
         name: One of the following. In a path, `~` and environment variables are expanded.
 
             - `"photos"`: patches of the sample photographs that scikit-image and scikit-learn ship;
-            - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP and WebP files;
+            - `"folder:PATH"`: a folder of JPEG, PNG, GIF, BMP, WebP, TIFF and DICOM files;
             - `"files:LIST"`: the image files in a list, a text file with a path on each line;
             - `"npy:FILE"`: an array of images in a file of `numpy.save`;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
@@ -41,6 +53,13 @@ def load(
             files, or the column of `parquet` files.
         label_feature: The same for the label; `""` for no labels.
         tfds_dir: Directory of tensorflow-datasets; `""` for its default.
+        pixels: Type of the pixel values: `"uint8"`, or `"uint16"` or `"float32"` (folder, files and
+            npy sources only).
+        channels: Number of channels (folder and files sources only); 0 for RGB.
+        value_range: Pixel values of black and white, such as `"0,4095"`; `"auto"` for the whole
+            range of an integer type; or `"measure"` for percentiles of a sample.
+        orientation: Whether to turn images as their EXIF orientation says (folder and files sources
+            only).
         weights: How often pre-training uses the images of each of several sources, relative to the
             others; none to use every image equally often.
 
@@ -55,20 +74,57 @@ def load(
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
-    name = expand_source(name)
-    if tfds_dir:
-        tfds_dir = expand(tfds_dir, "tfds_dir")
     names = names_in(name)
     if len(names) > 1:
         from moco_tf.data.sources import mixture
 
-        parts = [load(part, image_feature, label_feature, tfds_dir) for part in names]
-        return mixture.mix(printable(name), parts, weights)
+        options = (image_feature, label_feature, tfds_dir, pixels, channels, value_range)
+        parts = [load(part, *options, orientation) for part in names]
+        return mixture.mix(printable(expand_source(name)), parts, weights)
     if weights:
         raise UserError(
             f"config.data.weights={tuple(weights)} has no effect on one source, '{name}': name "
             "several, separated by semicolons"
         )
+    if pixels not in DTYPES:
+        raise UserError(f"pixels={pixels!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    values = parse_range(value_range, pixels)
+    source = _open(
+        name, image_feature, label_feature, tfds_dir, Form(pixels, channels or 3, orientation)
+    )
+    _require_effect(source, pixels, channels, orientation)
+    if values is None:
+        from moco_tf.data import measure
+
+        values = measure.value_range(source)
+    return source if values == BYTES else dataclasses.replace(source, value_range=values)
+
+
+def _require_effect(source: Source, pixels: str, channels: int, orientation: bool) -> None:
+    """Raise a `UserError` if a setting has no effect on a source."""
+    is_files = source.name.startswith(("folder:", "files:"))
+    if pixels != source.dtype:
+        raise UserError(
+            f"config.data.pixels={pixels} applies to folder, files and npy sources only: leave it "
+            f"at {source.dtype} for '{source.name}'"
+        )
+    if channels not in (0, source.channels):
+        raise UserError(
+            f"config.data.channels={channels} does not fit '{source.name}', whose images have "
+            f"{source.channels} channels: leave it at 0"
+        )
+    if orientation and not is_files:
+        raise UserError(
+            "config.data.orientation=True applies to folder and files sources only: leave it at "
+            f"False for '{source.name}'"
+        )
+
+
+def _open(name: str, image_feature: str, label_feature: str, tfds_dir: str, form: Form) -> Source:
+    """Open a data source; the value range of its pixels is still that of bytes."""
+    name = expand_source(name)
+    if tfds_dir:
+        tfds_dir = expand(tfds_dir, "tfds_dir")
     # Readers are imported when they are used: tensorflow-datasets alone takes seconds.
     scheme, _, location = name.partition(":")
     name = printable(name)
@@ -79,15 +135,15 @@ def load(
     if scheme == "folder" and location:
         from moco_tf.data.sources import folder
 
-        return folder.load(name, location)
+        return folder.load(name, location, form)
     if scheme == "files" and location:
         from moco_tf.data.sources import files
 
-        return files.load(name, location)
+        return files.load(name, location, form)
     if scheme == "npy" and location:
         from moco_tf.data.sources import npy
 
-        return npy.load(name, location)
+        return npy.load(name, location, form.dtype)
     if scheme == "idx" and location:
         from moco_tf.data.sources import idx
 
@@ -136,4 +192,4 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
 
 def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the settings of a config that are keyword arguments of `load`."""
-    return {key: config.data[key] for key in ("image_feature", "label_feature", "tfds_dir")}
+    return {key: config.data[key] for key in OPTIONS}

@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.decoding import decode
+from moco_tf.data.pixels import RGB, Form
 from moco_tf.data.sources import labeled
 from moco_tf.data.sources.path_list import PathList
+from moco_tf.data.sources.probe import require_fit
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.data.sources.walk import MAX_NAMES, listed
 from moco_tf.errors import UserError
@@ -23,7 +25,7 @@ MAX_LOOKED_FOR = 4096  # Paths of a list that are looked for, to warn of missing
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def load(name: str, path: str) -> Source:
+def load(name: str, path: str, form: Form = RGB) -> Source:
     """Open the image files that a text file lists.
 
     Each line is the path of an image, and may go on with a tab and a label. A relative path starts
@@ -35,13 +37,14 @@ def load(name: str, path: str) -> Source:
     Args:
         name: The string that names the source.
         path: Path of the text file, local or one that `tf.io.gfile` supports.
+        form: The type and the channels of the images.
 
     Returns:
         The source.
 
     Raises:
         UserError: If there is no such file, it is not a list of paths, a file in it has two labels,
-            or none of the first files in it exists.
+            or none of the first files in it exists; or as `probe.require_fit`.
     """
     lines = _read_list(name, path)
     root = os.fsencode(os.path.dirname(path))
@@ -49,6 +52,7 @@ def load(name: str, path: str) -> Source:
     lines, checksums, notes = _without_repetitions(name, root, lines)
     paths = lines.paths
     notes += _missing(root, paths)
+    notes += require_fit(name, len(paths), lambda index: _join(root, paths[index]), form)
 
     def read_file(index: tf.Tensor) -> tf.Tensor:
         # The paths stay in Python, because tf.data makes several copies of captured tensors.
@@ -57,7 +61,7 @@ def load(name: str, path: str) -> Source:
 
     return labeled.make_source(
         name=name,
-        read=lambda index: decode(read_file(index)),
+        read=lambda index: decode(read_file(index), form),
         read_file=read_file,
         describe=lambda index: printable(_join(root, paths[index])),
         list_contents=lambda: list(paths),
@@ -66,7 +70,9 @@ def load(name: str, path: str) -> Source:
         split=labeled.by_holding_out(checksums % 5 == 0),
         no_labels="no line of the list has a label",
         labels_file=os.path.basename(path),
+        channels=form.channels,
         notes=notes,
+        dtype=form.dtype,
     )
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.decoding import decode
+from moco_tf.data.pixels import RGB, Form
 from moco_tf.data.sources.image_files import IMAGE_SUFFIXES
 from moco_tf.data.sources.labeled import classes_found
 from moco_tf.data.sources.layout import Group, Layout, recognize
 from moco_tf.data.sources.path_list import PathList
+from moco_tf.data.sources.probe import require_fit
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.unclear import LEVELS, Tree, require_clear
 from moco_tf.data.sources.walk import RUN_ENTRIES, Skipped, is_run_directory, listed, walk
@@ -20,7 +22,7 @@ from moco_tf.names import printable
 from moco_tf.paths import expand_source, names_in
 
 
-def load(name: str, folder: str) -> Source:
+def load(name: str, folder: str, form: Form = RGB) -> Source:
     """Open the image files below a folder, in the order of their paths.
 
     If the first level of subfolders has the usual names of the parts of a data set, in any case and
@@ -38,6 +40,8 @@ def load(name: str, folder: str) -> Source:
     Args:
         name: The string that names the source.
         folder: Local path, or one that `tf.io.gfile` supports.
+        form: The type and the channels of the images. Files of `numpy.save` are images unless the
+            type is uint8.
 
     Returns:
         The source. It keeps the path, the label and the index of every file, but no Python object:
@@ -45,13 +49,13 @@ def load(name: str, folder: str) -> Source:
 
     Raises:
         UserError: If the folder does not exist, cannot be listed or has no image; or as
-            `unclear.require_clear` and `layout.recognize`.
+            `unclear.require_clear`, `layout.recognize` and `probe.require_fit`.
     """
     is_local = "://" not in folder
     if not (os.path.isdir(folder) if is_local else tf.io.gfile.isdir(folder)):
         raise UserError(f"data source '{name}': there is no folder '{printable(folder)}'")
     skipped = Skipped(folder)
-    files = _Files(name, folder, skipped)
+    files = _Files(name, folder, skipped, form.dtype != RGB.dtype)
     if not files.groups:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         notes = "; ".join(skipped.notes()) or "it is empty"
@@ -65,6 +69,7 @@ def load(name: str, folder: str) -> Source:
     is_pretrain, is_train, is_test = _split(files, layout)
     paths = files.paths
     root = os.fsencode(os.path.join(folder, ""))
+    fit_notes = require_fit(name, len(paths), lambda index: root + paths[index], form)
 
     def path_at(index: int) -> bytes:
         return paths[index]
@@ -85,7 +90,7 @@ def load(name: str, folder: str) -> Source:
     return Source(
         name=name,
         size=len(paths),
-        read=lambda index: decode(read_file(index)),
+        read=lambda index: decode(read_file(index), form),
         describe=lambda index: printable(os.path.join(os.fsencode(folder), paths[index])),
         pretrain=np.flatnonzero(is_pretrain),
         train=np.flatnonzero(is_train),
@@ -95,9 +100,11 @@ def load(name: str, folder: str) -> Source:
         no_labels=layout.no_labels,
         found=_found(files, layout),
         part_names=_part_names(layout),
-        notes=(*skipped.notes(), *_empty_folders(files, layout, skipped)),
+        channels=form.channels,
+        notes=(*skipped.notes(), *_empty_folders(files, layout, skipped), *fit_notes),
         list_contents=lambda: list(paths),
         read_file=read_file,
+        dtype=form.dtype,
     )
 
 
@@ -161,14 +168,14 @@ class _Files:
             deep as `unclear.LEVELS`.
     """
 
-    def __init__(self, name: str, folder: str, skipped: Skipped) -> None:
+    def __init__(self, name: str, folder: str, skipped: Skipped, with_arrays: bool) -> None:
         self.paths = PathList()
         self.groups: dict[Group, int] = {}
         self.folders: set[Group] = set()
         self.first_files: dict[str, int] = {}
         held_out = bytearray()
         group_numbers = array.array("i")
-        for below, names in walk(name, folder, skipped):
+        for below, names in walk(name, folder, skipped, with_arrays):
             levels = below.split("/")
             first, second, *_ = [*levels[:-1], None, None]
             self.folders.add((first, second))

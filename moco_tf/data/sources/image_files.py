@@ -5,20 +5,23 @@ import stat
 
 import tensorflow as tf
 
-from moco_tf.data.decoding import PNG_SIGNATURE
+from moco_tf.data.readers import dicom, tiff
+from moco_tf.data.readers.raster import PNG_SIGNATURE
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".png", ".bmp", ".gif", ".webp"}
+    | {".tif", ".tiff", ".dcm"}
 )
+ARRAY_SUFFIX = ".npy"  # Of images too, unless they are uint8, as arrays of labels often lie there.
 # Files with these suffixes are not opened, because there may be as many as there are images.
 OTHER_SUFFIXES = frozenset(
-    {".avi", ".avif", ".cr2", ".csv", ".db", ".dcm", ".dng", ".exr", ".gz", ".h5", ".heic"}
+    {".avi", ".avif", ".cr2", ".csv", ".db", ".dng", ".exr", ".gz", ".h5", ".heic"}
     | {".heif", ".html", ".ini", ".ipynb", ".jp2", ".json", ".jsonl", ".log", ".mat", ".md"}
     | {".mkv", ".mov", ".mp4", ".nef", ".nii", ".npy", ".npz", ".parquet", ".pbm", ".pdf"}
     | {".pgm", ".pkl", ".ppm", ".psd", ".pt", ".pth", ".py", ".raw", ".svg", ".tar", ".tfrecord"}
-    | {".tga", ".tgz", ".tif", ".tiff", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip"}
+    | {".tga", ".tgz", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip"}
 )
-START_BYTES = 18  # The number of first bytes that `begins_like_image` needs.
+START_BYTES = 132  # The number of first bytes that `begins_like_image` needs.
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -27,15 +30,16 @@ def suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def is_image(path: str, name: str) -> bool:
+def is_image(path: str, name: str, with_arrays: bool = False) -> bool:
     """Return whether a file is an image by its suffix, or by its first bytes if that does not tell.
 
     Args:
         path: Path of the file, local or one that `tf.io.gfile` supports.
         name: Base name of the file.
+        with_arrays: Whether files of `numpy.save` are images.
     """
     ending = suffix(name)
-    if ending in IMAGE_SUFFIXES:
+    if ending in IMAGE_SUFFIXES or (with_arrays and ending == ARRAY_SUFFIX):
         return True
     return ending not in OTHER_SUFFIXES and begins_like_image(_start(path))
 
@@ -47,6 +51,8 @@ def begins_like_image(start: bytes) -> bool:
         start: The first `START_BYTES` of the file, or all of a shorter file.
     """
     if start.startswith((b"\xff\xd8\xff", PNG_SIGNATURE, b"GIF87a", b"GIF89a")):
+        return True
+    if tiff.begins(start) or dicom.begins(start):
         return True
     if start.startswith(b"RIFF"):
         return start[8:12] == b"WEBP"

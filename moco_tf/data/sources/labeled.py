@@ -31,6 +31,7 @@ def make_source(
     notes: Sequence[str] = (),
     read_file: Callable[[tf.Tensor], tf.Tensor] | None = None,
     label_names: Mapping[int, str] | None = None,
+    dtype: str = "uint8",
 ) -> Source:
     """Return the source of images that may each have a label.
 
@@ -54,6 +55,7 @@ def make_source(
         read_file: As in `Source`.
         label_names: Names of the classes whose labels are these integers. Others are named by their
             labels.
+        dtype: As in `Source`.
 
     Returns:
         The source.
@@ -85,6 +87,7 @@ def make_source(
         notes=(*notes, *([f"{unlabeled:,} {images} for pre-training only"] if unlabeled else [])),
         list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
         read_file=read_file,
+        dtype=dtype,
     )
 
 

@@ -27,8 +27,8 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         The source.
 
     Raises:
-        UserError: If the images differ in their number of channels, or there are not as many
-            weights as sources.
+        UserError: If the images differ in their channels or in the type or range of their pixel
+            values, or there are not as many weights as sources.
 
     Example:
         >>> from moco_tf.data import sources
@@ -37,7 +37,7 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         >>> twice.size == 2 * photos.size, twice.class_names == photos.class_names
         (True, True)
     """
-    _require_same_channels(name, parts)
+    _require_same_pixels(name, parts)
     if weights and len(weights) != len(parts):
         raise UserError(
             f"config.data.weights={tuple(weights)} has {len(weights)} weights, but data source "
@@ -95,6 +95,8 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         test=joined("test", evaluated),
         load_labels=load_labels if any(labeled) else None,
         channels=parts[0].channels,
+        dtype=parts[0].dtype,
+        value_range=parts[0].value_range,
         ignored=[path for part in parts for path in part.ignored],
         no_labels="" if any(labeled) else parts[0].no_labels,
         found=f"from {len(parts)} sources",
@@ -107,11 +109,19 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
     )
 
 
-def _require_same_channels(name: str, parts: Sequence[Source]) -> None:
+def _require_same_pixels(name: str, parts: Sequence[Source]) -> None:
+    """Raise a `UserError` if the images differ in their channels or in their pixel values."""
+    first = parts[0]
     for part in parts:
-        if part.channels != parts[0].channels:
-            raise UserError(
-                f"data source '{name}': the images of '{parts[0].name}' have {parts[0].channels} "
-                f"channels, but those of '{part.name}' have {part.channels}: use sources with the "
-                "same number"
-            )
+        for attribute, phrase in (
+            ("channels", "have {} channels"),
+            ("dtype", "have pixels of the type {}"),
+            ("value_range", "have pixel values in the range {}"),
+        ):
+            values = getattr(first, attribute), getattr(part, attribute)
+            if values[0] != values[1]:
+                raise UserError(
+                    f"data source '{name}': the images of '{first.name}' "
+                    f"{phrase.format(values[0])}, but those of '{part.name}' "
+                    f"{phrase.format(values[1])}: use sources whose images are alike"
+                )

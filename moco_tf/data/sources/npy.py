@@ -6,6 +6,9 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.pixels import Form
+from moco_tf.data.readers import fitted
+from moco_tf.data.readers.image import Image
 from moco_tf.data.sources import labeled
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
@@ -21,18 +24,20 @@ HELD_OUT_KEY = zlib.crc32(b"npy")
 MAX_CHANNELS_LAST = 4  # An axis of at most this length is one of channels, not of height or width.
 
 
-def load(name: str, path: str) -> Source:
+def load(name: str, path: str, dtype: str = "uint8") -> Source:
     """Open the images in a file that `numpy.save` wrote.
 
-    The array is uint8, `[N, H, W]` or `[N, H, W, C]`. The labels are in an array `[N]` of integers
-    or texts beside it: those of `images.npy` are in `images.labels.npy`. A negative integer or an
-    empty text stands for an image without a label. Pre-training uses all images, and an evaluation
-    those with a label, a fifth of which is held out for testing. Which are depends on their number
-    in the array only, so more images at its end do not move others.
+    The array is `[N, H, W]` or `[N, H, W, C]`, and uint8 by default. The labels are in an array
+    `[N]` of integers or texts beside it: those of `images.npy` are in `images.labels.npy`. A
+    negative integer or an empty text stands for an image without a label. Pre-training uses all
+    images, and an evaluation those with a label, a fifth of which is held out for testing. Which
+    are depends on their number in the array only, so more images at its end do not move others.
 
     Args:
         name: The string that names the source.
         path: Path of the local file. The array stays on the disk, and images are read as needed.
+        dtype: Type of the pixel values. With `"float32"` the array may be of any type of integers
+            or floats.
 
     Returns:
         The source. Images without an axis of channels are repeated to three channels.
@@ -41,7 +46,7 @@ def load(name: str, path: str) -> Source:
         UserError: If a file does not exist, is damaged, or holds no images or no labels for them.
     """
     images = _open(name, path)
-    require_images(images, f"data source '{name}': {path}")
+    require_images(images, f"data source '{name}': {path}", dtype)
     labels, label_of_image, no_labels = np.array([], str), np.full(len(images), -1), ""
     labels_path = path.removesuffix(".npy") + LABELS_SUFFIX
     if os.path.exists(labels_path):
@@ -51,17 +56,21 @@ def load(name: str, path: str) -> Source:
     else:
         no_labels = f"there is no {os.path.basename(labels_path)}"
     shape = (*images.shape[1:3], 3) if images.ndim == 3 else images.shape[1:]
+    form = Form(dtype, shape[-1])
 
     def image_at(index: np.ndarray) -> np.ndarray:
-        image = images[index]
-        return np.repeat(image[..., np.newaxis], 3, axis=-1) if image.ndim == 2 else image.copy()
+        return fitted(Image(np.array(images[index])), form)
+
+    # A function, so that the errors of floats, which may be NaN, are TensorFlow's.
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
+    def read(index: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(image_at, [index], dtype, stateful=False)
+        return tf.ensure_shape(image, shape)
 
     held_out = np.random.Philox(key=[HELD_OUT_KEY, 0]).random_raw(len(images)) % 5 == 0
     return labeled.make_source(
         name=name,
-        read=lambda index: tf.ensure_shape(
-            tf.numpy_function(image_at, [index], tf.uint8, stateful=False), shape
-        ),
+        read=read,
         describe=lambda index: f"image {index} of {path}",
         list_contents=lambda: [contents(images)],
         labels=[str(label) for label in labels],
@@ -70,15 +79,17 @@ def load(name: str, path: str) -> Source:
         no_labels=no_labels or "no image has one",
         labels_file=os.path.basename(labels_path),
         channels=shape[-1],
+        dtype=dtype,
     )
 
 
-def require_images(images: np.ndarray, label: str) -> None:
+def require_images(images: np.ndarray, label: str, dtype: str = "uint8") -> None:
     """Raise a `UserError` unless an array holds images.
 
     Args:
         images: The array.
         label: What it is, for messages, such as `"data"`.
+        dtype: Type of the pixel values, as for `load`.
     """
     shape = list(images.shape)
     if images.ndim not in (3, 4) or not images.size:
@@ -96,8 +107,14 @@ def require_images(images: np.ndarray, label: str) -> None:
             f"{label} has the shape {shape}, with the channels first: use "
             "np.moveaxis(images, 1, -1)"
         )
-    if images.dtype != np.uint8:
-        raise UserError(f"{label} is {images.dtype}, but images are uint8: {_conversion(images)}")
+    if dtype == "float32" and images.dtype.kind in "iuf":
+        return
+    if images.dtype != dtype:
+        kept = "" if dtype == "float32" else _remedy_that_keeps(images)
+        how = f"{_conversion(images)}{kept}" if dtype == "uint8" else kept.removeprefix(", or ")
+        raise UserError(
+            f"{label} is {images.dtype}, but images are {dtype}: {how or 'use numbers'}"
+        )
 
 
 def require_labels(labels: np.ndarray, count: int, label: str) -> None:
@@ -134,6 +151,15 @@ def contents(images: np.ndarray) -> bytes:
         chosen = np.ascontiguousarray(images[indices[start : start + block]])
         checksum = zlib.crc32(chosen.data, checksum)
     return f"{len(images)} images with the checksum {checksum:08x}".encode()
+
+
+def _remedy_that_keeps(images: np.ndarray) -> str:
+    """Return the settings that read an array as it is; "" if there are none."""
+    if images.dtype in (np.uint8, np.uint16):
+        return f", or set config.data.pixels={images.dtype} to keep them"
+    if images.dtype.kind in "iuf":
+        return ", or set config.data.pixels=float32 and a config.data.value_range to keep them"
+    return ""
 
 
 def _conversion(images: np.ndarray) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moco_tf.data.pixels import BYTES
 from moco_tf.data.sources.indices import Blocks, Indices, is_in
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ class Source:
     Attributes:
         name: The string that names the source, such as `"folder:PATH"`.
         size: Number of images, N.
-        read: Function from an index, an int64 scalar tensor, to an image, uint8 `[H, W, channels]`.
-            It works inside tf.data functions. An image that cannot be read raises a
-            `tf.errors.OpError` there.
+        read: Function from an index, an int64 scalar tensor, to an image, `[H, W, channels]` of
+            the type `dtype`. It works inside tf.data functions. An image that cannot be read
+            raises a `tf.errors.OpError` there.
         describe: Function from an index to a short description of the image for messages, such as
             its path.
         pretrain: Indices of the images for pre-training: an int64 array, or for sources with very
@@ -54,6 +55,8 @@ class Source:
             the weight of each source, in the order of the sources.
         read_file: Function like `read`, but it returns the contents of the image file, a scalar
             string tensor; None if the images are not files but arrays.
+        dtype: Type of the pixel values: `"uint8"`, `"uint16"` or `"float32"`.
+        value_range: The pixel values of black and white.
     """
 
     name: str
@@ -74,6 +77,8 @@ class Source:
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
     mixture: tuple[tuple[int, float], ...] = ()
     read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
+    dtype: str = "uint8"
+    value_range: tuple[float, float] = BYTES
 
     @property
     def summary(self) -> str:

@@ -95,7 +95,9 @@ def listed(names: Iterable[str], count: int | None = None, limit: int = MAX_NAME
     return ", ".join(names[:limit]) + more
 
 
-def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str]]]:
+def walk(
+    name: str, root: str, skipped: Skipped, with_arrays: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """Yield the image files below a folder, in the order of their paths.
 
     Every folder is read once, whatever links lead to it. Hidden files and folders are left out,
@@ -105,6 +107,7 @@ def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str
         name: The string that names the source, for messages.
         root: Path of the folder, local or one that `tf.io.gfile` supports.
         skipped: Receives what is skipped, except for what is hidden.
+        with_arrays: Whether files of `numpy.save` are images.
 
     Yields:
         The path of a folder below the root, which is empty or ends in a slash, and names of image
@@ -123,7 +126,7 @@ def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str
             if entry.endswith("/"):
                 subfolder = below + entry
                 break
-            if is_image(os.path.join(root, below, entry), entry):
+            if is_image(os.path.join(root, below, entry), entry, with_arrays):
                 names.append(entry)
             else:
                 skipped.add_file(below + entry)

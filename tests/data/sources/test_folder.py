@@ -97,12 +97,12 @@ def test_upper_case_and_missing_suffixes_are_images(tmp_path):
 
 
 def test_other_files_are_ignored_and_hidden_files_are_not_listed(tmp_path):
-    write_photos(tmp_path, "dog/a.jpg", "cat/b.jpg", "cat/c.tiff", "cat/.hidden.jpg")
+    write_photos(tmp_path, "dog/a.jpg", "cat/b.jpg", "cat/c.tga", "cat/.hidden.jpg")
     (tmp_path / "labels.csv").write_text("a,b\n")
     (tmp_path / ".DS_Store").write_text("")
     source = load(tmp_path)
     assert relative_paths(source, tmp_path) == ["cat/b.jpg", "dog/a.jpg"]
-    assert source.ignored == [str(tmp_path / "cat/c.tiff"), str(tmp_path / "labels.csv")]
+    assert source.ignored == [str(tmp_path / "cat/c.tga"), str(tmp_path / "labels.csv")]
     assert source.class_names == ["cat", "dog"]
 
 
@@ -194,7 +194,7 @@ def test_format_is_detected_from_the_contents(tmp_path, image_format):
 
 
 def test_unsupported_format_is_an_error_when_it_is_read(tmp_path):
-    photo(0).save(tmp_path / "a.jpg", format="TIFF")
+    photo(0).save(tmp_path / "a.jpg", format="TGA")
     source = load(tmp_path)
     with pytest.raises(tf.errors.InvalidArgumentError):
         read_image(source, 0)

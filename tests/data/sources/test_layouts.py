@@ -236,7 +236,7 @@ def test_summary_of_class_folders(tmp_path):
 
 @pytest.mark.parametrize(
     "stray",
-    ["LICENSE", "README", "notes.txt", "a.tif", "list.2019", "empty", "Thumbs.db", "no suffix."],
+    ["LICENSE", "README", "notes.txt", "a.svg", "list.2019", "empty", "Thumbs.db", "no suffix."],
 )
 def test_stray_files_have_no_vote(tmp_path, stray):
     write(tmp_path, *CLASSES, stray)
@@ -300,17 +300,17 @@ def test_suffixes_of_images(tmp_path, suffix):
 
 
 def test_ignored_files_are_counted_by_suffix(tmp_path):
-    write(tmp_path, "a.png", *[f"{n:02}.TIF" for n in range(10)], "b.txt", "c.txt", "LICENSE")
+    write(tmp_path, "a.png", *[f"{n:02}.SVG" for n in range(10)], "b.txt", "c.txt", "LICENSE")
     source = load(tmp_path)
     assert (
-        "ignored 13 files: 10 .tif, 2 .txt, 1 without a known suffix (00.TIF, 01.TIF, 02.TIF, ...)"
+        "ignored 13 files: 10 .svg, 2 .txt, 1 without a known suffix (00.SVG, 01.SVG, 02.SVG, ...)"
     ) in source.summary.splitlines()
     assert len(source.ignored) == 13
 
 
 def test_error_without_images_says_what_is_there(tmp_path):
-    write(tmp_path, "a.tif", "b.tif")
-    with pytest.raises(UserError, match=r"no image file \(\.bmp, .*\.mpo.*ignored 2 files: 2 .tif"):
+    write(tmp_path, "a.svg", "b.svg")
+    with pytest.raises(UserError, match=r"no image file \(\.bmp, .*\.mpo.*ignored 2 files: 2 .svg"):
         load(tmp_path)
 
 

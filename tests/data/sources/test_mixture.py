@@ -137,7 +137,7 @@ def test_passes_of_a_source_have_different_orders():
 
 def test_mixtures_of_different_channels_are_refused(name, tmp_path):
     np.save(tmp_path / "gray.npy", np.zeros([4, 16, 16, 1], np.uint8))
-    with pytest.raises(UserError, match="have 3 channels, but those of .* have 1"):
+    with pytest.raises(UserError, match="have 3 channels, but those of .* have 1 channels"):
         sources.load(f"{name};npy:{tmp_path}/gray.npy")
 
 
