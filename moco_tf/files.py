@@ -61,7 +61,7 @@ def error_reason(error: Exception) -> str:
         # The reason is the first line behind the places in the code, which are indented.
         _, *lines = [line for line in reason.splitlines() if line[:1].strip()]
         reason = next((line for line in lines if not line.startswith("Detected at node")), reason)
-    reason = re.sub(r"^([\w.]+\.Unfit|Value)Error: ", "", reason)  # Of a function in Python.
+    reason = re.sub(r"^(Unfit|Value)Error: ", "", reason)  # Of a function in Python.
     return reason.splitlines()[0] if reason else type(error).__name__
 
 

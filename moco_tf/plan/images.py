@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from moco_tf.data.photometric import to_levels
 from moco_tf.data.pipeline import first_readable
+from moco_tf.data.pixels import BYTES
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.plan.facts import MANY_CONSECUTIVE, MAX_DIFFERING_BITS, Images
@@ -115,7 +116,10 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
     data = without_tuning(
         tf.data.Dataset.from_tensor_slices((np.array(order, np.int64), indices))
         .map(
-            lambda position, index: (position, *_thumbnail(source, source.read(index))),
+            lambda position, index: (
+                position,
+                *_thumbnail(source.read(index), source.value_range),
+            ),
             num_parallel_calls=os.cpu_count(),
             deterministic=True,
         )
@@ -141,13 +145,15 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
     return looks, [position for position in order[:reached] if position not in looks]
 
 
-def _thumbnail(source: Source, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _thumbnail(
+    image: tf.Tensor, value_range: tuple[float, float] = BYTES
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return the height and the width of an image, and a thumbnail, float32 `[8, 9, C]`."""
     shape = tf.shape(image)
     # Every second or further pixel of a large image, because the average of all takes time.
     step = tf.maximum(tf.minimum(shape[0], shape[1]) // 256, 1)
     smaller = tf.ensure_shape(image[::step, ::step], [None, None, image.shape[-1]])
-    smaller = to_levels(smaller, source.value_range)
+    smaller = to_levels(smaller, value_range)
     return shape[0], shape[1], tf.image.resize(smaller, THUMBNAIL, antialias=True)
 
 
