@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moco_tf.embedding.embed import embed
     from moco_tf.errors import UserError
     from moco_tf.mechanisms.moco import MoCo
+    from moco_tf.preparation.prepare import prepare
     from moco_tf.pretraining import preview, train
     from moco_tf.runs import Run, load_run
 
@@ -75,6 +76,7 @@ __all__ = [
     "load_run",
     "load_source",
     "optimizers",
+    "prepare",
     "preview",
     "schedules",
     "train",
@@ -93,6 +95,7 @@ _DEFINITIONS = {
     "load_backbone": ("moco_tf.backbones.loading", "load_backbone"),
     "load_run": ("moco_tf.runs", "load_run"),
     "load_source": ("moco_tf.data.sources", "load"),
+    "prepare": ("moco_tf.preparation.prepare", "prepare"),
     "preview": ("moco_tf.pretraining", "preview"),
     "train": ("moco_tf.pretraining", "train"),
 }

@@ -14,12 +14,14 @@ import moco_tf.cli.demo
 import moco_tf.cli.embed
 import moco_tf.cli.evaluate
 import moco_tf.cli.export
+import moco_tf.cli.prepare
 import moco_tf.cli.train
 from moco_tf.cli.formats import FORMATS
 
 MAIN = {
     "train.py": moco_tf.cli.train.main,
     "embed.py": moco_tf.cli.embed.main,
+    "prepare.py": moco_tf.cli.prepare.main,
     "evaluate.py": moco_tf.cli.evaluate.main,
     "demo": moco_tf.cli.demo.main,
 }
@@ -29,7 +31,7 @@ def run(script, *arguments, workdir=None, status=0):
     """Run `python script *arguments`, and return what it printed.
 
     Args:
-        script: "train.py", "evaluate.py", "embed.py", "demo" or "export/MODULE.py".
+        script: "train.py", "evaluate.py", "embed.py", "prepare.py", "demo" or "export/MODULE.py".
         *arguments: The arguments, converted to strings.
         workdir: Value of a further argument --workdir.
         status: The exit status that is expected, or a tuple of those that are possible.

@@ -43,6 +43,7 @@ NIGHTLY = (
     "moco_tf.embedding.embed.embed",
     "moco_tf.mechanisms.end_to_end.EndToEnd",
     "moco_tf.mechanisms.memory_bank.MemoryBank",
+    "moco_tf.preparation.prepare.prepare",
     "moco_tf.pretraining.preview",
     "moco_tf.runs.Run",
     "moco_tf.training.run.train",

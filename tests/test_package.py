@@ -24,7 +24,7 @@ import moco_tf
 from tests.command import ROOT, TINY
 from tests.images import write_folder
 
-COMMANDS = ("moco-demo", "moco-embed", "moco-evaluate", "moco-export", "moco-train")
+COMMANDS = ("moco-demo", "moco-embed", "moco-evaluate", "moco-export", "moco-prepare", "moco-train")
 # What a checkout contains besides its files.
 IGNORED = (".*", "__pycache__", "*.egg-info", "api", "build", "dist", "runs")
 
@@ -132,7 +132,7 @@ def test_source_distribution_contains_what_a_checkout_does(built):
     expected |= files("studies")
     expected = {path for path in expected if not path.startswith("docs/api/")}  # Made by Sphinx.
     expected |= {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile"}
-    expected |= {"README.md", "train.py", "evaluate.py", "embed.py"}
+    expected |= {"README.md", "train.py", "evaluate.py", "embed.py", "prepare.py"}
     assert expected <= names, expected - names
 
 

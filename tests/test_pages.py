@@ -12,7 +12,7 @@ import string
 import pytest
 from absl import flags
 
-from moco_tf.cli import app, demo, embed, evaluate, train
+from moco_tf.cli import app, demo, embed, evaluate, prepare, train
 from moco_tf.cli.formats import FORMATS
 from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
@@ -30,6 +30,8 @@ COMMANDS = {
     "evaluate.py": evaluate.COMMAND,
     "embed.py": embed.COMMAND,
     "moco-embed": embed.COMMAND,
+    "prepare.py": prepare.COMMAND,
+    "moco-prepare": prepare.COMMAND,
     "moco-train": train.COMMAND,
     "moco-evaluate": evaluate.COMMAND,
     "moco-demo": demo.COMMAND,

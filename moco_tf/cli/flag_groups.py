@@ -41,27 +41,35 @@ def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROU
     )
 
 
-def define_source_flags(values: flags.FlagValues, data_help: str) -> None:
-    """Define --data, with this help text, and the flags that say how to read it."""
+def define_source_flags(
+    values: flags.FlagValues, data_help: str, default: str = "that of the run"
+) -> None:
+    """Define --data, with this help text, and the flags that say how to read it.
+
+    Args:
+        values: Flag values to define the flags in.
+        data_help: Help text of --data.
+        default: What the default of the other flags is, for their help texts.
+    """
     flags.DEFINE_string("data", None, data_help, flag_values=values)
     flags.DEFINE_string(
         "image_feature",
         None,
         "Feature of a record that holds the encoded image (tfrecord and arrayrecord sources), "
-        "extension (webdataset) or column (parquet). By default that of the run.",
+        f"extension (webdataset) or column (parquet). By default {default}.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "label_feature",
         None,
         "Feature of a record that holds the label (tfrecord and arrayrecord sources), extension or "
-        "JSON key (webdataset) or column (parquet). By default that of the run.",
+        f"JSON key (webdataset) or column (parquet). By default {default}.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "tfds_dir",
         None,
-        "Directory of the data sets (tfds sources only). By default that of the run.",
+        f"Directory of the data sets (tfds sources only). By default {default}.",
         flag_values=values,
     )
     flags.DEFINE_enum(

@@ -24,4 +24,4 @@ def in_commands(text: str) -> str:
     """
     for name, module in FORMATS.items():
         text = text.replace(f"python export/{module}.py", f"moco-export {name}")
-    return re.sub(r"python (train|evaluate|embed)\.py", r"moco-\1", text)
+    return re.sub(r"python (train|evaluate|embed|prepare)\.py", r"moco-\1", text)

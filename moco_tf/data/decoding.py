@@ -177,7 +177,7 @@ def decode_by_pillow(contents: bytes) -> np.ndarray:
     try:
         # Lazy: this reads the header only.
         with Image.open(io.BytesIO(contents), formats=PILLOW_FORMATS) as image:
-            _check_size(image, len(contents))
+            check_size(image, len(contents))
             image.load()
             # Pillow would convert the transparent color too, and fails where no pixel has it.
             image.info.pop("transparency", None)
@@ -192,14 +192,20 @@ def decode_by_pillow(contents: bytes) -> np.ndarray:
         raise ValueError(f"image file cannot be decoded: {error}") from error
 
 
-def _check_size(image: Image.Image, num_bytes: int) -> None:
+def check_size(image: Image.Image, num_bytes: int) -> None:
     """Raise a ValueError if an image cannot, or must not, be as large as its header declares.
 
     Pillow has its own limit, but the program that uses this module may have changed it.
+
+    Args:
+        image: The image, of which only the header may have been read.
+        num_bytes: Size of the file.
     """
     width, height = image.size
-    if width * height > min(MAX_PIXELS, MAX_PIXELS_PER_BYTE[str(image.format)] * num_bytes):
+    # A file of several pictures, as phones write it, begins with a JPEG.
+    file_format = "JPEG" if image.format == "MPO" else str(image.format)
+    if width * height > min(MAX_PIXELS, MAX_PIXELS_PER_BYTE[file_format] * num_bytes):
         raise ValueError(
             f"the header declares {width} x {height} pixels, more than {num_bytes} bytes of "
-            f"{image.format} can encode or than the limit of {MAX_PIXELS}"
+            f"{file_format} can encode or than the limit of {MAX_PIXELS}"
         )

@@ -1,0 +1,324 @@
+"""The images of a source at a bounded size, written to a few large files."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+import moco_tf
+from moco_tf import run_data
+from moco_tf.data.sources.layout import TEST, TRAIN, UNLABELED
+from moco_tf.data.sources.record_parts import HELD_OUT, LABEL_NAMES_FILE
+from moco_tf.data.sources.source import Source
+from moco_tf.data.tuning import without_autograph, without_tuning
+from moco_tf.embedding.settings import require_shard
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason, read_json
+from moco_tf.names import printable
+from moco_tf.output_directory import OutputDirectory
+from moco_tf.paths import expand_argument
+from moco_tf.preparation.images import PreparedImage, prepare_file, prepare_pixels
+from moco_tf.preparation.settings import (
+    FORMATS,
+    IMAGES_PER_FILE,
+    MAX_QUALITY,
+    MAX_SIDE,
+    QUALITY,
+)
+from moco_tf.preparation.writers import WRITERS, Item
+
+DROPPED_FILE = "dropped.tsv"
+AHEAD = 4  # Images that wait for each core.
+
+
+class Outcome(NamedTuple):
+    """What a call of `prepare` has written, and what the directory holds now.
+
+    Attributes:
+        data: The data source that the directory is once it is complete.
+        num_files: Number of the files that this call has written.
+        is_complete: Whether the directory now has all of its files.
+        num_images: Number of the images in the directory.
+        num_copied: Number of those whose files were copied as they are.
+        num_dropped: Number of the images that cannot be read and were left out.
+        source_bytes: Size of the files of those images in the source; 0 for arrays.
+        bytes: Size of their files now.
+    """
+
+    data: str
+    num_files: int
+    is_complete: bool
+    num_images: int
+    num_copied: int
+    num_dropped: int
+    source_bytes: int
+    bytes: int
+
+
+def prepare(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    format: str = "tfrecord",
+    max_side: int = MAX_SIDE,
+    quality: int = QUALITY,
+    images_per_file: int = IMAGES_PER_FILE,
+    shard: tuple[int, int] = (0, 1),
+) -> Outcome:
+    """Write the images of a source to files from which training reads them faster.
+
+    Images are shrunk until their longer side has `max_side` pixels, and none is enlarged. Those
+    that cannot be read are left out; their names and the reasons are in `dropped.tsv`. The result
+    is a data source with the same labels, class names and parts. All cores are used. Files are
+    written atomically. If the call is interrupted, the same call writes the files that are missing.
+
+    Args:
+        source: The result of `moco_tf.load_source`, with RGB images.
+        out: Directory to write to, local or a path of TensorFlow such as `gs://...`: a new one, or
+            one that an earlier call with the same arguments wrote.
+        format: `"tfrecord"`, `"arrayrecord"` or `"webdataset"`.
+        max_side: Maximum of the longer side in pixels, 1 or greater.
+        quality: Quality of the JPEG files, 1 to 95. Images that are small enough are copied.
+        images_per_file: Number of images of a file, 1 or greater.
+        shard: `(i, n)` with i in [0, n): this call writes every n-th file, starting with file i. In
+            this way n machines share the work without communication.
+
+    Returns:
+        The source to open, and the numbers of files, images and bytes.
+
+    Raises:
+        UserError: If an argument is out of range, the images are not RGB, the directory holds other
+            files or cannot be written, or none of the images can be read.
+
+    Example:
+        >>> import moco_tf
+        >>> outcome = moco_tf.prepare(moco_tf.load_source("photos"), "prepared")
+        >>> outcome.num_images
+        9934
+        >>> moco_tf.load_source(outcome.data).class_names[:2]
+        ['astronaut', 'brick']
+    """
+    path = expand_argument(out, "out")
+    _check_arguments(source, format, max_side, quality, images_per_file, shard)
+    parts = _parts(source)
+    facts = {
+        "moco_tf": moco_tf.__version__,
+        "source": source.name,
+        "source_checksum": run_data.of_source(source).checksum,
+        "num_images": {name: len(indices) for name, indices in parts.items()},
+        "format": format,
+        "max_side": max_side,
+        "quality": quality,
+        "images_per_file": images_per_file,
+    }
+    informative = ["moco_tf", *(["source"] if facts["source_checksum"] else [])]
+    directory = OutputDirectory(path, facts, informative, "prepared images")
+    if source.class_names:
+        lines = [f"{label}:{name}\n" for label, name in enumerate(source.class_names)]
+        directory.write_again(LABEL_NAMES_FILE, "".join(lines))
+    files = _files(path, parts, images_per_file, format)
+    missing = [file for file in files[shard[0] :: shard[1]] if not file.exists()]
+    _write_files(source, directory, missing, format, max_side, quality)
+    reports = [read_json(file.report) for file in files if file.exists()]
+    dropped = [line for report in reports for line in report["dropped"]]
+    outcome = Outcome(
+        data=f"{format}:{os.path.join(path, '*' + WRITERS[format][0])}",
+        num_files=len(missing),
+        is_complete=len(reports) == len(files),
+        num_images=sum(report["images"] for report in reports),
+        num_copied=sum(report["copied"] for report in reports),
+        num_dropped=len(dropped),
+        source_bytes=sum(report["source_bytes"] for report in reports),
+        bytes=sum(report["bytes"] for report in reports),
+    )
+    if outcome.is_complete and dropped:
+        directory.write_again(DROPPED_FILE, "".join(f"{n}\t{why}\n" for n, why in dropped))
+        if not outcome.num_images:
+            raise UserError(
+                f"data source '{source.name}': none of the {len(dropped):,} images can be read: "
+                f"{os.path.join(path, DROPPED_FILE)} says why"
+            )
+    return outcome
+
+
+class _File(NamedTuple):
+    """A file of the directory, the report on it, and the indices of its images in the source."""
+
+    path: str
+    report: str
+    indices: np.ndarray
+
+    def exists(self) -> bool:
+        return tf.io.gfile.exists(self.path) and tf.io.gfile.exists(self.report)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """An image, or why it cannot be read, and the size of its file in the source."""
+
+    index: int
+    image: PreparedImage | None
+    reason: str
+    source_bytes: int
+
+
+def _check_arguments(
+    source: Source,
+    format: str,
+    max_side: int,
+    quality: int,
+    images_per_file: int,
+    shard: tuple[int, int],
+) -> None:
+    if format not in FORMATS:
+        raise UserError(f"format={format}: choose one of {', '.join(FORMATS)}")
+    for name, value in (("max_side", max_side), ("images_per_file", images_per_file)):
+        if value < 1:
+            raise UserError(f"{name}={value}: must be 1 or greater")
+    if not 1 <= quality <= MAX_QUALITY:
+        raise UserError(f"quality={quality}: must be from 1 to {MAX_QUALITY}")
+    require_shard(*shard)
+    if source.channels != 3:
+        raise UserError(
+            f"data source '{source.name}' has images with {source.channels} channels, but only RGB "
+            "images can be prepared: train on them as they are"
+        )
+
+
+def _parts(source: Source) -> dict[str, np.ndarray]:
+    """Return the indices of the images of each part, by the word in the names of its files.
+
+    These words are such that `record_parts.split` finds the same split. Images that neither
+    training nor evaluation uses are left out.
+    """
+    is_pretrain, is_train, is_test = np.zeros((3, source.size), bool)
+    is_pretrain[source.pretrain] = is_train[source.train] = is_test[source.test] = True
+    masks = {
+        TRAIN: is_train,
+        HELD_OUT: is_test & is_pretrain,
+        TEST: is_test & ~is_pretrain,
+        UNLABELED: is_pretrain & ~is_train & ~is_test,
+    }
+    return {name: np.flatnonzero(mask) for name, mask in masks.items() if mask.any()}
+
+
+def _files(
+    path: str, parts: dict[str, np.ndarray], images_per_file: int, format: str
+) -> list[_File]:
+    files = []
+    for part, indices in parts.items():
+        count = -(-len(indices) // images_per_file)
+        for number in range(count):
+            name = f"{part}-{number:05}-of-{count:05}"
+            of_file = indices[number * images_per_file : (number + 1) * images_per_file]
+            file_path = os.path.join(path, name + WRITERS[format][0])
+            files.append(_File(file_path, os.path.join(path, f"_{name}.json"), of_file))
+    return files
+
+
+def _write_files(
+    source: Source,
+    directory: OutputDirectory,
+    files: list[_File],
+    format: str,
+    max_side: int,
+    quality: int,
+) -> None:
+    """Write files. Images are read in one pass over all of them, so that no core waits."""
+    if not files:
+        return
+    write = WRITERS[format][1]
+    indices = np.concatenate([file.indices for file in files])
+    results = _results(source, indices, max_side, quality)
+    with tqdm(total=len(indices), desc="images", unit="img", disable=None) as bar:
+        for file in files:
+            report: dict[str, Any] = dict(images=0, copied=0, source_bytes=0, bytes=0, dropped=[])
+            of_file = itertools.islice(results, len(file.indices))
+
+            def write_both(
+                paths: list[str],
+                of_file: Iterator[_Result] = of_file,
+                report: dict[str, Any] = report,
+            ) -> None:
+                write(paths[0], _items(source, of_file, report, bar))
+                with open(paths[1], "w", encoding="utf-8") as report_file:
+                    json.dump(report, report_file)
+
+            directory.write([file.path, file.report], write_both)
+
+
+def _items(
+    source: Source, results: Iterator[_Result], report: dict[str, Any], bar: tqdm
+) -> Iterator[Item]:
+    """Yield the images to write, and add them and the others to a report."""
+    labels, class_names = source.labels, source.class_names
+    for result in results:
+        bar.update()
+        name = source.describe(result.index)
+        if result.image is None:
+            report["dropped"].append([name, printable(result.reason)])
+            continue
+        report["images"] += 1
+        report["copied"] += result.image.is_copy
+        report["source_bytes"] += result.source_bytes
+        report["bytes"] += len(result.image.contents)
+        label = int(labels[result.index]) if labels is not None else -1
+        class_name = class_names[label] if class_names and label >= 0 else None
+        yield Item(result.index, name, result.image, label if label >= 0 else None, class_name)
+
+
+def _results(source: Source, indices: np.ndarray, max_side: int, quality: int) -> Iterator[_Result]:
+    """Yield the result of each image, in order, while the next ones are computed."""
+    read = source.read_file or source.read
+
+    def result(index: int, value: Any) -> _Result:
+        try:
+            if value is None:
+                value = read(tf.constant(index, tf.int64)).numpy()  # It raises the reason.
+            if source.read_file is None:
+                return _Result(index, prepare_pixels(value, max_side, quality), "", 0)
+            return _Result(index, prepare_file(value, max_side, quality), "", len(value))
+        except tf.errors.OpError as error:
+            return _Result(index, None, error_reason(error), 0)
+
+    cores = len(os.sched_getaffinity(0))
+    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+        waiting: deque[concurrent.futures.Future[_Result]] = deque()
+        for index, value in _values(read, indices):
+            waiting.append(pool.submit(result, index, value))
+            if len(waiting) > AHEAD * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _values(
+    read: Callable[[tf.Tensor], tf.Tensor], indices: np.ndarray
+) -> Iterator[tuple[int, Any]]:
+    """Yield each index and what is read there; None if it cannot be read."""
+    values = (
+        tf.data.Dataset.from_tensor_slices(indices)
+        .map(
+            without_autograph(lambda index: (index, read(index))),
+            num_parallel_calls=os.cpu_count(),
+            deterministic=True,
+        )
+        .ignore_errors(log_warning=False)
+    )
+    remaining = iter(indices.tolist())
+    for found, value in without_tuning(values).as_numpy_iterator():
+        for index in remaining:
+            if index == found:
+                yield index, value
+                break
+            yield index, None
+    for index in remaining:
+        yield index, None

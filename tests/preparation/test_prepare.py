@@ -1,0 +1,291 @@
+"""Prepared images: the same data source at a bounded size, in a few files."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from array_record.python.array_record_module import ArrayRecordReader
+from PIL import Image
+
+import moco_tf
+from moco_tf.errors import UserError
+from tests.images import crops, write_folder
+
+FORMATS = ["tfrecord", "arrayrecord", "webdataset"]
+
+
+def write_classes(folder, **options):
+    """Write ten images of 40 pixels to each of two folders; one image of each is damaged."""
+    write_folder(folder, images_per_class=10, **options)
+    (folder / "left" / "003.jpg").write_bytes(b"no image")
+    contents = (folder / "right" / "004.jpg").read_bytes()
+    (folder / "right" / "004.jpg").write_bytes(contents[:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_classes(tmp_path_factory.mktemp("images") / "images")
+
+
+@pytest.fixture
+def source(folder):
+    return moco_tf.load_source(f"folder:{folder}")
+
+
+def images(source, indices):
+    return {
+        int(i): source.read(tf.constant(i, tf.int64)).numpy().astype(int)
+        for i in indices
+        if not source.describe(int(i)).endswith(("left/003.jpg", "right/004.jpg"))
+    }
+
+
+def files(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_result_is_the_same_source(source, format, tmp_path):
+    outcome = moco_tf.prepare(source, tmp_path / "out", format=format, images_per_file=6)
+    assert outcome.is_complete
+    assert (outcome.num_images, outcome.num_copied, outcome.num_dropped) == (18, 18, 2)
+    assert outcome.bytes == outcome.source_bytes
+    prepared = moco_tf.load_source(outcome.data)
+    assert prepared.size == 18
+    assert prepared.class_names == ["left", "right"]
+    for part in ("pretrain", "train", "test"):
+        expected = images(source, source.part(part))
+        found = images(prepared, prepared.part(part))
+        assert len(found) == len(expected)
+        # The order within a part is the same, but the parts are in different files.
+        if part != "pretrain":
+            for old, new in zip(expected, found, strict=True):
+                np.testing.assert_array_equal(found[new], expected[old])
+                assert prepared.labels[new] == source.labels[old]
+    assert np.isin(prepared.test, prepared.pretrain).all()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_parts_are_kept(format, tmp_path):
+    for number, part in enumerate(("train", "val", "unlabeled")):
+        write_folder(tmp_path / "images" / part, images_per_class=2 + number)
+    source = moco_tf.load_source(f"folder:{tmp_path}/images")
+    outcome = moco_tf.prepare(source, tmp_path / "out", format=format, max_side=20)
+    assert outcome.num_copied == 0
+    prepared = moco_tf.load_source(outcome.data)
+    for part in ("pretrain", "train", "test"):
+        assert len(prepared.part(part)) == len(source.part(part))
+    assert not np.isin(prepared.test, prepared.pretrain).any()
+    assert prepared.labels[prepared.test].tolist() == [0, 0, 0, 1, 1, 1]
+    assert prepared.class_names == ["left", "right"]
+    assert max(images(prepared, [0])[0].shape) == 20
+
+
+def test_images_are_shrunk_with_all_formats_of_files(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, image in enumerate(crops(6, 96)):
+        path = folder / f"{number}.{['jpg', 'png', 'webp'][number % 3]}"
+        Image.fromarray(image).save(path, **({"lossless": True} if number % 3 == 2 else {}))
+    source = moco_tf.load_source(f"folder:{folder}")
+    outcome = moco_tf.prepare(source, tmp_path / "out", max_side=48, quality=95)
+    prepared = moco_tf.load_source(outcome.data)
+    assert not prepared.has_labels
+    order = np.concatenate([np.setdiff1d(np.arange(6), source.train), source.train])
+    for index, old in enumerate(order):
+        original = Image.fromarray(source.read(tf.constant(old, tf.int64)).numpy())
+        expected = np.asarray(original.resize((48, 48), Image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(images(prepared, [index])[index] - expected).mean() < 5
+
+
+def test_dropped_images_are_listed_with_reasons(source, folder, tmp_path):
+    moco_tf.prepare(source, tmp_path / "out", images_per_file=6)
+    lines = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()
+    found = dict(line.split("\t") for line in lines)
+    assert set(found) == {f"{folder}/left/003.jpg", f"{folder}/right/004.jpg"}
+    assert found[f"{folder}/left/003.jpg"].startswith("not a JPEG, PNG, GIF, BMP or WebP file")
+
+
+def test_records_have_the_names_of_tf_slim(source, folder, tmp_path):
+    moco_tf.prepare(source, tmp_path / "out")
+    [path] = (tmp_path / "out").glob("train-00000-of-00001.tfrecord")
+    [payload, *_] = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    features = tf.train.Example.FromString(payload).features.feature
+    values = {
+        name: (feature.bytes_list.value or feature.int64_list.value)[0]
+        for name, feature in features.items()
+    }
+    contents = values.pop("image/encoded")
+    first = source.describe(int(source.train[0]))
+    with open(first, "rb") as file:
+        assert contents == file.read()
+    assert values == {
+        "image/format": b"jpeg",
+        "image/filename": first.encode(),
+        "image/height": 40,
+        "image/width": 40,
+        "image/class/label": 0,
+        "image/class/text": b"left",
+    }
+    assert (tmp_path / "out" / "labels.txt").read_text() == "0:left\n1:right\n"
+
+
+def test_array_records_can_be_read_alone(source, tmp_path):
+    moco_tf.prepare(source, tmp_path / "out", format="arrayrecord")
+    [path] = (tmp_path / "out").glob("train-*.array_record")
+    reader = ArrayRecordReader(str(path))
+    assert "group_size:1," in reader.writer_options_string()
+    assert reader.num_records() == len(images(source, source.train))
+
+
+def test_tar_files_are_those_of_webdataset(source, tmp_path):
+    webdataset = pytest.importorskip("webdataset")
+    moco_tf.prepare(source, tmp_path / "out", format="webdataset")
+    [path] = (tmp_path / "out").glob("train-*.tar")
+    samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    expected = list(images(source, source.train))
+    assert [int(sample["__key__"]) for sample in samples] == expected
+    assert [int(sample["cls"]) for sample in samples] == source.labels[expected].tolist()
+    facts = json.loads(samples[0]["json"])
+    assert facts == {"name": source.describe(expected[0]), "label": 0, "class_name": "left"}
+    with tarfile.open(path) as archive:
+        assert {(member.mtime, member.uid) for member in archive} == {(0, 0)}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_stopped_preparation_goes_on_with_the_missing_files(source, format, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    options = {"format": format, "images_per_file": 5, "max_side": 30}
+    expected = moco_tf.prepare(source, whole, **options)
+    first = moco_tf.prepare(source, out, shard=(1, 2), **options)
+    assert not first.is_complete
+    assert not (out / "dropped.tsv").exists()
+    # What a kill leaves behind while it writes a file.
+    (out / ".train-00000-of-00004.tar.abcdefgh.unfinished").mkdir()
+    kept = files(out)
+    outcome = moco_tf.prepare(source, out, **options)
+    assert outcome == expected._replace(data=outcome.data, num_files=outcome.num_files)
+    assert outcome.num_files + first.num_files == expected.num_files == 5
+    assert files(out).items() >= kept.items()
+    for name, contents in files(whole).items():
+        if not name.endswith(".array_record"):
+            assert (out / name).read_bytes() == contents
+    before = files(out)
+    assert moco_tf.prepare(source, out, **options).num_files == 0
+    assert files(out) == before
+
+
+def test_failure_within_a_file_leaves_none_of_it(source, tmp_path, monkeypatch):
+    from moco_tf.preparation import prepare as module
+
+    suffix, write = module.WRITERS["tfrecord"]
+
+    def write_part(path, items):
+        write(path, [next(items)])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(module.WRITERS, "tfrecord", (suffix, write_part))
+        with pytest.raises(UserError, match="No space left on device.*free some space there"):
+            moco_tf.prepare(source, tmp_path / "out")
+    assert set(files(tmp_path / "out")) == {"_facts.json", "labels.txt"}
+    assert moco_tf.prepare(source, tmp_path / "out").is_complete
+
+
+def test_arrays_become_png_files(tmp_path):
+    arrays = np.stack(crops(10, 24))
+    np.save(tmp_path / "a.npy", arrays)
+    np.save(tmp_path / "a.labels.npy", np.arange(10) % 2)
+    source = moco_tf.load_source(f"npy:{tmp_path}/a.npy")
+    outcome = moco_tf.prepare(source, tmp_path / "out")
+    assert outcome.source_bytes == 0
+    prepared = moco_tf.load_source(outcome.data)
+    order = [*source.test, *source.train]
+    for index, old in enumerate(order):
+        np.testing.assert_array_equal(images(prepared, [index])[index], arrays[old])
+    assert prepared.labels.tolist() == [old % 2 for old in order]
+
+
+def test_containers_can_be_prepared_again(source, tmp_path):
+    first = moco_tf.prepare(source, tmp_path / "a", format="webdataset")
+    second = moco_tf.prepare(
+        moco_tf.load_source(first.data), tmp_path / "b", format="arrayrecord", max_side=20
+    )
+    prepared = moco_tf.load_source(second.data)
+    assert prepared.class_names == ["left", "right"]
+    assert (second.num_images, second.num_dropped) == (18, 0)
+
+
+def test_remote_directory(source, tmp_path):
+    outcome = moco_tf.prepare(source, "ram://prepared/out", images_per_file=8)
+    assert outcome.is_complete
+    assert moco_tf.load_source(outcome.data).class_names == ["left", "right"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_side": 32}, "was written with max_side=512, not 32: use another directory"),
+        ({"format": "webdataset"}, 'format="tfrecord", not "webdataset"'),
+        ({"quality": 80}, "quality=90, not 80"),
+    ],
+)
+def test_directory_with_other_settings_is_refused(source, tmp_path, options, message):
+    moco_tf.prepare(source, tmp_path / "out")
+    before = files(tmp_path / "out")
+    with pytest.raises(UserError, match=message):
+        moco_tf.prepare(source, tmp_path / "out", **options)
+    assert files(tmp_path / "out") == before
+
+
+def test_directory_of_other_images_is_refused(source, folder, tmp_path):
+    moco_tf.prepare(source, tmp_path / "out")
+    write_folder(tmp_path / "more", images_per_class=9)
+    with pytest.raises(UserError, match="source_checksum"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/more"), tmp_path / "out")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "a.tex").write_text("...")
+    with pytest.raises(UserError, match="exists and holds no prepared images"):
+        moco_tf.prepare(source, tmp_path / "thesis")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "zip"}, "format=zip: choose one of tfrecord, arrayrecord, webdataset"),
+        ({"max_side": 0}, "max_side=0: must be 1 or greater"),
+        ({"images_per_file": 0}, "images_per_file=0: must be 1 or greater"),
+        ({"quality": 96}, "quality=96: must be from 1 to 95"),
+        ({"shard": (2, 2)}, "shard=2/2: must be i/n"),
+    ],
+)
+def test_invalid_argument(source, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        moco_tf.prepare(source, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_not_rgb_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8, 5), np.uint8))
+    with pytest.raises(UserError, match="images with 5 channels, but only RGB"):
+        moco_tf.prepare(moco_tf.load_source(f"npy:{tmp_path}/a.npy"), tmp_path / "out")
+
+
+def test_images_none_of_which_can_be_read(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("not an image")
+    with pytest.raises(UserError, match="none of the 2 images can be read: .*dropped.tsv says why"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}"), tmp_path / "out")
+
+
+def test_every_decoder_reads_the_result(source, tmp_path):
+    moco_tf.prepare(source, tmp_path / "out", max_side=20)
+    for path in (tmp_path / "out").glob("*.tfrecord"):
+        for payload in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            features = tf.train.Example.FromString(payload).features.feature
+            contents = features["image/encoded"].bytes_list.value[0]
+            assert Image.open(io.BytesIO(contents)).size == (20, 20)
