@@ -1,0 +1,47 @@
+"""MoCo on Fashion-MNIST: 60,000 gray images of garments, on two CPU cores.
+
+    python train.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+The images are those of Debian's package dataset-fashion-mnist, which needs no other download. Use
+the same images from TensorFlow Datasets with --config.data.source=tfds:fashion_mnist, or your own
+IDX files with --config.data.source=idx:PATH. Pre-training uses the 60,000 training images only, and
+the kNN monitor tests on the 10,000 test images.
+
+--config.encoder=resnet18 trains the ResNet-18 of configs/cifar10.py, whose steps take more than ten
+times as long.
+
+To expect: see docs/results.md, which shows the results of python -m studies.fashion_mnist. The
+settings were not tuned on the test images.
+
+Differences from configs/photos.py:
+
+- Views of 28 pixels, the size of the images.
+- The augmentation of MoCo v2 without saturation, hue and grayscale, because the images are gray.
+- A queue of 8,192 keys, the power of two nearest to an eighth of the data set.
+- 40 epochs, which are 18,720 steps, because the data set is larger.
+"""
+
+import ml_collections
+
+from moco_tf.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Return the config of this recipe."""
+    config = default_config()
+    config.data.source = "idx:/usr/share/datasets/fashion-mnist"
+    config.encoder = "resnet8"
+    config.stem = "small"
+    config.image_size = 28
+    config.augmentation = "v2"
+    config.rgb_operations = False
+    config.queue_size = 8192
+    config.momentum = 0.99
+    config.temperature = 0.1
+    config.batch_size = 128
+    config.learning_rate = 0.24
+    config.schedule = "cosine"
+    config.epochs = 40
+    config.knn_every = 4
+    config.checkpoint_every = 500
+    return config

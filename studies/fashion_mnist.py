@@ -1,0 +1,229 @@
+"""The command `python -m studies.fashion_mnist`: MoCo on Fashion-MNIST and its test images."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+
+from moco_tf.cli import app
+from moco_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from studies.study import Planned
+
+HELP = """Pre-train on Fashion-MNIST, and evaluate on its test images with few and all labels.
+
+    python -m studies.fashion_mnist
+    python -m studies.fashion_mnist --encoders=resnet8,resnet18 --seeds=0
+
+For each seed, the study evaluates an encoder that MoCo pre-trained with the settings of
+configs/fashion_mnist.py, the same encoder at random initialization, and raw pixels: by kNN, by a
+linear probe, with 1, 5 and 10 labels per class, and by fine-tuning with 1, 10 and 100 % of the
+labels. Fine-tuning from random initialization is supervised training. It is done with the same
+schedule and with one of four times the epochs.
+
+The command writes results.json to the directory --out after every run. Run the same command again
+to continue a study that was stopped: a training continues from its last checkpoint, and finished
+fine-tunings are kept.
+"""
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+# Settings of fine-tuning by the fraction of the labels. The learning rates and the crops are those
+# of the fine-tuning of the demo.
+SCHEDULES: dict[float, dict[str, Any]] = {
+    0.01: {"epochs": 40, "batch_size": 64},
+    0.1: {"epochs": 20, "batch_size": 64},
+    1.0: {"epochs": 10, "batch_size": 256},
+}
+SHARED = {"learning_rate": 0.1, "head_learning_rate": 1.0, "crop_scale": [0.7, 1.0]}
+LONGER = 4  # Factor of the epochs of the longer supervised training.
+NUM_TRAIN, NUM_TEST = 60_000, 10_000
+
+
+class Speed(NamedTuple):
+    """Images per second on two idle cores, for the estimate of the time.
+
+    Attributes:
+        pretrain: In pre-training.
+        finetune: In fine-tuning.
+        features: In the extraction of features.
+    """
+
+    pretrain: float
+    finetune: float
+    features: float
+
+
+SPEEDS = {"resnet8": Speed(1000, 1300, 4000), "resnet18": Speed(75, 100, 300)}
+FIXED_SECONDS = 120  # Of a run, besides training and features: its start, kNN, probes.
+
+
+def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Define the flags of the command."""
+    flags.DEFINE_string(
+        "data", FASHION_MNIST, "Folder of the IDX files of Fashion-MNIST.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "out", "studies/fashion_mnist", "Directory of the results.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir",
+        "runs/fashion_mnist",
+        "Local directory for the run directories.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "encoders",
+        ["resnet8"],
+        f"Encoders, separated by commas: {' and '.join(SPEEDS)}.",
+        flag_values=values,
+    )
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.", flag_values=values)
+    flags.DEFINE_integer(
+        "steps",
+        0,
+        "Number of steps of pre-training, to try the study; 0 for the epochs of the config.",
+        lower_bound=0,
+        flag_values=values,
+    )
+
+
+def finetunings(is_longer: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the settings of fine-tuning for each fraction of the labels.
+
+    Args:
+        is_longer: Whether to train longer.
+
+    Returns:
+        Settings by names such as `"0.1"`, or `"0.1 longer"`.
+    """
+    factor = LONGER if is_longer else 1
+    return {
+        f"{fraction:g}{' longer' if is_longer else ''}": {
+            **SHARED,
+            **schedule,
+            "epochs": factor * schedule["epochs"],
+            "label_fraction": fraction,
+        }
+        for fraction, schedule in SCHEDULES.items()
+    }
+
+
+def plan(encoders: Sequence[str], pretrain_steps: int, batch_size: int) -> "dict[str, Planned]":
+    """Return the runs of the study by their names.
+
+    Args:
+        encoders: Names of the encoders.
+        pretrain_steps: Number of steps of pre-training.
+        batch_size: Batch size of pre-training.
+
+    Returns:
+        Runs, whose costs are estimated seconds on two idle cores.
+    """
+    from studies.labels import Labels
+    from studies.study import Planned
+
+    untrained = {"epochs": 0, "steps": 0}
+    planned = {"pixels": Planned(untrained, FIXED_SECONDS, labels=Labels(is_pixels=True))}
+    for encoder in encoders:
+        speed = SPEEDS[encoder]
+        same, longer = finetunings(), finetunings(is_longer=True)
+        fixed = FIXED_SECONDS + (NUM_TRAIN + NUM_TEST) / speed.features
+
+        def seconds(settings: dict[str, Any], speed: Speed = speed) -> float:
+            images = settings["label_fraction"] * NUM_TRAIN
+            return settings["epochs"] * (images / speed.finetune + NUM_TEST / speed.features)
+
+        cost = fixed + sum(map(seconds, same.values()))
+        planned[f"{encoder}-moco"] = Planned(
+            {"encoder": encoder},
+            cost + pretrain_steps * batch_size / speed.pretrain,
+            is_monitored=True,
+            labels=Labels(finetunings=same),
+        )
+        planned[f"{encoder}-random"] = Planned(
+            {"encoder": encoder, **untrained},
+            cost + sum(map(seconds, longer.values())),
+            labels=Labels(finetunings={**same, **longer}),
+        )
+    return planned
+
+
+def base_config(folder: str, steps: int = 0) -> Any:
+    """Return the config that the runs have in common.
+
+    Args:
+        folder: Folder of the IDX files.
+        steps: Number of steps of pre-training, or 0 for the epochs of the config.
+    """
+    from moco_tf.configs.fashion_mnist import get_config
+
+    config = get_config()
+    config.data.source = f"idx:{folder}"
+    config.steps = steps
+    config.log_every = 100
+    return config
+
+
+def copy_curves(out: str, workdir: str, encoder: str, seed: int) -> None:
+    """Plot the curves of a pre-training into the directory of the results, if it was run here."""
+    from moco_tf.plots.run import plot_curves
+
+    run_dir = os.path.join(workdir, f"{encoder}-moco", f"seed{seed}")
+    if os.path.exists(os.path.join(run_dir, "metrics.jsonl")):
+        shutil.copy(plot_curves(run_dir), os.path.join(out, f"curves-{encoder}.png"))
+
+
+def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
+    """Run the study as the flags say, and return the exit status."""
+    for seed in values.seeds or [""]:
+        if not re.fullmatch("[0-9]+", seed):
+            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
+    for encoder in values.encoders or [""]:
+        if encoder not in SPEEDS:
+            raise UserError(f"--encoders={encoder}: choose from {', '.join(SPEEDS)}")
+    seeds = [int(seed) for seed in values.seeds]
+
+    from moco_tf.config import flatten, total_steps
+    from studies import experiments, study
+
+    config = base_config(values.data, values.steps)
+    num_steps = total_steps(config, NUM_TRAIN // config.batch_size)
+    base = flatten(config)
+    planned = {
+        name: run._replace(settings=experiments.differences(base, run.settings))
+        for name, run in plan(values.encoders, num_steps, config.batch_size).items()
+    }
+    hours = sum(run.cost for run in planned.values()) / 3600
+    print(
+        f"the whole study takes about {hours:.1f} hours for each of {len(seeds)} seeds on two idle "
+        "CPU cores; finished runs are not run again",
+        flush=True,
+    )
+    command = shlex.join(["python", "-m", "studies.fashion_mnist", *arguments])
+    stopped_by = study.run(config, planned, seeds, values.out, values.workdir, command)
+    for encoder in values.encoders:
+        copy_curves(values.out, values.workdir, encoder, seeds[0])
+    return 0 if stopped_by is None else 128 + stopped_by
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = app.Command(
+        "studies.fashion_mnist",
+        "python -m studies.fashion_mnist",
+        HELP,
+        define_flags,
+        lambda values: run(values, arguments),
+    )
+    return app.run(command, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
