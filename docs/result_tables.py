@@ -18,14 +18,19 @@ import sys
 from typing import Any
 
 import benchmark_tables
-import study_tables
+import fashion_mnist_tables
+import small_data_tables
 
 from moco_tf import markdown
 from moco_tf.data.recipes import RECIPES, Recipe
 from moco_tf.plan.rules import RULES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "studies" / "fashion_mnist" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -124,6 +129,10 @@ TABLES = {
     "demo": demo,
     "demo_bfloat16": demo_bfloat16,
     "demo_output": demo_output,
+    "fashion_mnist": fashion_mnist_tables.frozen,
+    "fashion_mnist_finetuning": fashion_mnist_tables.finetuning,
+    "fashion_mnist_recipe": fashion_mnist_tables.recipe,
+    "fashion_mnist_schedules": fashion_mnist_tables.schedules,
     "finetuning": finetuning,
     "fit": benchmark_tables.fit,
     "embed": benchmark_tables.embed,
@@ -133,7 +142,7 @@ TABLES = {
     "speed": benchmark_tables.speed,
     "training": benchmark_tables.training,
     "train_step": benchmark_tables.train_step,
-    **study_tables.TABLES,
+    "small_data": small_data_tables.small_data,
 }
 
 

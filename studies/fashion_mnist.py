@@ -1,60 +1,57 @@
-"""The command `python -m studies.fashion_mnist`: MoCo on Fashion-MNIST against its baselines."""
+"""The command `python -m studies.fashion_mnist`: MoCo on Fashion-MNIST and its test images."""
 
-import json
 import os
 import re
 import shlex
-import signal
-import subprocess
+import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.errors import UserError
 
-HELP = """Pre-train on Fashion-MNIST without labels, and compare with the baselines.
+if TYPE_CHECKING:
+    from studies.study import Planned
+
+HELP = """Pre-train on Fashion-MNIST, and evaluate on its test images with few and all labels.
 
     python -m studies.fashion_mnist
-    python -m studies.fashion_mnist --encoders=resnet18 --seeds=0
+    python -m studies.fashion_mnist --encoders=resnet8,resnet18 --seeds=0
 
-For each seed, the features of MoCo are compared with those of the same network with random
-weights and with the pixels: by nearest neighbors, a linear probe, and 1, 5 and 10 labels a class.
-Then all layers are fine-tuned with 1, 10 and 100 % of the labels. From random weights, that is the
-supervised baseline; it is trained three times as long as well.
+For each seed, the study evaluates an encoder that MoCo pre-trained with the settings of
+configs/fashion_mnist.py, the same encoder at random initialization, and raw pixels: by kNN, by a
+linear probe, with 1, 5 and 10 labels per class, and by fine-tuning with 1, 10 and 100 % of the
+labels. Fine-tuning from random initialization is supervised training. It is done with the same
+schedule and with one of four times the epochs.
 
-Each step is a command of this project, which is printed. results.json is written after every step.
-Run the same command again to continue a study that was stopped.
+The command writes results.json to the directory --out after every run. Run the same command again
+to continue a study that was stopped: a training continues from its last checkpoint, and finished
+fine-tunings are kept.
 """
 
-CONFIG = "configs/fashion_mnist.py"
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
-SHOTS = (1, 5, 10)
-# Fraction of the labels and number of epochs, chosen so that the numbers of steps are similar.
-FINETUNED = ((0.01, 200), (0.1, 40), (1.0, 10))
-FINETUNING = ("--learning_rate=0.1", "--head_learning_rate=1", "--crop_scale=0.7,1")
-LONGER = 3  # How many times as long the supervised baseline is trained.
-PIXELS, RANDOM, MOCO = "raw pixels", "random initialization", "MoCo"
-LONGER_SUPERVISED = f"random initialization, {LONGER} times as many epochs"
+# Settings of fine-tuning by the fraction of the labels. The learning rates and the crops are those
+# of the fine-tuning of the demo.
+SCHEDULES: dict[float, dict[str, Any]] = {
+    0.01: {"epochs": 40, "batch_size": 64},
+    0.1: {"epochs": 20, "batch_size": 64},
+    1.0: {"epochs": 10, "batch_size": 256},
+}
+SHARED = {"learning_rate": 0.1, "head_learning_rate": 1.0, "crop_scale": [0.7, 1.0]}
+LONGER = 4  # Factor of the epochs of the longer supervised training.
+NUM_TRAIN, NUM_TEST = 60_000, 10_000
 
 
-class Step(NamedTuple):
-    """One command of the study.
-
-    Attributes:
-        name: Its name, by which a finished step is found.
-        command: The script and its arguments.
-        result: Path of the JSON file that it writes, or None for a training.
-        features: What is evaluated, such as `MOCO`; "" for a training.
-    """
-
-    name: str
-    command: list[str]
-    result: str | None = None
-    features: str = ""
+# Images per second of pre-training on two idle cores, for the estimate of the time: resnet8 as
+# measured, resnet18 from the benchmark of the training step at 32 pixels.
+SPEEDS = {"resnet8": 1000, "resnet18": 50}
+# How many times as fast fine-tuning and the extraction of features are. Pre-training takes four
+# times the arithmetic of a forward pass, and fine-tuning three times.
+FINETUNE_SPEED, FEATURES_SPEED = 4 / 3, 4
+FIXED_SECONDS = 120  # Of a run, besides training and features: its start, kNN, probes.
 
 
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -71,189 +68,143 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "Local directory for the run directories.",
         flag_values=values,
     )
-    flags.DEFINE_list("encoders", ["resnet8"], "Networks, separated by commas.", flag_values=values)
+    flags.DEFINE_list(
+        "encoders",
+        ["resnet8"],
+        f"Encoders, separated by commas: {' and '.join(SPEEDS)}.",
+        flag_values=values,
+    )
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.", flag_values=values)
     flags.DEFINE_integer(
-        "epochs", 0, "Epochs of pre-training; 0 for those of the config.", 0, flag_values=values
-    )
-    flags.DEFINE_float(
-        "share",
-        1.0,
-        "Factor of the epochs of fine-tuning, for a quick look; at least one epoch is trained.",
-        0.0,
+        "steps",
+        0,
+        "Number of steps of pre-training, to try the study; 0 for the epochs of the config.",
+        lower_bound=0,
         flag_values=values,
     )
 
 
-def steps(values: flags.FlagValues, encoder: str, seed: str) -> Iterator[Step]:
-    """Yield the steps of a network and a seed, in their order."""
-    run = os.path.join(values.workdir, encoder, f"seed{seed}")
-    config = [
-        *(f"--config={CONFIG}", f"--config.data.source=idx:{values.data}"),
-        *(f"--config.encoder={encoder}", f"--config.seed={seed}"),
-    ]
-    epochs = [f"--config.epochs={values.epochs}"] if values.epochs else []
-    yield Step("train", ["train.py", *config, *epochs, f"--workdir={run}"])
-
-    def evaluate(protocol: str, out: str, *arguments: str) -> tuple[list[str], str]:
-        name = "linear_cached" if "--cached" in arguments else protocol
-        name = "finetune_comparison" if "--compare" in arguments else name
-        command = ["evaluate.py", f"--protocol={protocol}", *arguments, f"--output_dir={out}"]
-        return command, os.path.join(out, "eval", f"{name}.json")
-
-    backbones = {
-        MOCO: [f"--workdir={run}"],
-        RANDOM: ["--random_init", *config],
-    }
-    for features, backbone in backbones.items():
-        out = os.path.join(run, features.replace(" ", "_"))
-        for protocol, *arguments in (
-            ("knn",),
-            ("linear", "--cached"),
-            ("few-shot", f"--shots={','.join(map(str, SHOTS))}", f"--seed={seed}"),
-        ):
-            command, result = evaluate(protocol, out, *backbone, *arguments)
-            yield Step(f"{features}: {protocol}", command, result, features)
-    for fraction, num_epochs in FINETUNED:
-        out = os.path.join(run, f"finetuned_{fraction:g}")
-        arguments = _finetuning(values, fraction, num_epochs, seed)
-        command, result = evaluate("finetune", out, "--compare", *backbones[MOCO], *arguments)
-        yield Step(f"fine-tuned: {fraction:g}", command, result, MOCO)
-    out = os.path.join(run, "supervised_longer")
-    arguments = _finetuning(values, 1.0, LONGER * FINETUNED[-1][1], seed)
-    command, result = evaluate("finetune", out, *backbones[RANDOM], *arguments)
-    yield Step(LONGER_SUPERVISED, command, result, LONGER_SUPERVISED)
-
-
-def _finetuning(values: flags.FlagValues, fraction: float, epochs: int, seed: str) -> list[str]:
-    """Return the arguments of a fine-tuning with a fraction of the labels."""
-    num_epochs = max(1, round(values.share * epochs))
-    batch_size = 64 if fraction < 1 else 256
-    return [
-        *(f"--label_fraction={fraction:g}", f"--epochs={num_epochs}", f"--seed={seed}"),
-        *(f"--batch_size={batch_size}", *FINETUNING),
-    ]
-
-
-def accuracies(features: str, result: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """Return the accuracies in a result: features, column of the table and top-1.
+def finetunings(is_longer: bool = False) -> dict[str, dict[str, Any]]:
+    """Return the settings of fine-tuning for each fraction of the labels.
 
     Args:
-        features: What was evaluated: `PIXELS`, `RANDOM`, `MOCO` or `LONGER_SUPERVISED`.
-        result: The result of a protocol. In a comparison of fine-tunings, it names the features.
+        is_longer: Whether to train longer.
+
+    Returns:
+        Settings by names such as `"0.1"`, or `"0.1 longer"`.
     """
-    protocol = result["protocol"]
-    if protocol == "few-shot":
-        return [(features, f"{row['shots']}-shot", row["top1"]) for row in result["few_shot"]]
-    if protocol == "finetune_comparison":
-        return [
-            (
-                RANDOM if curve["initialisation"].startswith("random") else MOCO,
-                f"finetune {curve['label_fraction']:g}",
-                curve["top1"],
-            )
-            for curve in result["curves"]
-            if curve["layers"] == "all"
-        ]
-    if protocol == "finetune":
-        return [(features, f"finetune {result['label_fraction']:g}", result["top1"])]
-    return [(features, protocol, result["top1"])]
+    factor = LONGER if is_longer else 1
+    return {
+        f"{fraction:g}{' longer' if is_longer else ''}": {
+            **SHARED,
+            **schedule,
+            "epochs": factor * schedule["epochs"],
+            "label_fraction": fraction,
+        }
+        for fraction, schedule in SCHEDULES.items()
+    }
+
+
+def plan(encoders: Sequence[str], pretrain_steps: int, batch_size: int) -> "dict[str, Planned]":
+    """Return the runs of the study by their names.
+
+    Args:
+        encoders: Names of the encoders.
+        pretrain_steps: Number of steps of pre-training.
+        batch_size: Batch size of pre-training.
+
+    Returns:
+        Runs, whose costs are estimated seconds on two idle cores.
+    """
+    from studies.labels import Labels
+    from studies.study import Planned
+
+    untrained = {"epochs": 0, "steps": 0}
+    planned = {"pixels": Planned(untrained, FIXED_SECONDS, labels=Labels(is_pixels=True))}
+    same, longer = finetunings(), finetunings(is_longer=True)
+    for encoder in encoders:
+        speed = SPEEDS[encoder]
+        fixed = FIXED_SECONDS + (NUM_TRAIN + NUM_TEST) / (FEATURES_SPEED * speed)
+        cost = fixed + _images(same) / speed
+        planned[f"{encoder}-moco"] = Planned(
+            {"encoder": encoder},
+            cost + pretrain_steps * batch_size / speed,
+            is_monitored=True,
+            labels=Labels(finetunings=same),
+        )
+        planned[f"{encoder}-random"] = Planned(
+            {"encoder": encoder, **untrained},
+            cost + _images(longer) / speed,
+            labels=Labels(finetunings={**same, **longer}),
+        )
+    return planned
+
+
+def _images(settings: dict[str, dict[str, Any]]) -> float:
+    """Return the images whose pre-training takes as long as some fine-tunings."""
+    return sum(
+        one["epochs"]
+        * (one["label_fraction"] * NUM_TRAIN / FINETUNE_SPEED + NUM_TEST / FEATURES_SPEED)
+        for one in settings.values()
+    )
+
+
+def base_config(folder: str, steps: int = 0) -> Any:
+    """Return the config that the runs have in common.
+
+    Args:
+        folder: Folder of the IDX files.
+        steps: Number of steps of pre-training, or 0 for the epochs of the config.
+    """
+    from moco_tf.configs.fashion_mnist import get_config
+
+    config = get_config()
+    config.data.source = f"idx:{folder}"
+    config.steps = steps
+    config.log_every = 100
+    return config
+
+
+def copy_curves(out: str, workdir: str, encoder: str, seed: int) -> None:
+    """Plot the curves of a pre-training into the directory of the results, if it was run here."""
+    from moco_tf.plots.run import plot_curves
+
+    run_dir = os.path.join(workdir, f"{encoder}-moco", f"seed{seed}")
+    if os.path.exists(os.path.join(run_dir, "metrics.jsonl")):
+        shutil.copy(plot_curves(run_dir), os.path.join(out, f"curves-{encoder}.png"))
 
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
     for seed in values.seeds or [""]:
         if not re.fullmatch("[0-9]+", seed):
-            raise UserError(f"--seeds={seed}: use integers, separated by commas")
-    import keras
-    import numpy as np
-    import tensorflow as tf
+            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
+    for encoder in values.encoders or [""]:
+        if encoder not in SPEEDS:
+            raise UserError(f"--encoders={encoder}: choose from {', '.join(SPEEDS)}")
+    seeds = [int(seed) for seed in values.seeds]
 
-    from moco_tf import config_files
-    from moco_tf.config import flatten
-    from studies import results
+    from moco_tf.config import flatten, total_steps
+    from studies import experiments, study
 
-    config = config_files.load(CONFIG)
-    config.epochs = values.epochs or config.epochs
-    config.data.source = f"idx:{values.data}"
-    study = results.start(
-        values.out,
-        flatten(config),
-        [int(seed) for seed in values.seeds],
-        shlex.join(["python", "-m", "studies.fashion_mnist", *arguments]),
-        versions={module.__name__: module.__version__ for module in (tf, keras, np)},
-        data={"source": config.data.source},
+    config = base_config(values.data, values.steps)
+    num_steps = total_steps(config, NUM_TRAIN // config.batch_size)
+    base = flatten(config)
+    planned = {
+        name: run._replace(settings=experiments.differences(base, run.settings))
+        for name, run in plan(values.encoders, num_steps, config.batch_size).items()
+    }
+    hours = sum(run.cost for run in planned.values()) / 3600
+    print(
+        f"the whole study takes about {hours:.1f} hours for each of {len(seeds)} seeds on two idle "
+        "CPU cores; finished runs are not run again",
+        flush=True,
     )
-    results.write(values.out, study)  # Now, so that an error does not appear after hours.
-    for seed in study["seeds"]:
-        if results.find(study, PIXELS, seed) is None:
-            study["runs"].append(_evaluate_pixels(config.data.source, config.image_size, seed))
-            results.write(values.out, study)
-    planned = [
-        (f"{encoder}: {step.name}", int(seed), step)
-        for seed in values.seeds
-        for encoder in values.encoders
-        for step in steps(values, encoder, seed)
-    ]
-    for number, (name, seed, step) in enumerate(planned, start=1):
-        if results.find(study, name, seed) is not None:
-            continue
-        command = shlex.join(["python", *step.command])
-        print(f"step {number}/{len(planned)}: {name}, seed {seed}\n{command}", flush=True)
-        start = time.perf_counter()
-        status = _call([sys.executable, *step.command])
-        if status:
-            return status if status > 0 else 128 - status
-        seconds = round(time.perf_counter() - start, 1)
-        record: dict[str, Any] = {"name": name, "seed": seed, "seconds": seconds}
-        if step.result:
-            with open(step.result, encoding="utf-8") as file:
-                record["accuracies"] = accuracies(step.features, json.load(file))
-        study["runs"].append({**record, "command": command})
-        study["seconds"] = round(study["seconds"] + seconds, 1)
-        results.write(values.out, study)
-    return 0
-
-
-def _call(command: Sequence[str]) -> int:
-    """Run a command, and return its exit status, which is negative after a signal.
-
-    Ctrl-C reaches the command too, and SIGTERM is passed on to it. It then saves and stops.
-    """
-    with subprocess.Popen(command) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            while True:
-                try:
-                    return process.wait()
-                except KeyboardInterrupt:
-                    continue
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _evaluate_pixels(name: str, image_size: int, seed: int) -> dict[str, Any]:
-    """Return the record of the pixels as features; the seed is that of the labeled images."""
-    import keras
-
-    from moco_tf.data import sources
-    from moco_tf.evaluation import protocols
-    from moco_tf.evaluation.settings import FewShotSettings
-
-    print(f"{PIXELS}, seed {seed}", flush=True)
-    source = sources.load(name)
-    shape = (image_size, image_size, source.channels)
-    pixels = keras.Sequential([keras.Input(shape), keras.layers.Flatten()])
-    train, test = protocols.extract_both(pixels, source, image_size)
-    values = []
-    for protocol, settings in (
-        ("knn", None),
-        ("linear_cached", None),
-        ("few-shot", FewShotSettings(shots=SHOTS, seed=seed)),
-    ):
-        result = protocols.evaluate(protocol, train, test, settings)
-        values += accuracies(PIXELS, result)
-    return {"name": PIXELS, "seed": seed, "accuracies": values}
+    command = shlex.join(["python", "-m", "studies.fashion_mnist", *arguments])
+    stopped_by = study.run(config, planned, seeds, values.out, values.workdir, command)
+    for encoder in values.encoders:
+        copy_curves(values.out, values.workdir, encoder, seeds[0])
+    return 0 if stopped_by is None else 128 + stopped_by
 
 
 def main(argv: Sequence[str] | None = None) -> int:

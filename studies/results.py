@@ -42,6 +42,8 @@ def read(directory: str) -> Results | None:
           backbone;
         - `quality`, the measures of `moco_tf.evaluation.quality` of the test images; studies of
           earlier versions lack it;
+        - if the study asks for evaluations with few labels: `few_shot_top1`, as
+          `studies.labels.few_shot` returns it, and `finetune`, as `studies.labels.finetune` does;
         - `seconds`, without those of a training that was interrupted before;
         - if the run was trained: `final_loss` and `final_contrastive_top1`, means over the last
           epoch; `chance`, the chance-level loss in nats; `steps_per_epoch`; and `curves`, with

@@ -19,6 +19,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.encoders import random_backbone
 from moco_tf.evaluation import quality
 from moco_tf.training.run import train
+from studies.labels import Labels, few_shot, finetune, pixels
 from studies.results import Record
 
 
@@ -38,12 +39,15 @@ def with_settings(
     return config
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> Record | None:
+def run(
+    config: ml_collections.ConfigDict, workdir: str, labels: Labels | None = None
+) -> Record | None:
     """Train a run, or resume it, and evaluate its backbone.
 
     Args:
         config: Config of the run. If `epochs` is 0, random initialization is evaluated.
         workdir: Path of the run directory.
+        labels: Further evaluations of the run, if any.
 
     Returns:
         A record as in `studies.results.read`, without `name`, `seed` and `settings`; or None if a
@@ -59,18 +63,28 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Record | None:
             return None
         trained = summarize(config, run_directory.read_metrics(workdir))
     source = evaluated_source(config)
-    if config.epochs:
+    backbone: Any
+    if labels and labels.is_pixels:
+        backbone = pixels
+    elif config.epochs:
         backbone = load_backbone(workdir)
     else:
         backbone = random_backbone(config.encoder, config.stem, source.channels, config.seed)
     train_features = extract_features(backbone, source, "train", config.image_size)
     test_features = extract_features(backbone, source, "test", config.image_size)
-    accuracies = {
+    accuracies: Record = {
         "knn_top1": knn(train_features, test_features)["top1"],
         "linear_top1": linear_probe(train_features, test_features)["top1"],
         "quality": {name: round(v, 5) for name, v in quality.measure(test_features).items()},
     }
-    parameters = sum(int(np.prod(weight.shape)) for weight in backbone.trainable_weights)
+    if labels:
+        accuracies["few_shot_top1"] = few_shot(train_features, test_features, config.seed)
+        if labels.finetunings:
+            accuracies["finetune"] = finetune(
+                backbone, source, config.image_size, config.seed, labels.finetunings, workdir
+            )
+    weights = [] if backbone is pixels else backbone.trainable_weights
+    parameters = sum(int(np.prod(weight.shape)) for weight in weights)
     seconds = round(time.perf_counter() - start, 1)
     return {**accuracies, "parameters": parameters, "seconds": seconds, **trained}
 

@@ -19,6 +19,7 @@ from moco_tf.config import check, flatten, total_steps
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
 from studies import experiments, results, runs
+from studies.labels import Labels
 from studies.worker import run_in_process
 
 
@@ -29,11 +30,13 @@ class Planned(NamedTuple):
         settings: The settings that differ from the base config.
         cost: Estimated cost, in any unit.
         is_monitored: Whether the kNN monitor runs after every epoch.
+        labels: Further evaluations of the run, if any.
     """
 
     settings: experiments.Settings
     cost: float
     is_monitored: bool = False
+    labels: Labels | None = None
 
 
 def run(
@@ -68,9 +71,9 @@ def run(
     source = runs.evaluated_source(config)
     protocols.require_two_labeled_parts(source)
     assert source.class_names is not None
-    for settings, _, _ in planned.values():
-        if settings.get("epochs") != 0:
-            check(runs.with_settings(config, settings))
+    for run in planned.values():
+        if run.settings.get("epochs") != 0:
+            check(runs.with_settings(config, run.settings))
     study = results.start(
         out,
         base,
@@ -96,17 +99,19 @@ def run(
     progress = _Progress([run.cost for _, run, _ in unfinished])
     start, seconds_before = time.perf_counter(), study["seconds"]
     with progress.bar, _received_signals() as signals:
-        for index, (name, (settings, _, is_monitored), seed) in enumerate(unfinished):
+        for index, (name, run, seed) in enumerate(unfinished):
             title = f"run {index + 1}/{len(unfinished)}: {name}, seed {seed}"
-            run_config = runs.with_settings(config, settings, seed)
-            run_config.knn_every = int(is_monitored)
+            run_config = runs.with_settings(config, run.settings, seed)
+            run_config.knn_every = int(run.is_monitored)
             run_dir = os.path.join(workdir, name, f"seed{seed}")
             num_steps = total_steps(run_config, num_images // run_config.batch_size)
             progress.start_run(index, title, run_dir, num_steps)
-            record = run_in_process(run_config, run_dir, signals, progress.update)
+            record = run_in_process(run_config, run_dir, signals, progress.update, run.labels)
             study["seconds"] = round(seconds_before + time.perf_counter() - start, 1)
             if record is not None:
-                study["runs"].append({"name": name, "seed": seed, "settings": settings, **record})
+                study["runs"].append(
+                    {"name": name, "seed": seed, "settings": dict(run.settings), **record}
+                )
             results.write(out, study)
             if record is not None:
                 runs.delete_checkpoints(run_dir)

@@ -20,6 +20,7 @@ from moco_tf.config import default_config
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from studies import runs
+from studies.labels import Labels
 from studies.results import Record
 
 LOG_FILE = "log.txt"
@@ -31,6 +32,7 @@ def run_in_process(
     workdir: str,
     signals: Sequence[int],
     on_poll: Callable[[], None],
+    labels: Labels | None = None,
 ) -> Record | None:
     """Call `studies.runs.run` in its own process.
 
@@ -43,6 +45,7 @@ def run_in_process(
         signals: The signals that this process has received; they may grow while the run is in
             progress. Each is sent to the process of the run once.
         on_poll: Called a few times per second.
+        labels: Further evaluations of the run, if any.
 
     Returns:
         The record of the run, or None if a signal stopped it.
@@ -65,6 +68,7 @@ def run_in_process(
             [
                 *(sys.executable, "-m", "studies.worker"),
                 *(config.to_json_best_effort(), workdir, answer_path),
+                *([json.dumps(labels._asdict())] if labels else []),
             ],
             stdin=subprocess.PIPE,
             stdout=log,
@@ -102,16 +106,18 @@ def main(arguments: Sequence[str]) -> None:
     """Train and evaluate a run, and write its record or the message of its error to a file.
 
     Args:
-        arguments: The config as JSON, the path of the run directory, and the path of the file.
+        arguments: The config as JSON, the path of the run directory, the path of the file, and the
+            further evaluations as JSON, if any.
     """
-    config_json, workdir, answer_path = arguments
+    config_json, workdir, answer_path, *labels_json = arguments
+    labels = Labels(**json.loads(labels_json[0])) if labels_json else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     config = default_config()
     config.update(ml_collections.ConfigDict(json.loads(config_json)))
     answer: dict[str, Any]
     try:
-        answer = {"record": runs.run(config, workdir)}
+        answer = {"record": runs.run(config, workdir, labels)}
     except UserError as error:
         answer = {"error": str(error)}
     with open(answer_path, "w", encoding="utf-8") as file:

@@ -86,7 +86,7 @@ def test_photos_are_evaluated_on_training_blocks_that_were_set_aside(tmp_path):
 def test_runs_see_the_first_images_and_are_evaluated_on_the_last(arguments, monkeypatch, tmp_path):
     started = []
 
-    def make_run(config, workdir, signals, on_poll):
+    def make_run(config, workdir, signals, on_poll, labels):
         started.append(config)
         return make_record(0.5)
 

@@ -46,7 +46,7 @@ def started(monkeypatch):
     monkeypatch.setattr(readme, "write", lambda directory: [])  # It takes seconds.
     started = []
 
-    def make_run(config, workdir, signals, on_poll):
+    def make_run(config, workdir, signals, on_poll, labels):
         started.append((config, workdir))
         return make_record(0.5, LOSS if config.epochs else None)
 
@@ -97,7 +97,7 @@ def test_another_seed_is_added_to_the_study(arguments, started, tmp_path):
 
 
 def test_checkpoints_of_finished_runs_are_deleted(arguments, monkeypatch, tmp_path):
-    def make_run(config, workdir, signals, on_poll):
+    def make_run(config, workdir, signals, on_poll, labels):
         pathlib.Path(workdir, "checkpoints").mkdir(parents=True)
         return make_record(0.5)
 
@@ -111,7 +111,7 @@ def test_checkpoints_of_finished_runs_are_deleted(arguments, monkeypatch, tmp_pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("finishes", [False, True])
 def test_signal_stops_the_study(arguments, monkeypatch, tmp_path, capsys, number, finishes):
-    def make_run(config, workdir, signals, on_poll):
+    def make_run(config, workdir, signals, on_poll, labels):
         signal.raise_signal(number)
         return make_record(0.5) if finishes else None
 

@@ -1,52 +1,21 @@
-"""The tables of the studies of Fashion-MNIST and of small data sets, for docs/result_tables.py.
+"""The tables of the study of small data sets (`python -m studies.small_data`).
 
-A study that is not finished shows what it has: an empty cell is a dash, and the spread is missing
-where there is only one run.
+The study shows what it has: an empty cell is a dash, and the spread is missing where there is only
+one run.
 """
 
 import json
 import pathlib
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from moco_tf import markdown
 
 STUDIES = pathlib.Path(__file__).resolve().parent.parent / "studies"
 NO_RESULTS = "*The study has not been run yet.*"
-# Columns of the table of Fashion-MNIST by their names in results.json.
-FASHION_COLUMNS = {
-    "knn": "kNN",
-    "linear_cached": "linear probe",
-    "1-shot": "1 label a class",
-    "5-shot": "5",
-    "10-shot": "10",
-    "finetune 0.01": "fine-tuned, 1 % of the labels",
-    "finetune 0.1": "10 %",
-    "finetune 1": "100 %",
-}
 SMALL_DATA = ("1000", "4000", "16000", "60000", "photos")
 METRICS = {"knn_top1": "kNN", "linear_top1": "linear probe"}
 UNTRAINED, BASE = "epochs=0,steps=0", "base"
-
-
-def fashion_mnist() -> str:
-    """Return the accuracies on Fashion-MNIST by features and protocol."""
-    path = STUDIES / "fashion_mnist" / "results.json"
-    if not path.exists():
-        return NO_RESULTS
-    # Percents of all seeds by network, features and column. The pixels have no network.
-    percents: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-        network, separator, _ = run["name"].partition(": ")
-        for features, column, top1 in run.get("accuracies", []):
-            row = percents.setdefault((network if separator else "", features), {})
-            row.setdefault(column, []).append(100 * top1)
-    rows = [
-        [", ".join(filter(None, key)), *(_cell(row.get(column, [])) for column in FASHION_COLUMNS)]
-        for key, row in sorted(percents.items(), key=lambda item: item[0][0])
-    ]
-    return markdown.table(["features", *FASHION_COLUMNS.values()], rows) if rows else NO_RESULTS
 
 
 def small_data() -> str:
@@ -92,6 +61,3 @@ def _cell(values: Sequence[float], sign: str = "") -> str:
         return "–"
     mean = f"{statistics.mean(values):{sign}.1f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
-
-
-TABLES: dict[str, Any] = {"fashion_mnist": fashion_mnist, "small_data": small_data}
