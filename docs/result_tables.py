@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 import benchmark_tables
+import transfer_tables
 
 from moco_tf import markdown
 from moco_tf.data.recipes import RECIPES, Recipe
@@ -132,6 +133,7 @@ TABLES = {
     "speed": benchmark_tables.speed,
     "training": benchmark_tables.training,
     "train_step": benchmark_tables.train_step,
+    "transfer": transfer_tables.transfer,
 }
 
 
