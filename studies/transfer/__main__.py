@@ -69,10 +69,14 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
         if not re.fullmatch("[0-9]+", seed):
             raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
 
+    from moco_tf.cli.evaluate_transfer import require_extra
     from studies import results
-    from studies.transfer import design, figure, study
+    from studies.transfer import figure
 
     if not values.figures_only:
+        require_extra("the study of transfer")
+        from studies.transfer import design, study
+
         stopped_by = study.run(
             design.Design(),
             seeds=sorted({int(seed) for seed in values.seeds}),

@@ -12,12 +12,13 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation.transfer import detection
-from moco_tf.plots import boxes as box_plots
 from studies import results
-from studies.results import Record, Results
-from studies.transfer import images, trainings
+from studies.results import Record
+from studies.study import received_signals
+from studies.transfer import images
 from studies.transfer.design import ENCODER, Design, Training, pretrainings, trials
+from studies.transfer.trainings import weights_path
+from studies.transfer.worker import run_in_process
 
 
 def run(
@@ -44,13 +45,11 @@ def run(
         command: Command line, which results.json mentions.
 
     Returns:
-        The number of the signal that stopped the pre-training with MoCo, or None if the study is
-        finished.
+        The number of the signal that stopped the study, or None if it is finished.
 
     Raises:
-        UserError: If `out` holds another study or trials from other weights, or a file cannot be
-            read or written.
-        KeyboardInterrupt: If SIGINT stops another training, which then starts again next time.
+        UserError: If `out` holds another study or trials from other weights, a file cannot be read
+            or written, or a training fails.
     """
     study = results.start(
         out,
@@ -62,75 +61,44 @@ def run(
     )
     images.write(design, workdir, fashion_mnist)
     results.write(out, study)  # Now, so that an error does not appear after hours of training.
-
-    def finished(training: Training) -> Record | None:
-        return results.find(study, training.name, training.seed)
-
-    to_pretrain = [
+    lost = [
         training
         for training in pretrainings(design)
-        if not (finished(training) and os.path.exists(_weights_path(training, workdir)))
+        if not os.path.exists(weights_path(workdir, training.settings["initialization"]))
     ]
-    to_try = [training for training in trials(design, seeds) if not finished(training)]
-    progress = _Progress([*to_pretrain, *to_try])
-    writer = _Writer(out, study)
-    for training in to_pretrain:
-        progress.start_next()
-        record = trainings.pretrain(training.settings["initialization"], design, workdir)
-        if isinstance(record, int):
-            print("stopped; run the same command again to continue the study")
-            return record
-        before = finished(training)
-        if before is None:
-            writer.add(training, record)
-        elif before["checksum"] != record["checksum"]:
-            os.remove(_weights_path(training, workdir))
-            raise UserError(
-                f"--out={out} holds trials from other weights of '{training.name}', which are no "
-                f"longer in {workdir}: choose another --out"
+    unfinished = [
+        training
+        for training in (*pretrainings(design), *trials(design, seeds))
+        if training in lost or results.find(study, training.name, training.seed) is None
+    ]
+    progress = _Progress(unfinished)
+    start, seconds_before = time.perf_counter(), study["seconds"]
+    with received_signals() as signals:
+        for training in unfinished:
+            progress.start_next()
+            has_picture = (training.seed, training.settings.get("schedule")) == (
+                seeds[0],
+                design.schedules[0],
             )
-        progress.end(record)
-    scenes = trainings.load_scenes(workdir)
-    for training in to_try:
-        progress.start_next()
-        record, predictions = trainings.run_trial(
-            training.settings, training.seed, design, workdir, scenes
-        )
-        if (training.seed, training.settings["schedule"]) == (seeds[0], design.schedules[0]):
-            task, initialization = training.settings["task"], training.settings["initialization"]
-            picture = os.path.join(out, f"{task}_{initialization}.png")
-            if task == detection.DETECTION.name:
-                box_plots.plot_detections(picture, scenes, design.scene_size, predictions)
-            else:
-                box_plots.plot_segmentations(picture, scenes, predictions)
-        writer.add(training, record)
-        progress.end(record)
+            record = run_in_process(training, design, workdir, out if has_picture else "", signals)
+            study["seconds"] = round(seconds_before + time.perf_counter() - start, 1)
+            if record is not None:
+                before = results.find(study, training.name, training.seed)
+                if before is None:
+                    identity = {"name": training.name, "seed": training.seed}
+                    study["runs"].append({**identity, "settings": training.settings, **record})
+                elif before["checksum"] != record["checksum"]:
+                    os.remove(weights_path(workdir, training.settings["initialization"]))
+                    raise UserError(
+                        f"--out={out} holds trials from other weights of '{training.name}', which "
+                        f"are no longer in {workdir}: choose another --out"
+                    )
+                progress.end(record)
+            results.write(out, study)
+            if signals:
+                print("stopped; run the same command again to continue the study")
+                return signals[0]
     return None
-
-
-def _weights_path(training: Training, workdir: str) -> str:
-    return trainings.weights_path(workdir, training.settings["initialization"])
-
-
-class _Writer:
-    """Adds records to the results of a study.
-
-    Args:
-        out: Directory of results.json.
-        study: The results.
-    """
-
-    def __init__(self, out: str, study: Results) -> None:
-        self.out, self.study = out, study
-        self.start, self.seconds_before = time.perf_counter(), study["seconds"]
-
-    def add(self, training: Training, record: Record) -> None:
-        """Add the record of a training, and write results.json."""
-        seconds = self.seconds_before + time.perf_counter() - self.start
-        self.study["seconds"] = round(seconds, 1)
-        identity = {"name": training.name, "seed": training.seed, "settings": training.settings}
-        self.study["runs"].append({**identity, **record})
-        results.write(self.out, self.study)
 
 
 class _Progress:

@@ -34,7 +34,7 @@ def weights_path(workdir: str, name: str) -> str:
     return os.path.join(workdir, f"{name}.npz")
 
 
-def pretrain(name: str, design: Design, workdir: str) -> Record | int:
+def pretrain(name: str, design: Design, workdir: str) -> Record | None:
     """Pre-train a backbone, and write its weights to `weights_path`.
 
     A pre-training with MoCo that was stopped continues from its last checkpoint. A supervised one
@@ -48,15 +48,15 @@ def pretrain(name: str, design: Design, workdir: str) -> Record | int:
     Returns:
         The record of the pre-training, without `name` and `seed`: a checksum of the weights,
         `seconds`, without those before an interruption, and how well the pre-training task was
-        learned. If a signal stopped it, the number of the signal.
+        learned. None if a signal stopped it.
 
     Raises:
         UserError: If a file cannot be read or written, or the training diverges.
     """
     start = time.perf_counter()
     trained = _moco(design, workdir) if name == "moco" else _supervised(design, workdir)
-    if isinstance(trained, int):
-        return trained
+    if trained is None:
+        return None
     backbone, measures = trained
     content = io.BytesIO()
     np.savez(content, *backbone.get_weights())
@@ -65,12 +65,11 @@ def pretrain(name: str, design: Design, workdir: str) -> Record | int:
     return {"checksum": comparison.checksum(backbone), **measures, "seconds": seconds}
 
 
-def _moco(design: Design, workdir: str) -> tuple[keras.Model, dict[str, Any]] | int:
+def _moco(design: Design, workdir: str) -> tuple[keras.Model, dict[str, Any]] | None:
     config = moco_config(design, workdir)
     directory = os.path.join(workdir, "moco")
-    stopped_by = train(config, directory).stopped_by
-    if stopped_by is not None:
-        return stopped_by
+    if train(config, directory).stopped_by is not None:
+        return None
     summary = runs.summarize(config, run_directory.read_metrics(directory))
     keys = ("final_loss", "chance", "final_contrastive_top1")
     return load_backbone(directory), {key: summary[key] for key in keys}
@@ -166,7 +165,6 @@ def run_trial(
     trial["curve"] = {
         key: [round(point[key], 4) for point in trial["curve"]] for key in ("step", "loss")
     }
-    keras.backend.clear_session()
     return trial, predictions
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import pathlib
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from moco_tf.data import boxes, sources
 from moco_tf.data.sources import idx
 from moco_tf.evaluation.settings import DetectionSettings, SegmentationSettings
 from studies.transfer import design as designs
-from studies.transfer import images, trainings
+from studies.transfer import images, study, trainings
 from studies.transfer.__main__ import main
 from tests.scenes import FASHION_MNIST, needs_fashion_mnist
 
@@ -48,26 +50,21 @@ def started(monkeypatch):
     """Replace every training by a record, and return the names and seeds of the trainings."""
     started = []
 
-    def pretrain(name, design, workdir):
-        started.append((f"pre-training, {name}", design.pretrain_seed))
-        os.makedirs(workdir, exist_ok=True)
-        with open(trainings.weights_path(workdir, name), "wb") as file:
-            np.savez(file, np.zeros(1))
-        measures = {"final_loss": 5.0, "chance": 6.9, "final_contrastive_top1": 0.4, "top1": 0.8}
-        return {"checksum": name, "seconds": 60.0, **measures}
+    def make_record(training, design, workdir, out, signals):
+        started.append((training.name, training.seed))
+        initialization = training.settings["initialization"]
+        if "task" not in training.settings:
+            os.makedirs(workdir, exist_ok=True)
+            pathlib.Path(trainings.weights_path(workdir, initialization)).touch()
+            return {"checksum": initialization, "seconds": 60.0, "top1": 0.8}
+        # Pictures are those of the first seed and the shortest schedule.
+        first = training.seed == 0 and training.settings["schedule"] == 1
+        assert bool(out) == first
+        score = 0.1 * list(designs.INITIALIZATIONS).index(initialization)
+        return {"ap": score, "mean_iou": score, "seconds": 1.0}
 
-    def run_trial(settings, seed, design, workdir, scenes):
-        name = f"{settings['task']}, {settings['initialization']}, {settings['schedule']}x"
-        started.append((name, seed))
-        score = 0.1 * list(designs.INITIALIZATIONS).index(settings["initialization"])
-        return {"ap": score, "mean_iou": score, "seconds": 1.0}, {}
-
-    monkeypatch.setattr(trainings, "pretrain", pretrain)
-    monkeypatch.setattr(trainings, "run_trial", run_trial)
+    monkeypatch.setattr(study, "run_in_process", make_record)
     monkeypatch.setattr(images, "write", lambda *_: None)
-    monkeypatch.setattr(trainings, "load_scenes", lambda workdir: None)
-    monkeypatch.setattr("moco_tf.plots.boxes.plot_detections", lambda *_: None)
-    monkeypatch.setattr("moco_tf.plots.boxes.plot_segmentations", lambda *_: None)
     return started
 
 
@@ -136,18 +133,21 @@ def test_finished_trainings_are_not_run_again(arguments, started, tmp_path, caps
     assert started[26:] == [started[5]]
 
 
-def test_killed_study_keeps_what_was_finished(arguments, started, tmp_path, monkeypatch, capsys):
-    run_trial = trainings.run_trial
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_stops_the_study(arguments, started, tmp_path, monkeypatch, capsys, number):
+    make_record = study.run_in_process
 
-    def interrupted(settings, seed, *args):
+    def stopped(training, design, workdir, out, signals):
         if len(started) == 4:
-            raise KeyboardInterrupt
-        return run_trial(settings, seed, *args)
+            signal.raise_signal(number)
+            return None
+        return make_record(training, design, workdir, out, signals)
 
-    monkeypatch.setattr(trainings, "run_trial", interrupted)
-    assert main(arguments) == 128 + signal.SIGINT
+    monkeypatch.setattr(study, "run_in_process", stopped)
+    assert main(arguments) == 128 + number
+    assert "stopped; run the same command again" in capsys.readouterr().out
     assert len(read_results(tmp_path)["runs"]) == 4
-    monkeypatch.setattr(trainings, "run_trial", run_trial)
+    monkeypatch.setattr(study, "run_in_process", make_record)
     assert main(arguments) == 0
     assert len(started) == len(set(started)) == 26
 
@@ -170,9 +170,21 @@ def test_real_study_of_tiny_sizes(arguments, tmp_path, monkeypatch):
     design = dataclasses.replace(TINY, schedules=(1,))
     monkeypatch.setattr(designs, "Design", lambda: design)
     arguments = [*arguments, "--seeds=0"]
+    # Stopped when the pre-training with MoCo has ended.
+    run_in_process, started = study.run_in_process, []
+
+    def interrupted(training, design, workdir, out, signals):
+        started.append(training.name)
+        if len(started) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return run_in_process(training, design, workdir, out, signals)
+
+    monkeypatch.setattr(study, "run_in_process", interrupted)
+    assert main(arguments) == 128 + signal.SIGINT
+    assert len(read_results(tmp_path)["runs"]) == 2
     assert main(arguments) == 0
-    results = read_results(tmp_path)
-    supervised, moco, *trials = results["runs"]
+    assert len(started) == 3 + 6
+    supervised, moco, *trials = read_results(tmp_path)["runs"]
     assert 0 <= supervised["top1"] <= 1
     assert moco["chance"] == pytest.approx(np.log(17), abs=1e-4)
     assert len(trials) == 6
@@ -193,3 +205,7 @@ def test_mistakes_are_one_line(arguments, started, tmp_path, capsys, monkeypatch
     monkeypatch.undo()
     assert main([*arguments, "--fashion_mnist=/nowhere"]) == 2
     assert "there is no folder /nowhere" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # As if it were not installed.
+    assert main(arguments) == 2
+    assert "the study of transfer needs KerasHub" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
