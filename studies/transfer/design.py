@@ -60,7 +60,7 @@ class Design:
     view_size: int = 64
     crop_scale: tuple[float, float] = (0.2, 1.0)
     queue_size: int = 1024
-    moco_learning_rate: float = 0.24
+    moco_learning_rate: float = 0.06
     supervised_learning_rate: float = 0.05
     supervised_weight_decay: float = 1e-4
 

@@ -78,8 +78,10 @@ def _moco(design: Design, workdir: str) -> tuple[keras.Model, dict[str, Any]] | 
 def moco_config(design: Design, workdir: str) -> Any:
     """Return the config of the pre-training with MoCo.
 
-    It is MoCo v2 with the momentum, the temperature and the learning rate of configs/photos.py,
-    which is for small images and few steps as well.
+    It is MoCo v2 with the momentum and the temperature of configs/photos.py, which is for small
+    images and few steps as well. With its learning rate of 0.24, this larger network changed so
+    quickly that its keys could be told apart by their age: within 50 steps the contrastive accuracy
+    was 98 %, while the loss rose.
     """
     config = default_config()
     config.data.source = f"npy:{os.path.join(workdir, UNLABELED)}"
