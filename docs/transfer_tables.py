@@ -90,7 +90,7 @@ def settings(results: Results) -> str:
         ["steps of segmentation", lengths["segmentation"]],
         ["learning rates", " and ".join(rates) + f", after {config['warmup_steps']} warm-up steps"],
         ["trials", f"{len(results['seeds'])} of each row"],
-        ["time", f"{results['seconds'] / 3600:.1f} hours on two CPU cores"],
+        ["time", f"{results['seconds'] / 3600:.1f} hours on two CPU cores, beside other work"],
     ]
     return markdown.table(["setting", "value"], rows)
 

@@ -111,7 +111,7 @@ def test_all_numbers_of_the_design_are_those_of_the_results(tables, results, wri
     write(results)
     text = tables.transfer()
     assert "| steps of detection | 123 (1x) and 246 (2x) |" in text
-    assert "| time | 2.5 hours on two CPU cores |" in text
+    assert "| time | 2.5 hours on two CPU cores, beside other work |" in text
     assert "80.0 % of 1,024 test images" in text
 
 
