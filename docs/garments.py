@@ -15,6 +15,8 @@ import argparse
 import gzip
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,13 +28,13 @@ from sklearn.datasets import load_sample_image
 CATEGORIES = {1: "T-shirt", 2: "trouser", 8: "sneaker", 9: "bag"}  # Fashion-MNIST's labels + 1.
 TEST_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 TRAIN_PHOTOGRAPHS = ("brick", "camera", "china", "coins", "flower", "grass", "gravel", "moon")
-HEIGHT, WIDTH = 96, 128
+SIZE = 96, 128  # Height and width of a scene in pixels.
 MAX_SCALE = 2.5  # Largest size of a garment, relative to the 28 x 28 pixels of Fashion-MNIST.
 MAX_GARMENTS = 3  # In a scene.
 MAX_HIDDEN = 0.4  # Fraction of a garment that another one may hide.
 
 
-def read_photograph(name):
+def read_photograph(name: str) -> np.ndarray:
     """Return a photograph in grayscale, uint8 `[H, W]`."""
     if name in ("china", "flower"):
         image = load_sample_image(f"{name}.jpg")
@@ -43,7 +45,7 @@ def read_photograph(name):
     return image
 
 
-def read_fashion_mnist(folder, part):
+def read_fashion_mnist(folder: str, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Return images, uint8 `[N, 28, 28]`, and labels, uint8 `[N]`, of the part train or t10k."""
     images, labels = (
         gzip.decompress(pathlib.Path(folder, f"{part}-{name}-ubyte.gz").read_bytes())
@@ -55,7 +57,7 @@ def read_fashion_mnist(folder, part):
     )
 
 
-def cut_out(picture, scale):
+def cut_out(picture: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Return a garment without its background, uint8 `[H, W]`, and its mask, bool `[H, W]`."""
     size = round(28 * scale)
     larger = cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -67,34 +69,45 @@ def cut_out(picture, scale):
     return larger[box], inside[box]
 
 
-def make_scene(generator, photographs, garments):
+def make_scene(
+    generator: np.random.Generator,
+    photographs: Sequence[np.ndarray],
+    garments: Mapping[int, np.ndarray],
+    size: tuple[int, int] = SIZE,
+    max_garments: int = MAX_GARMENTS,
+) -> tuple[np.ndarray, list[int], list[np.ndarray]]:
     """Create a scene.
 
     Args:
         generator: A NumPy random generator.
         photographs: Photographs in grayscale, uint8 `[H, W]` each.
         garments: `{category: images}`, uint8 `[N, 28, 28]` each.
+        size: Height and width of the scene in pixels.
+        max_garments: Largest number of garments to draw; the smallest is 1.
 
     Returns:
-        image: uint8 `[96, 128, 3]`.
+        image: uint8 `[height, width, 3]`.
         categories: Category of each garment.
-        masks: Visible part of each garment, bool `[96, 128]` each.
+        masks: Visible part of each garment, bool `[height, width]` each.
     """
-    photograph = photographs[generator.integers(len(photographs))]
+    scene_height, scene_width = size
+    photograph = photographs[int(generator.integers(len(photographs)))]
     top, left = (
         generator.integers(side - length + 1)
-        for side, length in zip(photograph.shape, (HEIGHT, WIDTH), strict=True)
+        for side, length in zip(photograph.shape, size, strict=True)
     )
-    image = photograph[top : top + HEIGHT, left : left + WIDTH].copy()
-    categories, masks = [], []
-    for _ in range(generator.integers(1, MAX_GARMENTS + 1)):
-        category = int(generator.choice(list(CATEGORIES)))
+    image = photograph[top : top + scene_height, left : left + scene_width].copy()
+    categories: list[int] = []
+    masks: list[np.ndarray] = []
+    for _ in range(generator.integers(1, max_garments + 1)):
+        category = int(generator.choice(list(garments)))
         pictures = garments[category]
         scale = generator.uniform(1, MAX_SCALE)
         garment, inside = cut_out(pictures[generator.integers(len(pictures))], scale)
         height, width = inside.shape
-        top, left = generator.integers(HEIGHT - height + 1), generator.integers(WIDTH - width + 1)
-        visible = np.zeros([HEIGHT, WIDTH], bool)
+        top = generator.integers(scene_height - height + 1)
+        left = generator.integers(scene_width - width + 1)
+        visible = np.zeros(size, bool)
         visible[top : top + height, left : left + width] = inside
         if any((other & visible).sum() > MAX_HIDDEN * other.sum() for other in masks):
             continue
@@ -104,31 +117,40 @@ def make_scene(generator, photographs, garments):
     return np.repeat(image[..., np.newaxis], 3, axis=-1), categories, masks
 
 
-def write(folder, train, val, seed=0, fashion_mnist="/usr/share/datasets/fashion-mnist"):
+def write(
+    path: str | pathlib.Path,
+    train: int,
+    val: int,
+    seed: int = 0,
+    fashion_mnist: str = "/usr/share/datasets/fashion-mnist",
+    size: tuple[int, int] = SIZE,
+) -> None:
     """Write the folder.
 
     Args:
-        folder: Folder to create.
+        path: Folder to create.
         train: Number of training scenes.
         val: Number of test scenes.
         seed: Random seed; a scene is a function of the seed, its part and its number.
         fashion_mnist: Folder with the files of Fashion-MNIST.
+        size: Height and width of the scenes in pixels.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(path)
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     parts = (("train", train, "train", TRAIN_PHOTOGRAPHS), ("val", val, "t10k", TEST_PHOTOGRAPHS))
     for number, (part, count, fashion_mnist_part, names) in enumerate(parts):
         pictures, labels = read_fashion_mnist(fashion_mnist, fashion_mnist_part)
         garments = {category: pictures[labels == category - 1] for category in CATEGORIES}
         photographs = [read_photograph(name) for name in names]
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         (folder / part).mkdir(exist_ok=True)
         for index in range(count):
             generator = np.random.default_rng([seed, number, index])
-            image, categories, masks = make_scene(generator, photographs, garments)
+            image, categories, masks = make_scene(generator, photographs, garments, size)
             name = f"{index:06}.png"
             cv2.imwrite(str(folder / part / name), image)
-            images.append({"id": index, "file_name": name, "height": HEIGHT, "width": WIDTH})
+            images.append({"id": index, "file_name": name, "height": size[0], "width": size[1]})
             for category, visible in zip(categories, masks, strict=True):
                 run_lengths = mask.encode(np.asfortranarray(visible, np.uint8))
                 annotations.append(
@@ -154,7 +176,7 @@ def write(folder, train, val, seed=0, fashion_mnist="/usr/share/datasets/fashion
         path.write_text(json.dumps(content))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

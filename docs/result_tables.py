@@ -20,6 +20,7 @@ from typing import Any
 import benchmark_tables
 import fashion_mnist_tables
 import small_data_tables
+import transfer_tables
 
 from moco_tf import markdown
 from moco_tf.data.recipes import RECIPES, Recipe
@@ -143,6 +144,7 @@ TABLES = {
     "training": benchmark_tables.training,
     "train_step": benchmark_tables.train_step,
     "small_data": small_data_tables.small_data,
+    "transfer": transfer_tables.transfer,
 }
 
 

@@ -1,1 +1,1 @@
-"""The study of the paper's findings: its experiments, its rules, its tables and its figures."""
+"""The studies: of the paper's findings, of small data sets and of transfer."""

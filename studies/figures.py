@@ -42,7 +42,8 @@ def write_figures(directory: str, results: Results) -> list[str]:
     return plotted
 
 
-def _figure(columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with panels side by side, and the axes of its panels."""
     figure = Figure(figsize=(6.5 * columns, 4.5), layout="constrained")
     panels = figure.subplots(1, columns, squeeze=False)[0]
     for axes in panels:
@@ -97,7 +98,7 @@ def _set_powers_of_two(axes: Axes, ticks: Iterable[float]) -> None:
 
 
 def _plot_mechanisms(results: Results, rows: Sequence[Settings]) -> Figure:
-    figure, [axes] = _figure()
+    figure, [axes] = new_figure()
     groups = by_mechanism(rows)
     for name, points in groups.items():
         _plot_means(axes, results, points, color=COLORS[name], label=MECHANISMS[name])
@@ -110,7 +111,7 @@ def _plot_mechanisms(results: Results, rows: Sequence[Settings]) -> Figure:
 
 
 def _plot_momentum(results: Results, rows: Sequence[Settings]) -> Figure:
-    figure, [loss, accuracy] = _figure(2)
+    figure, [loss, accuracy] = new_figure(2)
     rows = [row for row in rows if "momentum" in row]
     for index, settings in enumerate(rows):
         for run in _runs(results, settings):
@@ -138,7 +139,7 @@ def _plot_momentum(results: Results, rows: Sequence[Settings]) -> Figure:
 
 def _plot_shuffling(results: Results, rows: Sequence[Settings]) -> Figure:
     groups = list(dict.fromkeys(row["bn_groups"] for row in rows if _runs(results, row)))
-    figure, panels = _figure(len(groups))
+    figure, panels = new_figure(len(groups))
     for axes, count in zip(panels, groups, strict=True):
         for settings in (row for row in rows if row["bn_groups"] == count):
             shuffled = settings["shuffle_bn"]
@@ -163,7 +164,7 @@ def _plot_shuffling(results: Results, rows: Sequence[Settings]) -> Figure:
 
 
 def _plot_v2(results: Results, rows: Sequence[Settings]) -> Figure:
-    figure, [axes] = _figure()
+    figure, [axes] = new_figure()
     points = dict(enumerate(rows))
     _plot_means(axes, results, points, color="tab:red", label="linear probe")
     _plot_means(axes, results, points, "knn_top1", color="tab:blue", label="kNN")
@@ -175,7 +176,7 @@ def _plot_v2(results: Results, rows: Sequence[Settings]) -> Figure:
 
 
 def _plot_epochs(results: Results, rows: Sequence[Settings]) -> Figure:
-    figure, [axes] = _figure()
+    figure, [axes] = new_figure()
     points = {row["epochs"]: row for row in rows if row["epochs"]}
     _plot_means(axes, results, points, color="tab:red", label="linear probe")
     _plot_means(axes, results, points, "knn_top1", color="tab:blue", label="kNN")
@@ -189,7 +190,7 @@ def _plot_epochs(results: Results, rows: Sequence[Settings]) -> Figure:
 
 
 def _plot_width(results: Results, rows: Sequence[Settings]) -> Figure:
-    figure, [axes] = _figure()
+    figure, [axes] = new_figure()
     for label, color, is_trained in (
         ("MoCo", "tab:red", True),
         ("random initialization", "gray", False),

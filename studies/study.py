@@ -98,7 +98,7 @@ def run(
     ]
     progress = _Progress([run.cost for _, run, _ in unfinished])
     start, seconds_before = time.perf_counter(), study["seconds"]
-    with progress.bar, _received_signals() as signals:
+    with progress.bar, received_signals() as signals:
         for index, (name, run, seed) in enumerate(unfinished):
             title = f"run {index + 1}/{len(unfinished)}: {name}, seed {seed}"
             run_config = runs.with_settings(config, run.settings, seed)
@@ -172,7 +172,7 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _received_signals() -> Iterator[list[int]]:
+def received_signals() -> Iterator[list[int]]:
     """Collect the SIGINTs and SIGTERMs that arrive inside the block, instead of stopping."""
     received: list[int] = []
     previous = {

@@ -1,7 +1,8 @@
 """A run of the study in its own process.
 
-TensorFlow keeps the graph of every training step that it has built, about 40 MB per run, until the
-process ends. Therefore `run_in_process` starts `python -m studies.worker` for every run.
+TensorFlow keeps the graph of every training step that it has built, about 40 MB per run and 200 MB
+per detector, until the process ends. Therefore `run_in_process` starts `python -m studies.worker`
+for every run, and other studies start modules of their own with `call`.
 """
 
 import json
@@ -36,15 +37,11 @@ def run_in_process(
 ) -> Record | None:
     """Call `studies.runs.run` in its own process.
 
-    The output of that process is appended to `workdir/log.txt`. If this process is killed, that
-    process saves and stops too.
-
     Args:
         config: Config of the run.
         workdir: Path of the run directory, which must be local.
-        signals: The signals that this process has received; they may grow while the run is in
-            progress. Each is sent to the process of the run once.
-        on_poll: Called a few times per second.
+        signals: As for `call`.
+        on_poll: As for `call`.
         labels: Further evaluations of the run, if any.
 
     Returns:
@@ -52,6 +49,38 @@ def run_in_process(
 
     Raises:
         UserError: If the run raises one, or fails.
+    """
+    arguments = [config.to_json_best_effort(), workdir]
+    if labels is not None:
+        arguments.append(json.dumps(labels._asdict()))
+    return call("studies.worker", arguments, workdir, signals, on_poll)
+
+
+def call(
+    module: str,
+    arguments: Sequence[str],
+    workdir: str,
+    signals: Sequence[int],
+    on_poll: Callable[[], None],
+) -> Record | None:
+    """Run a module, which calls `answer`, in its own process.
+
+    The output of that process is appended to `workdir/log.txt`. If this process is killed, that
+    process stops too.
+
+    Args:
+        module: Name of the module.
+        arguments: Its arguments. The path of its answer follows them.
+        workdir: Path of the directory of the log, which must be local.
+        signals: The signals that this process has received; they may grow while the run is in
+            progress. Each is sent to the process of the run once.
+        on_poll: Called a few times per second.
+
+    Returns:
+        The record that the module answers, or None if a signal stopped it.
+
+    Raises:
+        UserError: If the module raises one, or fails.
     """
     log_path = os.path.join(workdir, LOG_FILE)
     try:
@@ -65,11 +94,7 @@ def run_in_process(
     with log, tempfile.TemporaryDirectory() as directory:
         answer_path = os.path.join(directory, "answer.json")
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "studies.worker"),
-                *(config.to_json_best_effort(), workdir, answer_path),
-                *([json.dumps(labels._asdict())] if labels else []),
-            ],
+            [sys.executable, "-m", module, *arguments, answer_path],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -91,10 +116,10 @@ def run_in_process(
         process.stdin.close()
         if os.path.exists(answer_path):
             with open(answer_path, encoding="utf-8") as file:
-                answer = json.load(file)
-            if "error" in answer:
-                raise UserError(answer["error"])
-            return answer["record"]
+                content = json.load(file)
+            if "error" in content:
+                raise UserError(content["error"])
+            return content["record"]
     if signals:
         return None
     raise UserError(
@@ -106,22 +131,32 @@ def main(arguments: Sequence[str]) -> None:
     """Train and evaluate a run, and write its record or the message of its error to a file.
 
     Args:
-        arguments: The config as JSON, the path of the run directory, the path of the file, and the
-            further evaluations as JSON, if any.
+        arguments: The config as JSON, the path of the run directory, the further evaluations as
+            JSON, if any, and the path of the file.
     """
-    config_json, workdir, answer_path, *labels_json = arguments
+    config_json, workdir, *labels_json, answer_path = arguments
     labels = Labels(**json.loads(labels_json[0])) if labels_json else None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
     config = default_config()
     config.update(ml_collections.ConfigDict(json.loads(config_json)))
-    answer: dict[str, Any]
+    answer(answer_path, lambda: runs.run(config, workdir, labels))
+
+
+def answer(path: str, run: Callable[[], Record | None]) -> None:
+    """Call a function in a process of `call`, and write its record or the message of its error.
+
+    Args:
+        path: Path of the file to write.
+        run: Function that returns a record, or None if a signal stopped it.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    content: dict[str, Any]
     try:
-        answer = {"record": runs.run(config, workdir, labels)}
+        content = {"record": run()}
     except UserError as error:
-        answer = {"error": str(error)}
-    with open(answer_path, "w", encoding="utf-8") as file:
-        json.dump(answer, file)
+        content = {"error": str(error)}
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file)
 
 
 def _stop_with_parent() -> None:

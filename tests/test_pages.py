@@ -17,6 +17,7 @@ from moco_tf.cli.formats import FORMATS
 from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
 from studies import __main__ as study
+from studies.transfer import __main__ as transfer_study
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
@@ -36,6 +37,8 @@ COMMANDS = {
     "moco-evaluate": evaluate.COMMAND,
     "moco-demo": demo.COMMAND,
 }
+
+STUDIES = {"studies": study, "studies.transfer": transfer_study}
 
 SEPARATORS = re.compile(r"[;&|()<>]+")
 # A word in capitals, or an ellipsis, stands for a value that the reader chooses.
@@ -98,8 +101,8 @@ def parse(words):
         if is_script and re.fullmatch(r"export/\w+\.py", word):
             parse_flags(export_command(pathlib.PurePath(word).stem), words[position + 1 :])
             return True
-        if word == "studies" and is_script:
-            parse_flags(command_of(study.main), words[position + 1 :])
+        if word in STUDIES and is_script:
+            parse_flags(command_of(STUDIES[word].main), words[position + 1 :])
             return True
         if word in COMMANDS and (word.startswith("moco-") or is_script):
             parse_flags(COMMANDS[word], words[position + 1 :])

@@ -12,7 +12,13 @@ import shlex
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from studies.__main__ import main as studies_main
+import studies.__main__
+import studies.transfer.__main__
+
+STUDIES = {
+    "python -m studies": studies.__main__.main,
+    "python -m studies.transfer": studies.transfer.__main__.main,
+}
 
 
 def setup(app):
@@ -37,8 +43,8 @@ class CommandHelp(SphinxDirective):
 def help_text(command):
     """Return what a command prints for --help."""
     name, *arguments = shlex.split(command)
-    if command == "python -m studies":
-        main, arguments = studies_main, []
+    if command in STUDIES:
+        main, arguments = STUDIES[command], []
     else:
         [entry_point] = importlib.metadata.entry_points(group="console_scripts", name=name)
         main = entry_point.load()

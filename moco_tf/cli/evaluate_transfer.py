@@ -32,7 +32,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         settings: Settings of the protocol.
     """
     assert isinstance(settings, TransferSettings)
-    _require_extra(values.protocol)
+    require_extra(f"--protocol={values.protocol}")
     task = TASKS[values.protocol]
     image_size = values.image_size or IMAGE_SIZE
     training.require_valid_size(task, image_size)
@@ -93,13 +93,21 @@ def _print_unreadable(directory: str, result: dict[str, Any]) -> None:
         print(line)
 
 
-def _require_extra(protocol: str) -> None:
+def require_extra(label: str) -> None:
+    """Check that KerasHub and pycocotools are installed.
+
+    Args:
+        label: What needs them, for the message.
+
+    Raises:
+        UserError: If one of them is not.
+    """
     try:
         import keras_hub  # noqa: F401
         import pycocotools  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--protocol={protocol} needs KerasHub and pycocotools: install the extra 'detection': "
+            f"{label} needs KerasHub and pycocotools: install the extra 'detection': "
             "pip install '.[detection]' in a checkout of moco-tf"
         ) from error
 
