@@ -40,44 +40,61 @@ def scan(paths: Sequence[str]) -> Records:
         UserError: If a file cannot be read, is compressed, is not a TFRecord file, or is damaged or
             incomplete.
     """
+    return records_at(paths, offsets_of(paths))
+
+
+def offsets_of(paths: Sequence[str]) -> list[np.ndarray]:
+    """Return the offsets of the records of TFRecord files, as `records_at` takes them.
+
+    Raises:
+        UserError: As `scan`.
+    """
     with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
-        offsets = list(pool.map(lambda path: cached(path, "tfrecord", _index)["offsets"], paths))
+        return list(pool.map(lambda path: cached(path, "tfrecord", _index)["offsets"], paths))
+
+
+def records_at(paths: Sequence[str], offsets: Sequence[np.ndarray]) -> Records:
+    """Return the records of TFRecord files whose offsets are known.
+
+    Args:
+        paths: Paths of the files.
+        offsets: For each file, the offsets of its records, then the offset at which its last record
+            ends, int64 `[n + 1]`. They are not copied.
+
+    Returns:
+        The records, in the order of the files.
+    """
     counts = [len(file_offsets) - 1 for file_offsets in offsets]
     first_indices = np.cumsum([0, *counts], dtype=np.int64)
-    sizes = [int(file_offsets[-1]) for file_offsets in offsets]
-    joined = np.concatenate(offsets)
     return Records(
         paths=list(paths),
         first_indices=first_indices,
-        sizes=sizes,
-        reader=lambda: _reader(paths, first_indices, joined),
+        sizes=[int(file_offsets[-1]) for file_offsets in offsets],
+        reader=lambda: _reader(paths, first_indices, offsets),
         in_order=lambda: tf.data.TFRecordDataset(list(paths), buffer_size=BUFFER_BYTES),
     )
 
 
 def _reader(
-    paths: Sequence[str], first_indices: np.ndarray, offsets: np.ndarray
+    paths: Sequence[str], first_indices: np.ndarray, offsets: Sequence[np.ndarray]
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function from the index of a record to its payload.
+    """Return a function from the index of a record to its payload; see `records_at`."""
 
-    Args:
-        paths: Paths of the files.
-        first_indices: As in `Records`.
-        offsets: int64 `[N + len(paths)]`, for each file the offsets of its records, then the offset
-            at which its last record ends.
-    """
-    # Eager tensors are captured; arrays would be copied into every graph.
-    path_tensor, first_tensor = tf.constant(list(paths)), tf.constant(first_indices)
-    offset_tensor = tf.constant(offsets)
+    def locate(index: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
+        file = int(np.searchsorted(first_indices, index, side="right")) - 1
+        number = index - first_indices[file]
+        return paths[file], offsets[file][number], offsets[file][number + 1]
 
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
     def read(index: tf.Tensor) -> tf.Tensor:
-        file = tf.searchsorted(first_tensor, [index], side="right") - 1
-        # Every earlier file has one offset more than it has records.
-        position = index + tf.cast(file, tf.int64)
-        begin, end = offset_tensor[position[0]], offset_tensor[position[0] + 1]
+        # The offsets stay in Python, because tf.data makes several copies of captured tensors.
+        location = tf.numpy_function(
+            locate, [index], [tf.string, tf.int64, tf.int64], stateful=False
+        )
+        path, begin, end = (tf.ensure_shape(value, []) for value in location)
         # The operation behind tf.data.TFRecordDataset, which does not accept offsets itself.
         record = tf.raw_ops.TFRecordDatasetV2(
-            filenames=tf.gather(path_tensor, file),
+            filenames=path[tf.newaxis],
             compression_type="",
             buffer_size=end - begin,  # A single read of nothing but this record.
             byte_offsets=begin[tf.newaxis],
