@@ -48,7 +48,7 @@ def pretrain(name: str, design: Design, workdir: str) -> Record | None:
     Returns:
         The record of the pre-training, without `name` and `seed`: a checksum of the weights,
         `seconds`, without those before an interruption, and how well the pre-training task was
-        learned. None if a signal stopped it.
+        learned, with a curve. None if a signal stopped it.
 
     Raises:
         UserError: If a file cannot be read or written, or the training diverges.
@@ -71,7 +71,7 @@ def _moco(design: Design, workdir: str) -> tuple[keras.Model, dict[str, Any]] | 
     if train(config, directory).stopped_by is not None:
         return None
     summary = runs.summarize(config, run_directory.read_metrics(directory))
-    keys = ("final_loss", "chance", "final_contrastive_top1")
+    keys = ("final_loss", "chance", "final_contrastive_top1", "curves")
     return load_backbone(directory), {key: summary[key] for key in keys}
 
 
@@ -120,7 +120,8 @@ def _supervised(design: Design, workdir: str) -> tuple[keras.Model, dict[str, An
         backbone, source, design.view_size, settings, "supervised pre-training"
     )
     backbone.set_weights(tuned.get_weights())
-    return backbone, {"top1": result["top1"]}
+    curve = {key: [round(point[key], 4) for point in result["curve"]] for key in ("top1", "loss")}
+    return backbone, {"top1": result["top1"], "curve": curve}
 
 
 def run_trial(
