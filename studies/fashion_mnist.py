@@ -165,15 +165,6 @@ def base_config(folder: str, steps: int = 0) -> Any:
     return config
 
 
-def copy_curves(out: str, workdir: str, encoder: str, seed: int) -> None:
-    """Plot the curves of a pre-training into the directory of the results, if it was run here."""
-    from moco_tf.plots.run import plot_curves
-
-    run_dir = os.path.join(workdir, f"{encoder}-moco", f"seed{seed}")
-    if os.path.exists(os.path.join(run_dir, "metrics.jsonl")):
-        shutil.copy(plot_curves(run_dir), os.path.join(out, f"curves-{encoder}.png"))
-
-
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
     for seed in values.seeds or [""]:
@@ -185,6 +176,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     seeds = [int(seed) for seed in values.seeds]
 
     from moco_tf.config import flatten, total_steps
+    from moco_tf.plots.run import plot_curves
     from studies import experiments, study
 
     config = base_config(values.data, values.steps)
@@ -203,7 +195,9 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "studies.fashion_mnist", *arguments])
     stopped_by = study.run(config, planned, seeds, values.out, values.workdir, command)
     for encoder in values.encoders:
-        copy_curves(values.out, values.workdir, encoder, seeds[0])
+        run_dir = os.path.join(values.workdir, f"{encoder}-moco", f"seed{seeds[0]}")
+        if os.path.exists(os.path.join(run_dir, "metrics.jsonl")):
+            shutil.copy(plot_curves(run_dir), os.path.join(values.out, f"curves-{encoder}.png"))
     return 0 if stopped_by is None else 128 + stopped_by
 
 

@@ -172,6 +172,7 @@ def test_mistakes_are_one_line(arguments, started, tmp_path, capsys):
 def test_real_study_is_stopped_and_resumed(arguments, tmp_path):
     finished = tmp_path / "runs" / "resnet8-moco" / "seed0" / "eval" / f"{labels.PROTOCOL}.json"
     process = command.start("-m", "studies.fashion_mnist", *arguments)
+    command.wait_for((tmp_path / "runs" / "resnet8-moco").exists, process)
     command.wait_for(finished.exists, process)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate()
