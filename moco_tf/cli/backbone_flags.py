@@ -183,10 +183,7 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
     options: dict[str, Any] = {}
     if config:
         options = sources.options(config)
-        if config.data.value_range != AUTO and values["pixels"].value not in (
-            None,
-            config.data.pixels,
-        ):
+        if values["pixels"].value not in (None, config.data.pixels):
             options["value_range"] = AUTO  # The range of the run is that of another type.
     elif values.saved_model and (pixels := loading.read_pixels(values.saved_model)):
         channels = loading.read_network(values.saved_model).channels

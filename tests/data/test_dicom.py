@@ -113,9 +113,11 @@ def test_missing_window_is_named_with_the_remedy():
         readers.read(contents(dataset()), Form("uint8", 1))
 
 
-@pytest.mark.parametrize("width", [0, 0.5, -3])
-def test_impossible_window_is_refused(width):
-    data = dataset(WindowCenter=40, WindowWidth=width)
+@pytest.mark.parametrize(
+    ("width", "function"), [(0, "LINEAR"), (0.5, "LINEAR"), (-3, "SIGMOID"), (0, "LINEAR_EXACT")]
+)
+def test_impossible_window_is_refused(width, function):
+    data = dataset(WindowCenter=40, WindowWidth=width, VOILUTFunction=function)
     with pytest.raises(ValueError, match="width"):
         readers.read(contents(data), Form("uint8", 1))
 

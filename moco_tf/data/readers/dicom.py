@@ -98,19 +98,19 @@ def through_window(
 
 
 def _window(dataset: Any) -> tuple[float, float, str]:
+    """Return the center, the width and the function of the first window."""
     center, width = dataset.get("WindowCenter", None), dataset.get("WindowWidth", None)
     if center is None or width is None:
         raise UnfitError(
             "it has no window",
             "config.data.pixels=float32 and config.data.value_range to a window, such as -1000,400",
         )
-    numbers = [value[0] if hasattr(value, "__len__") else value for value in (center, width)]
+    # A file may have several windows.
+    center, width = (
+        float(value[0] if hasattr(value, "__len__") else value) for value in (center, width)
+    )
     function = str(dataset.get("VOILUTFunction", None) or FUNCTIONS[0])
-    is_linear = function == "LINEAR"
-    if (
-        function not in FUNCTIONS
-        or not float(numbers[1]) >= 1 * is_linear
-        or float(numbers[1]) == 0
-    ):
-        raise ValueError(f"its window has the function {function} and the width {numbers[1]}")
-    return float(numbers[0]), float(numbers[1]), function
+    is_possible = width >= 1 if function == "LINEAR" else width > 0
+    if function not in FUNCTIONS or not is_possible:
+        raise ValueError(f"its window has the function {function} and the width {width:g}")
+    return center, width, function
