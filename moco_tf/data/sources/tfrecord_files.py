@@ -44,13 +44,12 @@ def scan(paths: Sequence[str]) -> Records:
         offsets = list(pool.map(lambda path: cached(path, "tfrecord", _index)["offsets"], paths))
     counts = [len(file_offsets) - 1 for file_offsets in offsets]
     first_indices = np.cumsum([0, *counts], dtype=np.int64)
-    sizes = [int(file_offsets[-1]) for file_offsets in offsets]
-    joined = np.concatenate(offsets)
+    read = _reader(paths, first_indices, np.concatenate(offsets))
     return Records(
         paths=list(paths),
         first_indices=first_indices,
-        sizes=sizes,
-        reader=lambda: _reader(paths, first_indices, joined),
+        sizes=[int(file_offsets[-1]) for file_offsets in offsets],
+        reader=lambda: read,
         in_order=lambda: tf.data.TFRecordDataset(list(paths), buffer_size=BUFFER_BYTES),
     )
 
@@ -67,8 +66,9 @@ def _reader(
             at which its last record ends.
     """
     # Eager tensors are captured; arrays would be copied into every graph.
-    path_tensor, first_tensor = tf.constant(list(paths)), tf.constant(first_indices)
-    offset_tensor = tf.constant(offsets)
+    with tf.device("CPU"):
+        path_tensor, first_tensor = tf.constant(list(paths)), tf.constant(first_indices)
+        offset_tensor = tf.constant(offsets)
 
     def read(index: tf.Tensor) -> tf.Tensor:
         file = tf.searchsorted(first_tensor, [index], side="right") - 1
