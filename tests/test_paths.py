@@ -41,7 +41,7 @@ def variables(tmp_path, monkeypatch):
 def test_expand(path, expected):
     assert expand(path, "--workdir") == expected
     assert expand(expanded := expand(path, "--workdir"), "--workdir") == expanded
-    for scheme in ("folder", "idx", "tfrecord", "coco"):
+    for scheme in ("folder", "idx", "tfrecord", "arrayrecord", "webdataset", "parquet", "coco"):
         assert expand_source(f"{scheme}:{path}") == f"{scheme}:{expected}"
 
 

@@ -34,7 +34,7 @@ def write_tfrecord(path: str, items: Iterable[Item]) -> None:
     """Write a TFRecord file, with the names of the features of TF-Slim."""
     with tf.io.TFRecordWriter(path) as writer:
         for item in items:
-            writer.write(_example(item))
+            writer.write(example(item))
 
 
 def write_arrayrecord(path: str, items: Iterable[Item]) -> None:
@@ -44,7 +44,7 @@ def write_arrayrecord(path: str, items: Iterable[Item]) -> None:
     # Images are compressed already.
     writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
     for item in items:
-        writer.write(_example(item))
+        writer.write(example(item))
     writer.close()
 
 
@@ -75,7 +75,8 @@ WRITERS: dict[str, tuple[str, Callable[[str, Iterable[Item]], None]]] = {
 }
 
 
-def _example(item: Item) -> bytes:
+def example(item: Item) -> bytes:
+    """Return the record of an image, a serialized `tf.train.Example`."""
     image_format = {"jpg": "jpeg"}.get(item.image.suffix, item.image.suffix)
     values: dict[str, bytes | str | int] = {
         "image/encoded": item.image.contents,

@@ -90,8 +90,9 @@ def scan(paths: Sequence[str]) -> Records:
 def _reader(paths: Sequence[str], first_indices: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a function from the index of a record to its payload."""
     # An open reader holds a file descriptor and the index of its file.
-    max_open = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
-    open_file = functools.lru_cache(max_open)(_open)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    is_unlimited = limit == resource.RLIM_INFINITY
+    open_file = functools.lru_cache(None if is_unlimited else max(limit // 2, 1))(_open)
 
     def payload(index: int) -> bytes:
         file = int(np.searchsorted(first_indices, index, side="right")) - 1

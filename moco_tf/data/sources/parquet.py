@@ -83,6 +83,7 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
         split=split(name, records),
         no_labels="the files have no column of labels",
         labels_file=f"the column {label_column}",
+        notes=[note] if (note := groups.note()) else [],
         read_file=read_file,
         label_names=dict(enumerate(map(str, names))) or label_names(records),
     )

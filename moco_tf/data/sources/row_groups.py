@@ -44,6 +44,22 @@ class RowGroups:
         # Only one thread reads a group, while others wait for it.
         self._group_locks: dict[int, threading.Lock] = {}
 
+    def note(self) -> str:
+        """Return a line about slow reading in random order; "" if all groups are kept in memory."""
+        sizes = [
+            chunk.total_uncompressed_size
+            for file in self._metadata
+            for group in map(file.row_group, range(file.num_row_groups))
+            for chunk in map(group.column, range(group.num_columns))
+            if chunk.path_in_schema == self._column
+        ]
+        if sum(sizes) <= MAX_KEPT_BYTES:
+            return ""
+        return (
+            f"warning: to read an image, {sum(sizes) / len(sizes) / 1e6:.3g} MB are read, its row "
+            "group: moco_tf.prepare writes files from which images are read alone"
+        )
+
     def value(self, index: int) -> bytes:
         """Return the value of a row.
 

@@ -1,7 +1,8 @@
-"""The `tfds` source: data sets of tensorflow-datasets, in the TFRecord files that it writes."""
+"""The `tfds` source: data sets of tensorflow-datasets, in TFRecord or ArrayRecord files."""
 
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import logging as absl_logging
 
-from moco_tf.data.sources import examples
+from moco_tf.data.sources import arrayrecord, examples, tfrecord_files
 from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
-from moco_tf.data.sources.tfrecord_files import scan
 from moco_tf.errors import UserError
 
 if TYPE_CHECKING:  # Importing it takes seconds.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # Importing it takes seconds.
 
 # Which records of which files make up a split: `tfds.core.utils.shard_utils.FileInstruction`s.
 FileInstructions = Sequence[Any]
+FILE_FORMATS = ("tfrecord", "array_record")
 
 DATASET = re.compile(r"(?P<name>[^:]+)(:(?P<version>[\d.*]+))?(:(?P<split>[A-Za-z_].*))?")
 
@@ -43,7 +44,7 @@ def load(name: str, dataset: str, data_dir: str) -> Source:
 
     Raises:
         UserError: If there is no such data set, version or split, or the data set cannot be
-            prepared, is not stored in TFRecord files, or holds no images.
+            prepared, is not stored in TFRecord or ArrayRecord files, or holds no images.
     """
     builder, split = open_prepared(name, dataset, data_dir)
     image_feature, label_feature, class_names = _features(name, builder)
@@ -86,7 +87,7 @@ def open_prepared(name: str, dataset: str, data_dir: str) -> tuple["tfds.core.Da
 
     Raises:
         UserError: If there is no such data set or version, or the data set cannot be prepared or is
-            not stored in TFRecord files.
+            not stored in TFRecord or ArrayRecord files.
     """
     match = DATASET.fullmatch(dataset)
     if not match:
@@ -96,7 +97,7 @@ def open_prepared(name: str, dataset: str, data_dir: str) -> tuple["tfds.core.Da
     with _quiet():
         builder = _prepared_builder(name, match["name"], match["version"], data_dir)
     file_format = builder.info.file_format.value
-    if file_format != "tfrecord":
+    if file_format not in FILE_FORMATS:
         raise UserError(
             f"data source '{name}' is stored in {file_format} files in {builder.data_path}: "
             "prepare it with tfds build --file_format=tfrecord"
@@ -132,7 +133,10 @@ def requested_and_other_splits(
 
 def scan_splits(*splits: FileInstructions) -> Records:
     """Find the records in the files of all the splits."""
-    return scan(sorted(set().union(*map(_paths, splits))))
+    paths = sorted(set().union(*map(_paths, splits)))
+    if all(".array_record" in os.path.basename(path) for path in paths):
+        return arrayrecord.scan(paths)
+    return tfrecord_files.scan(paths)
 
 
 def split_indices(name: str, records: Records, instructions: FileInstructions) -> np.ndarray:

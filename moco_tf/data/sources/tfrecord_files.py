@@ -66,11 +66,12 @@ def records_at(paths: Sequence[str], offsets: Sequence[np.ndarray]) -> Records:
     """
     counts = [len(file_offsets) - 1 for file_offsets in offsets]
     first_indices = np.cumsum([0, *counts], dtype=np.int64)
+    read = _reader(paths, first_indices, offsets)
     return Records(
         paths=list(paths),
         first_indices=first_indices,
         sizes=[int(file_offsets[-1]) for file_offsets in offsets],
-        reader=lambda: _reader(paths, first_indices, offsets),
+        reader=lambda: read,
         in_order=lambda: tf.data.TFRecordDataset(list(paths), buffer_size=BUFFER_BYTES),
     )
 

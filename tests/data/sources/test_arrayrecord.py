@@ -1,5 +1,7 @@
 """The `arrayrecord` source, on files of the array_record package."""
 
+import resource
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,8 +91,9 @@ def test_damaged_record_is_an_error_of_this_record(tmp_path):
     assert source.labels.tolist() == [0, 1, 2, 3, 4, -1, 5, 6]
 
 
-def test_more_files_than_may_be_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrayrecord.resource, "getrlimit", lambda _: (4, 4))
+@pytest.mark.parametrize("limit", [4, resource.RLIM_INFINITY])
+def test_more_files_than_may_be_open(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(arrayrecord.resource, "getrlimit", lambda _: (limit, limit))
     for n in range(6):
         write_records(tmp_path / f"{n}", [png(n)[1]])
     source = load(tmp_path / "*")

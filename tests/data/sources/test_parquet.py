@@ -1,6 +1,7 @@
 """The `parquet` source, on files as the Hugging Face hub has them."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +60,7 @@ def test_files_of_the_hub_are_read(tmp_path, compression):
     assert source.test.tolist() == [0, 1]
     assert source.train.tolist() == source.pretrain.tolist() == list(range(2, 10))
     assert source.describe(7) == f"row 1 of {tmp_path / 'train-00001-of-00002.parquet'}"
+    assert not source.notes
     assert "column label with the checksum" in source.list_contents()[-1].decode()
 
 
@@ -131,6 +133,10 @@ def test_few_row_groups_are_kept(tmp_path, monkeypatch):
         row_groups.RowGroups, "_read", lambda self, group: reads.append(group) or read(self, group)
     )
     source = load(write_rows(tmp_path / "a", [row(n) for n in range(12)]))
+    [note] = source.notes
+    size = float(re.search(r"([\d.]+) MB are read", note)[1]) * 1e6
+    # The pages have headers with the least and the greatest value.
+    assert 3 * len(png(0)[1]) < size < 6 * len(png(0)[1])
     assert_images(source, range(12))
     assert sorted(reads) == [0, 1, 2, 3]  # In order, each is read once, whatever the threads do.
     for index in (0, 11, 0, 11, 5):

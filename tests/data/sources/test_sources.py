@@ -11,7 +11,7 @@ from moco_tf.errors import UserError
 
 
 @pytest.mark.parametrize(
-    "name", ["", "folder:", "folder", "imagenet", "tfds:", "tfrecord:", "/data"]
+    "name", ["", "folder:", "folder", "imagenet", "tfds:", "tfrecord:", "parquet:", "/data"]
 )
 def test_error_names_an_unknown_source_and_the_choices(name):
     with pytest.raises(UserError, match=f"'{name}'.*{sources.SOURCE_NAMES}"):

@@ -228,10 +228,21 @@ def test_error_names_the_problem(data_dir, dataset, message):
     assert "\n" not in str(error.value)
 
 
+def test_array_record_files_are_read(tmp_path):
+    Animals(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    source = load("animals:train[:30]", str(tmp_path))
+    builder = tfds.builder("animals:1.2.0", data_dir=str(tmp_path))
+    for part, split in ((source.train, "train[:30]"), (source.test, "test")):
+        examples = list(builder.as_data_source(split=split))
+        for image, example in zip(read_images(source, part), examples, strict=True):
+            np.testing.assert_array_equal(image, example["image"])
+        assert source.labels[part].tolist() == [example["label"] for example in examples]
+
+
 def test_error_names_other_file_formats(tmp_path):
-    builder = TrainOnly(data_dir=str(tmp_path), file_format="array_record")
+    builder = TrainOnly(data_dir=str(tmp_path), file_format="parquet")
     builder.download_and_prepare()
-    with pytest.raises(UserError, match="is stored in array_record files.*--file_format=tfrecord"):
+    with pytest.raises(UserError, match="is stored in parquet files.*--file_format=tfrecord"):
         load("train_only", str(tmp_path))
 
 
