@@ -10,6 +10,7 @@ VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
 # The schemes whose location is a path: of data sources, and of initial weights.
 PATH_SCHEMES = (
     *("folder", "files", "npy", "idx", "tfrecord", "coco"),
+    "video",
     *("run", "saved_model", "keras", "keras_hub", "checkpoint"),
 )
 

@@ -139,7 +139,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "data.source",
             "",
             "Images to train on, such as folder:PATH, files:LIST, npy:FILE, tfrecord:GLOB, "
-            "tfds:NAME, idx:PATH or photos; required.",
+            "video:PATH, tfds:NAME, idx:PATH or photos; required.",
         ),
         Setting(
             "data.on_error",
@@ -164,6 +164,13 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "",
             "Directory of the data sets; empty for the default of tensorflow-datasets (tfds "
             "sources only).",
+        ),
+        Setting(
+            "data.frame_seconds",
+            1.0,
+            "Seconds between the frames of a video that are used as images; 0 for all frames "
+            "(video sources only).",
+            NOT_NEGATIVE,
         ),
         Setting("image_size", 224, "Side of a view in pixels.", COUNT),
     ),

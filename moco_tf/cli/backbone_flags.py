@@ -175,9 +175,9 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
         UserError: As `moco_tf.data.sources.load`.
     """
     options = sources.options(config) if config else {}
-    for name in ("image_feature", "label_feature", "tfds_dir"):
+    for name in sources.OPTIONS:
         if values[name].value is not None:
-            options[name] = str(values[name].value)
+            options[name] = values[name].value
     return sources.load(source_name, **options)
 
 

@@ -1,6 +1,7 @@
 """Data sources. A string names a source, and every image of a source has a stable index."""
 
 import os
+from typing import Any
 
 import ml_collections
 
@@ -9,12 +10,16 @@ from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source
 
+# The settings `data.NAME` that say how a source is read, arguments of `load`.
+OPTIONS = ("image_feature", "label_feature", "tfds_dir", "frame_seconds")
+
 
 def load(
     name: str,
     image_feature: str = "image/encoded",
     label_feature: str = "image/class/label",
     tfds_dir: str = "",
+    frame_seconds: float = 1.0,
 ) -> Source:
     """Open a data source.
 
@@ -27,10 +32,12 @@ def load(
             - `"npy:FILE"`: an array of images in a file of `numpy.save`;
             - `"idx:PATH"`: a folder of IDX files, the format of MNIST and Fashion-MNIST;
             - `"tfrecord:GLOB"`: the TFRecord files that match a pattern;
+            - `"video:PATH"`: the frames of a video file, or of those below a folder; needs PyAV;
             - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets.
         image_feature: Feature of a `tfrecord` record that holds the encoded image.
         label_feature: Feature of a `tfrecord` record that holds the label; `""` for no labels.
         tfds_dir: Directory of tensorflow-datasets; `""` for its default.
+        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames.
 
     Returns:
         A `Source`.
@@ -73,6 +80,10 @@ def load(
         from moco_tf.data.sources import tfrecord
 
         return tfrecord.load(name, location, image_feature, label_feature)
+    if scheme == "video" and location:
+        from moco_tf.data.sources import video
+
+        return video.load(name, location, frame_seconds)
     if scheme == "tfds" and location:
         from moco_tf.data.sources import tfds
 
@@ -97,6 +108,6 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
     return load(config.data.source, **options(config))
 
 
-def options(config: ml_collections.ConfigDict) -> dict[str, str]:
+def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the settings of a config that are keyword arguments of `load`."""
-    return {key: config.data[key] for key in ("image_feature", "label_feature", "tfds_dir")}
+    return {key: config.data[key] for key in OPTIONS}

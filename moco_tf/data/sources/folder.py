@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.decoding import decode
-from moco_tf.data.sources.image_files import IMAGE_SUFFIXES
+from moco_tf.data.sources.image_files import IMAGES, FileKind
 from moco_tf.data.sources.labeled import classes_found
 from moco_tf.data.sources.layout import Group, Layout, recognize
 from moco_tf.data.sources.path_list import PathList
@@ -20,7 +20,7 @@ from moco_tf.names import printable
 from moco_tf.paths import expand_source
 
 
-def load(name: str, folder: str) -> Source:
+def load(name: str, folder: str, kind: FileKind = IMAGES) -> Source:
     """Open the image files below a folder, in the order of their paths.
 
     If the first level of subfolders has the usual names of the parts of a data set, in any case and
@@ -38,6 +38,8 @@ def load(name: str, folder: str) -> Source:
     Args:
         name: The string that names the source.
         folder: Local path, or one that `tf.io.gfile` supports.
+        kind: The kind of files. The source of another kind than images is not read from, but has
+            their parts and their labels.
 
     Returns:
         The source. It keeps the path, the label and the index of every file, but no Python object:
@@ -51,13 +53,13 @@ def load(name: str, folder: str) -> Source:
     if not (os.path.isdir(folder) if is_local else tf.io.gfile.isdir(folder)):
         raise UserError(f"data source '{name}': there is no folder '{printable(folder)}'")
     skipped = Skipped(folder)
-    files = _Files(name, folder, skipped)
+    files = _Files(name, folder, skipped, kind)
     if not files.groups:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        suffixes = ", ".join(sorted(kind.suffixes))
         notes = "; ".join(skipped.notes()) or "it is empty"
         raise UserError(
-            f"data source '{name}': there is no image file ({suffixes}) in '{printable(folder)}' "
-            f"or below it: {notes}"
+            f"data source '{name}': there is no {kind.name} file ({suffixes}) in "
+            f"'{printable(folder)}' or below it: {notes}"
         )
     tree = Tree(files.first_files, len(files.paths), files.paths.__getitem__)
     require_clear(name, printable(folder), tree)
@@ -155,14 +157,14 @@ class _Files:
             deep as `unclear.LEVELS`.
     """
 
-    def __init__(self, name: str, folder: str, skipped: Skipped) -> None:
+    def __init__(self, name: str, folder: str, skipped: Skipped, kind: FileKind) -> None:
         self.paths = PathList()
         self.groups: dict[Group, int] = {}
         self.folders: set[Group] = set()
         self.first_files: dict[str, int] = {}
         held_out = bytearray()
         group_numbers = array.array("i")
-        for below, names in walk(name, folder, skipped):
+        for below, names in walk(name, folder, skipped, kind):
             levels = below.split("/")
             first, second, *_ = [*levels[:-1], None, None]
             self.folders.add((first, second))

@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -22,6 +24,20 @@ START_BYTES = 18  # The number of first bytes that `begins_like_image` needs.
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
+class FileKind(NamedTuple):
+    """A kind of files that a folder is searched for.
+
+    Attributes:
+        name: What a file is called in messages.
+        suffixes: The usual suffixes, in lower case.
+        accepts: Function from the path and the base name of a file to whether it is of this kind.
+    """
+
+    name: str
+    suffixes: frozenset[str]
+    accepts: Callable[[str, str], bool]
+
+
 def suffix(name: str) -> str:
     """Return the suffix of a file name in lower case, such as `".jpg"`; `""` without one."""
     return os.path.splitext(name)[1].lower()
@@ -38,6 +54,9 @@ def is_image(path: str, name: str) -> bool:
     if ending in IMAGE_SUFFIXES:
         return True
     return ending not in OTHER_SUFFIXES and begins_like_image(_start(path))
+
+
+IMAGES = FileKind("image", IMAGE_SUFFIXES, is_image)
 
 
 def begins_like_image(start: bytes) -> bool:

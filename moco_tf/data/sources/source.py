@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
     import tensorflow as tf
 
-SOURCE_NAMES = "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB or tfds:NAME"
+SOURCE_NAMES = (
+    "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB, video:PATH or tfds:NAME"
+)
 PARTS = ("train", "test", "pretrain", "all")
 
 

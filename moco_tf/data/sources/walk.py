@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
-from moco_tf.data.sources.image_files import is_image, suffix
+from moco_tf.data.sources.image_files import IMAGES, FileKind, suffix
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.names import printable
@@ -95,8 +95,10 @@ def listed(names: Iterable[str], count: int | None = None, limit: int = MAX_NAME
     return ", ".join(names[:limit]) + more
 
 
-def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str]]]:
-    """Yield the image files below a folder, in the order of their paths.
+def walk(
+    name: str, root: str, skipped: Skipped, kind: FileKind = IMAGES
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the image files below a folder, or those of another kind, in the order of their paths.
 
     Every folder is read once, whatever links lead to it. Hidden files and folders are left out,
     and so are run directories, and files that are not images.
@@ -105,6 +107,7 @@ def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str
         name: The string that names the source, for messages.
         root: Path of the folder, local or one that `tf.io.gfile` supports.
         skipped: Receives what is skipped, except for what is hidden.
+        kind: The kind of files.
 
     Yields:
         The path of a folder below the root, which is empty or ends in a slash, and names of image
@@ -123,7 +126,7 @@ def walk(name: str, root: str, skipped: Skipped) -> Iterator[tuple[str, list[str
             if entry.endswith("/"):
                 subfolder = below + entry
                 break
-            if is_image(os.path.join(root, below, entry), entry):
+            if kind.accepts(os.path.join(root, below, entry), entry):
                 names.append(entry)
             else:
                 skipped.add_file(below + entry)
