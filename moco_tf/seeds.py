@@ -16,6 +16,7 @@ PURPOSES = {
     "permutation": 5,  # permutation of Shuffling BN; the position is the step
     "queue": 6,  # keys in the queue before any image is encoded; the position is 0
     "orientations": 7,  # vertical flips and quarter turns; positions as for "views"
+    "key_frame": 9,  # frame of the key view in a video; positions as for "views"
 }
 # The purposes of version 0.1, whose keys are interleaved: 7 * seed + id.
 _NUM_INTERLEAVED = 7

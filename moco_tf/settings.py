@@ -172,6 +172,22 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "(video sources only).",
             NOT_NEGATIVE,
         ),
+        Setting(
+            "data.key_frame_seconds",
+            0.0,
+            "Largest time in seconds between the frame of the query view and that of the key view, "
+            "which is then another frame of the same shot; 0 for the same frame, as in the paper "
+            "(video sources only; not mechanism=memory_bank).",
+            NOT_NEGATIVE,
+        ),
+        Setting(
+            "data.neighbor_seconds",
+            0.0,
+            "Time in seconds around the frame of a query within which frames of the same video are "
+            "not among its negatives; 0 for none, as in the paper (video sources and "
+            "mechanism=moco only).",
+            NOT_NEGATIVE,
+        ),
         Setting("image_size", 224, "Side of a view in pixels.", COUNT),
     ),
     "Augmentation": (

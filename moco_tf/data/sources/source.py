@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moco_tf.data.timeline import Timeline
+
 if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
     import tensorflow as tf
@@ -46,6 +48,7 @@ class Source:
         notes: Further lines of the summary.
         list_contents: Function that returns what the indices depend on: the names of the files in
             their order, or a line about each file of records. A run that is resumed compares it.
+        timeline: When the images were taken, if they are frames of videos; otherwise None.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Source:
     notes: tuple[str, ...] = ()
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
+    timeline: Timeline | None = None
 
     @property
     def summary(self) -> str:

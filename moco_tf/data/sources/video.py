@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.sources import folder
+from moco_tf.data.sources import folder, shots
 from moco_tf.data.sources.image_files import FileKind, suffix
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.video_index import FrameIndex, frame_index, import_av, sampled
 from moco_tf.data.sources.video_reader import Videos
 from moco_tf.data.sources.walk import listed
+from moco_tf.data.timeline import Timeline
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.names import printable
@@ -100,6 +101,9 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
         part_names=files.part_names,
         notes=(*files.notes, *opened.notes),
         list_contents=lambda: _contents(names, opened.indices, frames.files),
+        timeline=Timeline(
+            frames.files, frames.seconds, lambda: _shots(paths, opened.indices, frames)
+        ),
     )
 
 
@@ -227,3 +231,22 @@ def _contents(
         name + f": {count} of {0 if index is None else len(index.times)} frames".encode()
         for name, count, index in zip(names, counts, indices, strict=True)
     ]
+
+
+def _shots(
+    paths: Sequence[str], indices: Sequence[FrameIndex | None], frames: _Frames
+) -> np.ndarray:
+    """Return the number of each frame's shot, int64 `[N]`."""
+    readable = [file for file, index in enumerate(indices) if index is not None]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda file: shots.shot_starts(paths[file]), readable))
+    numbers = np.empty(len(frames.files), np.int64)
+    first = 0
+    for file, starts in zip(readable, found, strict=True):
+        is_here = frames.files == file
+        index = indices[file]
+        assert index is not None
+        times = index.times[frames.numbers[is_here]]
+        numbers[is_here] = first + np.searchsorted(starts, times, side="right")
+        first += len(starts) + 1
+    return numbers
