@@ -55,9 +55,9 @@ def view(photograph, progress):
 
 def write(path, frames):
     with av.open(path, "w") as container:
-        stream = container.add_stream("mpeg4", rate=RATE, options={"qscale": "3"})
+        stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height = SIZE
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 2_000_000
         for frame in [*map(av.VideoFrame.from_image, frames), None]:
             container.mux(stream.encode(frame))
 
