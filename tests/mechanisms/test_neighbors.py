@@ -132,3 +132,41 @@ def test_losses_of_steps_without_the_neighbors(symmetric):
             for row in range(N):
                 keys[pointer], numbers[pointer] = b[row], frames[step, row, column, 0]
                 pointer = (pointer + 1) % K
+
+
+def loss_and_queue(strategy, **compiling):
+    """Train three steps in float64 of a symmetric loss, and return losses, keys and frames."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = MoCo(
+            linear_encoder,
+            queue_size=K,
+            shuffle_bn=False,
+            symmetric_loss=True,
+            exclude_neighbors=True,
+        )
+        model.compile(SGD(learning_rate=0.05), **compiling)
+    q, k = views(3)
+    index = np.random.default_rng(2).integers(0, 30, [3, N, 2])
+    frames = np.stack([index, index - 4, index + 5], axis=-1)
+    data = tf.data.Dataset.from_tensor_slices((q, k, frames)).unbatch().batch(N, True)
+    loss = model.fit(data, verbose=0, shuffle=False).history["loss"]
+    return [loss, model.queue.keys.numpy(), model.queue.frames.numpy()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_two_replicas_and_xla_compute_the_same(two_replicas, jit_compile):
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    try:
+        expected = loss_and_queue(tf.distribute.get_strategy())
+        for strategy in (tf.distribute.get_strategy(), two_replicas):
+            for array, other in zip(
+                loss_and_queue(strategy, jit_compile=jit_compile), expected, strict=True
+            ):
+                np.testing.assert_allclose(array, other, rtol=1e-9, atol=1e-12)
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
