@@ -152,6 +152,16 @@ def _check_mechanism(config: ml_collections.ConfigDict) -> None:
             "config.batch_size=1 leaves mechanism='end_to_end' without negatives: set it to 2 or "
             "more"
         )
+    if config.mechanism == "memory_bank" and config.data.key_frame_seconds:
+        raise UserError(
+            f"config.data.key_frame_seconds={config.data.key_frame_seconds} chooses the frame of "
+            "the key view, but mechanism='memory_bank' has no key views: set it to 0"
+        )
+    if config.mechanism != "moco" and config.data.neighbor_seconds:
+        raise UserError(
+            f"config.data.neighbor_seconds={config.data.neighbor_seconds} leaves keys of the queue "
+            f"out, but mechanism={config.mechanism!r} has no queue: set it to 0"
+        )
     if config.mechanism == "memory_bank" and config.symmetric_loss:
         raise UserError(
             "config.symmetric_loss=True exchanges the query view and the key view, but "

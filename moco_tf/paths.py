@@ -9,7 +9,7 @@ from moco_tf.errors import UserError
 VARIABLE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]*)\})")
 # The schemes whose location is a path: of data sources, and of initial weights.
 PATH_SCHEMES = (
-    *("folder", "files", "npy", "idx", "coco"),
+    *("folder", "files", "npy", "idx", "coco", "video"),
     *("tfrecord", "arrayrecord", "webdataset", "parquet"),
     *("run", "saved_model", "keras", "keras_hub", "checkpoint"),
 )

@@ -11,6 +11,7 @@ from moco_tf.data.pixels import from_config, range_text
 
 MECHANISMS = {"moco": "MoCo", "end_to_end": "end-to-end", "memory_bank": "memory bank"}
 # Settings that the paper does not state. The settings of the data are left out by their prefix.
+OF_METHOD = ("data.key_frame_seconds", "data.neighbor_seconds")
 NOT_IN_PAPER = (*OPERATIONAL, "seed", "steps", "jit_compile")
 
 
@@ -91,7 +92,9 @@ def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any
     return {
         key: (value, paper[key])
         for key, value in values.items()
-        if value != paper[key] and key not in left_out and not key.startswith("data.")
+        if value != paper[key]
+        and key not in left_out
+        and (key in OF_METHOD or not key.startswith("data."))
     }
 
 

@@ -17,6 +17,7 @@ PURPOSES = {
     "queue": 6,  # keys in the queue before any image is encoded; the position is 0
     "orientations": 7,  # vertical flips and quarter turns; positions as for "views"
     "order_of_source": 8,  # order of the images of one source of a mixture; position: its pass
+    "key_frame": 9,  # frame of the key view in a video; positions as for "views"
 }
 # The purposes of version 0.1, whose keys are interleaved: 7 * seed + id.
 _NUM_INTERLEAVED = 7

@@ -141,8 +141,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "data.source",
             "",
             "Images to train on, such as folder:PATH, files:LIST, npy:FILE, tfrecord:GLOB, "
-            "arrayrecord:GLOB, webdataset:GLOB, parquet:GLOB, tfds:NAME, idx:PATH or photos; "
-            "required. Several, separated by semicolons, are mixed.",
+            "arrayrecord:GLOB, webdataset:GLOB, parquet:GLOB, video:PATH, tfds:NAME, idx:PATH "
+            "or photos; required. Several, separated by semicolons, are mixed.",
         ),
         Setting(
             "data.weights",
@@ -216,6 +216,29 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             False,
             "Whether to turn images as their EXIF orientation says (folder and files sources "
             "only).",
+        ),
+        Setting(
+            "data.frame_seconds",
+            1.0,
+            "Seconds between the frames of a video that are used as images; 0 for all frames "
+            "(video sources only).",
+            NOT_NEGATIVE,
+        ),
+        Setting(
+            "data.key_frame_seconds",
+            0.0,
+            "Largest time in seconds between the frame of the query view and that of the key view, "
+            "which is then another frame of the same shot; 0 for the same frame, as in the paper "
+            "(video sources only; not mechanism=memory_bank).",
+            NOT_NEGATIVE,
+        ),
+        Setting(
+            "data.neighbor_seconds",
+            0.0,
+            "Time in seconds around the frame of a query within which frames of the same video are "
+            "not among its negatives; 0 for none, as in the paper (video sources and "
+            "mechanism=moco only).",
+            NOT_NEGATIVE,
         ),
         Setting("image_size", 224, "Side of a view in pixels.", COUNT),
     ),

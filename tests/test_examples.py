@@ -260,3 +260,22 @@ def plant_copies(pieces):
             copies[name].save(copy)  # JPEG has Pillow's default quality, 75.
             copies_of.setdefault(f"photos/{path.name}", []).append(copy)
     return copies_of
+
+
+@pytest.mark.nightly
+def test_video_search_example_finds_the_shots():
+    *embed, make_videos = pages.commands("examples/video_search.md")
+    pages.run_command(make_videos)
+    for command in embed:
+        pages.run_command(command)
+    variables = run_without_moco_tf("examples/video_search.md", "results", "frames", "times")
+    assert len(variables["frames"]) == 3 * 40
+    assert max(variables["times"]) == 7.8
+    assert len(variables["results"]) == 6
+    hits = 0
+    for query, found in variables["results"].items():
+        video, start, _ = pathlib.Path(query).stem.split("_")
+        best, seconds = found[0]
+        hits += best == f"videos/{video}.mp4" and int(start) <= seconds < int(start) + 2
+    assert hits >= 5
+    assert is_figure("video_search.png")

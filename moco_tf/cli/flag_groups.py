@@ -102,6 +102,14 @@ def define_source_flags(
         "default as in the run.",
         flag_values=values,
     )
+    flags.DEFINE_float(
+        "frame_seconds",
+        None,
+        "Seconds between the frames of a video that are used as images; 0 for all frames (video "
+        "sources only). By default that of the run.",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def define_export_flags(

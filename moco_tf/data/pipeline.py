@@ -11,7 +11,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_autograph
 from moco_tf.data.views import random_view, view_draws
 from moco_tf.errors import UserError
-from moco_tf.seeds import seed_for
+from moco_tf.seeds import key_for, seed_for
 
 # Number of random substitutes that are tried for an unreadable image. After them comes an image
 # that is known to be readable.
@@ -32,6 +32,10 @@ class TwoViews:
         batch_size: Global batch size.
         seed: Seed of the run.
         with_positions: Whether a batch also has the positions of its images; see `between`.
+        key_frame_seconds: If not 0, the key view is one of another frame of the same shot, at most
+            so many seconds from the frame of the query view. The source must have a timeline.
+        neighbor_seconds: If not 0, a batch also has the frames of its images and the range of their
+            neighbors, which are at most so many seconds away; see `between`.
 
     Attributes:
         steps_per_epoch: Number of batches in an epoch.
@@ -49,6 +53,8 @@ class TwoViews:
         batch_size: int,
         seed: int,
         with_positions: bool = False,
+        key_frame_seconds: float = 0,
+        neighbor_seconds: float = 0,
     ) -> None:
         self.source = source
         self.image_size = image_size
@@ -63,6 +69,8 @@ class TwoViews:
                 f"batch_size={batch_size} is more than the {len(source.pretrain)} images of data "
                 f"source '{source.name}': set config.batch_size to {len(source.pretrain)} or less"
             )
+        self._key_frames = _nearby(source, key_frame_seconds, same_shot=True)
+        self._neighbors = _nearby(source, neighbor_seconds)
         self._readable = first_readable(source)
 
     def between(
@@ -82,7 +90,9 @@ class TwoViews:
             Dataset of `(query_images, key_images)`, `[n, size, size, C]` each, of the type of the
             source's images. With positions it has a third element, int64 `[n]`: the positions of
             the images in `source.pretrain`. An image that cannot be read has the position of its
-            substitute.
+            substitute. With `neighbor_seconds`, the third element is int64 `[n, 2, 3]` instead: for
+            each of the two views the index of its image, and the range of the indices of its
+            neighbors, which begins with the second number and ends before the third.
         """
         context = context or tf.distribute.InputContext()
         return made_in_parallel(
@@ -94,7 +104,7 @@ class TwoViews:
         return batch_of_views(
             (epochs, indices),
             lambda epoch, index: self._views(epoch, index, index, self.source.read(index)),
-            lambda epoch, index: self._views(epoch, index, *self.read(epoch, index)),
+            lambda epoch, index: self._views(epoch, index, *self.read(epoch, index), fails=False),
         )
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,31 +126,92 @@ class TwoViews:
         return epochs, self.source.pretrain[positions]
 
     def _views(
-        self, epoch: tf.Tensor, index: tf.Tensor, read_index: tf.Tensor, image: tf.Tensor
+        self,
+        epoch: tf.Tensor,
+        index: tf.Tensor,
+        read_index: tf.Tensor,
+        image: tf.Tensor,
+        fails: bool = True,
     ) -> tuple[tf.Tensor, ...]:
-        """Return the views at an index, of an image that may be its substitute."""
+        """Return the views at an index, of an image that may be its substitute.
+
+        If another frame is the key, and cannot be read, this fails, or uses the same frame.
+        """
+        key_index, key_image = self._key(epoch, read_index, image, fails)
         views = tf.numpy_function(
-            self._random_views, [epoch, index, read_index, image], [image.dtype, image.dtype]
+            self._random_views,
+            [epoch, index, read_index, image, key_image],
+            [image.dtype, image.dtype],
         )
         shape = [self.image_size, self.image_size, self.source.channels]
         views = tuple(tf.ensure_shape(view, shape) for view in views)
+        if self._neighbors is not None:
+            indices = tf.stack([read_index, key_index])
+            frames = tf.numpy_function(self._frames, [indices], tf.int64, stateful=False)
+            return (*views, tf.ensure_shape(frames, [2, 3]))
         if not self.with_positions:
             return views
         position = tf.numpy_function(self._position, [read_index], tf.int64, stateful=False)
         return (*views, tf.ensure_shape(position, []))
+
+    def _key(
+        self, epoch: tf.Tensor, index: tf.Tensor, image: tf.Tensor, fails: bool
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the index and the image of the key view for those of the query view."""
+        if self._key_frames is None:
+            return index, image
+        key_index = tf.numpy_function(self.key_index, [epoch, index], tf.int64, stateful=False)
+        key_index = tf.ensure_shape(key_index, [])
+        if fails:
+            return key_index, self.source.read(key_index)
+        return (
+            tf.data.Dataset.from_tensors(key_index)
+            .map(lambda candidate: (candidate, self.source.read(candidate)))
+            .concatenate(tf.data.Dataset.from_tensors((index, image)))
+            .ignore_errors(log_warning=False)
+            .take(1)
+            .get_single_element()
+        )
+
+    def key_index(self, epoch: int, index: int) -> np.int64:
+        """Return the index of the image of the key view, for that of the query view.
+
+        It is drawn from the other frames in reach. If there are none, it is the same frame.
+        """
+        if self._key_frames is None:
+            return np.int64(index)
+        first, end = self._key_frames[index]
+        if end - first == 1:
+            return np.int64(index)
+        key = key_for("key_frame", self.seed, int(epoch))
+        draw = np.random.Philox(key=key, counter=[0, 0, 0, int(index)]).random_raw()
+        candidate = first + draw % int(end - first - 1)
+        return np.int64(candidate + (candidate >= index))
+
+    def _frames(self, indices: np.ndarray) -> np.ndarray:
+        """Return the indices, and the ranges of their neighbors: int64 `[len(indices), 3]`."""
+        assert self._neighbors is not None
+        return np.concatenate([indices[:, np.newaxis], self._neighbors[indices]], axis=1)
 
     def _position(self, index: np.ndarray) -> np.int64:
         # Every data source lists its images in ascending order.
         return np.int64(position_of(index.item(), self.source.pretrain))
 
     def _random_views(
-        self, epoch: np.ndarray, index: np.ndarray, read_index: np.ndarray, image: np.ndarray
+        self,
+        epoch: np.ndarray,
+        index: np.ndarray,
+        read_index: np.ndarray,
+        image: np.ndarray,
+        key_image: np.ndarray,
     ) -> list[np.ndarray]:
         if read_index != index:
             self.unreadable.add(int(index))
         return [
-            random_view(image, self.image_size, self.recipe, draws)
-            for draws in self.view_draws(int(epoch), int(index))
+            random_view(view_image, self.image_size, self.recipe, draws)
+            for view_image, draws in zip(
+                (image, key_image), self.view_draws(int(epoch), int(index)), strict=True
+            )
         ]
 
     def view_draws(self, epoch: int, index: int) -> np.ndarray:
@@ -177,6 +248,19 @@ class TwoViews:
         indices = tf.numpy_function(self.source.pretrain.__getitem__, [positions], tf.int64)
         indices = tf.ensure_shape(indices, [MAX_SUBSTITUTES])
         return tf.data.Dataset.from_tensor_slices(tf.concat([indices, [self._readable]], axis=0))
+
+
+def _nearby(source: Source, seconds: float, same_shot: bool = False) -> np.ndarray | None:
+    """Return the ranges of `Timeline.nearby`; None if there is no limit."""
+    if not seconds:
+        return None
+    if source.timeline is None:
+        raise UserError(
+            f"data source '{source.name}' has no frames of videos, between which there are seconds:"
+            " use video:PATH, or set config.data.key_frame_seconds and config.data.neighbor_seconds"
+            " to 0"
+        )
+    return source.timeline.nearby(seconds, same_shot)
 
 
 def first_readable(source: Source) -> int:

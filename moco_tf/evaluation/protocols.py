@@ -61,6 +61,7 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
 # How the images of a data source get labels.
 LABEL_REMEDIES = {
     "folder": "put the images of each class into a subfolder, with the same name in all parts, or ",
+    "video": "put the videos of each class into a subfolder, with the same name in all parts, or ",
     **dict.fromkeys(
         ("tfrecord", "arrayrecord"),
         "set label_feature to the feature of the records that holds the label, or ",
@@ -71,6 +72,7 @@ LABEL_REMEDIES = {
 # How a data source gets training and test images, if not simply by more images.
 PART_REMEDIES = {
     "idx": "add the files of both, such as t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte",
+    "video": "add videos, because the frames of one are all for training or all for testing",
     "tfds": "choose a larger split, or a data set with a split for testing",
 }
 LAYERS = {"head": "only the new layer", "all": "all layers"}

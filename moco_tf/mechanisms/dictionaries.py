@@ -17,12 +17,15 @@ class Queue(keras.layers.Layer):
         size: Number K of keys, greater than 0.
         dim: Length C of a key.
         seed: Random seed of the unit vectors that fill the queue before the first keys.
+        with_frames: Whether the queue also keeps which frame of a video each key comes from.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
         keys: Non-trainable weight `[K, C]` with L2-normalized rows. It is float32 for any
             precision of the encoders, and float64 under the dtype policy "float64".
         pointer: Non-trainable int64 scalar, the row that the next key is written to.
+        frames: Non-trainable int64 `[K]`, the index of the frame of each key, -1 before the first
+            keys; only with `with_frames`.
 
     Example:
         >>> queue = Queue(size=3, dim=2)
@@ -32,11 +35,14 @@ class Queue(keras.layers.Layer):
         ([[1.0, 0.0], [0.0, 1.0]], 2)
     """
 
-    def __init__(self, size: int, dim: int, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, size: int, dim: int, seed: int = 0, with_frames: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.size = size
         self.dim = dim
         self.seed = seed
+        self.with_frames = with_frames
 
     def build(self, input_shape: Any = None) -> None:
         """Create the weights."""
@@ -55,8 +61,29 @@ class Queue(keras.layers.Layer):
             autocast=False,
             name="pointer",
         )
+        if self.with_frames:
+            self.frames = self.add_weight(
+                shape=(self.size,),
+                initializer=keras.initializers.Constant(-1),
+                dtype="int64",
+                trainable=False,
+                autocast=False,
+                name="frames",
+            )
 
-    def enqueue(self, keys: tf.Tensor) -> None:
+    def is_within(self, ranges: tf.Tensor) -> tf.Tensor:
+        """Return which keys come from a range of frames.
+
+        Args:
+            ranges: int64 `[n, 2]`, the first frame of each range, and the one behind it.
+
+        Returns:
+            bool `[n, K]`.
+        """
+        first, end = tf.split(ranges, 2, axis=1)  # n x 1 each
+        return (self.frames.value >= first) & (self.frames.value < end)
+
+    def enqueue(self, keys: tf.Tensor, frames: tf.Tensor | None = None) -> None:
         """Replace the oldest keys.
 
         If there are more than K new keys, the queue keeps the last K, at the rows that they would
@@ -64,10 +91,16 @@ class Queue(keras.layers.Layer):
 
         Args:
             keys: `[N, C]`, L2-normalized. N need not divide K.
+            frames: int64 `[N]`, the indices of the frames of the keys; required with `with_frames`.
         """
         count = keys.shape[0]
         newest = tf.range(max(0, count - self.size), count, dtype=tf.int64)
         rows = (self.pointer.value + newest) % self.size
+        if frames is not None:
+            newest_frames = frames[max(0, count - self.size) :]
+            self.frames.assign(
+                tf.tensor_scatter_nd_update(self.frames.value, rows[:, tf.newaxis], newest_frames)
+            )
         newest_keys = tf.cast(keys[max(0, count - self.size) :], self.keys.dtype)
         self.keys.assign(
             tf.tensor_scatter_nd_update(self.keys.value, rows[:, tf.newaxis], newest_keys)

@@ -1,5 +1,7 @@
 """The contrastive loss InfoNCE (equation 1), and the accuracy of the classifier that it trains."""
 
+import math
+
 import tensorflow as tf
 
 
@@ -9,7 +11,11 @@ def l2_normalize(x: tf.Tensor) -> tf.Tensor:
 
 
 def info_nce(
-    queries: tf.Tensor, keys: tf.Tensor, negatives: tf.Tensor, temperature: float
+    queries: tf.Tensor,
+    keys: tf.Tensor,
+    negatives: tf.Tensor,
+    temperature: float,
+    excluded: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Compute InfoNCE with one positive and K negatives for each query (equation 1).
 
@@ -18,11 +24,13 @@ def info_nce(
         keys: `[N, C]`, L2-normalized; row i is the positive of query i.
         negatives: `[K, C]`, L2-normalized, the negatives of every query.
         temperature: The temperature tau, greater than 0.
+        excluded: bool `[N, K]`, which negatives do not count for a query; None if all do.
 
     Returns:
         loss: `[N]`, the log loss of the (K+1)-way classification of each query, in nats; ln(K+1)
             if the keys carry no information.
-        logits: `[N, 1 + K]`, dot products divided by the temperature, the positive in column 0.
+        logits: `[N, 1 + K]`, dot products divided by the temperature, the positive in column 0. An
+            excluded negative is -infinity.
 
     Example:
         >>> queries = keys = tf.constant([[1.0, 0.0]])
@@ -33,6 +41,8 @@ def info_nce(
     """
     positive = tf.reduce_sum(queries * keys, axis=1, keepdims=True)  # N x 1
     negative = tf.matmul(queries, negatives, transpose_b=True)  # N x K
+    if excluded is not None:
+        negative = tf.where(excluded, tf.constant(-math.inf, negative.dtype), negative)
     logits = tf.concat([positive, negative], axis=1) / temperature  # N x (1 + K)
     return log_loss(logits), logits
 

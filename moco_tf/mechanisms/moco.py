@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from moco_tf.distribution import num_replicas, replica_rows
+from moco_tf.distribution import all_gather, num_replicas, replica_rows
 from moco_tf.mechanisms.base import Augmentation, Mechanism, copy_weights
 from moco_tf.mechanisms.dictionaries import Queue
 from moco_tf.mechanisms.losses import info_nce
@@ -39,6 +39,10 @@ class MoCo(Mechanism):
             the reference implementation's recipe for CIFAR-10 can do. The sum of both is minimized
             and their mean is reported, so that chance level stays the same. The keys of both views
             are enqueued.
+        exclude_neighbors: Whether keys of neighboring frames of a video are left out of a query's
+            negatives. Batches then have a third element, int64 `[N, 2, 3]`: for each of the two
+            views the index of its frame, and the range of the indices of its neighbors. The queue
+            also keeps the indices of the frames of its keys.
         augment: Photometric part of the augmentation, which runs on the device; called as
             `augment(images, rows, count, seed)`, see `moco_tf.data.augment.Augment`. `None` if
             the views are already augmented and normalized.
@@ -78,6 +82,7 @@ class MoCo(Mechanism):
         temperature: float = 0.07,
         shuffle_bn: bool = True,
         symmetric_loss: bool = False,
+        exclude_neighbors: bool = False,
         augment: Augmentation | None = None,
         seed: int = 0,
         **kwargs: Any,
@@ -86,28 +91,32 @@ class MoCo(Mechanism):
         self.momentum = momentum
         self.shuffle_bn = shuffle_bn
         self.symmetric_loss = symmetric_loss
+        self.exclude_neighbors = exclude_neighbors
 
         self.query_encoder = build_encoder()
         # The key encoder stays trainable, although no gradient reaches it: `trainable = False`
         # would put its BatchNormalization into inference mode, where shuffling has no effect.
         self.key_encoder = build_encoder()
         copy_weights(self.query_encoder, self.key_encoder)
-        self.queue = Queue(queue_size, self.query_encoder.output_shape[-1], seed)
+        self.queue = Queue(
+            queue_size, self.query_encoder.output_shape[-1], seed, with_frames=exclude_neighbors
+        )
         self.queue.build()
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Take one step of Algorithm 1 with this replica's n of the N images of the global batch.
 
         With a symmetric loss, every image is once a query and once a key, and the tensors have
         twice as many rows as the comments say.
 
         Args:
-            data: Two views of this replica's images, `[n, H, W, channels]` each.
+            data: Two views of this replica's images, `[n, H, W, channels]` each; and with
+                `exclude_neighbors`, their frames and neighbors, int64 `[n, 2, 3]`.
 
         Returns:
             The values that `fit` reports.
         """
-        x_q, x_k = data
+        x_q, x_k, *frames = data
         n = x_q.shape[0]
         N = n * num_replicas()
         query_views, key_views = self._views(x_q, x_k, self.symmetric_loss)
@@ -116,6 +125,8 @@ class MoCo(Mechanism):
         k = [self._encode_keys(view) for view in key_views]  # N x C
         k_positive = tf.concat([tf.gather(keys, replica_rows(n)) for keys in k], 0)  # n x C
 
+        excluded, new_frames = self._neighbors(*frames)  # none, or n x K and N
+
         theta_q = self.query_encoder.trainable_variables
         weights_q = [variable.value for variable in theta_q]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -123,7 +134,7 @@ class MoCo(Mechanism):
             q = tf.concat([self._encode_queries(view) for view in query_views], 0)  # n x C
             # contrastive loss, equation 1; the positives are in column 0: n, n x (1 + K)
             losses, logits = self._local(info_nce)(
-                q, k_positive, self.queue.keys.value, self.temperature
+                q, k_positive, self.queue.keys.value, self.temperature, excluded
             )
             # the mean over the global batch, since the optimizer sums over the replicas
             loss = self.optimizer.scale_loss(tf.reduce_sum(losses) / N)
@@ -143,6 +154,27 @@ class MoCo(Mechanism):
         self._local(momentum_update)()
 
         # update dictionary: enqueue the keys of this step, and dequeue the oldest
-        self.queue.enqueue(tf.concat(k, 0))
+        self.queue.enqueue(tf.concat(k, 0), new_frames)
         self.step.assign(self.step.value + 1)
         return logs
+
+    def _neighbors(
+        self, frames: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        """Return the keys of the queue to leave out, and the frames of the keys to enqueue.
+
+        Args:
+            frames: int64 `[n, 2, 3]`, see `exclude_neighbors`; None without it.
+
+        Returns:
+            bool `[n, K]`, in the order of the queries, and int64 `[N]`, in that of the keys. With a
+            symmetric loss both have twice as many rows.
+        """
+        if not self.exclude_neighbors:
+            return None, None
+        assert frames is not None
+        gathered = all_gather(frames)  # N x 2 x 3
+        query_views, key_views = ([0, 1], [1, 0]) if self.symmetric_loss else ([0], [1])
+        ranges = tf.concat([frames[:, view, 1:] for view in query_views], 0)
+        new_frames = tf.concat([gathered[:, view, 0] for view in key_views], 0)
+        return self.queue.is_within(ranges), new_frames

@@ -64,6 +64,8 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
         config.batch_size,
         config.seed,
         with_positions=config.mechanism == "memory_bank",
+        key_frame_seconds=config.data.key_frame_seconds,
+        neighbor_seconds=config.data.neighbor_seconds,
     )
     return source, batches
 
@@ -146,6 +148,7 @@ def build_model(
             temperature=config.temperature,
             shuffle_bn=config.shuffle_bn,
             symmetric_loss=config.symmetric_loss,
+            exclude_neighbors=config.data.neighbor_seconds > 0,
             augment=augment,
             seed=config.seed,
         )

@@ -16,7 +16,7 @@ from moco_tf.paths import expand, expand_source, names_in
 # The settings `config.data.NAME` that are keyword arguments of `load`.
 OPTIONS = (
     *("image_feature", "label_feature", "tfds_dir"),
-    *("pixels", "channels", "value_range", "orientation"),
+    *("pixels", "channels", "value_range", "orientation", "frame_seconds"),
 )
 
 
@@ -29,6 +29,7 @@ def load(
     channels: int = 0,
     value_range: str = AUTO,
     orientation: bool = False,
+    frame_seconds: float = 1.0,
     weights: Sequence[float] = (),
 ) -> Source:
     """Open a data source.
@@ -46,6 +47,7 @@ def load(
             - `"webdataset:GLOB"`: the tar files of WebDataset that match a pattern;
             - `"parquet:GLOB"`: the Parquet files with a column of images that match a pattern, as
               on the Hugging Face hub;
+            - `"video:PATH"`: the frames of a video file, or of those below a folder; needs PyAV;
             - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets;
             - several of them, separated by semicolons: the images of all of them.
         image_feature: Feature of a `tfrecord` or `arrayrecord` record that holds the encoded image.
@@ -60,6 +62,7 @@ def load(
             range of an integer type; or `"measure"` for percentiles of a sample.
         orientation: Whether to turn images as their EXIF orientation says (folder and files sources
             only).
+        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames.
         weights: How often pre-training uses the images of each of several sources, relative to the
             others; none to use every image equally often.
 
@@ -79,7 +82,7 @@ def load(
         from moco_tf.data.sources import mixture
 
         options = (image_feature, label_feature, tfds_dir, pixels, channels, value_range)
-        parts = [load(part, *options, orientation) for part in names]
+        parts = [load(part, *options, orientation, frame_seconds) for part in names]
         return mixture.mix(printable(expand_source(name)), parts, weights)
     if weights:
         raise UserError(
@@ -90,7 +93,12 @@ def load(
         raise UserError(f"pixels={pixels!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     values = parse_range(value_range, pixels)
     source = _open(
-        name, image_feature, label_feature, tfds_dir, Form(pixels, channels or 3, orientation)
+        name,
+        image_feature,
+        label_feature,
+        tfds_dir,
+        Form(pixels, channels or 3, orientation),
+        frame_seconds,
     )
     _require_effect(source, pixels, channels, orientation)
     if values is None:
@@ -120,7 +128,14 @@ def _require_effect(source: Source, pixels: str, channels: int, orientation: boo
         )
 
 
-def _open(name: str, image_feature: str, label_feature: str, tfds_dir: str, form: Form) -> Source:
+def _open(
+    name: str,
+    image_feature: str,
+    label_feature: str,
+    tfds_dir: str,
+    form: Form,
+    frame_seconds: float,
+) -> Source:
     """Open a data source; the value range of its pixels is still that of bytes."""
     name = expand_source(name)
     if tfds_dir:
@@ -164,6 +179,10 @@ def _open(name: str, image_feature: str, label_feature: str, tfds_dir: str, form
         from moco_tf.data.sources import parquet
 
         return parquet.load(name, location, image_feature, label_feature)
+    if scheme == "video" and location:
+        from moco_tf.data.sources import video
+
+        return video.load(name, location, frame_seconds)
     if scheme == "tfds" and location:
         from moco_tf.data.sources import tfds
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from moco_tf.data.decoding import decode
 from moco_tf.data.pixels import RGB, Form
-from moco_tf.data.sources.image_files import IMAGE_SUFFIXES
+from moco_tf.data.sources.image_files import IMAGES, IMAGES_AND_ARRAYS, FileKind
 from moco_tf.data.sources.labeled import classes_found
 from moco_tf.data.sources.layout import Group, Layout, recognize
 from moco_tf.data.sources.path_list import PathList
@@ -22,7 +22,7 @@ from moco_tf.names import printable
 from moco_tf.paths import expand_source, names_in
 
 
-def load(name: str, folder: str, form: Form = RGB) -> Source:
+def load(name: str, folder: str, form: Form = RGB, kind: FileKind = IMAGES) -> Source:
     """Open the image files below a folder, in the order of their paths.
 
     If the first level of subfolders has the usual names of the parts of a data set, in any case and
@@ -42,6 +42,8 @@ def load(name: str, folder: str, form: Form = RGB) -> Source:
         folder: Local path, or one that `tf.io.gfile` supports.
         form: The type and the channels of the images. Files of `numpy.save` are images unless the
             type is uint8.
+        kind: The kind of files. The source of another kind than images is not read from, but has
+            their parts and their labels.
 
     Returns:
         The source. It keeps the path, the label and the index of every file, but no Python object:
@@ -55,13 +57,15 @@ def load(name: str, folder: str, form: Form = RGB) -> Source:
     if not (os.path.isdir(folder) if is_local else tf.io.gfile.isdir(folder)):
         raise UserError(f"data source '{name}': there is no folder '{printable(folder)}'")
     skipped = Skipped(folder)
-    files = _Files(name, folder, skipped, form.dtype != RGB.dtype)
+    if kind is IMAGES and form.dtype != RGB.dtype:
+        kind = IMAGES_AND_ARRAYS
+    files = _Files(name, folder, skipped, kind)
     if not files.groups:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        suffixes = ", ".join(sorted(kind.suffixes))
         notes = "; ".join(skipped.notes()) or "it is empty"
         raise UserError(
-            f"data source '{name}': there is no image file ({suffixes}) in '{printable(folder)}' "
-            f"or below it: {notes}"
+            f"data source '{name}': there is no {kind.name} file ({suffixes}) in "
+            f"'{printable(folder)}' or below it: {notes}"
         )
     tree = Tree(files.first_files, len(files.paths), files.paths.__getitem__)
     require_clear(name, printable(folder), tree)
@@ -168,14 +172,14 @@ class _Files:
             deep as `unclear.LEVELS`.
     """
 
-    def __init__(self, name: str, folder: str, skipped: Skipped, with_arrays: bool) -> None:
+    def __init__(self, name: str, folder: str, skipped: Skipped, kind: FileKind) -> None:
         self.paths = PathList()
         self.groups: dict[Group, int] = {}
         self.folders: set[Group] = set()
         self.first_files: dict[str, int] = {}
         held_out = bytearray()
         group_numbers = array.array("i")
-        for below, names in walk(name, folder, skipped, with_arrays):
+        for below, names in walk(name, folder, skipped, kind):
             levels = below.split("/")
             first, second, *_ = [*levels[:-1], None, None]
             self.folders.add((first, second))

@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -12,7 +14,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".mpo", ".png", ".bmp", ".gif", ".webp"}
     | {".tif", ".tiff", ".dcm"}
 )
-ARRAY_SUFFIX = ".npy"  # Of images too, unless they are uint8, as arrays of labels often lie there.
+ARRAY_SUFFIX = ".npy"
 # Files with these suffixes are not opened, because there may be as many as there are images.
 OTHER_SUFFIXES = frozenset(
     {".avi", ".avif", ".cr2", ".csv", ".db", ".dng", ".exr", ".gz", ".h5", ".heic"}
@@ -25,23 +27,45 @@ START_BYTES = 132  # The number of first bytes that `begins_like_image` needs.
 BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
+class FileKind(NamedTuple):
+    """A kind of files that a folder is searched for.
+
+    Attributes:
+        name: What a file is called in messages.
+        suffixes: The usual suffixes, in lower case.
+        accepts: Function from the path and the base name of a file to whether it is of this kind.
+    """
+
+    name: str
+    suffixes: frozenset[str]
+    accepts: Callable[[str, str], bool]
+
+
 def suffix(name: str) -> str:
     """Return the suffix of a file name in lower case, such as `".jpg"`; `""` without one."""
     return os.path.splitext(name)[1].lower()
 
 
-def is_image(path: str, name: str, with_arrays: bool = False) -> bool:
+def is_image(path: str, name: str) -> bool:
     """Return whether a file is an image by its suffix, or by its first bytes if that does not tell.
 
     Args:
         path: Path of the file, local or one that `tf.io.gfile` supports.
         name: Base name of the file.
-        with_arrays: Whether files of `numpy.save` are images.
     """
     ending = suffix(name)
-    if ending in IMAGE_SUFFIXES or (with_arrays and ending == ARRAY_SUFFIX):
+    if ending in IMAGE_SUFFIXES:
         return True
     return ending not in OTHER_SUFFIXES and begins_like_image(_start(path))
+
+
+IMAGES = FileKind("image", IMAGE_SUFFIXES, is_image)
+# For other types of pixels than uint8; arrays of labels often lie beside images of bytes.
+IMAGES_AND_ARRAYS = FileKind(
+    "image",
+    IMAGE_SUFFIXES | {ARRAY_SUFFIX},
+    lambda path, name: suffix(name) == ARRAY_SUFFIX or is_image(path, name),
+)
 
 
 def begins_like_image(start: bytes) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from moco_tf.data.pixels import BYTES
 from moco_tf.data.sources.indices import Blocks, Indices, is_in
+from moco_tf.data.timeline import Timeline
 
 if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 SOURCE_NAMES = (
     "photos, folder:PATH, files:LIST, npy:FILE, idx:PATH, tfrecord:GLOB, arrayrecord:GLOB, "
-    "webdataset:GLOB, parquet:GLOB or tfds:NAME"
+    "webdataset:GLOB, parquet:GLOB, video:PATH or tfds:NAME"
 )
 PARTS = ("train", "test", "pretrain", "all")
 
@@ -57,6 +58,7 @@ class Source:
             string tensor; None if the images are not files but arrays.
         dtype: Type of the pixel values: `"uint8"`, `"uint16"` or `"float32"`.
         value_range: The pixel values of black and white.
+        timeline: When the images were taken, if they are frames of videos; otherwise None.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Source:
     read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
     dtype: str = "uint8"
     value_range: tuple[float, float] = BYTES
+    timeline: Timeline | None = None
 
     @property
     def summary(self) -> str:

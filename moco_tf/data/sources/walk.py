@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
-from moco_tf.data.sources.image_files import is_image, suffix
+from moco_tf.data.sources.image_files import IMAGES, FileKind, suffix
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.names import printable
@@ -96,9 +96,9 @@ def listed(names: Iterable[str], count: int | None = None, limit: int = MAX_NAME
 
 
 def walk(
-    name: str, root: str, skipped: Skipped, with_arrays: bool = False
+    name: str, root: str, skipped: Skipped, kind: FileKind = IMAGES
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield the image files below a folder, in the order of their paths.
+    """Yield the image files below a folder, or those of another kind, in the order of their paths.
 
     Every folder is read once, whatever links lead to it. Hidden files and folders are left out,
     and so are run directories, and files that are not images.
@@ -107,7 +107,7 @@ def walk(
         name: The string that names the source, for messages.
         root: Path of the folder, local or one that `tf.io.gfile` supports.
         skipped: Receives what is skipped, except for what is hidden.
-        with_arrays: Whether files of `numpy.save` are images.
+        kind: The kind of files.
 
     Yields:
         The path of a folder below the root, which is empty or ends in a slash, and names of image
@@ -126,7 +126,7 @@ def walk(
             if entry.endswith("/"):
                 subfolder = below + entry
                 break
-            if is_image(os.path.join(root, below, entry), entry, with_arrays):
+            if kind.accepts(os.path.join(root, below, entry), entry):
                 names.append(entry)
             else:
                 skipped.add_file(below + entry)

@@ -1,0 +1,55 @@
+"""Cuts of videos whose cuts are known."""
+
+import numpy as np
+import pytest
+
+from moco_tf.data import sources
+from moco_tf.data.sources.shots import THRESHOLD, difference, histogram, shot_starts
+from tests import videos
+
+LENGTHS = (30, 12, 25)
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Return a video of three shots of 30, 12 and 25 frames."""
+    path = tmp_path_factory.mktemp("shots") / "clip.mp4"
+    names = ("chelsea", "coffee", "astronaut")
+    pans = [videos.pan(name, length) for name, length in zip(names, LENGTHS, strict=True)]
+    videos.encode(path, np.concatenate(pans), options={"bf": "2", "g": "50"})
+    return path
+
+
+def test_cuts_are_where_the_photograph_changes(path):
+    times = np.round(np.array(videos.decoded(path)[1]) * 12800).astype(int)
+    assert shot_starts(str(path)).tolist() == [times[30], times[42]]
+
+
+def test_motion_is_no_cut(tmp_path):
+    path = tmp_path / "pan.mp4"
+    videos.encode(path, videos.pan("rocket", 40, step=6), options={"bf": "2"})
+    assert not len(shot_starts(str(path)))
+
+
+def test_shots_of_the_frames_of_several_files(path, tmp_path):
+    videos.encode(tmp_path / "a.mp4", videos.pan("rocket", 10))
+    (tmp_path / "b.mp4").write_bytes(path.read_bytes())
+    (tmp_path / "c.mp4").write_text("no video")
+    videos.encode(tmp_path / "d.mp4", videos.pan("coffee", 5))
+    source = sources.load(f"video:{tmp_path}", frame_seconds=0)
+    lengths = [10, *LENGTHS, 5]
+    assert source.timeline.load_shots().tolist() == np.repeat(np.arange(5), lengths).tolist()
+
+
+def test_histogram_and_difference():
+    black, white = (np.full([4, 6, 3], value, np.uint8) for value in (0, 255))
+    half = np.concatenate([black[:2], white[:2]])
+    assert histogram(half).sum() == pytest.approx(1)
+    assert difference(histogram(black), histogram(white)) == 1
+    assert difference(histogram(black), histogram(half)) == 0.5
+    assert THRESHOLD < 0.5
