@@ -1,12 +1,10 @@
 """The images of a source at a bounded size, written to a few large files."""
 
-import concurrent.futures
-import dataclasses
 import itertools
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +16,13 @@ from moco_tf import run_data
 from moco_tf.data.sources.layout import TEST, TRAIN, UNLABELED
 from moco_tf.data.sources.record_parts import HELD_OUT, LABEL_NAMES_FILE
 from moco_tf.data.sources.source import Source
-from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.embedding.settings import require_shard
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, read_json
+from moco_tf.files import read_json
 from moco_tf.names import printable
 from moco_tf.output_directory import OutputDirectory
 from moco_tf.paths import expand_argument
-from moco_tf.preparation.images import PreparedImage, prepare_file, prepare_pixels
+from moco_tf.preparation.results import Result, results
 from moco_tf.preparation.settings import (
     FORMATS,
     IMAGES_PER_FILE,
@@ -36,7 +33,6 @@ from moco_tf.preparation.settings import (
 from moco_tf.preparation.writers import WRITERS, Item
 
 DROPPED_FILE = "dropped.tsv"
-AHEAD = 4  # Images that wait for each core.
 
 
 class Outcome(NamedTuple):
@@ -113,6 +109,7 @@ def prepare(
         "moco_tf": moco_tf.__version__,
         "source": source.name,
         "source_checksum": run_data.of_source(source).checksum,
+        "labels_checksum": _labels_checksum(source),
         "num_images": {name: len(indices) for name, indices in parts.items()},
         "format": format,
         "max_side": max_side,
@@ -160,16 +157,6 @@ class _File(NamedTuple):
         return tf.io.gfile.exists(self.path) and tf.io.gfile.exists(self.report)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Result:
-    """An image, or why it cannot be read, and the size of its file in the source."""
-
-    index: int
-    image: PreparedImage | None
-    reason: str
-    source_bytes: int
-
-
 def _check_arguments(
     source: Source,
     format: str,
@@ -210,6 +197,14 @@ def _parts(source: Source) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(mask) for name, mask in masks.items() if mask.any()}
 
 
+def _labels_checksum(source: Source) -> str:
+    """Return a checksum of the labels and of the names of the classes; "" without labels."""
+    if source.labels is None or source.class_names is None:
+        return ""
+    names = "\0".join(source.class_names).encode()
+    return f"{zlib.crc32(np.ascontiguousarray(source.labels).data, zlib.crc32(names)):08x}"
+
+
 def _files(
     path: str, parts: dict[str, np.ndarray], images_per_file: int, format: str
 ) -> list[_File]:
@@ -237,15 +232,15 @@ def _write_files(
         return
     write = WRITERS[format][1]
     indices = np.concatenate([file.indices for file in files])
-    results = _results(source, indices, max_side, quality)
+    prepared = results(source, indices, max_side, quality)
     with tqdm(total=len(indices), desc="images", unit="img", disable=None) as bar:
         for file in files:
             report: dict[str, Any] = dict(images=0, copied=0, source_bytes=0, bytes=0, dropped=[])
-            of_file = itertools.islice(results, len(file.indices))
+            of_file = itertools.islice(prepared, len(file.indices))
 
             def write_both(
                 paths: list[str],
-                of_file: Iterator[_Result] = of_file,
+                of_file: Iterator[Result] = of_file,
                 report: dict[str, Any] = report,
             ) -> None:
                 write(paths[0], _items(source, of_file, report, bar))
@@ -256,7 +251,7 @@ def _write_files(
 
 
 def _items(
-    source: Source, results: Iterator[_Result], report: dict[str, Any], bar: tqdm
+    source: Source, results: Iterator[Result], report: dict[str, Any], bar: tqdm
 ) -> Iterator[Item]:
     """Yield the images to write, and add them and the others to a report."""
     labels, class_names = source.labels, source.class_names
@@ -273,52 +268,3 @@ def _items(
         label = int(labels[result.index]) if labels is not None else -1
         class_name = class_names[label] if class_names and label >= 0 else None
         yield Item(result.index, name, result.image, label if label >= 0 else None, class_name)
-
-
-def _results(source: Source, indices: np.ndarray, max_side: int, quality: int) -> Iterator[_Result]:
-    """Yield the result of each image, in order, while the next ones are computed."""
-    read = source.read_file or source.read
-
-    def result(index: int, value: Any) -> _Result:
-        try:
-            if value is None:
-                value = read(tf.constant(index, tf.int64)).numpy()  # It raises the reason.
-            if source.read_file is None:
-                return _Result(index, prepare_pixels(value, max_side, quality), "", 0)
-            return _Result(index, prepare_file(value, max_side, quality), "", len(value))
-        except tf.errors.OpError as error:
-            return _Result(index, None, error_reason(error), 0)
-
-    cores = len(os.sched_getaffinity(0))
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
-        waiting: deque[concurrent.futures.Future[_Result]] = deque()
-        for index, value in _values(read, indices):
-            waiting.append(pool.submit(result, index, value))
-            if len(waiting) > AHEAD * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _values(
-    read: Callable[[tf.Tensor], tf.Tensor], indices: np.ndarray
-) -> Iterator[tuple[int, Any]]:
-    """Yield each index and what is read there; None if it cannot be read."""
-    values = (
-        tf.data.Dataset.from_tensor_slices(indices)
-        .map(
-            without_autograph(lambda index: (index, read(index))),
-            num_parallel_calls=os.cpu_count(),
-            deterministic=True,
-        )
-        .ignore_errors(log_warning=False)
-    )
-    remaining = iter(indices.tolist())
-    for found, value in without_tuning(values).as_numpy_iterator():
-        for index in remaining:
-            if index == found:
-                yield index, value
-                break
-            yield index, None
-    for index in remaining:
-        yield index, None

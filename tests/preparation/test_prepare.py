@@ -247,6 +247,12 @@ def test_directory_of_other_images_is_refused(source, folder, tmp_path):
     write_folder(tmp_path / "more", images_per_class=9)
     with pytest.raises(UserError, match="source_checksum"):
         moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/more"), tmp_path / "out")
+    outcome = moco_tf.prepare(source, tmp_path / "records")
+    records = moco_tf.load_source(outcome.data)
+    moco_tf.prepare(records, tmp_path / "again")
+    unlabeled = moco_tf.load_source(outcome.data, label_feature="")
+    with pytest.raises(UserError, match="labels_checksum"):
+        moco_tf.prepare(unlabeled, tmp_path / "again")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "a.tex").write_text("...")
     with pytest.raises(UserError, match="exists and holds no prepared images"):
