@@ -220,6 +220,26 @@ def embed() -> str:
     )
 
 
+def large_source() -> str:
+    """Return what sources of different sizes take to start, to resume and to read."""
+    if not (ROOT / "benchmarks" / "large_source.json").exists():
+        return "*The benchmark has not been run yet.*"
+    result = _read("large_source.json")
+    rows = [
+        [
+            f"{size['images']:,}",
+            f"{size['start']:.1f} s",
+            f"{size['resume']:.1f} s",
+            f"{size['images_per_second']:.0f}",
+            f"{size['peak'] / 2**20:,.0f} MiB",
+        ]
+        for size in result["results"]
+    ]
+    header = ["images", "start", "resume", "images/s", "peak memory of the process"]
+    rounds = result["settings"]["rounds"]
+    return f"{markdown.table(header, rows)}\n\nMedians of {rounds} rounds{_on_machine(result)}."
+
+
 def _on_machine(result: dict[str, Any]) -> str:
     """Return the processor and the versions of a measurement, as the end of a phrase."""
     if "machine" not in result:

@@ -138,6 +138,7 @@ TABLES = {
     "fit": benchmark_tables.fit,
     "embed": benchmark_tables.embed,
     "input_pipeline": benchmark_tables.input_pipeline,
+    "large_source": benchmark_tables.large_source,
     "plan_rules": plan_rules,
     "presets": presets,
     "speed": benchmark_tables.speed,
