@@ -154,8 +154,8 @@ def _print(outcome: Any, out: str, shard: str) -> None:
         more = ", ..." if outcome.num_unreadable > len(outcome.unreadable) else ""
         names = ", ".join(outcome.unreadable)
         print(
-            f"{outcome.num_unreadable:,} of {outcome.num_images:,} images cannot be read: "
-            f"{names}{more}; the column 'error' says why"
+            f"{outcome.num_unreadable:,} images cannot be read: {names}{more}; the column 'error' "
+            "says why"
         )
     if not outcome.num_files:
         print(f"{out} has all files of the shard {shard} already: nothing was written")

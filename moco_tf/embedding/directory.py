@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.embedding.formats import WRITERS, Rows
+from moco_tf.embedding.formats import WRITERS, Rows, read_errors
 from moco_tf.output_directory import OutputDirectory
 
 
@@ -50,6 +50,15 @@ class EmbeddingDirectory:
         """
         numbers = range(shard[0], self.num_files, shard[1])
         return [n for n in numbers if not all(map(tf.io.gfile.exists, self.files(n)))]
+
+    def unreadable(self, shard: tuple[int, int]) -> list[str]:
+        """Return the descriptions of the unreadable images in the files of a shard."""
+        numbers = range(shard[0], self.num_files, shard[1])
+        return [image for n in numbers for image, _ in read_errors(self.files(n))]
+
+    def num_images(self, shard: tuple[int, int]) -> int:
+        """Return the number of images of a shard."""
+        return sum(len(self.positions(n)) for n in range(shard[0], self.num_files, shard[1]))
 
     def files(self, number: int) -> list[str]:
         """Return the paths of the files of a number; only the format npy has two."""

@@ -34,8 +34,9 @@ class Outcome(NamedTuple):
     Attributes:
         num_files: Number of the files that were written.
         num_images: Number of the images in them.
-        num_unreadable: Number of those images that cannot be read.
-        unreadable: Names of the first unreadable images, at most 10.
+        num_unreadable: Number of the images of the shard that cannot be read, also those in files
+            of earlier calls.
+        unreadable: Names of the first of them, at most 10.
         is_complete: Whether the directory now has all of its files.
     """
 
@@ -134,23 +135,21 @@ def embed(
         },
     )
     numbers = directory.missing(shard)
-    num_images, num_unreadable = 0, 0
-    unreadable: list[str] = []
+    num_images = 0
     for number, features, is_readable in _files(backbone, source, indices, directory, numbers):
         of_file = indices[directory.positions(number)]
         features = _as_written(features, is_readable, dtype, normalize)
         directory.write(number, _rows(source, of_file, features, is_readable, image_size))
         num_images += len(of_file)
-        num_unreadable += int((~is_readable).sum())
-        some = of_file[~is_readable][: MAX_NAMES - len(unreadable)]
-        unreadable += [source.describe(int(index)) for index in some]
-    if num_images and num_unreadable == num_images:
+    # Those of earlier calls too, so that the same call reports them again.
+    unreadable = directory.unreadable(shard)
+    if unreadable and len(unreadable) == directory.num_images(shard):
         raise UserError(
-            f"data source '{source.name}': none of the {num_images:,} images can be read: the "
+            f"data source '{source.name}': none of the {len(unreadable):,} images can be read: the "
             f"column 'error' of the files in {path} says why"
         )
     is_complete = not directory.missing((0, 1))
-    return Outcome(len(numbers), num_images, num_unreadable, unreadable, is_complete)
+    return Outcome(len(numbers), num_images, len(unreadable), unreadable[:MAX_NAMES], is_complete)
 
 
 def _check_arguments(format: str, dtype: str, rows_per_file: int, shard: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tensorflow as tf
+
+from moco_tf.errors import UserError
 
 # The key of the facts about the features in the metadata of a Parquet file.
 METADATA_KEY = b"moco_tf"
@@ -101,6 +105,32 @@ def write_csv(paths: list[str], rows: Rows, facts: Mapping[str, Any]) -> None:
             for value, error in zip(values, rows.errors, strict=True)
         ]
     _write_csv(paths[0], columns)
+
+
+def read_errors(paths: list[str]) -> list[tuple[str, str]]:
+    """Return the descriptions of the unreadable images of a file, and why they cannot be read.
+
+    Args:
+        paths: The paths that one of the functions above has written, local or of `tf.io.gfile`.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    path = paths[-1]
+    with tf.io.gfile.GFile(path, "rb") as file:
+        contents = file.read()
+    try:
+        if path.endswith(".parquet"):
+            table = pq.read_table(io.BytesIO(contents), columns=["image", "error"])
+            rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        else:
+            lines = csv.DictReader(io.StringIO(contents.decode("utf-8"), newline=""))
+            rows = [(row["image"], row["error"]) for row in lines]
+    except (pa.ArrowException, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged: delete it, and run the same command again to write it"
+        ) from error
+    return [(image, error) for image, error in rows if error]
 
 
 def _write_csv(path: str, columns: dict[str, list[Any]]) -> None:

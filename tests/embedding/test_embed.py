@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,7 @@ from moco_tf import encoders
 from moco_tf.data import sources
 from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import METADATA_KEY
+from moco_tf.embedding.settings import FORMATS
 from moco_tf.errors import UserError
 from tests.images import write_pieces
 
@@ -77,7 +79,7 @@ def test_unreadable_image_is_a_row_without_features_and_with_a_reason(written):
     row = pd.read_parquet(written).loc[3]
     assert row["image"].endswith(DAMAGED)
     assert row["features"] is None
-    assert row["error"] == "not a JPEG, PNG, GIF, BMP or WebP file, or a damaged one"
+    assert row["error"].startswith("not a JPEG, PNG, GIF, BMP, WebP, TIFF, DICOM or NumPy file")
 
 
 def test_files_are_of_a_fixed_number_of_rows_and_say_what_they_hold(written, backbone, source):
@@ -98,14 +100,30 @@ def test_stopped_embedding_goes_on_with_the_missing_files(written, backbone, sou
     moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4, shard=(0, 3))
     # What a kill leaves behind while it writes a file.
     (out / ".part-00001-of-00003.parquet.abcdefgh.unfinished").mkdir()
-    (out / "part-00002-of-00003.parquet").write_bytes(b"whole, as far as its name says")
+    last = "part-00002-of-00003.parquet"
+    shutil.copy2(written / last, out / last)
     outcome = moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)
-    assert outcome[:3] == (1, 4, 0)
-    assert (out / "part-00002-of-00003.parquet").read_bytes().startswith(b"whole")
+    # One of the images of an earlier call cannot be read.
+    assert outcome[:3] == (1, 4, 1)
+    assert (out / last).stat().st_mtime_ns == (written / last).stat().st_mtime_ns
     for name in ("part-00000-of-00003.parquet", "part-00001-of-00003.parquet"):
         assert pq.read_table(out / name).equals(pq.read_table(written / name))
     assert len(contents(out)) == 4
-    assert moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)[:3] == (0, 0, 0)
+    assert moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)[:3] == (0, 0, 1)
+    (out / last).write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=f"{last} is damaged: delete it"):
+        moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_collection_of_damaged_images_is_reported_by_every_call(backbone, tmp_path, format):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(b"\xff\xd8\xff damaged")
+    source = sources.load(f"folder:{tmp_path}/images")
+    for _ in range(2):
+        with pytest.raises(UserError, match="none of the 3 images can be read"):
+            moco_tf.embed(backbone, source, tmp_path / "out", SIZE, format=format)
 
 
 def test_shards_together_are_the_whole(written, backbone, source, tmp_path):
