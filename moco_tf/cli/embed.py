@@ -7,7 +7,11 @@ from typing import Any
 from absl import flags
 
 from moco_tf.cli import app
-from moco_tf.cli.flag_groups import define_backbone_flags, define_source_flags
+from moco_tf.cli.flag_groups import (
+    define_backbone_flags,
+    define_pixel_flags,
+    define_source_flags,
+)
 from moco_tf.data.sources.source import PARTS
 from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, parse_shard
 from moco_tf.errors import UserError
@@ -49,6 +53,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         flag_values=values,
     )
     define_source_flags(values, "Images, such as folder:PATH. By default those of the run.")
+    define_pixel_flags(values)
     flags.DEFINE_enum(
         "part",
         "all",

@@ -8,6 +8,7 @@ from moco_tf.cli import app
 from moco_tf.cli.flag_groups import (
     BACKBONE_GROUP,
     define_backbone_flags,
+    define_pixel_flags,
     define_settings_flags,
     define_source_flags,
     read_settings,
@@ -120,6 +121,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "Labeled images, such as folder:PATH; coco:PATH or tfds:NAME for detection and "
         "segmentation. By default those of the run.",
     )
+    define_pixel_flags(values)
     flags.DEFINE_string(
         "gallery_data",
         None,

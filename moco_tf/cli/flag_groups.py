@@ -8,8 +8,10 @@ from absl import flags
 from moco_tf.data.pixels import DTYPES
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import SETTINGS, Settings
+from moco_tf.settings import SETTINGS as CONFIG_SETTINGS
 
 BACKBONE_GROUP = "Backbone (give exactly one)"
+DEFAULTS = {setting.key: setting.default for setting in CONFIG_SETTINGS}
 
 
 def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROUP) -> None:
@@ -41,37 +43,62 @@ def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROU
     )
 
 
-def define_source_flags(
-    values: flags.FlagValues, data_help: str, default: str = "that of the run"
-) -> None:
+def define_source_flags(values: flags.FlagValues, data_help: str, of_run: bool = True) -> None:
     """Define --data, with this help text, and the flags that say how to read it.
 
     Args:
         values: Flag values to define the flags in.
         data_help: Help text of --data.
-        default: What the default of the other flags is, for their help texts.
+        of_run: Whether the defaults of the other flags are the settings of a run, rather than those
+            of `moco_tf.default_config`.
     """
     flags.DEFINE_string("data", None, data_help, flag_values=values)
+
+    def by_default(key: str) -> str:
+        if of_run:
+            return "By default that of the run."
+        default = DEFAULTS[f"data.{key}"]
+        return f"By default {default if default != '' else 'that of tensorflow-datasets'}."
+
     flags.DEFINE_string(
         "image_feature",
         None,
         "Feature of a record that holds the encoded image (tfrecord and arrayrecord sources), "
-        f"extension (webdataset) or column (parquet). By default {default}.",
+        f"extension (webdataset) or column (parquet). {by_default('image_feature')}",
         flag_values=values,
     )
     flags.DEFINE_string(
         "label_feature",
         None,
         "Feature of a record that holds the label (tfrecord and arrayrecord sources), extension or "
-        f"JSON key (webdataset) or column (parquet). By default {default}.",
+        f"JSON key (webdataset) or column (parquet). {by_default('label_feature')}",
         flag_values=values,
     )
     flags.DEFINE_string(
         "tfds_dir",
         None,
-        f"Directory of the data sets (tfds sources only). By default {default}.",
+        f"Directory of the data sets (tfds sources only). {by_default('tfds_dir')}",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "orientation",
+        None,
+        "Whether to turn images as their EXIF orientation says (folder and files sources only). "
+        f"{by_default('orientation')}",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "frame_seconds",
+        None,
+        "Seconds between the frames of a video that are used as images; 0 for all frames (video "
+        f"sources only). {by_default('frame_seconds')}",
+        lower_bound=0,
+        flag_values=values,
+    )
+
+
+def define_pixel_flags(values: flags.FlagValues) -> None:
+    """Define the flags of the pixel values, whose defaults are those of the backbone."""
     flags.DEFINE_enum(
         "pixels",
         None,
@@ -93,21 +120,6 @@ def define_source_flags(
         None,
         "Pixel values of black and white, such as 0,4095; auto or measure. By default that of the "
         "backbone.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "orientation",
-        None,
-        "Whether to turn images as their EXIF orientation says (folder and files sources only). By "
-        "default as in the run.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "frame_seconds",
-        None,
-        "Seconds between the frames of a video that are used as images; 0 for all frames (video "
-        "sources only). By default that of the run.",
-        lower_bound=0,
         flag_values=values,
     )
 

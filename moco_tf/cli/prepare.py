@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "Directory to write to; required. A new directory, or one that an interrupted call wrote.",
         flag_values=values,
     )
-    define_source_flags(values, "Images, such as folder:PATH; required.", "that of a config")
+    define_source_flags(values, "Images, such as folder:PATH; required.", of_run=False)
     flags.DEFINE_enum(
         "format",
         "tfrecord",
@@ -100,9 +100,13 @@ def prepare(values: flags.FlagValues) -> None:
         raise UserError(f"--{error}") from error
 
     import moco_tf
+    from moco_tf.data.sources import OPTIONS
 
-    options = {name: values[name].value for name in ("image_feature", "label_feature", "tfds_dir")}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {
+        name: values[name].value
+        for name in OPTIONS
+        if name in values and values[name].value is not None
+    }
     source = moco_tf.load_source(values.data, **given)
     print(source.summary, flush=True)
     outcome = moco_tf.prepare(

@@ -173,10 +173,11 @@ def _check_arguments(
     if not 1 <= quality <= MAX_QUALITY:
         raise UserError(f"quality={quality}: must be from 1 to {MAX_QUALITY}")
     require_shard(*shard)
-    if source.channels != 3:
+    if source.channels != 3 or source.dtype != "uint8":
         raise UserError(
-            f"data source '{source.name}' has images with {source.channels} channels, but only RGB "
-            "images can be prepared: train on them as they are"
+            f"data source '{source.name}' has images with {source.channels} channels of the type "
+            f"{source.dtype}, but only RGB images with 8 bits per channel can be prepared: train "
+            "on them as they are"
         )
 
 

@@ -1,6 +1,9 @@
 """The command prepare.py: shrinks images, and says what that saves."""
 
 import pytest
+import skimage.data
+import tensorflow as tf
+from PIL import Image
 
 import moco_tf
 from tests import in_process
@@ -28,6 +31,21 @@ def test_images_are_prepared_in_shards_and_trained_on(tmp_path):
     assert f"--config.data.source='{data}'" in output
     assert moco_tf.load_source(data).class_names == ["left", "right"]
     assert "nothing was written" in in_process.run("prepare.py", *flags)
+
+
+def test_orientation_is_applied(tmp_path):
+    (tmp_path / "images").mkdir()
+    image = Image.fromarray(skimage.data.astronaut()[:40, :80])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by 90 degrees clockwise.
+    for number in range(2):
+        image.save(tmp_path / "images" / f"{number}.jpg", exif=exif)
+    flags = (f"--data=folder:{tmp_path}/images", "--max_side=40")
+    for name, shape in (("--noorientation", (20, 40, 3)), ("--orientation", (40, 20, 3))):
+        out = tmp_path / name
+        in_process.run("prepare.py", *flags, name, f"--out={out}")
+        source = moco_tf.load_source(f"tfrecord:{out}/*.tfrecord")
+        assert source.read(tf.constant(0, tf.int64)).shape == shape
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_dropped_images_are_listed_with_reasons(source, folder, tmp_path):
     lines = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()
     found = dict(line.split("\t") for line in lines)
     assert set(found) == {f"{folder}/left/003.jpg", f"{folder}/right/004.jpg"}
-    assert found[f"{folder}/left/003.jpg"].startswith("not a JPEG, PNG, GIF, BMP or WebP file")
+    assert found[f"{folder}/left/003.jpg"].startswith("not a JPEG, PNG, GIF, BMP, WebP, TIFF, ")
 
 
 def test_records_have_the_names_of_tf_slim(source, folder, tmp_path):
@@ -275,10 +275,12 @@ def test_invalid_argument(source, tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_are_not_rgb_are_refused(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8, 5), np.uint8))
-    with pytest.raises(UserError, match="images with 5 channels, but only RGB"):
-        moco_tf.prepare(moco_tf.load_source(f"npy:{tmp_path}/a.npy"), tmp_path / "out")
+@pytest.mark.parametrize(("channels", "dtype"), [(5, "uint8"), (3, "uint16")])
+def test_images_that_are_not_rgb_with_8_bits_are_refused(tmp_path, channels, dtype):
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8, channels), dtype))
+    source = moco_tf.load_source(f"npy:{tmp_path}/a.npy", pixels=dtype)
+    with pytest.raises(UserError, match=f"with {channels} channels of the type {dtype}, but only"):
+        moco_tf.prepare(source, tmp_path / "out")
 
 
 def test_images_none_of_which_can_be_read(tmp_path):

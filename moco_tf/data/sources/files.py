@@ -62,7 +62,8 @@ def load(name: str, path: str, form: Form = RGB) -> Source:
     return labeled.make_source(
         name=name,
         read=lambda index: decode(read_file(index), form),
-        read_file=read_file,
+        # The contents of a file do not show how the image was turned.
+        read_file=None if form.orientation else read_file,
         describe=lambda index: printable(_join(root, paths[index])),
         list_contents=lambda: list(paths),
         labels=lines.labels,
