@@ -11,7 +11,7 @@ from moco_tf.config import default_config, flatten
 
 PATH = pathlib.Path(__file__).resolve().parent.parent / "studies/fashion_mnist/results.json"
 
-UNFINISHED = "The study was not run to its end yet."
+UNFINISHED = "*This study is not complete yet, so there are no results.*"
 
 Record = dict[str, Any]
 

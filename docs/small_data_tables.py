@@ -13,7 +13,7 @@ from moco_tf import markdown
 
 STUDIES = pathlib.Path(__file__).resolve().parent.parent / "studies"
 NO_RESULTS = "*The study has not been run yet.*"
-SMALL_DATA = ("1000", "4000", "16000", "60000", "photos")
+SMALL_DATA = ("1000", "4000", "16000", "50000", "photos")
 METRICS = {"knn_top1": "kNN", "linear_top1": "linear probe"}
 UNTRAINED, BASE = "epochs=0,steps=0", "base"
 

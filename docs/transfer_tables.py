@@ -10,7 +10,7 @@ import scipy.stats
 from moco_tf import markdown
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "studies" / "transfer"
-UNFINISHED = "*The study is not finished, so there are no results yet.*"
+UNFINISHED = "*This study is not complete yet, so there are no results.*"
 INITIALIZATIONS = {
     "random": "random initialization",
     "supervised": "supervised",

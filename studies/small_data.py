@@ -13,22 +13,22 @@ from absl import flags
 from moco_tf.cli import app
 from moco_tf.errors import UserError
 
-HELP = """Pre-train on 1,000 to 60,000 images of Fashion-MNIST, or on photos, in several ways.
+HELP = """Compare settings of pre-training on up to 50,000 images of Fashion-MNIST, and on photos.
 
     python -m studies.small_data
     python -m studies.small_data --sizes=4000,photos --seeds=0
 
-Every run differs in one setting from a base of 1,000 steps in batches of 128 or, on photos, from
-the config of the demo. Backbones are evaluated on images that were set aside from the training
-images, never on the test images, so that the settings can be chosen by the results. The whole
-study takes many hours on two CPU cores. It writes a results.json for each data set after every
-run; run the same command again to continue a study that was stopped.
+Every run differs in one setting, or a few that belong together, from a base of 1,000 steps in
+batches of 128 or, on photos, from the config of the demo. Backbones are evaluated on images that
+were set aside from the training images, never on the test images, so that the settings can be
+chosen by the results. The whole study takes many hours on two CPU cores. It writes a results.json
+for each data set after every run; run the same command again to continue a study that was stopped.
 
 The images are those of Debian's package dataset-fashion-mnist.
 """
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
-SIZES = (1000, 4000, 16000, 60000)
+SIZES = (1000, 4000, 16000, 50000)
 # Stands for a number of images: patches of two thirds of the training blocks of `photos`.
 PHOTOS = "photos"
 # The last training images, on which backbones are evaluated: their labels are known to the study.
@@ -212,8 +212,11 @@ def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
 
     train, _ = load_parts(folder)
     images = train.images[..., np.newaxis]
-    if max(sizes) > len(images):
-        raise UserError(f"--sizes={max(sizes)}: there are only {len(images)} images in {folder}")
+    if max(sizes) > len(images) - NUM_EVALUATED:
+        raise UserError(
+            f"--sizes={max(sizes)}: there are only {len(images) - NUM_EVALUATED} images for "
+            f"pre-training in {folder}, because {NUM_EVALUATED} are set aside"
+        )
     os.makedirs(workdir, exist_ok=True)
     arrays = {f"first_{size}": images[:size] for size in sizes}
     assert train.labels is not None

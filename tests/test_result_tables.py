@@ -24,8 +24,6 @@ def test_readme_has_the_headline_tables():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"<!-- begin: (\w+) -->", text) == [
         "demo",
-        "fashion_mnist",
-        "fashion_mnist_finetuning",
         "speed",
     ]
 

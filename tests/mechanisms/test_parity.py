@@ -206,7 +206,7 @@ def mutant(module, *replacements):
     return mutated
 
 
-ENQUEUE = "        self.queue.enqueue(tf.concat(k, 0))\n"
+ENQUEUE = "        self.queue.enqueue(tf.concat(k, 0), new_frames)\n"
 IN_PLACE = "        # One in-place operation"
 DECAY = "        variable.assign_sub(learning_rate * self.coupled_weight_decay * variable)"
 DECAYED = "gradient, variable.dtype) + self.coupled_weight_decay * variable"

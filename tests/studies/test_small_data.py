@@ -125,6 +125,6 @@ def test_real_runs_have_the_measures_of_their_features(arguments, monkeypatch, t
 
 def test_mistakes_are_one_line(arguments, capsys):
     assert small_data.main([*arguments, "--sizes=500"]) == 2
-    assert "--sizes=500: there are only 400 images in" in capsys.readouterr().err
+    assert "--sizes=500: there are only 300 images for pre-training in" in capsys.readouterr().err
     assert small_data.main([*arguments, "--seeds=a"]) == 2
     assert "--seeds=a: use integers" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def import_av() -> Any:
         import av
     except ImportError as error:
         raise UserError(
-            "video sources need PyAV, which is not installed: pip install 'moco-tf[video]'"
+            "video sources need PyAV, which is not installed: pip install '.[video]'"
         ) from error
     av.logging.set_level(None)  # Otherwise FFmpeg prints what is wrong with a file.
     return av
