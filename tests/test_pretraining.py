@@ -242,7 +242,8 @@ def test_equal_files_of_the_user_are_kept(tmp_path):
     assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.slow  # It plots a report.
+@pytest.mark.nightly
+# It plots a report.
 def test_run_can_be_moved(finished, tmp_path):
     first = shutil.copytree(finished.workdir, tmp_path / "first")
     config = (first / "config.json").read_text()

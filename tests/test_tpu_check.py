@@ -27,7 +27,7 @@ def test_check_prints_the_number_of_main_operations(capsys):
     assert min(map(int, match.groups())) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_check_names_operation_without_a_kernel(capsys, monkeypatch):
     def stateless_shuffle(count, seed):
         return tf.random.experimental.stateless_shuffle(tf.range(count), seed)

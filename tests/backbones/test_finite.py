@@ -68,6 +68,7 @@ def test_run_is_refused(trained_run, tmp_path, weight, value):
     loading.load_backbone(str(workdir))
 
 
+@pytest.mark.nightly
 def test_saved_model_is_refused(tmp_path):
     weight, value = next(iter(SPOILT.items()))
     backbone, path = spoil(encoders.build("resnet8", stem="small"), weight, value), tmp_path / "x"
@@ -109,8 +110,9 @@ def test_commands_refuse_in_one_line(trained_run, tmp_path, command):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.nightly
 @pytest.mark.torch
-@pytest.mark.slow  # It builds the whole model twice.
+# It builds the whole model twice.
 def test_whole_run_is_not_exported_from_an_older_checkpoint(trained_run, tmp_path):
     pytest.importorskip("torch")
     workdir = spoilt_run(trained_run, tmp_path, *next(iter(SPOILT.items())))

@@ -180,7 +180,7 @@ def test_run_records_the_checksum_and_resumes_without_the_weights(weights, image
         assert (value == expected[name]).all(), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_other_weights_at_the_same_path_are_refused(weights, image_folder, tmp_path):
     workdir = tmp_path / "run"
     train(weights, image_folder, workdir, "--config.epochs=1")

@@ -146,7 +146,7 @@ def test_baseline_has_random_weights(file):
     assert (kernels[0] != kernels[1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_random_weights_depend_on_the_seed_alone():
     """Not on whether the description is new, and not on networks that were built before."""
     name = "keras:MobileNet"

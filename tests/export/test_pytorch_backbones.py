@@ -64,7 +64,7 @@ def test_backbone_has_the_features_of_the_reference(tmp_path):
     assert_same_features("resnet8", model["module"].encoder_q, checkpoint, tmp_path, stem="small")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_torchvision_network_becomes_a_saved_model_and_returns(tmp_path):
     torch.manual_seed(0)
     network, out = build_torch("resnet18", "linear", 1000), tmp_path / "saved_model"

@@ -62,7 +62,15 @@ def assert_equal(path, expected_path):
         assert np.abs(actual[name] - values).max() <= 1e-8 * np.abs(values).max(), name
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.nightly)
+        if name in ("augmented", "symmetric")
+        else name
+        for name in SETTINGS
+    ],
+)
 def test_two_replicas_compute_what_one_device_computes(one_device, two_replicas, tmp_path, name):
     """Losses of 20 steps, weights, momentum buffers, moving statistics and queue in float64."""
     replicas.train(name, two_replicas, tmp_path)

@@ -50,7 +50,7 @@ def test_xla_computes_the_same(float64, two_replicas, replicas):
         assert np.abs(compiled[name] - values).max() <= 1e-8 * np.abs(values).max(), name
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_several_replicas_compile_what_is_between_their_communication(two_replicas, jit_compile):
     compiled = set()
 

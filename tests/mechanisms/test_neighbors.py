@@ -156,7 +156,7 @@ def loss_and_queue(strategy, **compiling):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_two_replicas_and_xla_compute_the_same(two_replicas, jit_compile):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

@@ -176,7 +176,7 @@ def fit(model, views, comparison):
         ("linear", "step", 0.0, {"groups": 1, "shuffle_bn": False}),
         pytest.param("mlp", "cosine", 0.0, {}, marks=pytest.mark.nightly),
         pytest.param("linear", "cosine", 0.9, {"shuffle_bn": False}, marks=pytest.mark.nightly),
-        ("mlp", "step", 0.9, {"symmetric": True}),
+        pytest.param("mlp", "step", 0.9, {"symmetric": True}, marks=pytest.mark.nightly),
         pytest.param("linear", "step", 0.999, {"groups": 4}, marks=pytest.mark.nightly),
         ("mlp", "cosine", 0.999, {}),
     ],
@@ -243,6 +243,7 @@ def test_mistake_breaks_parity(monkeypatch, mistake):
         compare(monkeypatch, **{name: mutant(module, *replacements)}, **BRIEFLY)
 
 
+@pytest.mark.nightly
 def test_keys_left_in_permuted_order_break_parity(monkeypatch):
     monkeypatch.setattr(base, "unshuffle", lambda keys, order: unshuffle(keys, None))
     with pytest.raises(AssertionError, match="at step"):

@@ -94,7 +94,7 @@ def test_plan_writes_nothing(planning, image_folder):
     assert len([path for path in image_folder.rglob("*") if path.is_file()]) == 100
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_plan_of_a_complete_config_shows_it(image_folder, monkeypatch):
     monkeypatch.setattr(timing, "MOST_STEPS", 2)
     output = in_process.run("train.py", "--plan", *TINY, source_flag(image_folder))

@@ -34,7 +34,8 @@ def config_of(folder, preset, **changes):
     return config
 
 
-@pytest.mark.slow  # It compiles the training step and the augmentation.
+@pytest.mark.nightly
+# It compiles the training step and the augmentation.
 def test_preset_without_an_up_direction_trains_with_all_operations(folder, tmp_path):
     changes = dict(solarize_probability=0.5, noise_probability=0.5)
     train(config_of(folder, "any_orientation", **changes), str(tmp_path))

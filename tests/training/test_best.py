@@ -34,7 +34,7 @@ def run_with_best(image_folder, tmp_path_factory):
     return workdir, in_process.run("train.py", *flags, workdir=workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_checkpoint_with_the_best_accuracy_is_a_run_directory(run_with_best, tmp_path):
     workdir, output = run_with_best
     by_step = accuracies(workdir)

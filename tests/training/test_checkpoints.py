@@ -92,6 +92,7 @@ def test_lost_checkpoints_are_refused_with_a_longer_interval_as_well(workdir, im
         )
 
 
+@pytest.mark.nightly
 def test_run_that_was_killed_before_its_first_checkpoint_starts_again(
     workdir, image_folder, trained_run
 ):

@@ -116,7 +116,7 @@ def read_in_python(read: Callable[[int], bytes]) -> Callable[[tf.Tensor], tf.Ten
         )
         return tf.ensure_shape(contents, [])
 
-    return payload
+    return lambda index: payload(tf.cast(index, tf.int64))
 
 
 def read_range(path: str, offset: int, size: int) -> bytes:

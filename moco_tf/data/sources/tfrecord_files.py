@@ -104,7 +104,7 @@ def _reader(
         dataset = tf.data.experimental.from_variant(record, spec)
         return dataset.take(1).get_single_element()
 
-    return read
+    return lambda index: read(tf.cast(index, tf.int64))
 
 
 def _index(path: str) -> dict[str, np.ndarray]:

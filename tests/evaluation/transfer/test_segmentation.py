@@ -145,7 +145,7 @@ def test_loss_is_cross_entropy_of_counted_pixels():
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_fashion_mnist
 def test_two_scenes_are_learned(tmp_path):
     images = load_boxes(f"coco:{write(tmp_path, 2, 1)}", masks=True)
