@@ -14,7 +14,7 @@ PATH_SCHEMES = (
     *("run", "saved_model", "keras", "keras_hub", "checkpoint"),
 )
 # Between the sources of a mixture.
-SEPARATOR = re.compile(r";(?=[a-z_]+:|photos(?:;|$))")
+SEPARATOR = re.compile(r";\s*(?=[a-z_]+:|photos\s*(?:;|$))")
 
 
 def expand(path: str, label: str) -> str:
@@ -69,7 +69,7 @@ def names_in(name: str) -> list[str]:
     may contain one.
 
     Example:
-        >>> names_in("folder:/data/a;b;photos;npy:c.npy")
+        >>> names_in("folder:/data/a;b; photos;npy:c.npy")
         ['folder:/data/a;b', 'photos', 'npy:c.npy']
     """
     return SEPARATOR.split(name)

@@ -7,6 +7,7 @@ billion images starts and resumes as fast as one on a thousand.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -83,13 +84,29 @@ def _round_keys(*key: int) -> np.ndarray:
     return np.random.Philox(key=key).random_raw(ROUNDS)
 
 
+def shares(mixture: Sequence[tuple[int, float]]) -> list[int]:
+    """Return how many images of an epoch are from each source of a mixture with weights.
+
+    Args:
+        mixture: Number of images and weight of each source.
+
+    Example:
+        >>> shares([(4, 3), (4, 1)])
+        [6, 2]
+    """
+    size, weights = sum(size for size, _ in mixture), [weight for _, weight in mixture]
+    bounds = np.round(np.cumsum([0, *weights]) / np.sum(weights) * size)
+    return np.diff(bounds).astype(np.int64).tolist()
+
+
 def in_epoch_of_mixture(
     positions: np.ndarray, mixture: Sequence[tuple[int, float]], seed: int, epoch: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which images are at some positions of an epoch of several sources with weights.
 
-    An epoch has as many images as the sources together, of which each source has its share by
-    weight. A source goes on where the epoch before has stopped, so its images appear equally often.
+    An epoch has as many images as all sources together, divided by weight. Each source continues
+    where it stopped in the previous epoch, so over the epochs its images are used equally often.
+    Within an epoch they come in random order, so an image can be repeated before another is used.
 
     Args:
         positions: int64, of any shape, less than the number of images.
@@ -106,9 +123,8 @@ def in_epoch_of_mixture(
         >>> images.tolist(), passes.tolist()
         ([6, 3, 1, 2, 0, 5, 0, 3], [0, 0, 0, 0, 1, 0, 0, 1])
     """
-    sizes, weights = np.array([size for size, _ in mixture]), [weight for _, weight in mixture]
-    shares = np.cumsum([0, *weights]) / np.sum(weights)
-    bounds = np.round(shares * sizes.sum()).astype(np.int64).tolist()
+    sizes = np.array([size for size, _ in mixture])
+    bounds = [0, *itertools.accumulate(shares(mixture))]
     draws = in_epoch(positions, bounds[-1], seed, epoch)
     images, passes = np.empty_like(draws), np.empty_like(draws)
     for number, size in enumerate(sizes.tolist()):

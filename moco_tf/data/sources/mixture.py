@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data import order
 from moco_tf.data.sources.indices import Blocks, join
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
@@ -28,21 +29,23 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
 
     Raises:
         UserError: If the images differ in their channels or in the type or range of their pixel
-            values, or there are not as many weights as sources.
+            values, some are named twice, or the weights do not fit the sources.
 
     Example:
         >>> from moco_tf.data import sources
-        >>> photos = sources.load("photos")
-        >>> twice = mix("photos;photos", [photos, photos], weights=(3, 1))
-        >>> twice.size == 2 * photos.size, twice.class_names == photos.class_names
-        (True, True)
+        >>> np.save("more.npy", np.zeros([100, 32, 32], np.uint8))
+        >>> parts = [sources.load("photos"), sources.load("npy:more.npy")]
+        >>> mix("photos;npy:more.npy", parts, weights=(3, 1)).size
+        10034
     """
     _require_same_pixels(name, parts)
-    if weights and len(weights) != len(parts):
-        raise UserError(
-            f"config.data.weights={tuple(weights)} has {len(weights)} weights, but data source "
-            f"'{name}' consists of {len(parts)} sources: use one weight for each source"
-        )
+    _require_distinct(name, parts)
+    sizes = [len(part.pretrain) for part in parts]
+    if weights:
+        _require_valid(name, parts, weights)
+        shares = order.shares(list(zip(sizes, weights, strict=True)))
+    else:
+        shares = sizes
     firsts = [0, *itertools.accumulate(part.size for part in parts)]
     labeled = [part.has_labels for part in parts]
     evaluated = labeled if any(labeled) else [True] * len(parts)
@@ -100,18 +103,60 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         ignored=[path for part in parts for path in part.ignored],
         no_labels="" if any(labeled) else parts[0].no_labels,
         found=f"from {len(parts)} sources",
-        notes=tuple(f"  {line}" for part in parts for line in part.summary.splitlines()),
-        list_contents=lambda: [line for part in parts for line in part.list_contents()],
-        mixture=tuple(
-            (len(part.pretrain), float(weight))
-            for part, weight in zip(parts, weights, strict=False)
+        notes=tuple(
+            line
+            for part, share in zip(parts, shares, strict=True)
+            for line in (
+                f"{share / sum(shares):.1%} of the images of an epoch are from {part.name}:",
+                *(f"  {line}" for line in part.summary.splitlines()),
+            )
         ),
+        list_contents=lambda: [line for part in parts for line in part.list_contents()],
+        mixture=tuple(zip(sizes, map(float, weights), strict=False)),
     )
+
+
+def _require_distinct(name: str, parts: Sequence[Source]) -> None:
+    """Raise a `UserError` if a source is named twice, or a folder and one of its subfolders.
+
+    The same image could then be for training and for testing.
+    """
+    for first, second in itertools.permutations(parts, 2):
+        folders = [part.name.removeprefix("folder:").rstrip("/") + "/" for part in (first, second)]
+        is_below = first.name.startswith("folder:") and second.name.startswith("folder:")
+        if first.name == second.name or (is_below and folders[1].startswith(folders[0])):
+            raise UserError(
+                f"data source '{name}': the images of '{second.name}' are among those of "
+                f"'{first.name}': name each image once, and use config.data.weights to use some "
+                "more often"
+            )
+
+
+def _require_valid(name: str, parts: Sequence[Source], weights: Sequence[float]) -> None:
+    """Raise a `UserError` if weights do not fit the sources."""
+    shown = f"config.data.weights={','.join(f'{weight:g}' for weight in weights)}"
+    if len(weights) != len(parts):
+        raise UserError(
+            f"{shown} has {len(weights)} weights, but data source '{name}' consists of "
+            f"{len(parts)} sources: use one weight for each source"
+        )
+    if min(weights) <= 0 or not np.isfinite(np.sum(weights)):
+        raise UserError(f"{shown}: use finite numbers greater than 0")
+    sizes = [len(part.pretrain) for part in parts]
+    shares = order.shares(list(zip(sizes, weights, strict=True)))
+    for part, share in zip(parts, shares, strict=True):
+        if not share:
+            raise UserError(
+                f"{shown}: an epoch of {sum(sizes):,} images would have none of '{part.name}': use "
+                "a larger weight for it, or leave it out"
+            )
 
 
 def _require_same_pixels(name: str, parts: Sequence[Source]) -> None:
     """Raise a `UserError` if the images differ in their channels or in their pixel values."""
     first = parts[0]
+    alike = "use sources whose images are alike"
+    remedies = {"value_range": "set config.data.value_range to two numbers for all sources"}
     for part in parts:
         for attribute, phrase in (
             ("channels", "have {} channels"),
@@ -123,5 +168,5 @@ def _require_same_pixels(name: str, parts: Sequence[Source]) -> None:
                 raise UserError(
                     f"data source '{name}': the images of '{first.name}' "
                     f"{phrase.format(values[0])}, but those of '{part.name}' "
-                    f"{phrase.format(values[1])}: use sources whose images are alike"
+                    f"{phrase.format(values[1])}: {remedies.get(attribute, alike)}"
                 )

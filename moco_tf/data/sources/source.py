@@ -94,9 +94,13 @@ class Source:
         else:
             labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
         pretrain, train, test = (f" ({name})" if name else "" for name in self.part_names)
-        # Whether the first test image is among those of pre-training.
-        is_held_out = len(self.test) > 0 and is_in(self.test[0], self.pretrain)
-        held_out = " held-out images, which pre-training sees too" if is_held_out else ""
+        sample = evenly_spaced(self.test, 100)
+        num_seen = sum(is_in(index, self.pretrain) for index in sample)
+        held_out = ""
+        if num_seen:
+            held_out = " held-out images, "
+            held_out += "some of which " if num_seen < len(sample) else "which "
+            held_out += "pre-training sees too"
         images = "image" if self.size == 1 else "images"
         lines = [
             f"{self.name}: {self.size:,} {images}{' ' * bool(self.found)}{self.found}{labels}",

@@ -64,16 +64,32 @@ def test_only_labeled_sources_are_evaluated(name, tmp_path):
     mixture = sources.load(f"npy:{tmp_path}/unlabeled.npy;{array}")
     assert set(mixture.train.tolist()) | set(mixture.test.tolist()) == {4, 5, 6, 8}
     assert mixture.labels.tolist() == [-1, -1, -1, -1, 1, 0, 0, -1, 1]
-    unlabeled = sources.load(f"npy:{tmp_path}/unlabeled.npy;npy:{tmp_path}/unlabeled.npy")
+    np.save(tmp_path / "more.npy", np.zeros([4, 16, 16, 3], np.uint8))
+    unlabeled = sources.load(f"npy:{tmp_path}/unlabeled.npy;npy:{tmp_path}/more.npy")
     assert unlabeled.labels is None
     assert len(unlabeled.train) + len(unlabeled.test) == 8
 
 
-def test_summary_has_the_sources(name):
+def test_summary_has_the_sources_and_their_shares(name):
     summary = sources.load(name).summary
     for part in parts(name):
         assert part.summary.splitlines()[0] in summary
     assert "15 images from 2 sources" in summary
+    assert "66.7% of the images of an epoch are from folder:" in summary
+    summary = sources.load(name, weights=(1, 3)).summary
+    assert "26.7% of the images of an epoch are from folder:" in summary  # 4 of 15.
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_summary_says_whether_pre_training_sees_the_test_images(tmp_path, is_first):
+    for number in range(6):
+        part = "train" if number < 3 else "val"
+        (tmp_path / "parts" / part).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "parts" / part / f"{number}.png")
+    np.save(tmp_path / "whole.npy", np.zeros([50, 8, 8, 3], np.uint8))
+    names = [f"folder:{tmp_path}/parts", f"npy:{tmp_path}/whole.npy"]
+    source = sources.load(";".join(names if is_first else names[::-1]))
+    assert "held-out images, some of which pre-training sees too" in source.summary.splitlines()[1]
 
 
 def is_red(views):
@@ -142,21 +158,35 @@ def test_mixtures_of_different_channels_are_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "weights", "message"),
+    ("num_sources", "weights", "message"),
     [
-        ("two", (1, 2, 3), "has 3 weights, but .* 2 sources"),
-        ("one", (1,), "no effect on one source"),
+        (2, (1, 2, 3), "has 3 weights, but .* 2 sources"),
+        (1, (1,), "no effect on one source"),
+        (2, (0, 1), "data.weights=0,1: use finite numbers greater than 0"),
+        (2, (1.7e308, 1.7e308), "use finite numbers"),
+        (2, (1000, 1), "an epoch of 15 images would have none of 'npy:"),
     ],
 )
-def test_weights_must_fit_the_sources(name, source, weights, message):
+def test_weights_must_fit_the_sources(name, num_sources, weights, message):
     with pytest.raises(UserError, match=message):
-        sources.load(name if source == "two" else name.split(";")[0], weights=weights)
+        sources.load(";".join(name.split(";")[:num_sources]), weights=weights)
+
+
+@pytest.mark.parametrize("second", ["", "/", "/cat"])
+def test_images_that_are_named_twice_are_refused(name, second):
+    folder = name.split(";")[0]
+    with pytest.raises(UserError, match="are among those of"):
+        sources.load(f"{folder}{second};{folder}")
 
 
 def test_paths_of_each_source_are_expanded(name, monkeypatch):
     folder, array = name.split(";")
     monkeypatch.setenv("MIXED", array.removeprefix("npy:"))
     assert sources.load(f"{folder};npy:$MIXED").size == 15
+
+
+def test_space_after_the_separator_is_ignored(name):
+    assert sources.load(name.replace(";", "; ")).size == 15
 
 
 def test_folder_with_a_semicolon_is_one_source(tmp_path):
