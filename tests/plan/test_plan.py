@@ -152,7 +152,7 @@ def test_weights_of_keras_hub_decide_the_encoder(image_folder):
     assert (made.config.stem, made.config.epochs) == ("imagenet", 50)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_preview_plans_too(image_folder, tmp_path, capsys):
     preview(auto(f"folder:{image_folder}"), str(tmp_path / "views.png"))
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")

@@ -183,7 +183,7 @@ def test_report_on_five_channels_without_labels_has_no_comparison(tmp_path):
         assert np.abs(tile - view.resize((64, 64), PIL.Image.Resampling.BILINEAR)).mean() < 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_held_out_images_the_map_shows_training_images(leaking_run, folder, tmp_path):
     workdir, _, _ = leaking_run
     source = sources.load(f"folder:{folder}")

@@ -89,7 +89,7 @@ def test_checkpoint_that_cannot_be_written_stops_the_run_which_resumes_later(
     assert not list(checkpoints.glob("*_temp"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_that_keras_ends_early_is_an_error(
     resumed, image_folder, trained_run, monkeypatch
 ):

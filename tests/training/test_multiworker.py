@@ -285,7 +285,7 @@ def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninte
     assert [line["step"] for line in lines if "knn_top1" in line] == [0, LAST_STEP]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_evaluation_is_the_same_on_two_workers_and_one_device(image_folder, trained_run, tmp_path):
     """tests/evaluation/test_features.py checks the same for two replicas of one process."""

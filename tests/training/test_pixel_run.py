@@ -155,7 +155,7 @@ def test_keras_file_takes_raw_values_and_is_evaluated(source_name, workdir, tmp_
     assert "takes 1000, 5000" in in_process.run_mistake(*arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_onnx_and_litert_take_raw_values(source_name, workdir, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
@@ -216,7 +216,7 @@ def test_embeddings_of_the_run(source_name, workdir, tmp_path):
     assert len(table) == 40
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_report_of_the_run(workdir):
     output = in_process.run("evaluate.py", "--protocol=report", workdir=workdir)
     assert "report.html" in output
@@ -238,6 +238,7 @@ def test_pictures_show_the_value_range(source_name, tmp_path):
     assert matplotlib.image.imread(f"{tmp_path}/views.png").std() > 0.05
 
 
+@pytest.mark.nightly
 def test_array_of_floats_is_trained_in_python(tmp_path):
     images = np.random.default_rng(0).normal(0, 100, [32, 20, 20, 2])
     settings = {"data.pixels": "float32", "data.value_range": "measure", "rgb_operations": False}

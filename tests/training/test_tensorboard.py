@@ -135,6 +135,7 @@ def test_projector_shows_thumbnails_of_central_views(labeled):
         assert np.abs(tile - np.asarray(view)).mean() < 6
 
 
+@pytest.mark.nightly
 def test_unlabeled_images_have_names_but_no_knn(unlabeled):
     config, workdir = unlabeled
     source = sources.load(config.data.source)
@@ -195,7 +196,7 @@ def test_scalars_are_those_of_the_log(labeled):
         assert scalars == pytest.approx(logged)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_monitor_and_views_do_not_change_the_training(labeled, tmp_path):
     config, workdir = labeled
     unobserved = config.copy_and_resolve_references()
