@@ -8,6 +8,9 @@ import json
 import pathlib
 import statistics
 from collections.abc import Sequence
+from typing import Any
+
+import scipy.stats
 
 from moco_tf import markdown
 
@@ -16,6 +19,9 @@ NO_RESULTS = "*The study has not been run yet.*"
 SMALL_DATA = ("1000", "4000", "16000", "50000", "photos")
 METRICS = {"knn_top1": "kNN", "linear_top1": "linear probe"}
 UNTRAINED, BASE = "epochs=0,steps=0", "base"
+# Measures of features that do not depend on the number of dimensions.
+MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
+MIN_RUNS = 8  # Of fewer runs, a rank correlation says nothing.
 
 
 def small_data() -> str:
@@ -43,16 +49,40 @@ def small_data() -> str:
     return "\n\n".join(tables)
 
 
+def quality() -> str:
+    """Return how well each measure without labels predicts the linear probe, by data set."""
+    correlations: dict[str, list[str]] = {measure: [] for measure in MEASURES}
+    header = ["measure"]
+    for name in SMALL_DATA:
+        runs = [run for run in _runs(name) if "quality" in run and run["name"] != UNTRAINED]
+        if len(runs) < MIN_RUNS:
+            continue
+        title = f"{int(name):,}" if name.isdigit() else f"`{name}`"
+        header.append(f"{title}, {len(runs)} runs")
+        for measure, cells in correlations.items():
+            pairs = [(run["quality"][measure], run["linear_top1"]) for run in runs]
+            correlation = scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic
+            cells.append(f"{correlation:+.2f}")
+    if len(header) == 1:
+        return NO_RESULTS
+    rows = [[f"`{measure}`", *cells] for measure, cells in correlations.items()]
+    return markdown.table(header, rows)
+
+
 def _percents(name: str) -> dict[str, dict[str, dict[int, float]]]:
     """Return the accuracies of a data set in percent by setting, metric and seed."""
-    path = STUDIES / "small_data" / name / "results.json"
     percents: dict[str, dict[str, dict[int, float]]] = {}
-    if path.exists():
-        for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-            for metric in METRICS:
-                row = percents.setdefault(run["name"], {}).setdefault(metric, {})
-                row[run["seed"]] = 100 * run[metric]
+    for run in _runs(name):
+        for metric in METRICS:
+            row = percents.setdefault(run["name"], {}).setdefault(metric, {})
+            row[run["seed"]] = 100 * run[metric]
     return percents
+
+
+def _runs(name: str) -> list[dict[str, Any]]:
+    """Return the records of the runs on a data set."""
+    path = STUDIES / "small_data" / name / "results.json"
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
 
 
 def _cell(values: Sequence[float], sign: str = "") -> str:
