@@ -109,7 +109,7 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
         no_labels=files.no_labels.replace("images", "videos"),
         found=", ".join([f"in {count:,} video{'s' * (count != 1)}", *filter(None, [files.found])]),
         part_names=files.part_names,
-        notes=(*files.notes, *opened.notes),
+        notes=(*files.notes, *opened.notes, *_empty_classes(files, opened.indices)),
         list_contents=lambda: _contents(names, opened.indices, frames.files),
         timeline=Timeline(
             frames.files, frames.seconds, lambda: _shots(paths, opened.indices, frames)
@@ -230,6 +230,19 @@ def _split(
         return train, test
     cut = 1 if len(train) else len(order) - 1
     return np.sort(order[cut:]), np.sort(order[:cut])
+
+
+def _empty_classes(files: Source, indices: Sequence[FrameIndex | None]) -> list[str]:
+    """Return a line of the summary about the classes that have no video that can be opened."""
+    labels, class_names = files.labels, files.class_names
+    if labels is None or class_names is None:
+        return []
+    readable = {labels[file] for file, index in enumerate(indices) if index is not None}
+    empty = [name for label, name in enumerate(class_names) if label not in readable]
+    if not empty:
+        return []
+    classes = "class has" if len(empty) == 1 else "classes have"
+    return [f"warning: {len(empty):,} {classes} no video that can be opened: {listed(empty)}"]
 
 
 def _contents(

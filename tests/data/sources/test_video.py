@@ -278,6 +278,24 @@ def test_files_that_cannot_be_opened_are_skipped(classes, tmp_path):
         load(lone)
 
 
+def test_a_class_without_readable_videos_is_named(classes, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(classes, folder)
+    assert "no video that can be opened" not in load(folder).summary
+    for path in (folder / "cup").iterdir():
+        path.write_text("no video")
+    source = load(folder)
+    assert source.size == 18
+    assert "warning: 1 class has no video that can be opened: cup" in source.summary
+
+
+def test_seconds_are_for_the_videos_of_a_mixture_only(clip):
+    source = sources.load(f"photos;video:{clip}", frame_seconds=0.2)
+    images, _ = videos.decoded(clip)
+    assert source.size == sources.load("photos").size + 8
+    np.testing.assert_array_equal(read(source, source.size - 1), images[35])
+
+
 def test_damaged_frames_are_errors_and_are_replaced(tmp_path):
     path = tmp_path / "clip.mkv"
     videos.encode(path, FRAMES, options={"g": "10", "bf": "0", "x264-params": "scenecut=0"})
