@@ -18,7 +18,7 @@ OPTIONS = (
     *("image_feature", "label_feature", "tfds_dir"),
     *("pixels", "channels", "value_range", "orientation", "frame_seconds"),
 )
-FRAME_SECONDS = 1.0
+FRAME_SECONDS = 1.0  # The default, which is no mistake for a source without videos.
 
 
 def load(
@@ -63,7 +63,8 @@ def load(
             range of an integer type; or `"measure"` for percentiles of a sample.
         orientation: Whether to turn images as their EXIF orientation says (folder and files sources
             only).
-        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames.
+        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames. In a
+            mixture, it applies to the parts that are videos.
         weights: How often pre-training uses the images of each of several sources, relative to the
             others; none to use every image equally often.
 
