@@ -182,7 +182,7 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
     """
     options: dict[str, Any] = {}
     if config:
-        options = sources.options(config)
+        options = sources.options(config, source_name)
         if values["pixels"].value not in (None, config.data.pixels):
             options["value_range"] = AUTO  # The range of the run is that of another type.
     elif values.saved_model and (pixels := loading.read_pixels(values.saved_model)):
@@ -191,6 +191,12 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
     for name in sources.OPTIONS:
         if values[name].value is not None:
             options[name] = values[name].value
+    # Of two sources, only the other one may have videos.
+    names = [values.data or config.data.source]
+    if "gallery_data" in values and values.gallery_data:
+        names.append(values.gallery_data)
+    if not sources.has_videos(source_name) and any(map(sources.has_videos, names)):
+        options.pop("frame_seconds", None)
     return sources.load(source_name, **options)
 
 

@@ -69,7 +69,7 @@ class TwoViews:
                 f"batch_size={batch_size} is more than the {len(source.pretrain)} images of data "
                 f"source '{source.name}': set config.batch_size to {len(source.pretrain)} or less"
             )
-        self._key_frames = _nearby(source, key_frame_seconds, same_shot=True)
+        self._key_frames = _key_frames(source, key_frame_seconds)
         self._neighbors = _nearby(source, neighbor_seconds)
         self._readable = first_readable(source)
 
@@ -261,6 +261,28 @@ def _nearby(source: Source, seconds: float, same_shot: bool = False) -> np.ndarr
             " to 0"
         )
     return source.timeline.nearby(seconds, same_shot)
+
+
+def _key_frames(source: Source, seconds: float) -> np.ndarray | None:
+    """Return the range of frames from which each key view comes; None for the query's own frame.
+
+    Raises:
+        UserError: If no frame has another one in its range.
+    """
+    ranges = _nearby(source, seconds, same_shot=True)
+    if ranges is None or (np.diff(ranges[source.pretrain]) > 1).any():
+        return ranges
+    assert source.timeline is not None
+    gaps = np.diff(source.timeline.seconds)[np.diff(source.timeline.load_shots()) == 0]
+    reason = (
+        f"the frames of a shot are at least {gaps.min():g} seconds apart"
+        if len(gaps)
+        else "no shot has more than one frame"
+    )
+    raise UserError(
+        f"config.data.key_frame_seconds={seconds} has no effect on data source '{source.name}', "
+        f"where {reason}: increase it, or decrease config.data.frame_seconds"
+    )
 
 
 def first_readable(source: Source) -> int:

@@ -170,7 +170,9 @@ def monitored_source(config: ml_collections.ConfigDict, source: Source) -> Sourc
         UserError: If it cannot be read, or does not have what the config asks for.
     """
     if config.monitor_source:
-        monitored = sources.load(config.monitor_source, **sources.options(config))
+        monitored = sources.load(
+            config.monitor_source, **sources.options(config, config.monitor_source)
+        )
         if monitored.channels != source.channels:
             raise UserError(
                 f"config.monitor_source={monitored.name} has images with {monitored.channels} "

@@ -81,9 +81,24 @@ def test_key_frames_are_equally_likely(source):
 
 
 def test_the_same_frame_if_no_other_is_in_reach(source):
+    seconds = SECONDS.copy()
+    seconds[1] = 0.1  # Only the first two frames are in reach of each other.
+    source = dataclasses.replace(source, timeline=Timeline(VIDEOS, seconds, lambda: SHOTS))
+    other = {0: 1, 1: 0}
     _, run = batches(source, key_frame_seconds=0.1)
     for query, key in run:
-        np.testing.assert_array_equal(frames_of(query), frames_of(key))
+        expected = [other.get(frame, frame) for frame in frames_of(query).tolist()]
+        assert frames_of(key).tolist() == expected
+
+
+def test_key_frames_that_are_never_in_reach_are_refused(source):
+    with pytest.raises(UserError, match=r"key_frame_seconds=0.1 .* at least 0.5 seconds apart: "):
+        batches(source, key_frame_seconds=0.1)
+    alone = dataclasses.replace(
+        source, timeline=Timeline(VIDEOS, SECONDS, lambda: np.arange(COUNT))
+    )
+    with pytest.raises(UserError, match="no shot has more than one frame"):
+        batches(alone, key_frame_seconds=5)
 
 
 def test_key_frames_depend_on_seed_epoch_and_index_only(source):

@@ -256,6 +256,7 @@ def test_mean_of_a_network_from_elsewhere_is_refused():
         ({"pixels": "uint16"}, "data.pixels=uint16 applies to folder, files and npy sources only"),
         ({"channels": 5}, "data.channels=5 does not fit 'photos', whose images have 3 channels"),
         ({"orientation": True}, "data.orientation=True applies to folder and files sources only"),
+        ({"frame_seconds": 0.5}, "data.frame_seconds=0.5 applies to video sources only: leave it"),
     ],
 )
 def test_settings_without_effect_are_refused(options, message):

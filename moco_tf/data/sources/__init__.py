@@ -18,6 +18,7 @@ OPTIONS = (
     *("image_feature", "label_feature", "tfds_dir"),
     *("pixels", "channels", "value_range", "orientation", "frame_seconds"),
 )
+FRAME_SECONDS = 1.0  # The default, which is no mistake for a source without videos.
 
 
 def load(
@@ -29,7 +30,7 @@ def load(
     channels: int = 0,
     value_range: str = AUTO,
     orientation: bool = False,
-    frame_seconds: float = 1.0,
+    frame_seconds: float = FRAME_SECONDS,
     weights: Sequence[float] = (),
 ) -> Source:
     """Open a data source.
@@ -62,7 +63,8 @@ def load(
             range of an integer type; or `"measure"` for percentiles of a sample.
         orientation: Whether to turn images as their EXIF orientation says (folder and files sources
             only).
-        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames.
+        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames. In a
+            mixture, it applies to the parts that are videos.
         weights: How often pre-training uses the images of each of several sources, relative to the
             others; none to use every image equally often.
 
@@ -77,12 +79,20 @@ def load(
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
+    if frame_seconds != FRAME_SECONDS and not has_videos(name):
+        raise UserError(
+            f"config.data.frame_seconds={frame_seconds} applies to video sources only: leave it at "
+            f"{FRAME_SECONDS} for '{printable(name)}'"
+        )
     names = names_in(name)
     if len(names) > 1:
         from moco_tf.data.sources import mixture
 
         options = (image_feature, label_feature, tfds_dir, pixels, channels, value_range)
-        parts = [load(part, *options, orientation, frame_seconds) for part in names]
+        parts = [
+            load(part, *options, orientation, frame_seconds if has_videos(part) else FRAME_SECONDS)
+            for part in names
+        ]
         return mixture.mix(printable(expand_source(name)), parts, weights)
     if weights:
         raise UserError(
@@ -209,6 +219,23 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
     return load(config.data.source, **options(config), weights=weights)
 
 
-def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Return the settings of a config that are keyword arguments of `load`."""
-    return {key: config.data[key] for key in OPTIONS}
+def options(config: ml_collections.ConfigDict, name: str = "") -> dict[str, Any]:
+    """Return the settings of a config that are keyword arguments of `load`.
+
+    Args:
+        config: A config with the keys of `moco_tf.default_config`.
+        name: The source that they are for, if it is another one than that of the config. If it has
+            no videos, `frame_seconds` is left out, which would be refused.
+    """
+    left_out = {"frame_seconds"} if name and not has_videos(name) else set()
+    return {key: config.data[key] for key in OPTIONS if key not in left_out}
+
+
+def has_videos(name: str) -> bool:
+    """Return whether a string names a `video` source, or a mixture that has one.
+
+    Example:
+        >>> has_videos("photos;video:clips"), has_videos("photos")
+        (True, False)
+    """
+    return any(part.startswith("video:") for part in names_in(name))

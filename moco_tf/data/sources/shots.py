@@ -8,7 +8,7 @@ takes a flash for two cuts.
 import numpy as np
 
 from moco_tf.data.sources import index_cache
-from moco_tf.data.sources.video_index import import_av, opened
+from moco_tf.data.sources.video_index import frame_index, import_av, opened
 
 # Frames are shrunk to this width and height, which takes less time than their decoding.
 SMALL = (64, 48)
@@ -17,7 +17,7 @@ THRESHOLD = 0.4
 
 
 def shot_starts(path: str) -> np.ndarray:
-    """Return the times at which the shots of a video begin, from the disk if they are known.
+    """Return the frames at which the shots of a video begin, from the disk if they are known.
 
     The whole video is decoded. Damaged frames are left out.
 
@@ -25,10 +25,10 @@ def shot_starts(path: str) -> np.ndarray:
         path: Path of the file.
 
     Returns:
-        int64 `[S]`, in units of the video's time base. The first shot, which begins with the video,
-        is left out.
+        int64 `[S]`, the numbers of the frames in ascending order. The first shot, which begins with
+        the video, is left out.
     """
-    return index_cache.cached(path, "shots", _find)["starts"]
+    return index_cache.cached(path, "shot_frames", _find)["starts"]
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
@@ -49,10 +49,12 @@ def histogram(image: np.ndarray) -> np.ndarray:
 
 def _find(path: str) -> dict[str, np.ndarray]:
     av = import_av()
+    index = frame_index(path)
     starts: list[int] = []
+    count = 0  # Frames that were decoded.
     previous = None
     with opened(path) as (container, stream):
-        for number, packet in enumerate(container.demux(stream)):
+        for packet in container.demux(stream):
             try:
                 frames = stream.codec_context.decode(packet if packet.size else None)
             except av.FFmpegError:
@@ -61,6 +63,12 @@ def _find(path: str) -> dict[str, np.ndarray]:
                 small = frame.reformat(*SMALL, format="rgb24", interpolation="AREA")
                 current = histogram(small.to_ndarray())
                 if previous is not None and difference(previous, current) > THRESHOLD:
-                    starts.append(number if frame.pts is None else frame.pts)
+                    # Where frames are found by their times, a damaged frame is not counted here.
+                    starts.append(
+                        count
+                        if index.is_counted or frame.pts is None
+                        else int(np.searchsorted(index.times, frame.pts))
+                    )
                 previous = current
+                count += 1
     return {"starts": np.array(starts, np.int64)}

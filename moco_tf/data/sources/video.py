@@ -1,6 +1,7 @@
 """The `video` source: frames of video files, decoded by PyAV as they are needed."""
 
 import concurrent.futures
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -46,10 +47,15 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
         The source. A file that cannot be opened is skipped, with a note.
 
     Raises:
-        UserError: If PyAV is not installed, there is no such path, no file can be opened, or as
-            `folder.load`.
+        UserError: If PyAV is not installed, there is no such path, no file can be opened,
+            `frame_seconds` is negative or not finite, or as `folder.load`.
     """
     import_av()
+    if not 0 <= frame_seconds < math.inf:
+        raise UserError(
+            f"config.data.frame_seconds={frame_seconds}: use a positive number of seconds, or 0 "
+            "for all frames"
+        )
     if "://" in path:
         raise UserError(f"data source '{name}': copy the videos to a local disk, to seek in them")
     if os.path.isfile(path):
@@ -69,6 +75,12 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
     def frame_at(number: np.ndarray) -> np.ndarray:
         return videos.read(int(frames.files[number]), int(frames.numbers[number]))
 
+    # A tf.function, so that errors are TensorFlow's in eager execution too.
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64)], autograph=False)
+    def read(number: tf.Tensor) -> tf.Tensor:
+        frame = tf.numpy_function(frame_at, [number], tf.uint8, stateful=False)
+        return tf.ensure_shape(frame, [None, None, 3])
+
     def describe(number: int) -> str:
         file = frames.files[number]
         return f"{printable(paths[file])} at {frames.seconds[number]:.2f} s"
@@ -87,9 +99,7 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
     return Source(
         name=name,
         size=len(frames.files),
-        read=lambda number: tf.ensure_shape(
-            tf.numpy_function(frame_at, [number], tf.uint8), [None, None, 3]
-        ),
+        read=lambda number: read(tf.cast(number, tf.int64)),
         describe=describe,
         pretrain=np.flatnonzero(np.isin(frames.files, files.pretrain)),
         train=np.flatnonzero(np.isin(frames.files, train)),
@@ -99,7 +109,7 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
         no_labels=files.no_labels.replace("images", "videos"),
         found=", ".join([f"in {count:,} video{'s' * (count != 1)}", *filter(None, [files.found])]),
         part_names=files.part_names,
-        notes=(*files.notes, *opened.notes),
+        notes=(*files.notes, *opened.notes, *_empty_classes(files, opened.indices)),
         list_contents=lambda: _contents(names, opened.indices, frames.files),
         timeline=Timeline(
             frames.files, frames.seconds, lambda: _shots(paths, opened.indices, frames)
@@ -222,6 +232,19 @@ def _split(
     return np.sort(order[cut:]), np.sort(order[:cut])
 
 
+def _empty_classes(files: Source, indices: Sequence[FrameIndex | None]) -> list[str]:
+    """Return a line of the summary about the classes that have no video that can be opened."""
+    labels, class_names = files.labels, files.class_names
+    if labels is None or class_names is None:
+        return []
+    readable = {labels[file] for file, index in enumerate(indices) if index is not None}
+    empty = [name for label, name in enumerate(class_names) if label not in readable]
+    if not empty:
+        return []
+    classes = "class has" if len(empty) == 1 else "classes have"
+    return [f"warning: {len(empty):,} {classes} no video that can be opened: {listed(empty)}"]
+
+
 def _contents(
     names: Sequence[bytes], indices: Sequence[FrameIndex | None], files: np.ndarray
 ) -> list[bytes]:
@@ -244,9 +267,6 @@ def _shots(
     first = 0
     for file, starts in zip(readable, found, strict=True):
         is_here = frames.files == file
-        index = indices[file]
-        assert index is not None
-        times = index.times[frames.numbers[is_here]]
-        numbers[is_here] = first + np.searchsorted(starts, times, side="right")
+        numbers[is_here] = first + np.searchsorted(starts, frames.numbers[is_here], side="right")
         first += len(starts) + 1
     return numbers

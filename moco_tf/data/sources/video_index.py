@@ -66,6 +66,8 @@ def opened(path: str) -> "Iterator[tuple[av.container.InputContainer, av.VideoSt
         if not container.streams.video:
             raise ValueError("it has no video stream")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("no decoder knows its codec")
         if stream.width * stream.height > MAX_PIXELS:
             raise ValueError(f"its frames have {stream.width} x {stream.height} pixels")
         # Images are read in parallel, so threads within a decoder would only compete.
@@ -85,7 +87,7 @@ def frame_index(path: str) -> FrameIndex:
         av.FFmpegError: If the file cannot be opened.
         ValueError: If it has no video or no frames, or the frames are too large.
     """
-    arrays = index_cache.cached(path, "frames", _build)
+    arrays = index_cache.cached(path, "frame_times", _build)
     numerator, denominator, is_counted = arrays["unit"].tolist()
     return FrameIndex(
         arrays["times"],
@@ -114,6 +116,8 @@ def sampled(index: FrameIndex, seconds: float) -> np.ndarray:
         return np.arange(len(times))
     # Exact, because 0.1 and 1/30 have no exact representation as floats.
     step = fractions.Fraction(seconds).limit_denominator(10**6) / index.time_base
+    if step <= 1:  # No two frames are closer than one unit of time.
+        return np.arange(len(times))
     start, duration = int(times[0]), int(times[-1] - times[0])
     moments = [
         start + number * step.numerator // step.denominator
@@ -135,8 +139,14 @@ def _build(path: str) -> dict[str, np.ndarray]:
                 return _build_by_counting(path)
             if packet.is_keyframe:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-    shown = np.array(sorted(time for time in times if time is not None), np.int64)
+        may_reorder = stream.codec_context.has_b_frames
+    in_file = np.array([time for time in times if time is not None], np.int64)
+    shown = np.sort(in_file)
     if not keys or (np.diff(shown) == 0).any() or keys != sorted(keys):
+        return _build_by_counting(path)
+    # With B-frames, the order in the file is not that of the times. If it is nevertheless, either
+    # the video happens to have no B-frames, or the times are those of decoding, as in AVI and ASF.
+    if may_reorder and (np.diff(in_file) > 0).all() and not _times_ascend(path):
         return _build_by_counting(path)
     if not len(shown):
         raise ValueError("it has no frames")
@@ -152,8 +162,25 @@ def _is_shown(stream: "av.VideoStream", packet: "av.Packet") -> bool:
     return stream.codec_context.name not in ("vp8", "libvpx") or bool(bytes(packet)[0] & 0x10)
 
 
+def _times_ascend(path: str) -> bool:
+    """Return whether the times of the decoded frames ascend."""
+    av = import_av()
+    last = None
+    with opened(path) as (container, stream):
+        for packet in container.demux(stream):
+            try:
+                frames = stream.codec_context.decode(packet if packet.size else None)
+            except av.FFmpegError:  # A damaged frame does not tell.
+                continue
+            for frame in frames:
+                if frame.pts is None or (last is not None and frame.pts <= last):
+                    return False
+                last = frame.pts
+    return True
+
+
 def _build_by_counting(path: str) -> dict[str, np.ndarray]:
-    """Return the index of a file whose packets have no times, or the same ones, by decoding it."""
+    """Return the index of a file whose packets do not tell the times, by decoding it."""
     with opened(path) as (container, stream):
         decoded = [frame.pts for frame in container.decode(stream)]
         unit = stream.time_base or fractions.Fraction(1, 1000)

@@ -88,6 +88,17 @@ def test_one_frame_in_so_many_seconds(clip, seconds, step):
     require_exact(load(clip, seconds), shown)
 
 
+@pytest.mark.parametrize("seconds", [1e-4, 1e-6, 1e-7, 1e-300])
+def test_seconds_below_the_unit_of_time_are_all_frames(clip, seconds):
+    require_exact(load(clip, seconds), videos.decoded(clip)[0])
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_impossible_seconds(clip, seconds):
+    with pytest.raises(UserError, match=rf"frame_seconds={seconds}: use a positive number"):
+        load(clip, seconds)
+
+
 def test_default_is_a_frame_each_second(clip):
     assert sources.load(f"video:{clip}").size == 2
 
@@ -126,6 +137,30 @@ def test_files_without_times_are_counted(tmp_path):
     source = load(path)
     require_exact(source, images)
     assert "warning: 1 video has no time for each frame" in source.summary
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(suffix, "libx264") for suffix in ("avi", "asf", "wmv")]
+    + [(suffix, "mpeg2video") for suffix in ("asf", "wmv")],
+)
+def test_times_in_decoding_order_are_counted(tmp_path, suffix, codec):
+    path = tmp_path / f"clip.{suffix}"
+    videos.encode(path, FRAMES, codec, {"bf": "3", "g": "12"})
+    images, times = videos.decoded(path)
+    assert times != sorted(times)
+    source = load(path)
+    require_exact(source, images)
+    assert "warning: 1 video has no time for each frame" in source.summary
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("avi", "libx264"), ("wmv", "libx264")])
+def test_without_b_frames_the_times_are_used(tmp_path, suffix, codec):
+    path = tmp_path / f"clip.{suffix}"
+    videos.encode(path, FRAMES, codec, {"bf": "0", "g": "12"})
+    source = load(path)
+    require_exact(source, videos.decoded(path)[0])
+    assert "warning" not in source.summary
 
 
 def test_threads_read_the_same_frames(clip):
@@ -225,15 +260,40 @@ def test_files_that_cannot_be_opened_are_skipped(classes, tmp_path):
     )  # The index of an MP4 file is at its end.
     (folder / "text.mkv").write_text("no video")
     (folder / "empty.mp4").write_bytes(b"")
+    # The MPEG format cannot tell this codec, although it is written without an error.
+    videos.encode(folder / "unknown.mpg", FRAMES[:3], "wmv2")
     source = load(folder)
     assert source.size == 18
-    assert "skipped 3 videos that cannot be opened" in source.summary
+    assert "skipped 4 videos that cannot be opened" in source.summary
     assert "cut.mp4 (Invalid data found when processing input" in source.summary
     assert {pathlib.Path(path).name for path in source.ignored} == {
         "cut.mp4",
         "text.mkv",
         "empty.mp4",
+        "unknown.mpg",
     }
+    lone = pathlib.Path(tmp_path / "unknown.mpg")
+    shutil.copy(folder / "unknown.mpg", lone)
+    with pytest.raises(UserError, match=r"unknown.mpg \(no decoder knows its codec\)"):
+        load(lone)
+
+
+def test_a_class_without_readable_videos_is_named(classes, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(classes, folder)
+    assert "no video that can be opened" not in load(folder).summary
+    for path in (folder / "cup").iterdir():
+        path.write_text("no video")
+    source = load(folder)
+    assert source.size == 18
+    assert "warning: 1 class has no video that can be opened: cup" in source.summary
+
+
+def test_seconds_are_for_the_videos_of_a_mixture_only(clip):
+    source = sources.load(f"photos;video:{clip}", frame_seconds=0.2)
+    images, _ = videos.decoded(clip)
+    assert source.size == sources.load("photos").size + 8
+    np.testing.assert_array_equal(read(source, source.size - 1), images[35])
 
 
 def test_damaged_frames_are_errors_and_are_replaced(tmp_path):
@@ -252,6 +312,8 @@ def test_damaged_frames_are_errors_and_are_replaced(tmp_path):
     for index in range(20, 30):
         with pytest.raises(tf.errors.OpError, match=f"frame {index}"):
             next(iter(tf.data.Dataset.from_tensors(np.int64(index)).map(source.read)))
+        with pytest.raises(tf.errors.OpError, match=f"frame {index}"):
+            read(source, index)
     for index in range(30, 40):
         np.testing.assert_array_equal(read(source, index), images[index])
     views = TwoViews(source, 16, Recipe(), 40, seed=0)
@@ -294,5 +356,5 @@ def test_mistakes(tmp_path, location, message):
 
 def test_without_pyav(clip, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(UserError, match=r"PyAV.*pip install 'moco-tf\[video\]'$"):
+    with pytest.raises(UserError, match=r"PyAV.*pip install '\.\[video\]'$"):
         load(clip)
