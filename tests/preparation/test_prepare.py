@@ -85,6 +85,26 @@ def test_parts_are_kept(format, tmp_path):
     assert max(images(prepared, [0])[0].shape) == 20
 
 
+def test_test_images_that_pretraining_sees_and_others_are_both_kept(tmp_path):
+    write_folder(tmp_path / "whole", images_per_class=10)
+    for part in ("train", "val"):
+        write_folder(tmp_path / "parts" / part, images_per_class=4)
+    mixture = moco_tf.load_source(f"folder:{tmp_path}/whole;folder:{tmp_path}/parts")
+    # The first source holds out images that pre-training sees, and the second has a folder `val`.
+    num_held_out = int(np.isin(mixture.test, mixture.pretrain).sum())
+    assert 0 < num_held_out == len(mixture.test) - 8
+    prepared = moco_tf.load_source(moco_tf.prepare(mixture, tmp_path / "out").data)
+    assert "(heldout, test)" in prepared.summary
+
+    def pixels(source, part):
+        indices = [tf.constant(index, tf.int64) for index in source.part(part).tolist()]
+        return sorted(source.read(index).numpy().tobytes() for index in indices)
+
+    for part in ("pretrain", "train", "test"):
+        assert pixels(prepared, part) == pixels(mixture, part)
+    assert np.isin(prepared.test, prepared.pretrain).sum() == num_held_out
+
+
 def test_images_are_shrunk_with_all_formats_of_files(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
