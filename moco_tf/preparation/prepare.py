@@ -109,6 +109,7 @@ def prepare(
         "moco_tf": moco_tf.__version__,
         "source": source.name,
         "source_checksum": run_data.of_source(source).checksum,
+        "source_options": dict(source.options),
         "labels_checksum": _labels_checksum(source),
         "num_images": {name: len(indices) for name, indices in parts.items()},
         "format": format,

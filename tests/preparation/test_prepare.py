@@ -279,6 +279,43 @@ def test_directory_of_other_images_is_refused(source, folder, tmp_path):
         moco_tf.prepare(source, tmp_path / "thesis")
 
 
+def test_directory_of_images_that_were_read_with_other_options_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, image in enumerate(crops(6, 24)):
+            for name, pixels in (("left", image), ("right", image[:, ::-1])):
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                member = tarfile.TarInfo(f"{number}.{name}.png")
+                member.size = buffer.tell()
+                archive.addfile(member, io.BytesIO(buffer.getvalue()))
+
+    def load(extension):
+        return moco_tf.load_source(f"webdataset:{tmp_path}/a.tar", image_feature=extension)
+
+    out = tmp_path / "out"
+    moco_tf.prepare(load("left.png"), out, images_per_file=2, shard=(0, 2))
+    before = files(out)
+    with pytest.raises(UserError, match='"left.png".*, not .*"right.png".*use another directory'):
+        moco_tf.prepare(load("right.png"), out, images_per_file=2, shard=(1, 2))
+    assert files(out) == before
+    assert moco_tf.prepare(load("left.png"), out, images_per_file=2, shard=(1, 2)).is_complete
+    # Directories of earlier versions do not record the options.
+    facts = json.loads((out / "_facts.json").read_text())
+    del facts["source_options"]
+    (out / "_facts.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match='source_options={}, not {"image_feature": "left.png"}'):
+        moco_tf.prepare(load("left.png"), out, images_per_file=2)
+
+
+def test_directory_of_an_earlier_version_is_continued(source, tmp_path):
+    out = tmp_path / "out"
+    moco_tf.prepare(source, out, images_per_file=6, shard=(0, 2))
+    facts = json.loads((out / "_facts.json").read_text())
+    assert facts.pop("source_options") == {}
+    (out / "_facts.json").write_text(json.dumps(facts))
+    assert moco_tf.prepare(source, out, images_per_file=6).is_complete
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -106,6 +106,11 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
             (len(part.pretrain), float(weight))
             for part, weight in zip(parts, weights, strict=False)
         ),
+        options={
+            f"source {number}": dict(part.options)
+            for number, part in enumerate(parts, start=1)
+            if part.options
+        },
     )
 
 
