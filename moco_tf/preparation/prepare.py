@@ -1,5 +1,6 @@
 """The images of a source at a bounded size, written to a few large files."""
 
+import glob
 import itertools
 import json
 import os
@@ -128,7 +129,7 @@ def prepare(
     reports = [read_json(file.report) for file in files if file.exists()]
     dropped = [line for report in reports for line in report["dropped"]]
     outcome = Outcome(
-        data=f"{format}:{os.path.join(path, '*' + WRITERS[format][0])}",
+        data=f"{format}:{os.path.join(glob.escape(path), '*' + WRITERS[format][0])}",
         num_files=len(missing),
         is_complete=len(reports) == len(files),
         num_images=sum(report["images"] for report in reports),

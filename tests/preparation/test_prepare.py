@@ -240,6 +240,33 @@ def test_containers_can_be_prepared_again(source, tmp_path):
     assert (second.num_images, second.num_dropped) == (18, 0)
 
 
+def test_files_of_a_mixture_are_copied(tmp_path):
+    write_folder(tmp_path / "images", images_per_class=3)
+    folder = moco_tf.load_source(f"folder:{tmp_path}/images")
+    records = moco_tf.prepare(folder, tmp_path / "records")
+    mixture = moco_tf.load_source(f"{folder.name};{records.data}")
+    outcome = moco_tf.prepare(mixture, tmp_path / "out")
+    assert (outcome.num_images, outcome.num_copied) == (12, 12)
+    assert outcome.bytes == outcome.source_bytes == 2 * records.bytes
+    prepared = moco_tf.load_source(outcome.data)
+    copies = {
+        prepared.read_file(tf.constant(index, tf.int64)).numpy() for index in range(prepared.size)
+    }
+    assert copies == {path.read_bytes() for path in (tmp_path / "images").rglob("*.jpg")}
+
+
+@pytest.mark.parametrize("name", ["p[1]", "a*b?", "[!x]", "[[", "out]"])
+def test_data_names_the_directory_whatever_its_name(tmp_path, name):
+    write_folder(tmp_path / "images", images_per_class=2)
+    write_folder(tmp_path / "more", images_per_class=1)
+    # Directories that match the name as a pattern.
+    for other in ("p1", "aabb", "y"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/more"), tmp_path / other)
+    source = moco_tf.load_source(f"folder:{tmp_path}/images")
+    outcome = moco_tf.prepare(source, tmp_path / name)
+    assert moco_tf.load_source(outcome.data).size == outcome.num_images == 4
+
+
 def test_remote_directory(source, tmp_path):
     outcome = moco_tf.prepare(source, "ram://prepared/out", images_per_file=8)
     assert outcome.is_complete

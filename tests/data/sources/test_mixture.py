@@ -136,6 +136,16 @@ def test_passes_of_a_source_have_different_orders():
     assert len(orders) == 6
 
 
+def test_files_are_read_if_all_parts_have_files(name):
+    folder, array = name.split(";")
+    assert sources.load(f"{folder};{array}").read_file is None
+    mixture = sources.load(f"{folder};{folder}")
+    data = tf.data.Dataset.range(20).map(mixture.read_file)
+    for index, found in enumerate(data.as_numpy_iterator()):
+        with open(mixture.describe(index), "rb") as file:
+            assert found == file.read()
+
+
 def test_options_are_those_of_the_parts(name):
     assert sources.load(name).options == {}
     folder, array = name.split(";")
