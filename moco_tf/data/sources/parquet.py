@@ -217,7 +217,7 @@ def _require_same_columns(
     other = metadata.schema.to_arrow_schema()
     for column in filter(None, columns):
         position = other.get_field_index(column)
-        if position < 0 or other.field(position).type != schema.field(column).type:
+        if position < 0 or not _alike(other.field(position).type, schema.field(column).type):
             raise UserError(
                 f"data source '{name}': the column '{column}' of {first_path} is missing in {path} "
                 "or has another type there: use a pattern that matches files with the same columns"
@@ -273,6 +273,13 @@ def _is_label(kind: pa.DataType) -> bool:
     is_text = types.is_string(kind) or types.is_large_string(kind)
     is_number = types.is_integer(kind) or types.is_floating(kind)
     return is_text or is_number or types.is_boolean(kind)
+
+
+def _alike(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether columns of two types may be used together."""
+    # pandas writes integers as floating-point numbers only into files where one of them is missing.
+    are_numbers = all(pa.types.is_integer(k) or pa.types.is_floating(k) for k in (kind, other))
+    return kind == other or are_numbers
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -108,6 +108,15 @@ def test_whole_floating_point_numbers_are_integers(tmp_path, kind):
     assert source.labels.tolist() == [1, -1, 0, -1, 2]
 
 
+def test_numbers_of_different_types_are_labels_together(tmp_path):
+    for name, kind, labels in (("a", pa.float64(), [1.0, None]), ("b", pa.int32(), [0, 1])):
+        rows = [{**row(n), "label": label} for n, label in enumerate(labels)]
+        write_rows(tmp_path / name, rows, pa.schema({"image": IMAGE, "label": kind}))
+    source = load(tmp_path / "*")
+    assert source.class_names == ["0", "1"]
+    assert source.labels.tolist() == [1, -1, 0, 1]
+
+
 def test_booleans_are_labels(tmp_path):
     rows = [row(n, label=n % 2 == 1) for n in range(4)]
     source = load(write_rows(tmp_path / "a", rows, hub_schema(label=pa.bool_())))
