@@ -107,6 +107,7 @@ class OutputDirectory:
             )
 
     def _require_same(self, saved: dict[str, Any], informative: Collection[str]) -> None:
+        saved = {"source_options": {}, **saved}  # Earlier versions did not record them.
         names = [name for name in self.facts if name not in informative]
         different = [name for name in names if saved.get(name) != self.facts[name]]
         if different:

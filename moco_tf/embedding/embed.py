@@ -125,6 +125,7 @@ def embed(
             "weights_checksum": weights_checksum,
             "source": source.name,
             "source_checksum": run_data.of_source(source).checksum,
+            "source_options": dict(source.options),
             "part": part,
             "num_images": len(indices),
             "image_size": image_size,

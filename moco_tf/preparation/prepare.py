@@ -1,5 +1,6 @@
 """The images of a source at a bounded size, written to a few large files."""
 
+import glob
 import itertools
 import json
 import os
@@ -109,6 +110,7 @@ def prepare(
         "moco_tf": moco_tf.__version__,
         "source": source.name,
         "source_checksum": run_data.of_source(source).checksum,
+        "source_options": dict(source.options),
         "labels_checksum": _labels_checksum(source),
         "num_images": {name: len(indices) for name, indices in parts.items()},
         "format": format,
@@ -127,7 +129,7 @@ def prepare(
     reports = [read_json(file.report) for file in files if file.exists()]
     dropped = [line for report in reports for line in report["dropped"]]
     outcome = Outcome(
-        data=f"{format}:{os.path.join(path, '*' + WRITERS[format][0])}",
+        data=f"{format}:{os.path.join(glob.escape(path), '*' + WRITERS[format][0])}",
         num_files=len(missing),
         is_complete=len(reports) == len(files),
         num_images=sum(report["images"] for report in reports),

@@ -203,6 +203,14 @@ def test_directory_with_other_features_is_refused(written, backbone, source, arg
     assert contents(written) == before
 
 
+def test_directory_with_features_of_images_read_otherwise_is_refused(written, backbone, folder):
+    before = contents(written)
+    turned = sources.load(f"folder:{folder}", orientation=True)
+    with pytest.raises(UserError, match='source_options={}, not {"orientation": true}'):
+        moco_tf.embed(backbone, turned, written, SIZE, rows_per_file=4)
+    assert contents(written) == before
+
+
 def test_directory_with_features_of_other_weights_is_refused(written, source):
     other = encoders.random_backbone("resnet8", stem="small", seed=1)
     with pytest.raises(UserError, match="weights_checksum"):

@@ -85,6 +85,26 @@ def test_parts_are_kept(format, tmp_path):
     assert max(images(prepared, [0])[0].shape) == 20
 
 
+def test_test_images_that_pretraining_sees_and_others_are_both_kept(tmp_path):
+    write_folder(tmp_path / "whole", images_per_class=10)
+    for part in ("train", "val"):
+        write_folder(tmp_path / "parts" / part, images_per_class=4)
+    mixture = moco_tf.load_source(f"folder:{tmp_path}/whole;folder:{tmp_path}/parts")
+    # The first source holds out images that pre-training sees, and the second has a folder `val`.
+    num_held_out = int(np.isin(mixture.test, mixture.pretrain).sum())
+    assert 0 < num_held_out == len(mixture.test) - 8
+    prepared = moco_tf.load_source(moco_tf.prepare(mixture, tmp_path / "out").data)
+    assert "(heldout, test)" in prepared.summary
+
+    def pixels(source, part):
+        indices = [tf.constant(index, tf.int64) for index in source.part(part).tolist()]
+        return sorted(source.read(index).numpy().tobytes() for index in indices)
+
+    for part in ("pretrain", "train", "test"):
+        assert pixels(prepared, part) == pixels(mixture, part)
+    assert np.isin(prepared.test, prepared.pretrain).sum() == num_held_out
+
+
 def test_images_are_shrunk_with_all_formats_of_files(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -220,6 +240,33 @@ def test_containers_can_be_prepared_again(source, tmp_path):
     assert (second.num_images, second.num_dropped) == (18, 0)
 
 
+def test_files_of_a_mixture_are_copied(tmp_path):
+    write_folder(tmp_path / "images", images_per_class=3)
+    folder = moco_tf.load_source(f"folder:{tmp_path}/images")
+    records = moco_tf.prepare(folder, tmp_path / "records")
+    mixture = moco_tf.load_source(f"{folder.name};{records.data}")
+    outcome = moco_tf.prepare(mixture, tmp_path / "out")
+    assert (outcome.num_images, outcome.num_copied) == (12, 12)
+    assert outcome.bytes == outcome.source_bytes == 2 * records.bytes
+    prepared = moco_tf.load_source(outcome.data)
+    copies = {
+        prepared.read_file(tf.constant(index, tf.int64)).numpy() for index in range(prepared.size)
+    }
+    assert copies == {path.read_bytes() for path in (tmp_path / "images").rglob("*.jpg")}
+
+
+@pytest.mark.parametrize("name", ["p[1]", "a*b?", "[!x]", "[[", "out]"])
+def test_data_names_the_directory_whatever_its_name(tmp_path, name):
+    write_folder(tmp_path / "images", images_per_class=2)
+    write_folder(tmp_path / "more", images_per_class=1)
+    # Directories that match the name as a pattern.
+    for other in ("p1", "aabb", "y"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/more"), tmp_path / other)
+    source = moco_tf.load_source(f"folder:{tmp_path}/images")
+    outcome = moco_tf.prepare(source, tmp_path / name)
+    assert moco_tf.load_source(outcome.data).size == outcome.num_images == 4
+
+
 def test_remote_directory(source, tmp_path):
     outcome = moco_tf.prepare(source, "ram://prepared/out", images_per_file=8)
     assert outcome.is_complete
@@ -257,6 +304,43 @@ def test_directory_of_other_images_is_refused(source, folder, tmp_path):
     (tmp_path / "thesis" / "a.tex").write_text("...")
     with pytest.raises(UserError, match="exists and holds no prepared images"):
         moco_tf.prepare(source, tmp_path / "thesis")
+
+
+def test_directory_of_images_that_were_read_with_other_options_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, image in enumerate(crops(6, 24)):
+            for name, pixels in (("left", image), ("right", image[:, ::-1])):
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                member = tarfile.TarInfo(f"{number}.{name}.png")
+                member.size = buffer.tell()
+                archive.addfile(member, io.BytesIO(buffer.getvalue()))
+
+    def load(extension):
+        return moco_tf.load_source(f"webdataset:{tmp_path}/a.tar", image_feature=extension)
+
+    out = tmp_path / "out"
+    moco_tf.prepare(load("left.png"), out, images_per_file=2, shard=(0, 2))
+    before = files(out)
+    with pytest.raises(UserError, match='"left.png".*, not .*"right.png".*use another directory'):
+        moco_tf.prepare(load("right.png"), out, images_per_file=2, shard=(1, 2))
+    assert files(out) == before
+    assert moco_tf.prepare(load("left.png"), out, images_per_file=2, shard=(1, 2)).is_complete
+    # Directories of earlier versions do not record the options.
+    facts = json.loads((out / "_facts.json").read_text())
+    del facts["source_options"]
+    (out / "_facts.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match='source_options={}, not {"image_feature": "left.png"}'):
+        moco_tf.prepare(load("left.png"), out, images_per_file=2)
+
+
+def test_directory_of_an_earlier_version_is_continued(source, tmp_path):
+    out = tmp_path / "out"
+    moco_tf.prepare(source, out, images_per_file=6, shard=(0, 2))
+    facts = json.loads((out / "_facts.json").read_text())
+    assert facts.pop("source_options") == {}
+    (out / "_facts.json").write_text(json.dumps(facts))
+    assert moco_tf.prepare(source, out, images_per_file=6).is_complete
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Data sources. A string names a source, and every image of a source has a stable index."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
-from moco_tf.data.pixels import AUTO, BYTES, DTYPES, Form, parse_range
+from moco_tf.data.pixels import AUTO, DTYPES, WHOLE_RANGES, Form, parse_range
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
@@ -115,7 +116,20 @@ def load(
         from moco_tf.data import measure
 
         values = measure.value_range(source)
-    return source if values == BYTES else dataclasses.replace(source, value_range=values)
+    changed: dict[str, Any] = {
+        "image_feature": image_feature,
+        "label_feature": label_feature,
+        "pixels": pixels,
+        "channels": 0 if channels == 3 else int(channels),  # 0 means 3, too.
+        "orientation": bool(orientation),
+        "frame_seconds": float(frame_seconds),
+    }
+    # Without tfds_dir: the same images may be in another directory elsewhere.
+    defaults = inspect.signature(load).parameters
+    changed = {key: value for key, value in changed.items() if value != defaults[key].default}
+    if values != WHOLE_RANGES.get(pixels):
+        changed["value_range"] = list(values)
+    return dataclasses.replace(source, value_range=values, options=changed)
 
 
 def _require_effect(source: Source, pixels: str, channels: int, orientation: bool) -> None:

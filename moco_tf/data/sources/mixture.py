@@ -1,7 +1,8 @@
 """Several sources as one, such as `folder:~/photos;tfrecord:/data/shards-*`."""
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,6 +11,8 @@ from moco_tf.data import order
 from moco_tf.data.sources.indices import Blocks, join
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
+
+Reader = Callable[[tf.Tensor], tf.Tensor]
 
 
 def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> Source:
@@ -54,16 +57,21 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         number = int(np.searchsorted(firsts, index, side="right")) - 1
         return parts[number], index - firsts[number]
 
-    def read(index: tf.Tensor) -> tf.Tensor:
+    def read_by(readers: Sequence[Reader], index: tf.Tensor) -> tf.Tensor:
         number = tf.searchsorted(tf.constant(firsts, tf.int64), index[tf.newaxis], "right")[0] - 1
-        image = tf.switch_case(
+        return tf.switch_case(
             number,
             [
-                lambda part=part, first=first: part.read(index - first)
-                for part, first in zip(parts, firsts, strict=False)
+                lambda reader=reader, first=first: reader(index - first)
+                for reader, first in zip(readers, firsts, strict=False)
             ],
         )
+
+    def read(index: tf.Tensor) -> tf.Tensor:
+        image = read_by([part.read for part in parts], index)
         return tf.ensure_shape(image, [None, None, parts[0].channels])
+
+    file_readers = [part.read_file for part in parts if part.read_file is not None]
 
     def describe(index: int) -> str:
         part, own_index = locate(index)
@@ -113,6 +121,14 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         ),
         list_contents=lambda: [line for part in parts for line in part.list_contents()],
         mixture=tuple(zip(sizes, map(float, weights), strict=False)),
+        read_file=(
+            functools.partial(read_by, file_readers) if len(file_readers) == len(parts) else None
+        ),
+        options={
+            f"source {number}": dict(part.options)
+            for number, part in enumerate(parts, start=1)
+            if part.options
+        },
     )
 
 

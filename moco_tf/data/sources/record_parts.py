@@ -75,9 +75,9 @@ def split(name: str, records: Records) -> tuple[Blocks, Blocks, Blocks, tuple[st
     If a word in the name of each file is that of a part of a data set, as `layout.part_of` knows
     them, pre-training uses the training and the unlabeled files, and an evaluation trains on the
     training files and tests on the validation files, or on the test files if there are none of
-    validation. Files with the word `heldout` are for testing, and for pre-training as well. If
-    there are files of one part only, or no file is named as a part, an evaluation holds out a fifth
-    of the records.
+    validation. Files with the word `heldout` are for testing in addition to these, and for
+    pre-training as well. If there are files of one part only, or no file is named as a part, an
+    evaluation holds out a fifth of the records.
 
     Args:
         name: The string that names the source.
@@ -100,15 +100,16 @@ def split(name: str, records: Records) -> tuple[Blocks, Blocks, Blocks, tuple[st
         train, test = (of_parts(*present, held_out=held_out) for held_out in (False, True))
         return of_parts(*present), train, test, ("", "", "")
     train_part = TRAIN if TRAIN in present else UNLABELED
-    test_part = next(part for part in (HELD_OUT, VALIDATION, TEST) if part in present | {TEST})
+    tests = [part for part in (HELD_OUT, VALIDATION, TEST) if part in present]
     pretrain = of_parts(TRAIN, UNLABELED, HELD_OUT)
     pretrain_names = ", ".join(part for part in (TRAIN, UNLABELED, HELD_OUT) if part in present)
-    if test_part not in present:
+    if not tests:
         train, test = (of_parts(train_part, held_out=held_out) for held_out in (False, True))
         return pretrain, train, test, (pretrain_names, train_part, "")
-    tests = [part for part in (HELD_OUT, VALIDATION, TEST) if part in present]
-    names = (pretrain_names, train_part, ", not ".join(tests))
-    return pretrain, of_parts(train_part), of_parts(test_part), names
+    unused = [TEST] if {VALIDATION, TEST} <= present else []
+    used = [part for part in tests if part not in unused]
+    test_names = ", not ".join([", ".join(used), *unused])
+    return pretrain, of_parts(train_part), of_parts(*used), (pretrain_names, train_part, test_names)
 
 
 def _parts(name: str, paths: list[str]) -> list[str]:

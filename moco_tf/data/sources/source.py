@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,6 +59,9 @@ class Source:
         dtype: Type of the pixel values: `"uint8"`, `"uint16"` or `"float32"`.
         value_range: The pixel values of black and white.
         timeline: When the images were taken, if they are frames of videos; otherwise None.
+        options: The arguments of `moco_tf.load_source` that the images depend on and that differ
+            from their defaults, as values of JSON. Those of a mixture are by part, such as
+            `{"source 1": {"orientation": True}}`.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Source:
     dtype: str = "uint8"
     value_range: tuple[float, float] = BYTES
     timeline: Timeline | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def summary(self) -> str:

@@ -39,8 +39,8 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
 
     Returns:
         `places`, int64 `[N]`, for `unpack`; `labels`, int32 `[N]`, indices into `label_texts`, or
-        -1; `label_texts`, the distinct labels; and `skipped`, the number of samples without an
-        image.
+        -1; `label_texts`, the distinct labels; `skipped`, the number of samples without an image;
+        and `has_end`, whether the file ends as an archive does, with a block of zeros.
 
     Raises:
         UserError: If the file cannot be read, is compressed, is not a tar file, or is damaged or
@@ -60,7 +60,8 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
                 samples.finish(file)
                 # An invalid header ends the iteration as the end of the archive does.
                 file.seek(archive.offset)
-                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                end = file.read(tarfile.BLOCKSIZE)
+                if end.strip(b"\0"):
                     raise tarfile.ReadError(f"no valid header at byte {archive.offset}")
     except tarfile.TarError as error:
         raise UserError(
@@ -74,6 +75,7 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
         "labels": np.array(samples.labels, np.int32),
         "label_texts": np.array(list(samples.label_numbers), str),
         "skipped": np.array(samples.skipped),
+        "has_end": np.array(len(end) == tarfile.BLOCKSIZE),
     }
 
 
@@ -139,6 +141,8 @@ class _Samples:
             return ""
         if isinstance(value, dict):
             value = value.get(self._label_name or LABEL_KEY)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         return str(value).strip() if isinstance(value, int | str) else ""
 
 

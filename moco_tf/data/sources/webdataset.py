@@ -15,10 +15,12 @@ from moco_tf.data.sources.record_parts import label_names, matching_files, split
 from moco_tf.data.sources.records import Records, read_in_python, read_range
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, LABEL_FEATURE
+from moco_tf.data.sources.walk import listed
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 
 SCAN_THREADS = 16
+MAX_NAMED = 3  # Maximum number of files that a note names.
 
 
 def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Source:
@@ -48,7 +50,8 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
     image_name = "" if image_feature == IMAGE_FEATURE else image_feature
     label_name = "" if label_feature == LABEL_FEATURE else label_feature
     paths = matching_files(name, pattern, "tar")
-    kind = f"webdataset-{zlib.crc32(f'{image_name}/{label_name}'.encode()):08x}"
+    # Another kind than that of earlier versions, whose indices lack `has_end`.
+    kind = f"webdataset-{zlib.crc32(f'2/{image_name}/{label_name}'.encode()):08x}"
     build = functools.partial(tar_files.index, image_name=image_name, label_name=label_name)
     with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
         indices = list(pool.map(lambda path: cached(path, kind, build), paths))
@@ -74,10 +77,13 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
         labels=labels,
         label_of_image=label_of_image.astype(np.int32),
         split=split(name, records),
-        no_labels=f"no sample has a file with the extension {label_name or 'cls'}, or a "
-        f"{label_name or 'label'} in its .json",
+        no_labels=f"no sample has a file with the extension {label_name or 'cls'}, or an integer "
+        f"or a text as {label_name or 'label'} in its .json",
         labels_file="the tar files",
-        notes=[f"ignored: {skipped:,} {samples} no image"] if skipped else [],
+        notes=[
+            *([f"ignored: {skipped:,} {samples} no image"] if skipped else []),
+            *_notes_on_ends(paths, indices),
+        ],
         read_file=read_file,
         label_names=label_names(records),
     )
@@ -96,6 +102,16 @@ def _records(paths: list[str], places: np.ndarray, counts: list[int]) -> Records
         sizes=[tf.io.gfile.stat(path).length for path in paths],
         reader=lambda: read_in_python(contents),
     )
+
+
+def _notes_on_ends(paths: list[str], indices: list[dict[str, np.ndarray]]) -> list[str]:
+    """Return a note on the files that end without the mark of the end; none without such files."""
+    cut = [path for path, index in zip(paths, indices, strict=True) if not index["has_end"]]
+    if not cut:
+        return []
+    what = "file has" if len(cut) == 1 else "files have"
+    names = listed([printable(path) for path in cut], limit=MAX_NAMED)
+    return [f"{len(cut):,} {what} no end-of-archive mark and may be cut off: {names}"]
 
 
 def _joined_labels(indices: list[dict[str, np.ndarray]]) -> tuple[list[str], np.ndarray]:

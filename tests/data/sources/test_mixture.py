@@ -12,6 +12,7 @@ from moco_tf.data import sources
 from moco_tf.data.order import in_epoch_of_mixture
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.recipes import Recipe
+from moco_tf.data.sources.mixture import mix
 from moco_tf.errors import UserError
 
 COUNTS = (10, 5)
@@ -149,6 +150,31 @@ def test_passes_of_a_source_have_different_orders():
         images, _ = in_epoch_of_mixture(np.arange(20), [(10, 1.0), (10, 1.0)], 0, epoch)
         orders.add(tuple(images[images < 10]))
     assert len(orders) == 6
+
+
+def test_files_are_read_if_all_parts_have_files(name):
+    folder, array = name.split(";")
+    assert sources.load(f"{folder};{array}").read_file is None
+    mixture = sources.load(f"{folder};{folder}")
+    data = tf.data.Dataset.range(20).map(mixture.read_file)
+    for index, found in enumerate(data.as_numpy_iterator()):
+        with open(mixture.describe(index), "rb") as file:
+            assert found == file.read()
+
+
+def test_options_are_those_of_the_parts(name):
+    assert sources.load(name).options == {}
+    folder, array = name.split(";")
+    mixture = sources.load(f"{folder};{folder}", orientation=True)
+    assert mixture.options == {f"source {n}": {"orientation": True} for n in (1, 2)}
+    parts = [sources.load(folder, orientation=True), sources.load(array, label_feature="")]
+    assert mix("a;b", parts).options == {
+        "source 1": {"orientation": True},
+        "source 2": {"label_feature": ""},
+    }
+    assert sources.load(array, value_range="0,100").options == {"value_range": [0.0, 100.0]}
+    # These are the defaults in other words.
+    assert sources.load(folder, channels=3, value_range="0,255").options == {}
 
 
 def test_mixtures_of_different_channels_are_refused(name, tmp_path):

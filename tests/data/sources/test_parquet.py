@@ -92,6 +92,71 @@ def test_columns_are_arguments(tmp_path):
             load(path, **options)
 
 
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_whole_floating_point_numbers_are_integers(tmp_path, kind):
+    # pandas makes floating-point numbers of integers if one of them is missing.
+    labels = [2.0, None, 0.0, float("nan"), 10.0]
+    scalar = np.dtype(kind.to_pandas_dtype()).type
+    values = [None if label is None else scalar(label) for label in labels]
+    columns = {
+        "image": pa.array([row(n)["image"] for n in range(5)], IMAGE),
+        "label": pa.array(values, kind),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a")
+    source = load(tmp_path / "a")
+    assert source.class_names == ["0", "2", "10"]
+    assert source.labels.tolist() == [1, -1, 0, -1, 2]
+
+
+def test_numbers_of_different_types_are_labels_together(tmp_path):
+    for name, kind, labels in (("a", pa.float64(), [1.0, None]), ("b", pa.int32(), [0, 1])):
+        rows = [{**row(n), "label": label} for n, label in enumerate(labels)]
+        write_rows(tmp_path / name, rows, pa.schema({"image": IMAGE, "label": kind}))
+    source = load(tmp_path / "*")
+    assert source.class_names == ["0", "1"]
+    assert source.labels.tolist() == [1, -1, 0, 1]
+
+
+def test_booleans_are_labels(tmp_path):
+    rows = [row(n, label=n % 2 == 1) for n in range(4)]
+    source = load(write_rows(tmp_path / "a", rows, hub_schema(label=pa.bool_())))
+    assert source.class_names == ["False", "True"]
+    assert source.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_reason_names_the_type_of_labels_that_cannot_be_used(tmp_path):
+    rows = [row(n, label=n / 2) for n in range(4)]
+    path = write_rows(tmp_path / "a", rows, pa.schema({"image": IMAGE, "label": pa.float64()}))
+    reason = "the column label of .*a holds numbers that are not whole"
+    assert re.search(f"no labels, because {reason}", load(path).summary)
+    with pytest.raises(UserError, match=f"{reason}: set config.data.label_feature to a column of"):
+        load(path, label_feature="label")
+    rows = [row(n, label=[n]) for n in range(4)]
+    kind = pa.list_(pa.int64())
+    path = write_rows(tmp_path / "b", rows, pa.schema({"image": IMAGE, "label": kind}))
+    assert "because the column label has the type list<" in load(path).summary
+    path = write_rows(tmp_path / "c", rows, pa.schema({"image": IMAGE}))
+    assert "because the files have no column of labels" in load(path).summary
+
+
+def test_files_with_other_names_of_the_classes_are_refused(tmp_path):
+    def write(name, names):
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        schema = hub_schema().with_metadata(metadata if names else None)
+        write_rows(tmp_path / name, [row(n, label=n % 2) for n in range(4)], schema)
+
+    write("a", None)
+    write("b", ["cat", "dog"])
+    write("c", ["cat", "dog", "elk"])
+    assert load(tmp_path / "*").class_names == ["cat", "dog"]
+    write("d", ["dog", "cat"])
+    message = "the label 0 is 'cat' in .*c, but 'dog' in .*d: use a pattern"
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "*")
+    assert load(tmp_path / "*", label_feature="").size == 16
+
+
 def test_label_of_minus_one_is_none(tmp_path):
     source = load(write_rows(tmp_path / "a", [row(n, label=n - 1) for n in range(4)]))
     assert source.labels.tolist() == [-1, 0, 1, 2]

@@ -92,6 +92,37 @@ def test_labels_are_in_cls_or_json(tmp_path):
     assert not load(tmp_path / "a.tar", label_feature="").has_labels
 
 
+def test_whole_numbers_in_json_are_integers(tmp_path):
+    values = ["1.0", "0", "2.0", "1", "1e1", "NaN", "null"]
+    files = [x for n, v in enumerate(values) for x in sample(n, json=b'{"label": %s}' % v.encode())]
+    source = load(write_tar(tmp_path / "a.tar", files))
+    assert source.class_names == ["0", "1", "2", "10"]
+    assert source.labels.tolist() == [1, 0, 2, 1, 3, -1, -1]
+    files = [file for n in range(4) for file in sample(n, json=b'{"label": %d.5}' % n)]
+    source = load(write_tar(tmp_path / "b.tar", files))
+    assert "or an integer or a text as label in its .json" in source.summary
+
+
+def test_note_names_files_that_are_cut_between_two_members(tmp_path):
+    paths = [write_samples(tmp_path / f"{n}.tar", range(4)) for n in range(3)]
+    assert not load(tmp_path / "*.tar").notes
+    with tarfile.open(paths[1]) as archive:
+        offset = archive.getmembers()[4].offset  # Two of the four samples have two members each.
+    contents = paths[1].read_bytes()
+    paths[1].write_bytes(contents[:offset])
+    settle(paths[1])
+    for _ in range(2):  # The second time with the index that was kept.
+        source = load(tmp_path / "*.tar")
+        assert source.size == 10
+        assert source.notes == (
+            f"1 file has no end-of-archive mark and may be cut off: {paths[1]}",
+        )
+        assert source.notes[0] in source.summary
+    # One block of zeros is an end as well: some programs write no second one.
+    paths[1].write_bytes(contents[:offset] + bytes(512))
+    assert not load(tmp_path / "*.tar").notes
+
+
 def test_extensions_and_keys_are_arguments(tmp_path):
     files = []
     for n in range(4):
