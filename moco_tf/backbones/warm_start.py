@@ -4,6 +4,7 @@ The weights are those of a backbone, and of the projection head if the source is
 a head that fits. A run reads them once, before its first step.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import run_directory
+from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import foreign_weights, loading, pytorch_files, state_dicts
 from moco_tf.config import INIT_SCHEMES
-from moco_tf.encoders import originals, state_dict
+from moco_tf.data import pixels
+from moco_tf.data.pixels import Pixels
+from moco_tf.encoders import keras_files, originals, state_dict
 from moco_tf.encoders.names import encoder_name, initial_weights, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
@@ -108,7 +111,8 @@ def start(model: Mechanism, config: ml_collections.ConfigDict) -> str:
         config: Config of the run.
 
     Returns:
-        A line that says what was read, and whether the head is new.
+        A line that says what was read, and whether the head is new. If the weights were trained on
+        inputs that were scaled in another way, a second line warns of it.
 
     Raises:
         UserError: If the weights cannot be read, or are those of another network.
@@ -131,7 +135,51 @@ def start(model: Mechanism, config: ml_collections.ConfigDict) -> str:
     if hasattr(model, "key_encoder"):
         copy_weights(encoder, model.key_encoder)
     head = "the backbone and the head" if has_head else "the backbone; the head is new"
-    return f"starting from {config.init}: {head}"
+    line = f"starting from {config.init}: {head}"
+    warning = _warning(config, encoder.pixels)
+    return f"{line}\n{warning}" if warning else line
+
+
+def _warning(config: ml_collections.ConfigDict, own: Pixels) -> str:
+    """Return a line about pixel values that were scaled in another way; "" if there are none."""
+    theirs = _pixels_of(config)
+    if theirs is None:
+        return ""
+    # Ranges of different types, such as 0 to 255 and 0 to 65535, have different units.
+    names = ("mean", "std") if theirs.dtype != own.dtype else pixels.MEASURABLE
+    differing = [
+        name
+        for name in names
+        if not np.allclose(getattr(theirs, name), getattr(own, name), rtol=1e-5, atol=1e-7)
+    ]
+    there, here = (
+        [
+            f"config.data.{name}={','.join(map(pixels.number_text, getattr(values, name)))}"
+            for name in differing
+        ]
+        for values in (theirs, own)
+    )
+    if not differing:
+        return ""
+    return (
+        f"warning: {config.init} was trained with {' '.join(there)}, but this run has "
+        f"{' '.join(here)}: unless that is intended, set --{' --'.join(there)}"
+    )
+
+
+def _pixels_of(config: ml_collections.ConfigDict) -> Pixels | None:
+    """Return the pixel values that the weights were trained on; None if they are not known."""
+    scheme, _, path = config.init.partition(":")
+    if scheme == "run":
+        return pixels.from_config(run_directory.read_config(path), run_data.read_channels(path))
+    if scheme == "saved_model":
+        return loading.read_pixels(path)
+    if scheme == "keras" and not is_foreign(config.encoder):
+        found = encoders.pixels_of(keras_files.load(path))
+        # The file has the range, but not the type, unless it is that of bytes.
+        is_same_type = found.are_bytes or config.data.pixels == "uint8"
+        return found if is_same_type else dataclasses.replace(found, dtype=config.data.pixels)
+    return None
 
 
 def _read(config: ml_collections.ConfigDict, backbone: keras.Model) -> Mapping[str, np.ndarray]:

@@ -30,7 +30,7 @@ def config_of(init, **settings):
     config.data.source = "photos"
     config.update(encoder="resnet8", stem="small", image_size=32, batch_size=16, bn_groups=2)
     config.update(head="linear", queue_size=100, init=init)
-    config.update(settings)
+    config.update_from_flattened_dict(settings)
     return config
 
 
@@ -97,6 +97,28 @@ def test_every_mechanism_starts_from_weights(trained_run, mechanism):
 def test_head_of_another_shape_is_new(trained_run, settings):
     _, line = started(f"run:{trained_run}", **settings)
     assert line.endswith(": the backbone; the head is new")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_that_are_scaled_in_another_way_are_warned_of(sources, form):
+    init = init_of(sources, form)
+    settings = {"data.value_range": "10,200", "data.mean": "0.5", "data.std": "0.25"}
+    _, output = started(init, **settings)
+    if form == "checkpoint":  # It says nothing about pixel values.
+        assert "warning" not in output
+        return
+    line, warning = output.splitlines()
+    assert line == started(init)[1]
+    theirs = ("value_range=0,255", "mean=0.485,0.456,0.406", "std=0.229,0.224,0.225")
+    own = ("value_range=10,200", "mean=0.5,0.5,0.5", "std=0.25,0.25,0.25")
+    there, here = (" ".join(f"config.data.{text}" for text in texts) for texts in (theirs, own))
+    remedies = " ".join(f"--config.data.{text}" for text in theirs)
+    assert warning == (
+        f"warning: {init} was trained with {there}, but this run has {here}: unless that is "
+        f"intended, set {remedies}"
+    )
+    remedy = dict(part.removeprefix("--config.").split("=") for part in warning.split()[-3:])
+    assert started(init, **remedy)[1] == line
 
 
 @pytest.mark.parametrize("settings", [{"encoder": "resnet14"}, {"stem": "imagenet"}])

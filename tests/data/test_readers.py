@@ -1,6 +1,7 @@
 """Readers of images with any pixel type and channels, against tifffile, Pillow, OpenCV, NumPy."""
 
 import io
+import struct
 import subprocess
 import sys
 
@@ -126,6 +127,70 @@ def test_white_is_zero_is_inverted():
     image = values("uint16", 7, 9)
     contents = tiff(image, photometric="miniswhite")
     np.testing.assert_array_equal(read(contents, "uint16", 1)[..., 0], 65535 - image)
+
+
+def bare_tiff(bits, photometric, packed, width, height):
+    """Return an uncompressed TIFF file of packed gray values, whose only strip is at byte 8."""
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric}
+    tags |= {273: 8, 277: 1, 278: height, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    return start + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_tiff_of_few_bits_has_the_gray_values_of_pillow(bits, photometric):
+    packed = GENERATOR.integers(0, 256, [6, 8 * bits // 8], np.uint8).tobytes()
+    contents = bare_tiff(bits, photometric, packed, 8, 6)
+    expected = np.asarray(PIL.Image.open(io.BytesIO(contents)).convert("L"))
+    assert expected.max() > 200
+    np.testing.assert_array_equal(read(contents, "uint8", 1)[..., 0], expected)
+    np.testing.assert_array_equal(read(contents, "float32", 1)[..., 0], expected)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_tiff_of_12_bits_is_inverted_by_its_own_maximum(photometric):
+    image = GENERATOR.integers(0, 4096, [6, 8], np.uint16)
+    digits = "".join(f"{value:03x}" for value in image.ravel())
+    contents = bare_tiff(12, photometric, bytes.fromhex(digits), 8, 6)
+    expected = image if photometric == 1 else 4095 - image
+    np.testing.assert_array_equal(read(contents, "uint16", 1)[..., 0], expected)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg"])
+def test_ycbcr_tiff_has_the_colors_of_pillow(compression):
+    image = PIL.Image.fromarray(patch()).convert("YCbCr")
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression=compression)
+    file.seek(0)
+    with tifffile.TiffFile(file) as written:
+        assert written.pages.first.photometric == tifffile.PHOTOMETRIC.YCBCR
+    if compression == "jpeg":
+        image = PIL.Image.open(io.BytesIO(file.getvalue()))
+    error = np.abs(read(file.getvalue()).astype(int) - np.asarray(image.convert("RGB")))
+    assert error.max() <= (2 if compression == "jpeg" else 0)  # JPEG decoders round differently.
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        (tiff(values("uint8", 5, 5, 3), photometric="cielab"), "its colors are CIELAB: convert"),
+        (tiff(values("uint8", 5, 5, 4), photometric="separated"), "its colors are SEPARATED"),
+        (tiff(values("uint16", 5, 5, 3), photometric="ycbcr"), "YCBCR of an unusual kind"),
+        (
+            tiff(
+                values("uint8", 5, 5, 3),
+                photometric="ycbcr",
+                extratags=[(529, 5, 3, (2126, 10000, 7152, 10000, 722, 10000))],
+            ),
+            "YCBCR of an unusual kind",
+        ),
+    ],
+)
+def test_tiff_of_other_colors_is_refused(contents, reason):
+    with pytest.raises(UnfitError, match=reason):
+        readers.read(contents, Form("uint8", 4 if "SEPARATED" in reason else 3))
 
 
 @pytest.mark.parametrize("channels", [None, 3, 4])

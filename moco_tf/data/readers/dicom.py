@@ -24,7 +24,8 @@ def read(contents: bytes, dtype: str) -> Image:
 
     Gray values are those of the modality, such as Hounsfield units, after its rescale slope and
     intercept. As integers they are mapped by the first window of the file, whose ends become 0 and
-    the largest integer. MONOCHROME1, whose small values are white, is inverted by the window alone.
+    the largest integer. MONOCHROME1, whose small values are white, is inverted
+    with the window; as floats it keeps its values.
 
     Args:
         contents: Contents of the file.
@@ -61,10 +62,12 @@ def _read(dataset: Any, dtype: str, file_bytes: int) -> Image:
     if samples > 1:
         return Image(values, pages=frames, unused=unused)
     values = apply_modality_lut(values, dataset).astype(np.float64)
+    white_is_small = dataset.PhotometricInterpretation == "MONOCHROME1"
     if dtype == "float32":
-        return Image(values.astype(np.float32), pages=frames, unused=unused)
+        values = values.astype(np.float32)
+        return Image(values, pages=frames, unused=unused, white_is_small=white_is_small)
     fractions = through_window(values, *_window(dataset))
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if white_is_small:
         fractions = 1 - fractions
     levels = np.round(fractions * np.iinfo(dtype).max).astype(dtype)
     return Image(levels, pages=frames, unused=unused)

@@ -21,6 +21,7 @@ class Image(NamedTuple):
         pages: Number of pages or frames in the file, of which this image is the first, or all if
             they are its channels.
         unused: Number of pages or frames that are not in the image.
+        white_is_small: Whether small values are white, and have not been inverted.
     """
 
     values: np.ndarray
@@ -28,6 +29,7 @@ class Image(NamedTuple):
     may_be_cut: bool = False
     pages: int = 1
     unused: int = 0
+    white_is_small: bool = False
 
 
 class UnfitError(ValueError):

@@ -15,7 +15,11 @@ NO_CODECS = (
 )
 ORIENTATION = 274
 ALPHA = (1, 2)  # Kinds of extra samples: associated and unassociated alpha.
-MIN_IS_WHITE, PALETTE = 0, 3  # Photometric interpretations.
+# Photometric interpretations.
+MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
+JPEG = (6, 7, 33007, 34892)  # Kinds of compression whose decoder turns YCbCr into RGB.
+# The tags of the conversion of YCbCr to RGB, with the values that Pillow converts by.
+CONVERSION = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
 SEPARATE = 2  # The planar configuration in which each sample has a plane of its own.
 
 
@@ -77,11 +81,45 @@ def _read(file: Any, channels: int, file_bytes: int) -> Image:
             values = np.moveaxis(values.reshape(samples, height, width), 0, -1)
         else:
             values = values.reshape(height, width, samples)
-    photometric = int(page.photometric)
-    if photometric == PALETTE and page.colormap is not None:
-        values = (page.colormap[:, values[..., 0]] >> 8).astype(np.uint8)
-        values = np.moveaxis(values, 0, -1)
-    elif photometric == MIN_IS_WHITE and values.dtype.kind in "bu":
-        values = ~values if values.dtype == bool else np.iinfo(values.dtype).max - values
+    values = _as_gray_or_rgb(values, page)
     has_alpha = bool(page.extrasamples) and int(page.extrasamples[-1]) in ALPHA
     return Image(values, has_alpha, pages=pages, unused=pages - read_pages)
+
+
+def _as_gray_or_rgb(values: np.ndarray, page: Any) -> np.ndarray:
+    """Return the samples of a page with black as 0, in RGB if they are colors.
+
+    Integers of fewer than 8 bits are scaled to 0 to 255, as in other formats.
+    """
+    photometric, bits = int(page.photometric), page.bitspersample
+    if photometric == PALETTE and page.colormap is not None:
+        return np.moveaxis((page.colormap[:, values[..., 0]] >> 8).astype(np.uint8), 0, -1)
+    if photometric == YCBCR:
+        is_rgb = page.compression in JPEG and page.planarconfig != SEPARATE
+        return values if is_rgb and not page.extrasamples else _ycbcr_as_rgb(values, page)
+    if photometric not in (MIN_IS_WHITE, MIN_IS_BLACK, RGB):
+        name = getattr(page.photometric, "name", photometric)
+        raise UnfitError(f"its colors are {name}: convert it to RGB or gray", "")
+    is_inverted = photometric == MIN_IS_WHITE
+    if values.dtype == bool:
+        return ~values if is_inverted else values
+    if values.dtype.kind == "u" and isinstance(bits, int):  # A tuple has been scaled already.
+        white = values.dtype.type(2**bits - 1)
+        values = white - values if is_inverted else values
+        if bits < 8:
+            values = np.round(values * (255 / white)).astype(np.uint8)
+    return values
+
+
+def _ycbcr_as_rgb(values: np.ndarray, page: Any) -> np.ndarray:
+    import PIL.Image
+
+    is_usual = values.dtype == np.uint8 and values.shape[-1] == 3
+    for tag, usual in CONVERSION.items():
+        if parts := page.tags.valueof(tag):  # Numerators and denominators.
+            numbers = np.divide(parts[::2], parts[1::2])
+            is_usual = is_usual and np.allclose(numbers, usual, atol=1e-3)
+    if not is_usual:
+        raise UnfitError("its colors are YCBCR of an unusual kind: convert it to RGB or gray", "")
+    image = PIL.Image.frombytes("YCbCr", values.shape[1::-1], np.ascontiguousarray(values))
+    return np.asarray(image.convert("RGB"))

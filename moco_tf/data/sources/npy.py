@@ -109,11 +109,11 @@ def require_images(images: np.ndarray, label: str, dtype: str = "uint8") -> None
         )
     if dtype == "float32" and images.dtype.kind in "iuf":
         return
-    if images.dtype != dtype:
+    if images.dtype.newbyteorder("=") != dtype:
         kept = "" if dtype == "float32" else _remedy_that_keeps(images)
         how = f"{_conversion(images)}{kept}" if dtype == "uint8" else kept.removeprefix(", or ")
         raise UserError(
-            f"{label} is {images.dtype}, but images are {dtype}: {how or 'use numbers'}"
+            f"{label} is {images.dtype.name}, but images are {dtype}: {how or 'use numbers'}"
         )
 
 
@@ -155,8 +155,8 @@ def contents(images: np.ndarray) -> bytes:
 
 def _remedy_that_keeps(images: np.ndarray) -> str:
     """Return the settings that read an array as it is; "" if there are none."""
-    if images.dtype in (np.uint8, np.uint16):
-        return f", or set config.data.pixels={images.dtype} to keep them"
+    if images.dtype.name in ("uint8", "uint16"):
+        return f", or set config.data.pixels={images.dtype.name} to keep them"
     if images.dtype.kind in "iuf":
         return ", or set config.data.pixels=float32 and a config.data.value_range to keep them"
     return ""

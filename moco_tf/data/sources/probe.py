@@ -32,7 +32,7 @@ def require_fit(name: str, count: int, path_at: Callable[[int], bytes], form: Fo
 
     Returns:
         Notes for the summary of the source: about files that will be skipped, pages that are not
-        used, and PNG files that are cut to 8 bits.
+        used, PNG files that are cut to 8 bits, and DICOM files whose small values are white.
 
     Raises:
         UserError: If none of the files that were read fits.
@@ -41,6 +41,7 @@ def require_fit(name: str, count: int, path_at: Callable[[int], bytes], form: Fo
     unfit: list[tuple[str, UnfitError]] = []
     cut: list[str] = []
     pages: list[tuple[str, Image]] = []
+    inverse: list[str] = []
     num_fit = 0
     for index in indices:
         name_of_file = printable(path_at(index))
@@ -56,6 +57,8 @@ def require_fit(name: str, count: int, path_at: Callable[[int], bytes], form: Fo
             cut.append(name_of_file)
         if image is not None and image.unused:
             pages.append((name_of_file, image))
+        if image is not None and image.white_is_small:
+            inverse.append(name_of_file)
     notes = []
     if unfit:
         first, misfit = unfit[0]
@@ -75,6 +78,12 @@ def require_fit(name: str, count: int, path_at: Callable[[int], bytes], form: Fo
         notes.append(
             f"note: only the first page or frame of a file is used: {first} has {image.pages}, and "
             f"config.data.channels={form.channels}"
+        )
+    if inverse:
+        notes.append(
+            f"note: small values are white in {len(inverse)} of the {len(indices)} files that were "
+            f"looked at (MONOCHROME1), such as {inverse[0]}, and floats are not inverted: set "
+            "config.data.pixels=uint8 or uint16 to invert them"
         )
     return notes
 

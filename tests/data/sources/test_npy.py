@@ -39,6 +39,17 @@ def test_images_are_those_of_the_array(tmp_path, channels, order):
     assert "no labels, because there is no images.labels.npy" in source.summary
 
 
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_values_have_any_byte_order(tmp_path, byte_order):
+    images = GENERATOR.integers(0, 65536, [4, 6, 5, 1]).astype(f"{byte_order}u2")
+    np.save(tmp_path / "images.npy", images)
+    source = sources.load(f"npy:{tmp_path}/images.npy", pixels="uint16")
+    for index in range(4):
+        np.testing.assert_array_equal(read(source, index), images[index])
+    with pytest.raises(UserError, match="is uint16, but images are uint8.*pixels=uint16 to keep"):
+        sources.load(f"npy:{tmp_path}/images.npy")
+
+
 def test_shape_is_known_inside_tf_data(tmp_path):
     source = save(tmp_path, IMAGES)
     dataset = tf.data.Dataset.range(2).map(source.read)

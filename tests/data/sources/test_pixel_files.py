@@ -74,6 +74,22 @@ def test_dicom_is_an_image_by_default_with_or_without_a_suffix(tmp_path):
     np.testing.assert_array_equal(read(units, 1)[..., 0], STORED.astype(np.float64) - 1024)
 
 
+def test_note_says_where_small_floats_are_white(tmp_path):
+    for name, photometric in (("a", "MONOCHROME2"), ("b", "MONOCHROME1")):
+        (tmp_path / f"{name}.dcm").write_bytes(contents(windowed(photometric=photometric)))
+    name = f"folder:{tmp_path}"
+    units = sources.load(name, pixels="float32", channels=1, value_range="-160,240")
+    for index in range(2):  # As pydicom returns them, without a window.
+        np.testing.assert_array_equal(read(units, index)[..., 0], STORED.astype(np.float64) - 1024)
+    [note] = units.notes
+    assert note.startswith("note: small values are white in 1 of the 2 files")
+    assert f"(MONOCHROME1), such as {tmp_path}/b.dcm, and floats are not inverted" in note
+    for dtype in ("uint8", "uint16"):
+        levels = sources.load(name, pixels=dtype, channels=1)
+        np.testing.assert_array_equal(read(levels, 1), np.iinfo(dtype).max - read(levels, 0))
+        assert levels.notes == ()
+
+
 def test_arrays_are_not_images_by_default(tmp_path):
     PIL.Image.fromarray(patch()).save(tmp_path / "a.png")
     np.save(tmp_path / "labels.npy", np.arange(5))
