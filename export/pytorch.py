@@ -126,7 +126,32 @@ def _write(
         with open(unfinished, "wb") as file:
             file.write(contents.getbuffer())
 
+    note = _pixels_note(backbone)
+    if note:
+        form = form._replace(loading=f"{form.loading}\n\n{note}")
     saving.write_file(out, fill, model_card(backbone, form, origin))
+    if note:
+        print(f"note: {note}")
+
+
+def _pixels_note(backbone: keras.Model) -> str:
+    """Return what the file loses of the pixel values; "" if they are those of most images."""
+    from moco_tf import encoders
+    from moco_tf.data.pixels import default, number_text, range_text, rounded
+
+    pixels = encoders.pixels_of(backbone)
+    if pixels == default(backbone.input_shape[-1]):
+        return ""
+    mean, std = (
+        ", ".join(number_text(rounded(number)) for number in numbers)
+        for numbers in (pixels.mean, pixels.std)
+    )
+    return (
+        "The file does not say how images are normalized: by the value range "
+        f"{range_text(pixels)}, the mean {mean} and the standard deviation {std}. The "
+        "`--checkpoint` of moco-tf's commands takes the default mean and deviation, so use the "
+        "run or its SavedModel there."
+    )
 
 
 def _import_run(path: str, config: ml_collections.ConfigDict, workdir: str) -> None:

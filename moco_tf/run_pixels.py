@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from moco_tf import run_directory
 from moco_tf.data import measure, sources
-from moco_tf.data.pixels import number_text, range_text, unmeasured
+from moco_tf.data.pixels import AUTO, IMAGENET, number_text, range_text, unmeasured
+from moco_tf.errors import UserError
 
 
 def resolve(
@@ -24,7 +25,8 @@ def resolve(
         The config; itself if nothing has to be measured.
 
     Raises:
-        UserError: If the images cannot be read or measured.
+        UserError: If the images cannot be read or measured, or the run there was started with a
+            word, so that its value has not been measured.
     """
     names = unmeasured(config)
     if not names:
@@ -33,6 +35,12 @@ def resolve(
     if workdir is not None and tf.io.gfile.exists(os.path.join(workdir, "config.json")):
         saved = run_directory.read_config(workdir)
         for name in names:
+            if saved.data[name] in (AUTO, IMAGENET):
+                raise UserError(
+                    f"the run directory {workdir} holds a run with another config (data.{name} is "
+                    f"{saved.data[name]!r} there and {config.data[name]!r} here): use another "
+                    "directory, or the config of that run to resume it"
+                )
             resolved.data[name] = saved.data[name]
         return resolved
     source = sources.from_config(config)

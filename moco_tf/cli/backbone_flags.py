@@ -16,6 +16,7 @@ from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 
 NAMES = ("workdir", "saved_model", "checkpoint")
+FILE_SCHEMES = ("folder:", "files:")  # The sources that --channels changes.
 
 
 def require_one(values: flags.FlagValues) -> str:
@@ -210,7 +211,7 @@ def pixel_options(source_name: str, pixels: Pixels, channels: int) -> dict[str, 
     """
     options: dict[str, Any] = {"pixels": pixels.dtype, "value_range": range_text(pixels)}
     # Other sources have channels of their own, which are compared with those of the backbone.
-    is_files = source_name.startswith(("folder:", "files:"))
+    is_files = source_name.startswith(FILE_SCHEMES)
     return {**options, "channels": channels} if is_files else options
 
 
@@ -223,12 +224,17 @@ def require_images(
     image_size: int,
 ) -> None:
     """Raise a `UserError` unless a backbone takes views of this size of these images."""
+    taken = getattr(backbone, "pixels", None)
     if channels != source.channels:
+        or_flags = ""
+        if source.name.startswith(FILE_SCHEMES):
+            or_flags = f", or read these with --channels={channels}"
+            if taken is not None and not taken.are_bytes:
+                or_flags += f", --pixels and --value_range={range_text(taken).replace(' ', '')}"
         raise UserError(
             f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
-            f"{channels}: choose images with {channels} channels by --data"
+            f"{channels}: choose images with {channels} channels by --data{or_flags}"
         )
-    taken = getattr(backbone, "pixels", None)
     if taken is not None and taken.value_range != source.value_range:
         raise UserError(
             f"the pixel values of '{source.name}' are in {range_text(source)}, but {name} takes "

@@ -1,14 +1,19 @@
 """The flags that select a backbone."""
 
 import numpy as np
+import PIL.Image
 import pytest
 from absl import flags
 
 import moco_tf
+from moco_tf import encoders
 from moco_tf.cli import backbone_flags, flag_groups
+from moco_tf.data import sources
+from moco_tf.data.pixels import Pixels
 from moco_tf.errors import UserError
 from moco_tf.training.knn_monitor import monitored_source
 from tests import in_process, videos
+from tests.images import patch
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,23 @@ def test_frame_seconds_as_a_flag_need_a_video(clip, tmp_path):
     # The gallery or the queries may be the videos.
     assert opened(array, config, f"--gallery_data={clip}", flag).size == 3
     assert opened(clip, config, f"--gallery_data={clip}", flag).size == 3
+
+
+def test_images_of_other_channels_are_refused_with_the_flags_that_read_them(tmp_path):
+    PIL.Image.fromarray(patch()).save(tmp_path / "a.png")
+    values_12_bits = Pixels((0.5,), (0.25,), "float32", (0.0, 4095.0))
+    for pixels, remedy in (
+        (None, "read these with --channels=1"),
+        (values_12_bits, "read these with --channels=1, --pixels and --value_range=0,4095"),
+    ):
+        network = encoders.build("resnet8", stem="small", channels=1, pixels=pixels)
+        backbone = encoders.with_normalization(network)
+        for name, expected in (
+            (f"folder:{tmp_path}", f"choose images with 1 channels by --data, or {remedy}"),
+            ("photos", "choose images with 1 channels by --data"),
+        ):
+            with pytest.raises(UserError) as error:
+                backbone_flags.require_images(
+                    flags.FlagValues(), backbone, "it", sources.load(name), 1, 32
+                )
+            assert str(error.value).endswith(expected)

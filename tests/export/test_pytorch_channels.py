@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from moco_tf import encoders
 from moco_tf.backbones import pytorch_files
 from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
+from moco_tf.data.pixels import Pixels, default
+from moco_tf.export.saved_model import export_saved_model
 from moco_tf.training.build import build_model
 from tests import in_process
 from tests.export.checkpoints import (
@@ -60,3 +63,19 @@ def test_run_on_rgb_images_refuses_it(path, photos, tmp_path):
     assert "images with 3 channels" in message
     assert "conv1.weight' has shape (16, 5, 3, 3)" in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_export_says_that_the_file_has_no_normalization(tmp_path, is_default):
+    pixels = default(2) if is_default else Pixels((0.5, 0.25), (0.2, 0.1), "uint16", (0.0, 4095.0))
+    network = encoders.build("resnet8", stem="small", channels=2, pixels=pixels)
+    saved_model, out = tmp_path / "saved_model", tmp_path / "backbone.pth"
+    export_saved_model(encoders.with_normalization(network), str(saved_model))
+    output = in_process.run(SCRIPT, f"--saved_model={saved_model}", f"--out={out}")
+    card = (tmp_path / "backbone.pth.md").read_text()
+    note = (
+        "by the value range 0, 4095, the mean 0.5, 0.25 and the standard deviation 0.2, 0.1. "
+        "The `--checkpoint`"
+    )
+    for text in (output, card):
+        assert (note in text) != is_default

@@ -14,6 +14,7 @@ from moco_tf.backbones import loading
 from moco_tf.data import sources
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.pixels import Pixels
+from moco_tf.errors import UserError
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.plots.visible import shown
 from moco_tf.training.build import restored_dtype_policy
@@ -264,6 +265,23 @@ def test_plan_leaves_out_color_operations_and_names_the_values(tmp_path):
         )
     assert "color, uint16 values from 0 to 4095" in output
     assert "images with uint16 pixels are not taken for RGB" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"), [("mean", "imagenet"), ("std", "imagenet"), ("value_range", "auto")]
+)
+def test_run_that_measured_nothing_is_not_resumed_with_the_word(tmp_path, name, saved):
+    config = moco_tf.default_config()
+    config.data.source = "photos"
+    (tmp_path / "config.json").write_text(config.to_json())
+    config.data[name] = "measure"
+    message = f"data.{name} is '{saved}' there and 'measure' here"
+    with pytest.raises(UserError, match=message):
+        run_pixels.resolve(config, str(tmp_path))
+    config.data[name] = "0.25,0.5"
+    (tmp_path / "config.json").write_text(config.to_json())
+    config.data[name] = "measure"
+    assert run_pixels.resolve(config, str(tmp_path)).data[name] == "0.25,0.5"
 
 
 def test_run_of_an_earlier_version_is_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -152,20 +153,27 @@ def test_passes_of_a_source_have_different_orders():
     assert len(orders) == 6
 
 
-def test_files_are_read_if_all_parts_have_files(name):
+@pytest.fixture
+def copy(name, tmp_path):
+    """Another folder with the same images."""
+    folder = name.split(";")[0].removeprefix("folder:")
+    return f"folder:{shutil.copytree(folder, tmp_path / 'copy')}"
+
+
+def test_files_are_read_if_all_parts_have_files(name, copy):
     folder, array = name.split(";")
     assert sources.load(f"{folder};{array}").read_file is None
-    mixture = sources.load(f"{folder};{folder}")
+    mixture = sources.load(f"{folder};{copy}")
     data = tf.data.Dataset.range(20).map(mixture.read_file)
     for index, found in enumerate(data.as_numpy_iterator()):
         with open(mixture.describe(index), "rb") as file:
             assert found == file.read()
 
 
-def test_options_are_those_of_the_parts(name):
+def test_options_are_those_of_the_parts(name, copy):
     assert sources.load(name).options == {}
     folder, array = name.split(";")
-    mixture = sources.load(f"{folder};{folder}", orientation=True)
+    mixture = sources.load(f"{folder};{copy}", orientation=True)
     assert mixture.options == {f"source {n}": {"orientation": True} for n in (1, 2)}
     parts = [sources.load(folder, orientation=True), sources.load(array, label_feature="")]
     assert mix("a;b", parts).options == {
