@@ -15,7 +15,7 @@ import numpy as np
 
 from moco_tf.seeds import key_for
 
-# Enough for orders of a few images to be uniform among all orders, as the tests measure. For large
+# With this many rounds, even orders of a few images are uniform, as the tests measure. For large
 # sizes, four rounds cannot be told from a random permutation (Luby and Rackoff, 1988).
 ROUNDS = 12
 # Multipliers of the finalizer of MurmurHash3, which mixes 64 bits.
@@ -25,7 +25,7 @@ MAX_SIZE = 2**62
 
 
 def in_epoch(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Return which images are at some positions of an epoch's random order.
+    """Return the images at the given positions of an epoch's random order.
 
     Args:
         positions: int64, of any shape, from 0 to `size - 1`.
@@ -67,15 +67,16 @@ def permuted(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray
         raise ValueError(f"size={size}: use a number from 1 to 2**62")
     if positions.size and not (positions.min() >= 0 and positions.max() < size):
         raise ValueError(f"positions from {positions.min()} to {positions.max()}, but size={size}")
-    # The network permutes rows * columns numbers, hardly more than `size`. One that is too large
-    # is permuted again: its cycle leads back to a number below `size`, and no two of them meet.
+    # The network permutes rows * columns numbers, slightly more than `size`. Results that are too
+    # large are permuted again until they are below `size` (cycle walking), so the result is a
+    # permutation.
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
     keys = _round_keys(*key)
-    permuted = _network(positions.astype(np.uint64).ravel(), rows, columns, keys)
-    while (outside := permuted >= size).any():
-        permuted[outside] = _network(permuted[outside], rows, columns, keys)
-    return permuted.astype(np.int64).reshape(positions.shape)
+    numbers = _network(positions.astype(np.uint64).ravel(), rows, columns, keys)
+    while (outside := numbers >= size).any():
+        numbers[outside] = _network(numbers[outside], rows, columns, keys)
+    return numbers.astype(np.int64).reshape(positions.shape)
 
 
 @functools.lru_cache(maxsize=16)

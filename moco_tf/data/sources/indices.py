@@ -89,7 +89,7 @@ Indices = np.ndarray | Blocks
 
 
 def join(parts: Sequence[tuple[int, Indices]]) -> Blocks:
-    """Return the indices of several sources that follow each other.
+    """Return the indices of several concatenated sources as one `Blocks`.
 
     Args:
         parts: The first index of each source in the result, and indices of the source itself.

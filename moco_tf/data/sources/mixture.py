@@ -16,7 +16,7 @@ Reader = Callable[[tf.Tensor], tf.Tensor]
 
 
 def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> Source:
-    """Return the images of several sources as one source, one source after the other.
+    """Concatenate several sources into one.
 
     Classes of the same name are one class. If any of the sources has labels, an evaluation uses
     those with labels only.
