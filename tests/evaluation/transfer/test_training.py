@@ -125,12 +125,13 @@ def test_two_replicas_give_loss_of_one_in_detection(images, two_replicas):
 def test_every_layer_is_trained_and_seed_determines_result(images):
     initial = weights_of(training.build(SEGMENTATION, small_encoder(), 2, SIZE, 5))
     (model, losses), (other_model, other_losses) = (train(SEGMENTATION, images) for _ in range(2))
-    assert losses == other_losses
+    # On some machines, threads add up gradients in an order that varies, and so does the rounding.
+    assert losses == pytest.approx(other_losses, rel=1e-5)
     for value, same, before in zip(
         weights_of(model), weights_of(other_model), initial, strict=True
     ):
-        np.testing.assert_array_equal(value, same)
-        assert not np.array_equal(value, before)
+        np.testing.assert_allclose(value, same, rtol=1e-4, atol=1e-5)
+        assert not np.allclose(value, before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
