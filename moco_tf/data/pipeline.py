@@ -256,9 +256,8 @@ def _nearby(source: Source, seconds: float, same_shot: bool = False) -> np.ndarr
         return None
     if source.timeline is None:
         raise UserError(
-            f"data source '{source.name}' has no frames of videos, between which there are seconds:"
-            " use video:PATH, or set config.data.key_frame_seconds and config.data.neighbor_seconds"
-            " to 0"
+            f"data source '{source.name}' is not a single video source: use video:PATH, or set "
+            "config.data.key_frame_seconds and config.data.neighbor_seconds to 0"
         )
     return source.timeline.nearby(seconds, same_shot)
 

@@ -156,5 +156,5 @@ def test_batches_have_the_neighbors_of_both_frames(source):
 
 @pytest.mark.parametrize("setting", ["key_frame_seconds", "neighbor_seconds"])
 def test_other_sources_are_refused(setting):
-    with pytest.raises(UserError, match=f"'photos' has no frames of videos.*{setting}.* to 0"):
+    with pytest.raises(UserError, match=f"'photos' is not a single video source.*{setting}.* to 0"):
         TwoViews(sources.load("photos"), SIZE, Recipe(), BATCH, 0, **{setting: 1.0})
