@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
+from moco_tf.evaluation import partitions
 from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import ClusterSettings
 
 # Maximum number of training images, evenly spaced, that the clusters are made from.
@@ -33,9 +36,13 @@ def cluster(
     Returns:
         A dict with `clusters`, their number; `cluster_sizes`, the numbers of test images in them;
         `examples`, for each cluster the indices of up to 8 test images, those nearest to the center
-        first; and with labels also `nmi`, the normalized mutual information of clusters and
-        classes, in [0, 1], and `ari`, the adjusted Rand index, 1 for equal partitions and 0 on
-        average for random ones.
+        first; and with labels also the agreement of clusters and classes: `nmi`, the normalized
+        mutual information, in [0, 1], and `ari`, the adjusted Rand index, 1 for equal partitions
+        and 0 on average for random ones, with the 95 % intervals of
+        `moco_tf.evaluation.partitions.interval`, `nmi_interval` and `ari_interval`; and
+        `per_class`, a list of dicts with `class`, its name, `num_test`, the number of its test
+        images, `cluster`, the number of the cluster that holds most of them, and `share`, the
+        fraction of them that it holds, in [0, 1].
 
     Raises:
         UserError: If a feature is not finite, there are fewer training images than clusters, or
@@ -59,13 +66,31 @@ def cluster(
         members = np.flatnonzero(assigned == number)
         nearest = members[np.argsort(distances[members, number], kind="stable")[:EXAMPLES]]
         examples.append(test.indices[nearest].tolist())
-    agreement: dict[str, float] = {}
-    if test.labels is not None:
-        agreement["nmi"] = float(normalized_mutual_info_score(test.labels, assigned))
-        agreement["ari"] = float(adjusted_rand_score(test.labels, assigned))
     return {
-        **agreement,
+        **({} if test.labels is None else _agreement(test, assigned)),
         "clusters": clusters,
         "cluster_sizes": np.bincount(assigned, minlength=clusters).tolist(),
         "examples": examples,
+    }
+
+
+def _agreement(test: Features, assigned: np.ndarray) -> dict[str, Any]:
+    """Return how well the clusters of the test images, int `[N]`, agree with their classes."""
+    assert test.labels is not None
+    names = class_names(test)
+    rows = []
+    for label in np.unique(test.labels):
+        counts = np.bincount(assigned[test.labels == label])
+        row = {"class": names[label], "num_test": int(counts.sum())}
+        row |= {"cluster": int(counts.argmax()), "share": float(counts.max() / counts.sum())}
+        rows.append(row)
+    nmi = float(normalized_mutual_info_score(test.labels, assigned))
+    ari = float(adjusted_rand_score(test.labels, assigned))
+    counts = contingency_matrix(test.labels, assigned)
+    return {
+        "nmi": nmi,
+        "nmi_interval": partitions.interval(nmi, partitions.nmi_without_one(counts), counts),
+        "ari": ari,
+        "ari_interval": partitions.interval(ari, partitions.ari_without_one(counts), counts),
+        "per_class": rows,
     }

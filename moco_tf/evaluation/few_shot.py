@@ -8,7 +8,8 @@ from tqdm.auto import tqdm
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features
-from moco_tf.evaluation.logistic import probe
+from moco_tf.evaluation.logistic import scores
+from moco_tf.evaluation.metrics import accuracies, details, first_hits
 from moco_tf.evaluation.settings import FewShotSettings
 
 
@@ -25,18 +26,22 @@ def classify(
     Returns:
         `{"few_shot": [...]}` with a dict for each number of shots: `shots`; the mean and the
         sample standard deviation of top-1 accuracy over the draws, `top1` and `top1_std`; the mean
-        of top-5, `top5`; and the top-1 accuracy of every draw, `top1_of_draws`. All in [0, 1].
+        of top-5, `top5`; the top-1 accuracy of every draw, `top1_of_draws`; and the entries of
+        `moco_tf.evaluation.metrics.details`, which are of the mean over the draws. The interval is
+        about other test images, and the standard deviation about other labeled images. All in
+        [0, 1].
 
     Raises:
         UserError: If a class has fewer training images than shots, or there is only one class.
     """
     assert train.labels is not None
+    assert test.labels is not None
     require_enough(train.labels, [str(label) for label in range(train.num_classes)], settings.shots)
     rows = []
     total = settings.draws * sum(settings.shots)
     with tqdm(total=total, desc="few-shot", unit="shot", disable=None) as bar:
         for shots in settings.shots:
-            results = []
+            results, hits = [], []
             for number in range(settings.draws):
                 chosen = draw(train.labels, shots, settings.seed, number)
                 labeled = dataclasses.replace(
@@ -45,7 +50,9 @@ def classify(
                     indices=train.indices[chosen],
                     labels=train.labels[chosen],
                 )
-                results.append(probe(labeled, test, settings))
+                scored = scores(labeled, test, settings)
+                results.append(accuracies(scored, test.labels))
+                hits.append(first_hits(scored, test.labels))
                 bar.update(shots)
             top1 = [result["top1"] for result in results]
             rows.append(
@@ -55,6 +62,7 @@ def classify(
                     "top1_std": float(np.std(top1, ddof=1)),
                     "top5": float(np.mean([result["top5"] for result in results])),
                     "top1_of_draws": top1,
+                    **details(np.mean(hits, axis=0), test),
                 }
             )
     return {"few_shot": rows}

@@ -41,15 +41,46 @@ def classification(scores: np.ndarray, test: Features) -> dict[str, Any]:
         images.
     """
     assert test.labels is not None
-    hits = np.argsort(-scores, axis=1, kind="stable")[:, 0] == test.labels
-    names = test.class_names or [str(label) for label in range(test.num_classes)]
-    per_class = []
+    return {
+        **accuracies(scores, test.labels),
+        **details(first_hits(scores, test.labels), test),
+    }
+
+
+def first_hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return which images have the highest score for their own class.
+
+    Args:
+        scores: float `[N, classes]`.
+        labels: int `[N]`.
+
+    Returns:
+        bool `[N]`.
+    """
+    return np.argsort(-scores, axis=1, kind="stable")[:, 0] == labels
+
+
+def details(hits: np.ndarray, test: Features) -> dict[str, Any]:
+    """Return the interval of a top-1 accuracy, and the accuracy of each class.
+
+    Args:
+        hits: bool `[N]`, whether each test image is classified correctly; or float `[N]`, how often
+            it is, as a fraction of several classifiers.
+        test: Labeled features of the test images.
+
+    Returns:
+        The entries `top1_interval` and `per_class` of `classification`.
+    """
+    assert test.labels is not None
+    names = class_names(test)
+    rows = []
     for label in np.unique(test.labels):
         of_class = hits[test.labels == label]
         row = {"class": names[label], "num_test": len(of_class), "top1": float(of_class.mean())}
-        per_class.append(row)
-    return {
-        **accuracies(scores, test.labels),
-        "top1_interval": mean_interval(hits),
-        "per_class": per_class,
-    }
+        rows.append(row)
+    return {"top1_interval": mean_interval(hits), "per_class": rows}
+
+
+def class_names(test: Features) -> list[str]:
+    """Return the name of each label, which is its number if the classes have no names."""
+    return test.class_names or [str(label) for label in range(test.num_classes)]

@@ -252,7 +252,13 @@ def summarize(result: dict[str, Any]) -> str:
         sizes = result["cluster_sizes"]
         accuracy = f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images"
         if "nmi" in result:
-            accuracy = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}, {accuracy}"
+            agreement = [
+                "{} {:.4f} ({:.4f} to {:.4f})".format(
+                    name.upper(), result[name], *result[f"{name}_interval"]
+                )
+                for name in ("nmi", "ari")
+            ]
+            accuracy = ", ".join([*agreement, accuracy])
         else:
             return accuracy
     else:

@@ -36,7 +36,10 @@ def test_separate_classes_are_found():
     assert result["nmi"] == pytest.approx(1)
     assert result["ari"] == pytest.approx(1)
     assert result["clusters"] == CLASSES
+    assert result["nmi_interval"] == result["ari_interval"] == (1.0, 1.0)
     assert result["cluster_sizes"] == [30] * 4
+    assert [row["share"] for row in result["per_class"]] == [1.0] * 4
+    assert len({row["cluster"] for row in result["per_class"]}) == 4
 
 
 def test_two_clusters_of_separate_classes_have_the_information_of_whole_classes():
@@ -56,6 +59,30 @@ def test_noise_has_an_index_near_zero():
         for _ in range(2)
     )
     assert abs(cluster(train, test)["ari"]) < 0.03
+
+
+def test_classes_are_reported_with_the_cluster_that_has_most_of_their_images():
+    train, test = example(0, 0.4), example(1, 0.4)
+    named = dataclasses.replace(test, class_names=["a", "b", "c", "d"])
+    # The classes `a` and `b` are one cluster, and the class `c` has no test image.
+    named.labels[named.labels == 1] = 0
+    kept = named.labels != 2
+    named = dataclasses.replace(
+        named,
+        features=named.features[kept],
+        labels=named.labels[kept],
+        indices=named.indices[kept],
+    )
+    result = cluster(train, named)
+    assert [(row["class"], row["num_test"]) for row in result["per_class"]] == [
+        ("a", 60),
+        ("d", 30),
+    ]
+    for row in result["per_class"]:
+        assert row["share"] * row["num_test"] <= result["cluster_sizes"][row["cluster"]]
+    assert result["per_class"][0]["share"] == pytest.approx(0.5, abs=0.1)
+    assert result["nmi_interval"][0] < result["nmi"] < result["nmi_interval"][1]
+    assert result["ari_interval"][0] < result["ari"] < result["ari_interval"][1]
 
 
 def test_more_clusters_than_images_are_refused():
@@ -80,6 +107,7 @@ def test_clusters_need_no_labels():
     unlabeled = dataclasses.replace(test, labels=None, num_classes=0)
     result = cluster(train, unlabeled, ClusterSettings(clusters=4))
     expected = cluster(train, test, ClusterSettings(clusters=4))
-    assert result == {k: v for k, v in expected.items() if k not in ("nmi", "ari")}
+    of_labels = {"nmi", "nmi_interval", "ari", "ari_interval", "per_class"}
+    assert result == {k: v for k, v in expected.items() if k not in of_labels}
     with pytest.raises(UserError, match="without labels, give the number of clusters"):
         cluster(train, unlabeled)

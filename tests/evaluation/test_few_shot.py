@@ -9,6 +9,7 @@ import scipy.stats
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation import few_shot, logistic
+from moco_tf.evaluation.bootstrap import mean_interval
 from moco_tf.evaluation.settings import FewShotSettings, ProbeSettings
 from tests.evaluation.helpers import as_features
 
@@ -61,16 +62,23 @@ def test_result_equals_probe_on_each_draw():
     rows = few_shot.classify(train, test, settings)["few_shot"]
     assert [row["shots"] for row in rows] == [1, 5]
     for row in rows:
-        expected = []
+        expected, hits = [], []
         for number in range(4):
             chosen = few_shot.draw(train.labels, row["shots"], 2, number)
             few = as_features(train.features[chosen], train.labels[chosen], 3)
             expected.append(logistic.probe(few, test, ProbeSettings(0.1, 50))["top1"])
+            scores = logistic.scores(few, test, ProbeSettings(0.1, 50))
+            hits.append(scores.argmax(axis=1) == test.labels)
         assert row["top1_of_draws"] == expected
         assert len(set(expected)) > 1
         assert row["top1"] == pytest.approx(statistics.mean(expected))
         assert row["top1_std"] == pytest.approx(statistics.stdev(expected))
         assert row["top5"] == 1.0
+        assert row["top1_interval"] == mean_interval(np.mean(hits, axis=0))
+        for label, of_class in enumerate(row["per_class"]):
+            assert of_class["class"] == str(label)
+            members = np.stack(hits)[:, test.labels == label]
+            assert of_class["top1"] == pytest.approx(members.mean())
     assert 0.3 < rows[0]["top1"] < rows[1]["top1"] < 1
 
 

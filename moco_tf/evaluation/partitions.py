@@ -1,0 +1,112 @@
+"""Confidence intervals of the agreement of two partitions, by the jackknife (Efron 1982).
+
+The bootstrap, which the other protocols use, does not suit these measures: it draws some images
+twice, and an image and its copy are always in the same class and in the same cluster, so that the
+agreement of a draw is higher than that of the images. The jackknife leaves images out instead.
+
+Images of the same class and the same cluster are alike here, so both measures are computed from the
+numbers of images by class and cluster, and as often as there are such cells.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from moco_tf.evaluation.bootstrap import CONFIDENCE
+
+Function = Callable[[np.ndarray], np.ndarray]
+
+
+def interval(value: float, without_one: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return a 95 % confidence interval of a measure of agreement.
+
+    It is as wide as a normal distribution with the standard error of the jackknife.
+
+    Args:
+        value: The measure, 1 for equal partitions.
+        without_one: float `[classes, clusters]`, the measure without one image of a cell.
+        counts: int `[classes, clusters]`, the numbers of images.
+
+    Returns:
+        The lower and the upper end, which is 1 at most.
+
+    Example:
+        >>> counts = np.array([[50, 10], [10, 50]])
+        >>> low, high = interval(0.441, ari_without_one(counts), counts)
+        >>> round(low, 2), round(high, 2)
+        (0.26, 0.62)
+    """
+    total = counts.sum()
+    weights = counts / total
+    mean = np.sum(weights * without_one)
+    variance = (total - 1) * np.sum(weights * (without_one - mean) ** 2)
+    margin = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(variance)
+    return float(value - margin), float(min(1.0, value + margin))
+
+
+def nmi_without_one(counts: np.ndarray) -> np.ndarray:
+    """Return the normalized mutual information without one image of each cell.
+
+    It is the mutual information divided by the mean of the two entropies, as in scikit-learn.
+
+    Args:
+        counts: int `[classes, clusters]`, the numbers of images.
+
+    Returns:
+        float `[classes, clusters]`; 0 where there are no images.
+    """
+    total = max(counts.sum() - 1, 1)
+    joint, classes, clusters = (
+        math.log(total) - sums / total for sums in _sums_without_one(_times_log, counts)
+    )
+    mean = (classes + clusters) / 2
+    # Two partitions that both consist of one set are equal.
+    information = np.where(mean > 0, classes + clusters - joint, 1)
+    return np.where(counts > 0, information / np.where(mean > 0, mean, 1), 0)
+
+
+def ari_without_one(counts: np.ndarray) -> np.ndarray:
+    """Return the adjusted Rand index without one image of each cell.
+
+    Args:
+        counts: int `[classes, clusters]`, the numbers of images.
+
+    Returns:
+        float `[classes, clusters]`; 0 where there are no images.
+    """
+    joint, classes, clusters = _sums_without_one(_pairs, counts)
+    expected = classes * clusters / max(_pairs(counts.sum() - 1), 1)
+    difference = (classes + clusters) / 2 - expected
+    # Two equal partitions into one set, or into single images, have no difference.
+    index = np.where(difference > 0, joint - expected, 1) / np.where(difference > 0, difference, 1)
+    return np.where(counts > 0, index, 0)
+
+
+def _sums_without_one(function: Function, counts: np.ndarray) -> list[np.ndarray]:
+    """Return sums of a function of the numbers of images, without one image of each cell.
+
+    Args:
+        function: Function of numbers of images.
+        counts: int `[classes, clusters]`.
+
+    Returns:
+        float `[classes, clusters]` for the sum over cells, that over classes and that over
+        clusters.
+    """
+    sums = []
+    for numbers in (counts, counts.sum(axis=1, keepdims=True), counts.sum(axis=0, keepdims=True)):
+        change = function(np.maximum(numbers - 1, 0)) - function(numbers)
+        sums.append(np.broadcast_to(function(numbers).sum() + change, counts.shape))
+    return sums
+
+
+def _times_log(numbers: np.ndarray) -> np.ndarray:
+    return scipy.special.xlogy(numbers, numbers)
+
+
+def _pairs(numbers: np.ndarray) -> np.ndarray:
+    """Return the number of pairs of so many images."""
+    return numbers * (numbers - 1) / 2
