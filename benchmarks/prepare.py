@@ -1,13 +1,12 @@
 """Measure how much faster training reads photos of 12 megapixels once they are prepared.
 
-    python benchmarks/prepare.py                                (about five minutes)
+    python benchmarks/prepare.py                                (about two minutes)
 
 JPEG files of 4000 x 3000 pixels are the sample photographs of scikit-image, enlarged, with noise
 that makes the files as large as those of a camera. There are 32 of them; more are links to the
-same. Contestants take turns of one epoch of the host
-part of training: reading, decoding, two crops and flips at 224 pixels. On a GPU, this is what
-limits the training if the network is fast enough. The results are also written to
-benchmarks/prepare.json; --output names another file.
+same. Contestants take turns of one epoch of the host part of training: reading, decoding, two crops
+and flips at 224 pixels. On a GPU, this is what limits the training if the network is fast enough.
+The results are also written to benchmarks/prepare.json; --output names another file.
 
     original        the JPEG files in a folder
     tfrecord        what moco-prepare writes with its defaults

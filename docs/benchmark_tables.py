@@ -161,8 +161,6 @@ def training() -> str:
         "lightly": "lightly",
         "lightly, jitter p = 0.8": "lightly, color jitter with its default probability",
     }
-    if not (ROOT / "benchmarks" / "training.json").exists():
-        return "Not measured yet."
     parts = []
     for data, result in _read("training.json").items():
         runs = next(iter(result["runs"].values()))
@@ -220,10 +218,30 @@ def embed() -> str:
     )
 
 
+def prepare() -> str:
+    """Return the rates of reading photos of 12 megapixels, as they are and prepared."""
+    result = _read("prepare.json")
+    rates = result["images_per_second"]
+    rows = []
+    for name, rate in rates.items():
+        preparation = result["preparation_images_per_second"].get(name)
+        rows.append(
+            [
+                "JPEG files in a folder" if name == "original" else f"`--format={name}`",
+                f"{rate:.0f}",
+                f"{rate / rates['original']:.1f}",
+                f"{result['bytes_per_image'][name] / 1000:,.0f} kB",
+                "–" if preparation is None else f"{preparation:.1f}",
+            ]
+        )
+    header = ["photos of 12 megapixels", "images/s", "JPEG files = 1", "size of an image"]
+    table = markdown.table([*header, "images/s of `moco-prepare`"], rows)
+    text = f"Medians of {result['rounds']} epochs of {result['images']} images"
+    return f"{table}\n\n{text}{_on_machine(result)}."
+
+
 def large_source() -> str:
     """Return what sources of different sizes take to start, to resume and to read."""
-    if not (ROOT / "benchmarks" / "large_source.json").exists():
-        return "*The benchmark has not been run yet.*"
     result = _read("large_source.json")
     rows = [
         [

@@ -140,6 +140,7 @@ TABLES = {
     "input_pipeline": benchmark_tables.input_pipeline,
     "large_source": benchmark_tables.large_source,
     "plan_rules": plan_rules,
+    "prepare": benchmark_tables.prepare,
     "presets": presets,
     "speed": benchmark_tables.speed,
     "training": benchmark_tables.training,
