@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from moco_tf.errors import UserError
+from moco_tf.evaluation import logistic
 from moco_tf.evaluation.logistic import probe
 from moco_tf.evaluation.settings import ProbeSettings
 from tests.evaluation.helpers import as_features
@@ -146,3 +149,23 @@ def test_training_images_of_one_class_are_refused():
     train = as_features(np.eye(4, dtype=np.float32), [1, 1, 1, 1], 2)
     with pytest.raises(UserError, match="training images of two or more classes"):
         probe(train, train)
+
+
+def test_fit_leaves_one_thread_to_scipy_and_all_to_numpy(monkeypatch):
+    def threads():
+        return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+
+    seen = []
+
+    class Recorded(LogisticRegression):
+        def fit(self, *args):
+            seen.append(threads())
+            return super().fit(*args)
+
+    monkeypatch.setattr(logistic, "LogisticRegression", Recorded)
+    with threadpool_limits(2):
+        before = threads()
+        probe(*example(classes=3))
+        assert threads() == before
+    [during] = seen
+    assert during == {path: 1 if "scipy.libs" in path else n for path, n in before.items()}
