@@ -320,6 +320,7 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 def _export(values: flags.FlagValues) -> None:
     from moco_tf import encoders, run_directory
     from moco_tf.cli import backbone_flags
+    from moco_tf.config import evaluation_size
     from moco_tf.data import sources
 
     if values["calibration_images"].present and values.precision != "int8":
@@ -332,7 +333,7 @@ def _export(values: flags.FlagValues) -> None:
         config = run_directory.read_config(origin.path)
         options = sources.options(config)
         source = sources.load(values.data or config.data.source, **options)
-        image_size = values.image_size or config.image_size
+        image_size = values.image_size or evaluation_size(config)
     else:
         options = backbone_flags.pixel_options(
             values.data, encoders.pixels_of(backbone), backbone.input_shape[-1]

@@ -196,13 +196,14 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 def _export(values: flags.FlagValues) -> None:
     from moco_tf import encoders, run_directory
     from moco_tf.cli import backbone_flags
+    from moco_tf.config import evaluation_size
 
     backbone, origin = backbone_flags.load_for_export(values)
     image_size = values.image_size
     if image_size is None:
         is_run = origin.source == "workdir"
         image_size = (
-            run_directory.read_config(origin.path).image_size
+            evaluation_size(run_directory.read_config(origin.path))
             if is_run
             else backbone.input_shape[1] or IMAGE_SIZE
         )

@@ -237,6 +237,11 @@ def num_negatives(config: ml_collections.ConfigDict) -> int:
     return config.batch_size - 1 if config.mechanism == "end_to_end" else config.queue_size
 
 
+def evaluation_size(config: ml_collections.ConfigDict) -> int:
+    """Return the side of the central views of evaluations in pixels."""
+    return config.evaluation_size or config.image_size
+
+
 def suggested_queue_size(num_images: int) -> int:
     """Return a queue size for a data set: the power of two nearest to an eighth of its images.
 

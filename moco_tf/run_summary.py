@@ -46,6 +46,9 @@ def summarize(
     pixels = from_config(config, channels)
     if not pixels.are_bytes:
         channels_note += f", {pixels.dtype} values in [{range_text(pixels)}]"
+    views = f"views of {config.image_size} px"
+    if config.evaluation_size:
+        views += f", of {config.evaluation_size} px in evaluations"
     dictionary = {
         "moco": f"queue of {config.queue_size:,} keys, m = {config.momentum:g}",
         "memory_bank": f"memory bank of {num_images:,} keys, {config.queue_size:,} of them sampled",
@@ -55,7 +58,7 @@ def summarize(
     facts = {
         "Mechanism": MECHANISMS[config.mechanism],
         "Encoder": f"{config.encoder}{stem}, {config.head} head with {config.dim} outputs",
-        "Images": f"{num_images:,} of {data}{channels_note}, views of {config.image_size} px",
+        "Images": f"{num_images:,} of {data}{channels_note}, {views}",
         "Dictionary": dictionary,
         "Temperature": f"{config.temperature:g}",
         "Batch": f"{config.batch_size:,} images, {config.bn_groups} BatchNormalization groups",

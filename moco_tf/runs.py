@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from moco_tf import paths, run_data, run_directory
 from moco_tf.backbones.loading import load_backbone
-from moco_tf.config import total_steps
+from moco_tf.config import evaluation_size, total_steps
 from moco_tf.errors import UserError
 from moco_tf.files import read_json
 from moco_tf.names import printable
@@ -155,7 +155,7 @@ class Run:
             return False
         actual = [report.get(key) for key in ("step", "data", "image_size")]
         source = printable(paths.expand_source(self.config.data.source))
-        return actual == [self.step, source, self.config.image_size]
+        return actual == [self.step, source, evaluation_size(self.config)]
 
     def __repr__(self) -> str:
         try:

@@ -241,6 +241,15 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             NOT_NEGATIVE,
         ),
         Setting("image_size", 224, "Side of a view in pixels.", COUNT),
+        Setting(
+            "evaluation_size",
+            0,
+            "Side of the central views of the kNN monitor, and by default of evaluations and "
+            "exports, in pixels; 0 for image_size. What an image shows is larger in a random crop "
+            "than in a central view of the same size, so a larger view can suit it better.",
+            NOT_NEGATIVE,
+            operational=True,
+        ),
     ),
     "Augmentation": (
         Setting(

@@ -13,7 +13,7 @@ import tensorflow as tf
 from moco_tf import run_directory
 from moco_tf.api import extract_features, knn, linear_probe
 from moco_tf.backbones.loading import load_backbone
-from moco_tf.config import chance_loss
+from moco_tf.config import chance_loss, evaluation_size
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import random_backbone
@@ -70,8 +70,8 @@ def run(
         backbone = load_backbone(workdir)
     else:
         backbone = random_backbone(config.encoder, config.stem, source.channels, config.seed)
-    train_features = extract_features(backbone, source, "train", config.image_size)
-    test_features = extract_features(backbone, source, "test", config.image_size)
+    train_features = extract_features(backbone, source, "train", evaluation_size(config))
+    test_features = extract_features(backbone, source, "test", evaluation_size(config))
     accuracies: Record = {
         "knn_top1": knn(train_features, test_features)["top1"],
         "linear_top1": linear_probe(train_features, test_features)["top1"],
@@ -81,7 +81,7 @@ def run(
         accuracies["few_shot_top1"] = few_shot(train_features, test_features, config.seed)
         if labels.finetunings:
             accuracies["finetune"] = finetune(
-                backbone, source, config.image_size, config.seed, labels.finetunings, workdir
+                backbone, source, evaluation_size(config), config.seed, labels.finetunings, workdir
             )
     weights = [] if backbone is pixels else backbone.trainable_weights
     parameters = sum(int(np.prod(weight.shape)) for weight in weights)

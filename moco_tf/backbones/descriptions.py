@@ -33,10 +33,13 @@ def of_run(workdir: str, config: ml_collections.ConfigDict, channels: int) -> st
     """
     if not is_foreign(config.encoder):
         return None
-    saved = read(workdir)
-    if saved is not None:
-        return saved
-    return foreign.describe(config.encoder, channels, config.image_size)
+    description = read(workdir)
+    if description is None:
+        description = foreign.describe(config.encoder, channels, config.image_size)
+    if config.evaluation_size:
+        network, setting = foreign.read(description), "config.evaluation_size"
+        foreign.require_image_size(network, config.evaluation_size, config.encoder, setting)
+    return description
 
 
 def read(directory: str) -> str | None:

@@ -9,6 +9,7 @@ from moco_tf import encoders
 from moco_tf.backbones import descriptions, loading, saving
 from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
+from moco_tf.config import evaluation_size
 from moco_tf.data import sources
 from moco_tf.data.pixels import AUTO, Pixels, of_images, range_text
 from moco_tf.data.sources.source import Source
@@ -167,7 +168,7 @@ def open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:
         UserError: As `moco_tf.data.sources.load`.
     """
     data = values.data or config.data.source
-    return load_source(values, config, data), values.image_size or config.image_size
+    return load_source(values, config, data), values.image_size or evaluation_size(config)
 
 
 def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Source:

@@ -109,6 +109,7 @@ def _run(
     from moco_tf import encoders
     from moco_tf.backbones.loading import load_backbone
     from moco_tf.backbones.model_card import Origin
+    from moco_tf.config import evaluation_size
     from moco_tf.data import sources
     from moco_tf.evaluation import protocols
     from moco_tf.export.saved_model import export_saved_model
@@ -124,9 +125,10 @@ def _run(
         return {}, 128 + outcome.stopped_by
 
     source = sources.from_config(config)
+    image_size = evaluation_size(config)
     pixels = keras.Sequential(
         [
-            keras.Input((config.image_size, config.image_size, source.channels)),
+            keras.Input((image_size, image_size, source.channels)),
             keras.layers.Flatten(),
         ]
     )
@@ -140,7 +142,7 @@ def _run(
     evaluated = report.Evaluated({}, {})
     for name, backbone in backbones.items():
         print(f"evaluating: {name}", flush=True)
-        train_features, test_features = protocols.extract_both(backbone, source, config.image_size)
+        train_features, test_features = protocols.extract_both(backbone, source, image_size)
         directory = workdir if backbone is pretrained else f"{workdir}/{name.replace(' ', '_')}"
         key = TRAINED if backbone is pretrained else name
         evaluated.features[key] = train_features, test_features
@@ -150,21 +152,19 @@ def _run(
             result = protocols.evaluate(protocol, train_features, test_features)
             evaluated.results[key][protocol] = result
             table[name][column] = result["top1"]
-            description = {"backbone": name, "data": source.name, "image_size": config.image_size}
+            description = {"backbone": name, "data": source.name, "image_size": image_size}
             protocols.write_result(directory, {**result, **description})
-    plot_neighbors(
-        f"{workdir}/neighbours.png", source, config.image_size, train_features, test_features
-    )
+    plot_neighbors(f"{workdir}/neighbours.png", source, image_size, train_features, test_features)
     saved_model = f"{workdir}/export/saved_model"
     if not os.path.exists(saved_model):
         print("exporting the SavedModel", flush=True)
-        export_saved_model(pretrained, saved_model, Origin("workdir", workdir), config.image_size)
+        export_saved_model(pretrained, saved_model, Origin("workdir", workdir), image_size)
     print("writing the report", flush=True)
     # A report uses a part of larger data sets, and smaller pixels.
     is_same = (
         len(source.train) <= knn_monitor.MAX_TRAIN
         and len(source.test) <= knn_monitor.MAX_TEST
-        and config.image_size <= report.MAX_PIXELS_SIDE
+        and image_size <= report.MAX_PIXELS_SIDE
     )
     report.write_report(workdir, source, evaluated=evaluated if is_same else None)
     return table, 0

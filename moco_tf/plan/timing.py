@@ -14,7 +14,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, run_pixels
-from moco_tf.config import total_steps
+from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.mechanisms.base import Mechanism
@@ -211,7 +211,7 @@ def _run_directory_size(
         features = model.query_encoder.backbone.output_shape[-1]
         num_test = min(len(source.test), MAX_TEST)
         # Features as text and thumbnails, for TensorBoard's projector.
-        thumbnail = 400 if config.image_size <= 32 else 1_500
+        thumbnail = 400 if evaluation_size(config) <= 32 else 1_500
         size += num_test * (7 * features + thumbnail)
     # The list of the files, which is compressed.
     return size + sum(map(len, source.list_contents())) // 4

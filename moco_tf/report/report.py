@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from moco_tf import distribution, encoders, run_data, run_directory
 from moco_tf.backbones import descriptions
 from moco_tf.backbones.loading import load_backbone
-from moco_tf.config import total_steps
+from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
@@ -70,7 +70,7 @@ def write_report(
     Args:
         workdir: Path of the run directory.
         source: The source of the images; by default that of the run.
-        image_size: Side of the central views in pixels; by default that of the run.
+        image_size: Side of the central views in pixels; by default that of the run's evaluations.
         output_dir: Directory for report.html and eval/report.json; by default `workdir`.
         evaluated: Features and results of all backbones, if they were computed before.
 
@@ -90,7 +90,7 @@ def write_report(
     config = run_directory.read_config(workdir)
     if source is None:
         source = sources.from_config(config)
-    image_size = image_size or config.image_size
+    image_size = image_size or evaluation_size(config)
     bank_indices, test_indices, held_out = _split(source)
     can_compare = held_out and _has_classes(source, bank_indices)
     if evaluated is not None:

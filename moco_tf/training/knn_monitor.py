@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from moco_tf import distribution, encoders
-from moco_tf.config import total_steps
+from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source, evenly_spaced
@@ -65,7 +65,7 @@ class KNNMonitor(GlobalStep):
     ) -> None:
         super().__init__(start)
         self.log = log
-        self.image_size = config.image_size
+        self.image_size = evaluation_size(config)
         self.last_step = total_steps(config, steps_per_epoch)
         self.source = source
         self.projector = projector

@@ -18,6 +18,7 @@ from moco_tf.config import (
     chance_formula,
     chance_loss,
     check,
+    evaluation_size,
     flatten,
     suggested_queue_size,
     total_steps,
@@ -236,7 +237,7 @@ def _callbacks(
     """
     steps_per_epoch, chief = batches.steps_per_epoch, distribution.is_chief()
     log = MetricsLog(output_dir, start, config, steps_per_epoch, checkpoints.finite)
-    projector = Projector(output_dir, monitored, config.image_size) if chief else None
+    projector = Projector(output_dir, monitored, evaluation_size(config)) if chief else None
     callbacks: list[keras.callbacks.Callback] = [
         log,
         KNNMonitor(log, start, config, steps_per_epoch, monitored, projector, best, batches),
