@@ -9,13 +9,15 @@ We measured this as the mean of three seeds, with moco-demo --workdir=DIR --seed
 
 Differences from MoCo v1 on ImageNet:
 
+- Views of 16 pixels, and central views of 32 pixels in evaluations. On these textures that is more
+  accurate than training on views of 32 pixels, and takes less than half the time.
 - A three-stage residual network with the small stem, because the images and the machine are small.
 - A queue of 1,024 keys, an eighth of the data set; the paper's queue is a twentieth of ImageNet. A
   queue of 4,096 keys holds half of these overlapping patches, many of them near neighbors of the
   query, and was worse: before the classes were balanced, kNN top-1 was 0.587 after 16 epochs,
   against 0.622 after 12 epochs with 1,024 keys (one run each).
 - Momentum 0.99 and temperature 0.1, as in the reference implementation's recipe for CIFAR-10,
-  because a run has two thousand steps instead of a million.
+  because a run has four thousand steps instead of a million.
 - Batches of 128, for more steps in the same time, with a learning rate of 0.12 (0.24 for 256
   images) and a cosine schedule.
 """
@@ -31,14 +33,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "photos"
     config.encoder = "resnet8"
     config.stem = "small"
-    config.image_size = 32
+    config.image_size = 16
+    config.evaluation_size = 32
     config.queue_size = 1024
     config.momentum = 0.99
     config.temperature = 0.1
     config.batch_size = 128
     config.learning_rate = 0.24
     config.schedule = "cosine"
-    config.epochs = 32
-    config.knn_every = 4
-    config.checkpoint_every = 200
+    config.epochs = 64
+    config.knn_every = 8
+    config.checkpoint_every = 400
     return config
