@@ -15,10 +15,10 @@ settings were not tuned on the test images.
 
 Differences from configs/photos.py:
 
-- Views of 28 pixels, the size of the images.
+- Views of 14 pixels, and of 28 pixels, the size of the images, in evaluations.
 - The augmentation of MoCo v2 without saturation, hue and grayscale, because the images are gray.
 - A queue of 8,192 keys, the power of two nearest to an eighth of the data set.
-- 40 epochs, which are 18,720 steps, because the data set is larger.
+- 60 epochs, which are 28,080 steps, because the data set is larger.
 """
 
 import ml_collections
@@ -32,7 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.source = "idx:/usr/share/datasets/fashion-mnist"
     config.encoder = "resnet8"
     config.stem = "small"
-    config.image_size = 28
+    config.image_size = 14
+    config.evaluation_size = 28
     config.augmentation = "v2"
     config.rgb_operations = False
     config.queue_size = 8192
@@ -41,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 128
     config.learning_rate = 0.24
     config.schedule = "cosine"
-    config.epochs = 40
-    config.knn_every = 4
+    config.epochs = 60
+    config.knn_every = 6
     config.checkpoint_every = 500
     return config

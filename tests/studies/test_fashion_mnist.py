@@ -97,7 +97,7 @@ def test_rival_has_the_same_schedules_and_longer_ones(arguments, started):
         assert same == pretrained.finetunings
         assert [settings["label_fraction"] for settings in same.values()] == [0.01, 0.1, 1.0]
         for name, settings in same.items():
-            longer = {**settings, "epochs": 4 * settings["epochs"]}
+            longer = {**settings, "epochs": 2 * settings["epochs"]}
             assert random.finetunings[f"{name} longer"] == longer
     for _, evaluations in started:
         # They travel to the process of the run as JSON.
@@ -150,8 +150,8 @@ def test_tables_show_complete_rows_only(arguments, started, tables, tmp_path):
     assert "| **54.0** |" in rows[4]
     assert note == "Top-1 accuracy in percent, resnet8 with 2 seeds, resnet18 with 1 seed."
     _, _, _, longer, *_ = tables.finetuning().splitlines()
-    assert longer.startswith("| resnet8, supervised only, 4 times the epochs | ")
-    assert "| 1 %, longer | 4 | 160 | 64 | " in tables.schedules()
+    assert longer.startswith("| resnet8, supervised only, longer schedule | ")
+    assert "| 1 %, longer | 2 | 80 | 64 | " in tables.schedules()
     assert "| `queue_size` | `8192` |" in tables.recipe()
 
 
@@ -188,7 +188,7 @@ def test_real_study_is_stopped_and_resumed(arguments, tmp_path):
     assert pretrained["finetune"]["0.01"]["seconds"] == first["seconds"]
     assert list(pretrained["finetune"]) == ["0.01", "0.1", "1"]
     assert pretrained["finetune"]["0.1"]["num_train"] == 40
-    assert len(random["finetune"]["1 longer"]["curve"]) == 40
+    assert len(random["finetune"]["1 longer"]["curve"]) == 20
     assert "finetune" not in pixels
     for record in (pixels, pretrained, random):
         assert set(record["few_shot_top1"]) == {"1", "5", "10"}
