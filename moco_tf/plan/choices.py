@@ -19,12 +19,14 @@ Choice = tuple[Any, str]
 FEW_IMAGES = 20_000
 LARGE_VIEW = 224  # The papers' views.
 SMALL_VIEW = 64  # Largest views, in pixels, that get the stem and the recipe for small images.
-CPU_VIEW = 32
+SMALLEST_VIEW = 32
+# On a CPU, the sides of the views in training and in evaluations.
+CPU_VIEW, CPU_EVALUATION_VIEW = 16, 32
 MIN_STEPS_PER_EPOCH = 15
 MAX_STEPS = 1_250_000  # The paper's run on a billion images.
 # On a CPU a run sees at least as many images as the demo.
-CPU_IMAGES_SEEN = 32 * 8_116
-CPU_EPOCHS = (32, 50, 80, 160, 200, 400, 800)
+CPU_IMAGES_SEEN = 64 * 8_116
+CPU_EPOCHS = (32, 64, 100, 160, 320, 800)
 
 
 def image_size(images: Images, devices: Devices, values: Values) -> Choice:
@@ -32,10 +34,17 @@ def image_size(images: Images, devices: Devices, values: Values) -> Choice:
     has_small_stem = values["stem"] != "imagenet" and not _is_given_elsewhere(values)
     if devices.kind == "cpu" and has_small_stem:
         return CPU_VIEW, "a CPU: the size of the demo, whose runs take minutes and not days"
-    size = max(min(images.side, LARGE_VIEW) // 32 * 32, CPU_VIEW)
+    size = max(min(images.side, LARGE_VIEW) // 32 * 32, SMALLEST_VIEW)
     if size == LARGE_VIEW:
         return size, f"as in the papers; the images have {images.side} pixels or more"
     return size, f"the largest multiple of 32 within the images of {images.side} pixels"
+
+
+def evaluation_size(images: Images, devices: Devices, values: Values) -> Choice:
+    """Choose the side of the views of evaluations."""
+    if devices.kind == "cpu" and values["image_size"] == CPU_VIEW:
+        return CPU_EVALUATION_VIEW, "larger than the views of the training, as in the demo"
+    return 0, "the views of the training, as in the papers"
 
 
 def stem(images: Images, devices: Devices, values: Values) -> Choice:

@@ -148,7 +148,7 @@ def _from_weights(config: ml_collections.ConfigDict) -> dict[str, rules.Choice]:
     if scheme != "run":
         return {}
     saved = run_directory.read_config(path)
-    keys = ("image_size", "encoder", "stem", "head")
+    keys = ("image_size", "evaluation_size", "encoder", "stem", "head")
     return {key: (saved[key], f"that of {config.init}") for key in keys if config[key] is None}
 
 

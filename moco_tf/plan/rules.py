@@ -9,6 +9,7 @@ from collections.abc import Callable
 from moco_tf.plan import choices
 from moco_tf.plan.choices import (
     CPU_EPOCHS,
+    CPU_EVALUATION_VIEW,
     CPU_IMAGES_SEEN,
     CPU_VIEW,
     FEW_IMAGES,
@@ -44,6 +45,7 @@ PAPERS = "paper, section 4, and Chen et al. 2020"
 CIFAR = "reference implementation's notebook (configs/cifar10.py)"
 DEMO = "the demo (configs/photos.py), measured"
 FOLDER = "[Your own images](your_images.md)"
+SMALL_DATA = "[small data sets](results.md#small-data-sets)"
 STUDY = "[study](reproducing.md#the-study)"
 
 # In the order in which they are decided: a rule uses the settings of the rules before it.
@@ -55,6 +57,12 @@ RULES = (
         f"{CPU_VIEW} on a CPU, unless the stem is imagenet or the weights or the network come from "
         "elsewhere",
         f"{PAPERS}; on a CPU {DEMO}; between them judgement",
+    ),
+    Rule(
+        "evaluation_size",
+        choices.evaluation_size,
+        f"{CPU_EVALUATION_VIEW} for views of {CPU_VIEW} pixels on a CPU, otherwise image_size",
+        f"{PAPERS}; on a CPU {DEMO}, and {SMALL_DATA}",
     ),
     Rule(
         "stem",

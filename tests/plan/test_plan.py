@@ -141,8 +141,9 @@ def test_resumed_run_refuses_changed_images(run, tmp_path):
 
 def test_run_that_starts_from_another_has_its_network(run, image_folder, on_a_gpu):
     made = plan.make(auto(f"folder:{image_folder}", init=f"run:{run[0]}"))
-    network = made.config.encoder, made.config.stem, made.config.image_size
-    assert network == ("resnet8", "small", 32)
+    network = made.config.encoder, made.config.stem
+    assert network == ("resnet8", "small")
+    assert (made.config.image_size, made.config.evaluation_size) == (16, 32)
     assert made.reasons["encoder"] == f"that of run:{run[0]}"
 
 
@@ -156,7 +157,7 @@ def test_weights_of_keras_hub_decide_the_encoder(image_folder):
 def test_preview_plans_too(image_folder, tmp_path, capsys):
     preview(auto(f"folder:{image_folder}"), str(tmp_path / "views.png"))
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
-    assert "image_size      32 " in capsys.readouterr().out
+    assert "image_size       16 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

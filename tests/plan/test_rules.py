@@ -25,7 +25,8 @@ def planned(images, devices, **settings):
 
 SMALL = {"stem": "small", "head": "linear", "temperature": 0.1, "momentum": 0.99}
 LARGE = {"stem": "imagenet", "head": "mlp", "temperature": 0.2, "augmentation": "v2"}
-LAPTOP = {**SMALL, "image_size": 32, "encoder": "resnet8", "learning_rate": 0.24}
+VIEWS = {"image_size": 16, "evaluation_size": 32}
+LAPTOP = {**SMALL, **VIEWS, "encoder": "resnet8", "learning_rate": 0.24}
 CASES = {
     "500 gray images on a laptop": (
         photos(500, 32, is_gray=True),
@@ -42,7 +43,7 @@ CASES = {
         CPU,
         {
             **LAPTOP,
-            **{"batch_size": 128, "bn_groups": 8, "queue_size": 256, "epochs": 160},
+            **{"batch_size": 128, "bn_groups": 8, "queue_size": 256, "epochs": 320},
             **{"augmentation": "cifar10", "rgb_operations": True},
         },
     ),
