@@ -55,16 +55,15 @@ def demo() -> str:
     return markdown.table(["features", "kNN", "linear probe"], rows)
 
 
-def demo_bfloat16() -> str:
-    """Return the accuracies of the demo in float32 and in bfloat16."""
+def demo_precision() -> str:
+    """Return the accuracies of the demo on larger views, in float32 and in bfloat16."""
     rows = []
-    for title, name in (("float32", "results"), ("mixed_bfloat16", "bfloat16")):
-        results = _read(f"studies/demo/{name}.json")["results"]
+    for precision, summary in _read("studies/demo/precision.json").items():
         cells = []
         for column in ("knn", "linear"):
-            percents = [100 * result["pre-trained"][column] for result in results]
+            percents = [100 * result["pre-trained"][column] for result in summary["results"]]
             cells.append(f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}")
-        rows.append([f"`{title}`", *cells])
+        rows.append([f"`{precision}`", *cells])
     return markdown.table(["precision", "kNN", "linear probe"], rows)
 
 
@@ -128,8 +127,8 @@ def plan_rules() -> str:
 
 TABLES = {
     "demo": demo,
-    "demo_bfloat16": demo_bfloat16,
     "demo_output": demo_output,
+    "demo_precision": demo_precision,
     "fashion_mnist": fashion_mnist_tables.frozen,
     "fashion_mnist_finetuning": fashion_mnist_tables.finetuning,
     "fashion_mnist_recipe": fashion_mnist_tables.recipe,

@@ -19,7 +19,7 @@ The experiments are mechanisms, momentum, shuffling, v2, epochs and width; studi
 defines the settings of every run. By default they train on the sample photographs, which takes
 hours on two CPU cores. A run corresponds to these commands:
 
-    python train.py --config=configs/photos.py --config.epochs=8 --config.KEY=VALUE --workdir=DIR
+    python train.py --config=studies/config.py --config.epochs=8 --config.KEY=VALUE --workdir=DIR
     python evaluate.py --protocol=knn --workdir=DIR
     python evaluate.py --protocol=linear --cached --workdir=DIR
 
@@ -40,7 +40,7 @@ CONTROLLED_SETTINGS = {
 def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     """Define the flags of the command."""
     app.define_config_flag(
-        values, arguments, "Config file that all runs have in common.", "configs/photos.py"
+        values, arguments, "Config file that all runs have in common.", "studies/config.py"
     )
     flags.DEFINE_string(
         "out",

@@ -21,8 +21,9 @@ HELP = """Compare settings of pre-training on up to 50,000 images of Fashion-MNI
 Every run differs in one setting, or a few that belong together, from a base of 1,000 steps in
 batches of 128 or, on photos, from the config of the demo with half its epochs. Backbones are
 evaluated on images that were set aside from the training images, never on the test images, so that
-the settings can be chosen by the results. The whole study takes many hours on two CPU cores. It writes a results.json
-for each data set after every run; run the same command again to continue a study that was stopped.
+the settings can be chosen by the results. The whole study takes many hours on two CPU cores. It
+writes a results.json for each data set after every run; run the same command again to continue a
+study that was stopped.
 
 The images are those of Debian's package dataset-fashion-mnist.
 """

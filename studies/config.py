@@ -1,0 +1,21 @@
+"""The config that all runs of the study of the paper's findings have in common.
+
+    python train.py --config=studies/config.py --config.epochs=8 --workdir=DIR
+
+It is that of configs/photos.py on views of 32 pixels, with which the committed results were made.
+"""
+
+import ml_collections
+
+from moco_tf.configs import photos
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Return the config."""
+    config = photos.get_config()
+    config.image_size = 32
+    config.evaluation_size = 0
+    config.epochs = 32
+    config.knn_every = 4
+    config.checkpoint_every = 200
+    return config
