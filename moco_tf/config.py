@@ -65,6 +65,13 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
     _check_augment(config)
     is_monitored = config.knn_every > 0 or not config.keep_best
     _require(is_monitored, config, "keep_best", "it has no effect with config.knn_every=0")
+    size = config.image_size
+    _require(
+        not config.evaluation_size or config.evaluation_size >= size,
+        config,
+        "evaluation_size",
+        f"it is smaller than config.image_size={size}: set it to {size} or more, or to 0",
+    )
 
     batch, groups = config.batch_size, config.bn_groups
     if batch < groups or batch % groups:

@@ -2,7 +2,7 @@
 
     python docs/examples/sample_photos.py
     moco-train --config=configs/photos.py --config.data.source=folder:photos \\
-        --config.image_size=32 --config.evaluation_size=0 --config.queue_size=256 \
+        --config.image_size=32 --config.evaluation_size=0 --config.queue_size=256 \\
         --config.epochs=160 --workdir=runs/mine
     python docs/images/overview.py runs/mine
 
