@@ -245,8 +245,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "evaluation_size",
             0,
             "Side of the central views of the kNN monitor, and by default of evaluations and "
-            "exports, in pixels; 0 for image_size. What an image shows is larger in a random crop "
-            "than in a central view of the same size, so a larger view can suit it better.",
+            "exports, in pixels: image_size or more, or 0 for image_size. Training on smaller "
+            "views takes less time.",
             NOT_NEGATIVE,
             operational=True,
         ),
