@@ -4,13 +4,14 @@
 
 The data set has 8,116 gray patches of 32x32 pixels in 19 classes; docs/photos.md describes it.
 
-To expect: 60.7 % kNN and 67.9 % linear-probe top-1; random initialization has 33.3 and 44.8 %.
+To expect: 71.0 % kNN and 80.7 % linear-probe top-1; random initialization has 33.3 and 44.8 %.
 We measured this as the mean of three seeds, with moco-demo --workdir=DIR --seeds=0,1,2.
 
 Differences from MoCo v1 on ImageNet:
 
 - Views of 16 pixels, and central views of 32 pixels in evaluations. On these textures that is more
-  accurate than training on views of 32 pixels, and takes less than half the time.
+  accurate than training on views of 32 pixels for the same time: with those, this config had 60.7 %
+  kNN and 67.9 % linear-probe top-1 after 32 epochs.
 - A three-stage residual network with the small stem, because the images and the machine are small.
 - A queue of 1,024 keys, an eighth of the data set; the paper's queue is a twentieth of ImageNet. A
   queue of 4,096 keys holds half of these overlapping patches, many of them near neighbors of the

@@ -72,7 +72,7 @@ def test_encoder_with_a_fixed_size_refuses_another_one(tmp_path, capsys):
     arguments = [
         *("--config=configs/photos.py", f"--config.data.source=folder:{folder}"),
         *("--config.batch_size=16", "--config.bn_groups=2", f"--config.encoder={encoder}"),
-        *("--config.stem=imagenet", "--config.evaluation_size=48"),
+        *("--config.stem=imagenet", "--config.image_size=32", "--config.evaluation_size=48"),
         f"--workdir={tmp_path / 'run'}",
     ]
     assert train.main(arguments) == 2
