@@ -46,6 +46,9 @@ def summarize(
     pixels = from_config(config, channels)
     if not pixels.are_bytes:
         channels_note += f", {pixels.dtype} values in [{range_text(pixels)}]"
+    if config.data.weights:
+        weights = ", ".join(f"{weight:g}" for weight in config.data.weights)
+        channels_note += f", with the weights {weights}"
     views = f"views of {config.image_size} px"
     if config.evaluation_size:
         views += f", of {config.evaluation_size} px in evaluations"

@@ -35,6 +35,13 @@ def test_channels_are_stated_when_the_images_are_not_rgb(config):
     assert "5 channels" in facts[5]["Images"]
 
 
+def test_weights_of_several_sources_are_stated(config):
+    assert "weights" not in summarize(config, 25_600, "folder:photos", 3, [])["Images"]
+    config.data.weights = (1, 2.5)
+    images = summarize(config, 25_600, "folder:a;folder:b", 3, [])["Images"]
+    assert images == "25,600 of folder:a;folder:b, with the weights 1, 2.5, views of 224 px"
+
+
 @pytest.mark.parametrize(
     ("rate", "expected"), [(256.0, "50 s"), (64.0, "3 min 20 s"), (1.0, "3 h 33 min")]
 )

@@ -103,14 +103,16 @@ def load(
     if pixels not in DTYPES:
         raise UserError(f"pixels={pixels!r}: use {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
     values = parse_range(value_range, pixels)
-    source = _open(
-        name,
-        image_feature,
-        label_feature,
-        tfds_dir,
-        Form(pixels, channels or 3, orientation),
-        frame_seconds,
-    )
+    form = Form(pixels, channels or 3, orientation)
+    try:
+        source = _open(name, image_feature, label_feature, tfds_dir, form, frame_seconds)
+    except UserError as error:
+        if ";" not in name:
+            raise
+        raise UserError(
+            f"{error}; if several sources were meant, each has to begin with its kind, such as "
+            f"folder:{printable(name.rpartition(';')[2].strip())}"
+        ) from error
     _require_effect(source, pixels, channels, orientation)
     if values is None:
         from moco_tf.data import measure

@@ -229,3 +229,8 @@ def test_folder_with_a_semicolon_is_one_source(tmp_path):
     for number in range(3):
         Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
     assert sources.load(f"folder:{folder}").size == 3
+
+
+def test_missing_kind_after_a_semicolon_is_mentioned(tmp_path):
+    with pytest.raises(UserError, match="there is no folder .* such as folder:photo$"):
+        sources.load(f"folder:{tmp_path};photo")
