@@ -44,7 +44,7 @@ def test_choices_are_those_of_the_module(key, choices):
 def test_settings_that_may_change_affect_logging_and_saving_only():
     assert set(OPERATIONAL) == {
         *("data.on_error", "log_every", "checkpoint_every", "knn_every"),
-        *("monitor_source", "keep_best"),
+        *("monitor_source", "keep_best", "evaluation_size"),
     }
 
 
