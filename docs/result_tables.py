@@ -147,6 +147,7 @@ TABLES = {
     "small_data": small_data_tables.small_data,
     "quality": small_data_tables.quality,
     "transfer": transfer_tables.transfer,
+    "views": small_data_tables.views,
 }
 
 

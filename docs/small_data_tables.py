@@ -49,6 +49,20 @@ def small_data() -> str:
     return "\n\n".join(tables)
 
 
+def views() -> str:
+    """Return the accuracies of three runs on views of different sizes for about the same time."""
+    summary = json.loads((STUDIES / "small_data" / "views.json").read_text(encoding="utf-8"))
+    rows = []
+    for run in summary["runs"]:
+        used = summary["config"] | run["settings"]
+        title = f"{used['image_size']} pixels"
+        if used["evaluation_size"]:
+            title += f", {used['evaluation_size']} in evaluations"
+        accuracies = [f"{100 * run[metric]:.1f}" for metric in METRICS]
+        rows.append([title, f"{used['steps']:,}", *accuracies])
+    return markdown.table(["views", "steps", *METRICS.values()], rows)
+
+
 def quality() -> str:
     """Return how well each measure without labels predicts the linear probe, by data set."""
     correlations: dict[str, list[str]] = {measure: [] for measure in MEASURES}
