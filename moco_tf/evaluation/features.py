@@ -14,9 +14,6 @@ from moco_tf.data.sources.source import Source
 from moco_tf.distribution import all_gather, is_chief
 from moco_tf.errors import UserError
 
-# Number of images that a replica sees at a time. It does not depend on the number of replicas,
-# because in batches of another size a feature may differ in its last bits.
-BATCH_SIZE = 64
 # Views are kept in memory for the next call if they take up to so many bytes.
 MAX_KEPT_BYTES = 2**28
 
@@ -90,7 +87,7 @@ class Extractor:
         keep_views &= len(indices) * view_bytes <= MAX_KEPT_BYTES
 
         def views(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            dataset = central_views(source, indices, image_size, BATCH_SIZE, context)
+            dataset = central_views(source, indices, image_size, batch_size(image_size), context)
             return dataset.cache() if keep_views else dataset
 
         strategy = tf.distribute.get_strategy()
@@ -143,6 +140,18 @@ class Extractor:
             waiting = result
         if waiting is not None:
             yield waiting[0].numpy(), waiting[1].numpy()
+
+
+def batch_size(image_size: int) -> int:
+    """Return the number of images that a replica sees at a time.
+
+    Small images take less time in larger batches. The number does not depend on that of the
+    replicas, because in batches of another size a feature may differ in its last bits.
+
+    Args:
+        image_size: Side of the images in pixels.
+    """
+    return 256 if image_size <= 32 else 64
 
 
 def feature_step(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Step:

@@ -190,3 +190,10 @@ def test_number_of_neighbors_is_clipped_to_the_other_images():
     rows, cosines = knn.nearest_others(bank, np.arange(4), bank, np.arange(4), 8)
     assert rows.shape == cosines.shape == (4, 3)
     assert [sorted({*row, i}) for i, row in enumerate(rows.tolist())] == [[0, 1, 2, 3]] * 4
+
+
+def test_equally_similar_features_are_in_ascending_order():
+    bank = np.float32([[0, 1], [2, 0], [1, 0], [0, 2], [3, 0]])
+    indices, similarities = knn.nearest(bank, np.float32([[5, 0]]), 4)
+    assert indices.tolist() == [[1, 2, 4, 0]]
+    assert similarities.tolist() == [[1, 1, 1, 0]]
