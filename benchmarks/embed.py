@@ -71,10 +71,10 @@ def make_reading_turn(folder, encoder):
     """Return a function that reads all images once."""
     from moco_tf.data import sources
     from moco_tf.data.evaluation_views import central_views
-    from moco_tf.evaluation.features import BATCH_SIZE
+    from moco_tf.evaluation.features import batch_size
 
     source = sources.load(f"folder:{folder}")
-    batches = central_views(source, source.part("all"), SIZE, BATCH_SIZE)
+    batches = central_views(source, source.part("all"), SIZE, batch_size(SIZE))
 
     def take_turn():
         for _ in batches:
@@ -88,13 +88,14 @@ def make_forward_turn(folder, encoder):
     import tensorflow as tf
 
     from moco_tf import encoders
-    from moco_tf.evaluation.features import BATCH_SIZE, feature_step
+    from moco_tf.evaluation.features import batch_size, feature_step
 
     step = feature_step(encoders.random_backbone(encoder))
-    batch = (tf.zeros([BATCH_SIZE], tf.int64), tf.zeros([BATCH_SIZE, SIZE, SIZE, 3], tf.uint8))
+    count = batch_size(SIZE)
+    batch = (tf.zeros([count], tf.int64), tf.zeros([count, SIZE, SIZE, 3], tf.uint8))
 
     def take_turn():
-        for _ in range(IMAGES // BATCH_SIZE):
+        for _ in range(IMAGES // count):
             step(batch)[1].numpy()
 
     return take_turn

@@ -7,7 +7,7 @@ The first command prints the settings with their reasons, and how long the run w
 second one trains with them. Its run directory records them in config.json, and the run keeps them
 when it is resumed, whatever the devices are then.
 
-The settings that are None here are planned: the size of the views, encoder, stem and head, batch
+The settings that are None here are planned: the sizes of the views, encoder, stem and head, batch
 size, BatchNormalization groups, K, m, temperature, learning rate, epochs, precision and
 augmentation. A value on the command line, such as --config.epochs=100, replaces that of the plan,
 and the other settings follow from it. The other settings are those of MoCo v2 on ImageNet: cosine

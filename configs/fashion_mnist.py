@@ -15,7 +15,7 @@ settings were not tuned on the test images.
 
 Differences from configs/photos.py:
 
-- Views of 14 pixels, and of 28 pixels, the size of the images, in evaluations.
+- Views of 14 pixels in training, and of 28 pixels, the size of the images, in evaluations.
 - The augmentation of MoCo v2 without saturation, hue and grayscale, because the images are gray.
 - A queue of 8,192 keys, the power of two nearest to an eighth of the data set.
 - 60 epochs, which are 28,080 steps, because the data set is larger.

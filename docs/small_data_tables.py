@@ -59,8 +59,8 @@ def views() -> str:
         if used["evaluation_size"]:
             title += f", {used['evaluation_size']} in evaluations"
         accuracies = [f"{100 * run[metric]:.1f}" for metric in METRICS]
-        rows.append([title, f"{used['steps']:,}", *accuracies])
-    return markdown.table(["views", "steps", *METRICS.values()], rows)
+        rows.append([title, f"{used['steps']:,}", f"{run['seconds']:.0f}", *accuracies])
+    return markdown.table(["views", "steps", "seconds", *METRICS.values()], rows)
 
 
 def quality() -> str:
@@ -78,7 +78,7 @@ def quality() -> str:
             correlation = scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic
             cells.append(f"{correlation:+.2f}")
     if len(header) == 1:
-        return NO_RESULTS
+        return "*There are too few runs yet.*"
     rows = [[f"`{measure}`", *cells] for measure, cells in correlations.items()]
     return markdown.table(header, rows)
 

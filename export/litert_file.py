@@ -304,7 +304,7 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Side of the image in pixels. By default that of the run.",
+        "Side of the image in pixels. By default that of the run's evaluations.",
         lower_bound=1,
         flag_values=values,
     )

@@ -186,8 +186,8 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Side in pixels of the views of encoded images. By default that of the run, or "
-        f"{IMAGE_SIZE}.",
+        "Side in pixels of the views of encoded images. By default that of the run's evaluations, "
+        f"or {IMAGE_SIZE}.",
         lower_bound=1,
         flag_values=values,
     )

@@ -245,8 +245,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "evaluation_size",
             0,
             "Side of the central views of the kNN monitor, and by default of evaluations and "
-            "exports, in pixels: image_size or more, or 0 for image_size. Training on smaller "
-            "views takes less time.",
+            "exports, in pixels. It must be at least image_size; 0 means image_size. Training on "
+            "smaller views takes less time.",
             NOT_NEGATIVE,
             operational=True,
         ),

@@ -2,7 +2,7 @@
 
     python train.py --config=studies/config.py --config.epochs=8 --workdir=DIR
 
-It is that of configs/photos.py on views of 32 pixels, with which the committed results were made.
+It is configs/photos.py with views of 32 pixels. The committed results were made with it.
 """
 
 import ml_collections

@@ -48,7 +48,8 @@ def main(workdir: str) -> None:
     canvas.axis("off")
     plot_training(figure, canvas, source, names)
     canvas.plot([7.75, 7.75], [0.3, 4.3], color="0.85", linewidth=1)
-    plot_neighbors(figure, canvas, workdir, source, names, config.image_size)
+    size = config.evaluation_size or config.image_size
+    plot_neighbors(figure, canvas, workdir, source, names, size)
     figure.savefig(OUT, dpi=110)
     print(f"wrote {OUT}")
 

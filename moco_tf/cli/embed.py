@@ -65,7 +65,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Side of a view in pixels, 1 or greater. By default that of the run.",
+        "Side of a view in pixels, 1 or greater. By default that of the run's evaluations.",
         lower_bound=1,
         flag_values=values,
     )

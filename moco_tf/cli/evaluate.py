@@ -139,8 +139,8 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Side of a view in pixels, 1 or greater. By default that of the run; 512 for detection and "
-        "segmentation, where it is a multiple of 32.",
+        "Side of a view in pixels, 1 or greater. By default that of the run's evaluations; 512 for "
+        "detection and segmentation, where it is a multiple of 32.",
         lower_bound=1,
         flag_values=values,
     )

@@ -27,9 +27,9 @@ def classify(
         `{"few_shot": [...]}` with a dict for each number of shots: `shots`; the mean and the
         sample standard deviation of top-1 accuracy over the draws, `top1` and `top1_std`; the mean
         of top-5, `top5`; the top-1 accuracy of every draw, `top1_of_draws`; and the entries of
-        `moco_tf.evaluation.metrics.details`, which are of the mean over the draws. The interval is
-        about other test images, and the standard deviation about other labeled images. All in
-        [0, 1].
+        `moco_tf.evaluation.metrics.details`, computed from the mean over the draws. The interval
+        covers other test images, and the standard deviation covers other labeled images. All
+        accuracies are in [0, 1].
 
     Raises:
         UserError: If a class has fewer training images than shots, or there is only one class.

@@ -1,8 +1,10 @@
 """The cached linear probe: a logistic regression on frozen features that were computed once."""
 
 import collections
+import contextlib
 import hashlib
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -85,12 +87,13 @@ def scores(
     return result
 
 
-def _one_thread_of_scipy() -> ThreadpoolController:
+def _one_thread_of_scipy() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which SciPy's BLAS uses one thread, and NumPy's as many as before.
 
     Both come with a BLAS of their own, whose idle threads wait actively. L-BFGS calls SciPy's for
     short vectors, between the products of large matrices that NumPy's computes. On two cores, a fit
-    takes more than twice as long if the threads of one wait while those of the other work.
+    takes more than twice as long if the threads of one wait while those of the other work. With
+    another installation than the wheels for Linux, such as conda's, nothing changes.
     """
     controller = ThreadpoolController()
     of_scipy = [pool["filepath"] for pool in controller.info() if "scipy.libs" in pool["filepath"]]

@@ -1,18 +1,19 @@
-"""Confidence intervals of the agreement of two partitions, by the jackknife (Efron 1982).
+"""Confidence intervals of the adjusted Rand index of two partitions, by the jackknife (Efron 1982).
 
-The bootstrap, which the other protocols use, does not suit these measures: it draws some images
-twice, and an image and its copy are always in the same class and in the same cluster, so that the
-agreement of a draw is higher than that of the images. The jackknife leaves images out instead.
+The bootstrap, which the other protocols use, does not suit this index: it draws some images twice,
+and an image and its copy are always in the same class and in the same cluster, so that the
+agreement of a draw is higher than that of the images. The jackknife leaves images out instead. All
+images of one class in one cluster give the same value when they are left out, so the index is
+computed once for each cell of the contingency table.
 
-Images of the same class and the same cluster are alike here, so both measures are computed from the
-numbers of images by class and cluster, and as often as there are such cells.
+Normalized mutual information has no interval here, because it is biased: with the number of classes
+and clusters that is common, its value of a few thousand images is far above that of many.
 """
 
 import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.special
 import scipy.stats
 
 from moco_tf.evaluation.bootstrap import CONFIDENCE
@@ -21,13 +22,13 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 def interval(value: float, without_one: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Return a 95 % confidence interval of a measure of agreement.
+    """Return a 95 % confidence interval of the adjusted Rand index.
 
-    It is as wide as a normal distribution with the standard error of the jackknife.
+    It is the index plus or minus 1.96 standard errors of the jackknife.
 
     Args:
-        value: The measure, 1 for equal partitions.
-        without_one: float `[classes, clusters]`, the measure without one image of a cell.
+        value: The index, 1 for equal partitions.
+        without_one: float `[classes, clusters]`, the index without one image of a cell.
         counts: int `[classes, clusters]`, the numbers of images.
 
     Returns:
@@ -45,27 +46,6 @@ def interval(value: float, without_one: np.ndarray, counts: np.ndarray) -> tuple
     variance = (total - 1) * np.sum(weights * (without_one - mean) ** 2)
     margin = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(variance)
     return float(value - margin), float(min(1.0, value + margin))
-
-
-def nmi_without_one(counts: np.ndarray) -> np.ndarray:
-    """Return the normalized mutual information without one image of each cell.
-
-    It is the mutual information divided by the mean of the two entropies, as in scikit-learn.
-
-    Args:
-        counts: int `[classes, clusters]`, the numbers of images.
-
-    Returns:
-        float `[classes, clusters]`; 0 where there are no images.
-    """
-    total = max(counts.sum() - 1, 1)
-    joint, classes, clusters = (
-        math.log(total) - sums / total for sums in _sums_without_one(_times_log, counts)
-    )
-    mean = (classes + clusters) / 2
-    # Two partitions that both consist of one set are equal.
-    information = np.where(mean > 0, classes + clusters - joint, 1)
-    return np.where(counts > 0, information / np.where(mean > 0, mean, 1), 0)
 
 
 def ari_without_one(counts: np.ndarray) -> np.ndarray:
@@ -101,10 +81,6 @@ def _sums_without_one(function: Function, counts: np.ndarray) -> list[np.ndarray
         change = function(np.maximum(numbers - 1, 0)) - function(numbers)
         sums.append(np.broadcast_to(function(numbers).sum() + change, counts.shape))
     return sums
-
-
-def _times_log(numbers: np.ndarray) -> np.ndarray:
-    return scipy.special.xlogy(numbers, numbers)
 
 
 def _pairs(numbers: np.ndarray) -> np.ndarray:

@@ -252,13 +252,10 @@ def summarize(result: dict[str, Any]) -> str:
         sizes = result["cluster_sizes"]
         accuracy = f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images"
         if "nmi" in result:
-            agreement = [
-                "{} {:.4f} ({:.4f} to {:.4f})".format(
-                    name.upper(), result[name], *result[f"{name}_interval"]
-                )
-                for name in ("nmi", "ari")
-            ]
-            accuracy = ", ".join([*agreement, accuracy])
+            low, high = result.get("ari_interval", (None, None))  # Earlier versions had none.
+            interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
+            agreement = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}{interval}"
+            accuracy = f"{agreement}, {accuracy}"
         else:
             return accuracy
     else:

@@ -43,7 +43,8 @@ def image_size(images: Images, devices: Devices, values: Values) -> Choice:
 def evaluation_size(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the side of the views of evaluations."""
     if devices.kind == "cpu" and values["image_size"] == CPU_VIEW:
-        return CPU_EVALUATION_VIEW, "larger than the views of the training, as in the demo"
+        size = max(CPU_VIEW, min(images.side, CPU_EVALUATION_VIEW))
+        return size, "larger than the views of the training, as in the demo"
     return 0, "the views of the training, as in the papers"
 
 

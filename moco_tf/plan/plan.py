@@ -148,7 +148,9 @@ def _from_weights(config: ml_collections.ConfigDict) -> dict[str, rules.Choice]:
     if scheme != "run":
         return {}
     saved = run_directory.read_config(path)
-    keys = ("image_size", "evaluation_size", "encoder", "stem", "head")
+    keys = ["encoder", "stem", "head"]
+    if config.image_size is None:  # The two sizes belong together.
+        keys += ["image_size", "evaluation_size"]
     return {key: (saved[key], f"that of {config.init}") for key in keys if config[key] is None}
 
 

@@ -61,7 +61,8 @@ RULES = (
     Rule(
         "evaluation_size",
         choices.evaluation_size,
-        f"{CPU_EVALUATION_VIEW} for views of {CPU_VIEW} pixels on a CPU, otherwise image_size",
+        f"for views of {CPU_VIEW} pixels on a CPU {CPU_EVALUATION_VIEW}, or the median of the "
+        "shorter sides if it is less; otherwise image_size",
         f"{PAPERS}; on a CPU {DEMO}, and {SMALL_DATA}",
     ),
     Rule(

@@ -42,6 +42,8 @@ class BestCheckpoint:
         name: Name of the value in metrics.jsonl.
         source_name: The string that names the source of the monitor's images. The values of other
             images are not compared.
+        image_size: Side of the monitor's views in pixels. The values of other views are not
+            compared.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class BestCheckpoint:
         output_dir: str,
         name: str,
         source_name: str,
+        image_size: int,
     ) -> None:
         self.checkpoints = checkpoints
         self.output_dir = output_dir
         self.directory = os.path.join(output_dir, BEST)
         self.name = name
         self.source_name = source_name
+        self.image_size = image_size
         self.value: float | None = None
         directory = os.path.join(workdir, BEST)
         kept = run_directory.latest_checkpoint(directory)
@@ -65,7 +69,9 @@ class BestCheckpoint:
             saved = read_json(path)
             # A kill may have prevented that the file was written after its checkpoint.
             is_same = f"step-{saved.get('step')}" == os.path.basename(kept)
-            if is_same and (saved.get("name"), saved.get("source")) == (name, source_name):
+            # Earlier versions did not record the size, which could not change.
+            measured = saved.get("name"), saved.get("source"), saved.get("image_size", image_size)
+            if is_same and measured == (name, source_name, image_size):
                 self.value = saved.get("value")
 
     def update(self, step: int, values: dict[str, float]) -> bool:
@@ -92,6 +98,7 @@ class BestCheckpoint:
                 self._describe(step)
             self.checkpoints.checkpoint.write(os.path.join(folder, name))
             facts = {"name": self.name, "value": value, "step": step, "source": self.source_name}
+            facts["image_size"] = self.image_size
             write_atomically(os.path.join(self.directory, FILE), json.dumps(facts) + "\n")
             for other in tf.io.gfile.listdir(folder):
                 if other.partition(".")[0] != name:

@@ -202,7 +202,12 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             best = None
             if config.keep_best:
                 best = BestCheckpoint(
-                    checkpoints, workdir, output_dir, config.keep_best, monitored.name
+                    checkpoints,
+                    workdir,
+                    output_dir,
+                    config.keep_best,
+                    monitored.name,
+                    evaluation_size(config),
                 )
             callbacks += _callbacks(
                 config, output_dir, monitored, batches, checkpoints, best, start, total

@@ -147,6 +147,11 @@ def test_run_that_starts_from_another_has_its_network(run, image_folder, on_a_gp
     assert made.reasons["encoder"] == f"that of run:{run[0]}"
 
 
+def test_size_of_evaluations_is_not_that_of_a_run_if_the_views_are_given(run, image_folder):
+    made = plan.make(auto(f"folder:{image_folder}", init=f"run:{run[0]}", image_size=64))
+    assert (made.config.image_size, made.config.evaluation_size) == (64, 0)
+
+
 def test_weights_of_keras_hub_decide_the_encoder(image_folder):
     made = plan.make(auto(f"folder:{image_folder}", init="keras_hub:resnet_18_imagenet"))
     assert made.config.encoder == "keras_hub:resnet_18_imagenet"

@@ -133,6 +133,13 @@ def test_the_demos_images_on_a_cpu_give_the_settings_of_the_demo():
     assert differing == {"knn_every", "checkpoint_every", "rgb_operations"}
 
 
+@pytest.mark.parametrize(("side", "expected"), [(500, 32), (28, 28), (12, 16)])
+def test_views_of_evaluations_are_not_larger_than_the_images(side, expected):
+    config = planned(photos(8_116, side), CPU)
+    assert (config.image_size, config.evaluation_size) == (16, expected)
+    check(config)
+
+
 GIVEN = {
     "image_size": 96,
     "encoder": "resnet34",

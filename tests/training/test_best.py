@@ -1,5 +1,6 @@
 """The settings keep_best and monitor_source: what is kept, and what it can be used for."""
 
+import json
 import shutil
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_run_that_was_killed_after_its_best_step_keeps_the_same_checkpoint(
     flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
     in_process.run("train.py", *flags, workdir=workdir)
     assert moco_tf.load_run(workdir / "best").step == best
+
+
+@pytest.mark.nightly
+def test_values_of_other_views_are_not_compared(run_with_best, image_folder, tmp_path):
+    workdir = shutil.copytree(run_with_best[0], tmp_path / "run")
+    for path in (workdir / "checkpoints").glob("step-3[46]*"):
+        path.unlink()
+    path = workdir / "best" / "best.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "value": 2.0}))  # More than any accuracy.
+    flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
+    in_process.run("train.py", *flags, "--config.evaluation_size=40", workdir=workdir)
+    changed = json.loads(path.read_text())
+    assert changed["value"] <= 1
+    assert changed["image_size"] == 40
 
 
 @pytest.mark.nightly
