@@ -17,6 +17,8 @@ from moco_tf import markdown
 STUDIES = pathlib.Path(__file__).resolve().parent.parent / "studies"
 NO_RESULTS = "*The study has not been run yet.*"
 SMALL_DATA = ("1000", "4000", "16000", "50000", "photos")
+# The runs of an earlier base, of which the pages show the correlations only.
+EARLIER = "1000_on_views_of_28_pixels.json"
 METRICS = {"knn_top1": "kNN", "linear_top1": "linear probe"}
 UNTRAINED, BASE = "epochs=0,steps=0", "base"
 # Measures of features that do not depend on the number of dimensions.
@@ -67,11 +69,16 @@ def quality() -> str:
     """Return how well each measure without labels predicts the linear probe, by data set."""
     correlations: dict[str, list[str]] = {measure: [] for measure in MEASURES}
     header = ["measure"]
-    for name in SMALL_DATA:
-        runs = [run for run in _runs(name) if "quality" in run and run["name"] != UNTRAINED]
+    all_runs = {
+        f"Fashion-MNIST, {int(name):,} images" if name.isdigit() else f"`{name}`": _runs(name)
+        for name in SMALL_DATA
+    }
+    earlier = (STUDIES / "small_data" / EARLIER).read_text(encoding="utf-8")
+    all_runs["Fashion-MNIST, 1,000 images, views of 28 pixels"] = json.loads(earlier)["runs"]
+    for title, records in all_runs.items():
+        runs = [run for run in records if "quality" in run and run["name"] != UNTRAINED]
         if len(runs) < MIN_RUNS:
             continue
-        title = f"{int(name):,}" if name.isdigit() else f"`{name}`"
         header.append(f"{title}, {len(runs)} runs")
         for measure, cells in correlations.items():
             pairs = [(run["quality"][measure], run["linear_top1"]) for run in runs]
