@@ -75,7 +75,7 @@ def knn_in_pytorch(network, source):
     body, features = copy.deepcopy(network).eval(), []
     body.fc = torch.nn.Identity()
     for part in (source.train, source.test):
-        pixels = extract(lambda images: tf.reshape(images, [64, -1]), source, part, 32)
+        pixels = extract(lambda images: tf.reshape(images, [-1, 32 * 32 * 3]), source, part, 32)
         images = normalized(pixels.features.reshape(-1, 32, 32, 3))
         with torch.no_grad():
             features.append(dataclasses.replace(pixels, features=body(images).numpy()))
