@@ -93,9 +93,9 @@ RULES = (
         choices.precision,
         "float32; mixed_bfloat16 on a CPU with AVX-512 BF16 or AMX, and where the batch needs more "
         "memory than there is and the device has bfloat16 (GPUs of compute capability 8.0, TPUs)",
-        "paper; on such a CPU, a step takes 0.63 of the time for ResNet-50 and 0.35 for ResNet-18 "
-        "with the small stem (`benchmarks/train_step.py`); the estimate of the memory is described "
-        "below",
+        "paper; on such a CPU, a step takes 0.5 to 0.65 of the time for ResNet-50 and less for "
+        "ResNet-18 with the small stem (`benchmarks/train_step.py`); the estimate of the memory is "
+        "described below",
     ),
     Rule(
         "batch_size",
