@@ -145,6 +145,7 @@ TABLES = {
     "training": benchmark_tables.training,
     "train_step": benchmark_tables.train_step,
     "small_data": small_data_tables.small_data,
+    "rules": small_data_tables.rules,
     "quality": small_data_tables.quality,
     "transfer": transfer_tables.transfer,
     "views": small_data_tables.views,

@@ -21,6 +21,15 @@ SMALL_DATA = ("1000", "4000", "16000", "50000", "photos")
 EARLIER = "1000_on_views_of_28_pixels.json"
 METRICS = {"knn_top1": "kNN", "linear_top1": "linear probe"}
 UNTRAINED, BASE = "epochs=0,steps=0", "base"
+# Rows of the table of rules: the setting that a run has to change, and those that may change too.
+FACTORS = {
+    "K": ("queue_size", set()),
+    "m": ("momentum", set()),
+    "groups": ("bn_groups", {"shuffle_bn"}),
+    "temperature": ("temperature", set()),
+    "learning rate": ("learning_rate", set()),
+    "batch, as many images in all": ("batch_size", {"bn_groups", "steps"}),
+}
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
 MIN_RUNS = 8  # Of fewer runs, a rank correlation says nothing.
@@ -38,17 +47,61 @@ def small_data() -> str:
         for setting in settings:
             cells = []
             for runs in percents.values():
-                values = runs.get(setting, {}).get(metric, {})
-                if setting not in (UNTRAINED, BASE):
-                    base = runs.get(BASE, {}).get(metric, {})
-                    values = {s: value - base[s] for s, value in values.items() if s in base}
-                sign = "+" if setting not in (UNTRAINED, BASE) else ""
-                cells.append(_cell(list(values.values()), sign))
+                if setting in (UNTRAINED, BASE):
+                    cells.append(_cell(list(runs.get(setting, {}).get(metric, {}).values())))
+                else:
+                    cells.append(_cell(_changes(runs, setting, BASE, [metric]), "+"))
             title_of_row = {UNTRAINED: "random initialization", BASE: "base"}
             rows.append([title_of_row.get(setting, f"`{setting}`"), *cells])
-        header = [title, *(f"{int(n):,}" if n.isdigit() else f"`{n}`" for n in SMALL_DATA)]
-        tables.append(markdown.table(header, rows))
+        tables.append(markdown.table([title, *map(_title, SMALL_DATA)], rows))
     return "\n\n".join(tables)
+
+
+def rules() -> str:
+    """Return which settings suit each data set, and how the accuracy changes with others.
+
+    The accuracy is the mean of kNN and linear probe.
+    """
+    names = [name for name in SMALL_DATA if BASE in _percents(name)]
+    if not names:
+        return NO_RESULTS
+    rows = []
+    for metric, title in METRICS.items():
+        gains = [_changes(_percents(name), BASE, UNTRAINED, [metric]) for name in names]
+        row = [f"gain over random initialization, {title}"]
+        rows.append(row + [_cell(gain, "+") for gain in gains])
+    for title, (key, others) in FACTORS.items():
+        rows.append([title, *(_factor(name, key, others) for name in names)])
+    return markdown.table(["setting", *map(_title, names)], rows)
+
+
+def _factor(name: str, key: str, others: set[str]) -> str:
+    """Return the base's value of a setting, and the changes of the accuracy with other values."""
+    path = STUDIES / "small_data" / name / "results.json"
+    base = json.loads(path.read_text(encoding="utf-8"))["config"]
+    percents = _percents(name)
+    parts = [f"**{base[key]}**"]
+    for run in {run["name"]: run for run in _runs(name)}.values():
+        settings = run["settings"]
+        if key in settings and set(settings) <= {key} | others:
+            changes = _changes(percents, run["name"], BASE, list(METRICS))
+            parts.append(f"{settings[key]}: {_cell(changes, '+')}")
+    if "shuffle_bn" in others:
+        changes = _changes(percents, "shuffle_bn=False", BASE, list(METRICS))
+        parts.append(f"{base[key]} without shuffling: {_cell(changes, '+')}")
+    return "; ".join(parts)
+
+
+def _changes(
+    percents: dict[str, dict[str, dict[int, float]]], name: str, base: str, metrics: Sequence[str]
+) -> list[float]:
+    """Return for each seed the difference of two runs in the mean of some metrics."""
+    first, second = percents.get(name, {}), percents.get(base, {})
+    seeds = sorted(set(first.get(metrics[0], {})) & set(second.get(metrics[0], {})))
+    return [
+        statistics.mean(first[metric][seed] - second[metric][seed] for metric in metrics)
+        for seed in seeds
+    ]
 
 
 def views() -> str:
@@ -104,6 +157,11 @@ def _runs(name: str) -> list[dict[str, Any]]:
     """Return the records of the runs on a data set."""
     path = STUDIES / "small_data" / name / "results.json"
     return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+
+
+def _title(name: str) -> str:
+    """Return the title of a column."""
+    return f"{int(name):,}" if name.isdigit() else f"`{name}`"
 
 
 def _cell(values: Sequence[float], sign: str = "") -> str:

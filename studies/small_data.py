@@ -89,7 +89,8 @@ def design(num_images: int) -> list[dict[str, Any]]:
         {"batch_size": size, "bn_groups": size // 16, "steps": BASE_STEPS * 128 // size}
         for size in (64, 256)
     ]
-    changes += [{"steps": BASE_STEPS // 4}, {"steps": 4 * BASE_STEPS}]
+    for steps, momentum in ((BASE_STEPS // 4, 0.9), (4 * BASE_STEPS, 0.999)):
+        changes += [{"steps": steps}, {"steps": steps, "momentum": momentum}]
     changes += [
         {"augment.crop_scale": [0.08, 1.0]},
         {"augment.crop_scale": [0.5, 1.0]},
