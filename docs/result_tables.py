@@ -81,21 +81,22 @@ def demo_output() -> str:
 
 
 def finetuning() -> str:
-    """Return the accuracies of fine-tuning with a tenth of the labels, over the demo's seeds."""
-    header = ["trained", "random initialization", "MoCo, pre-trained"]
-    results = _read("studies/demo/finetuning.json")["results"]
+    """Return the accuracies of fine-tuning with a part of the labels, over the demo's seeds."""
+    header = ["labels", "trained", "random initialization", "MoCo, pre-trained"]
     rows = []
-    for layers, title in (("head", "new layer only"), ("all", "all layers")):
-        cells = []
-        for initialization in ("random", "pre-trained"):
-            percents = [
-                100 * curve["top1"]
-                for result in results
-                for curve in result["curves"]
-                if (curve["initialization"], curve["layers"]) == (initialization, layers)
-            ]
-            cells.append(f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}")
-        rows.append([title, *cells])
+    for fraction, summary in _read("studies/demo/finetuning.json").items():
+        images = f"{100 * float(fraction):g} %, {summary['settings']['num_train']:,} images"
+        for layers, title in (("head", "new layer only"), ("all", "all layers")):
+            cells = []
+            for initialization in ("random", "pre-trained"):
+                percents = [
+                    100 * curve["top1"]
+                    for result in summary["results"]
+                    for curve in result["curves"]
+                    if (curve["initialization"], curve["layers"]) == (initialization, layers)
+                ]
+                cells.append(f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}")
+            rows.append([images, title, *cells])
     return markdown.table(header, rows)
 
 
