@@ -209,6 +209,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                     config.keep_best,
                     monitored.name,
                     evaluation_size(config),
+                    config.image_size,
                 )
             callbacks += _callbacks(
                 config, output_dir, monitored, batches, checkpoints, best, start, total
