@@ -7,7 +7,7 @@ and flags can be checked quickly.
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -262,6 +262,42 @@ def suggested_queue_size(num_images: int) -> int:
 def total_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
     """Return the number of steps of the whole run."""
     return config.steps or config.epochs * steps_per_epoch
+
+
+def late_decay(values: Mapping[str, Any], steps_per_epoch: int) -> str | None:
+    """Return a warning about a decay of the learning rate that the run is too short for.
+
+    It is no error, because a few steps of a long recipe are a usual first look.
+
+    Args:
+        values: A config as `flatten` returns it.
+        steps_per_epoch: Number of steps in an epoch.
+
+    Returns:
+        The warning, or None if the learning rate decays as the settings say.
+
+    Example:
+        >>> late_decay({**flatten(default_config()), "epochs": 150}, steps_per_epoch=10)
+        'config.milestones=(120, 160): the run ends after epoch 150, so the learning rate does not \
+decay at epoch 160; set earlier milestones, or config.schedule=cosine, which fits any length'
+    """
+    steps = values["steps"] or values["epochs"] * steps_per_epoch
+    remedy = "or config.schedule=cosine, which fits any length"
+    if values["schedule"] == "step":
+        milestones = tuple(values["milestones"])
+        late = [epoch for epoch in milestones if epoch * steps_per_epoch >= steps]
+        if late:
+            return (
+                f"config.milestones={milestones}: the run ends after epoch "
+                f"{steps / steps_per_epoch:.4g}, so the learning rate does not decay at epoch "
+                f"{' and '.join(map(str, late))}; set earlier milestones, {remedy}"
+            )
+    if values["schedule"] == "exponential" and values["decay_every"] >= steps:
+        return (
+            f"config.decay_every={values['decay_every']}: the run ends after {steps} steps, so the "
+            f"learning rate does not decay; set a smaller number, {remedy}"
+        )
+    return None
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:

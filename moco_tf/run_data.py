@@ -22,6 +22,8 @@ from moco_tf.names import printable
 # The folder in a run directory that holds the best checkpoint. It is a run directory itself.
 BEST = "best"
 NUMBERS, CONTENTS = "data.json", "data_files.gz"
+# How the names of the folders beside it begin: a best checkpoint that was chosen by other values.
+EARLIER_BEST = f"{BEST}-"
 # The images that `moco_tf.train` keeps in a run directory: scheme and name of the file.
 KEPT = (("npy", given.ARRAY), ("files", given.LIST))
 # How lines about the labels begin, and how lines about arrays end.
@@ -138,13 +140,23 @@ def source_in(workdir: str, source_name: str) -> str:
         return source_name
     directory = paths.absolute(workdir)
     directories = [directory]
-    if os.path.basename(directory.rstrip("/")) == BEST:
+    if is_best(os.path.basename(directory.rstrip("/"))):
         directories.append(os.path.dirname(directory.rstrip("/")))
     for directory in directories:
         moved = os.path.join(directory, name)
         if tf.io.gfile.exists(moved):
             return f"{scheme}:{moved}"
     return source_name
+
+
+def is_best(name: str) -> bool:
+    """Return whether a folder in a run directory has the name of a best checkpoint.
+
+    Example:
+        >>> is_best("best"), is_best("best-step-800"), is_best("eval")
+        (True, True, False)
+    """
+    return name == BEST or name.startswith(EARLIER_BEST)
 
 
 def read_num_images(workdir: str) -> int:

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -255,6 +257,34 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
             ) from error
         metrics.append({name: value for name, value in line.items() if value is not None})
     return metrics
+
+
+def curve(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Return the steps and the values of a metric.
+
+    Between values of the monitor that were measured on views of different sizes, and cannot be
+    compared, there is a NaN, at which a curve has a gap.
+
+    Args:
+        metrics: Lines as `read_metrics` returns them.
+        key: Name of the metric.
+
+    Example:
+        >>> lines = [{"step": step, "loss": 1 / (step + 1)} for step in range(2)]
+        >>> curve(lines, "loss")
+        [(0, 1.0), (1, 0.5)]
+    """
+    points: list[tuple[int, float]] = []
+    size = None
+    for line in metrics:
+        if key not in line:
+            continue
+        new_size = line.get("evaluation_size")  # Earlier versions did not log it.
+        if None not in (size, new_size) and size != new_size:
+            points.append((points[-1][0], math.nan))
+        points.append((line["step"], line[key]))
+        size = new_size
+    return points
 
 
 def rewind_metrics(workdir: str, step: int) -> int:

@@ -15,6 +15,10 @@ Settings = dict[str, Any]
 
 NAMES = ("mechanisms", "momentum", "shuffling", "v2", "epochs", "width")
 
+# Settings that may change in a run, because training does not depend on them, but not in a study,
+# whose records are compared: the views and the images that the backbones are evaluated on.
+OF_EVALUATION = ("evaluation_size", "monitor_source")
+
 UNTRAINED: Settings = {"epochs": 0}  # Random initialization.
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)  # The values in the paper's table.
 MONITORED_EXPERIMENT = "shuffling"  # Its figure shows kNN accuracy after every epoch.
@@ -157,7 +161,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     That is everything but the settings of logging and saving, and the seed, which differs between
     the runs of a study.
     """
-    return {key: config[key] for key in sorted(config) if key not in (*OPERATIONAL, "seed")}
+    ignored = {*OPERATIONAL, "seed"}.difference(OF_EVALUATION)
+    return {key: config[key] for key in sorted(config) if key not in ignored}
 
 
 def require_enough_images(base: Mapping[str, Any], names: Sequence[str], num_images: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_atomically
 from studies.experiments import identity
@@ -29,7 +30,8 @@ def read(directory: str) -> Results | None:
         - `commands` that were run;
         - `versions` of TensorFlow, Keras and NumPy;
         - `data`: `source`, `num_images` for pre-training, `num_train` and `num_test` for the
-          evaluation, and `num_classes`;
+          evaluation, `num_classes`, and the `checksums` of the images of pre-training and of the
+          evaluation, which studies of earlier versions lack;
         - `config`, the base config as a flat dict;
         - `seeds` that were requested;
         - `seconds` in total;
@@ -92,20 +94,24 @@ def start(
         Results, as `read` returns them.
 
     Raises:
-        UserError: If the directory holds a study with another base config.
+        UserError: If the directory holds a study with another base config, or runs on other images.
     """
     results = read(directory) or {"commands": [], "seeds": [], "seconds": 0.0, "runs": []}
     if "config" in results:
-        saved, current = identity(results["config"]), identity(base)
-        differing = [
-            f"{key} is {saved.get(key)!r} there and {current[key]!r} here"
-            for key in current
-            if saved.get(key) != current[key]
-        ]
-        if differing:
+        # Settings that did not exist yet when the study was started have their default values.
+        saved = {**flatten(default_config()), **results["config"]}
+        if differing := _differences(saved, identity(base)):
             raise UserError(
-                f"--out={directory} holds a study with another config ({'; '.join(differing)}): "
+                f"--out={directory} holds a study with another config ({differing}): "
                 "choose another directory, or use the same config to continue it"
+            )
+    if results["runs"]:
+        # What earlier versions did not record is not compared.
+        saved = {**data, **results.get("data", {})}
+        if differing := _differences(saved, data):
+            raise UserError(
+                f"--out={directory} holds a study of other images ({differing}): choose another "
+                "directory, or restore the images"
             )
     return {
         "commands": list(dict.fromkeys([*results["commands"], command])),
@@ -116,6 +122,15 @@ def start(
         "seconds": results["seconds"],
         "runs": results["runs"],
     }
+
+
+def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Return the keys with different values, in words; "" if there are none."""
+    return "; ".join(
+        f"{key} is {saved.get(key)!r} there and {current[key]!r} here"
+        for key in current
+        if saved.get(key) != current[key]
+    )
 
 
 def write(directory: str, results: Results) -> None:

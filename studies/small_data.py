@@ -183,13 +183,16 @@ def base_config_on_photos(workdir: str) -> Any:
 
 
 def write_photos(workdir: str) -> None:
-    """Write the training patches of photos as PNG files, unless they exist.
+    """Write the training patches of photos as PNG files, unless they are there.
 
     The parts are `train` and `val`. The latter has the patches of a third of the training blocks.
     Like the test blocks of the source, they share no pixel with the others.
 
     Args:
         workdir: Directory to write to.
+
+    Raises:
+        UserError: If the directory has other patches.
     """
     import PIL.Image
 
@@ -197,23 +200,43 @@ def write_photos(workdir: str) -> None:
     from moco_tf.new_paths import new_directory
 
     folder = os.path.join(workdir, PHOTOS)
-    if os.path.exists(folder):
-        return
     patches = load_patches()
+    images = {}
+    for index in patches.train:
+        row, column = patches.corners[index] // BLOCK
+        # The test blocks are those with the remainder 0.
+        part = "val" if (row + 2 * column) % 4 == 2 else "train"
+        name = os.path.join(part, patches.class_names[patches.labels[index]], f"{index:05}.png")
+        images[name] = patches.images[index, ..., 0]
+    if os.path.exists(folder):
+        for name, image in images.items():
+            if not _is_picture_of(os.path.join(folder, name), image):
+                raise UserError(
+                    f"--workdir={workdir}: {os.path.join(folder, name)} does not hold the patch of "
+                    "photos of this version: choose another --workdir and another --out"
+                )
+        return
     os.makedirs(workdir, exist_ok=True)
     with new_directory(folder) as unfinished:
-        for index in patches.train:
-            row, column = patches.corners[index] // BLOCK
-            # The test blocks are those with the remainder 0.
-            part = "val" if (row + 2 * column) % 4 == 2 else "train"
-            parent = os.path.join(unfinished, part, patches.class_names[patches.labels[index]])
-            os.makedirs(parent, exist_ok=True)
-            image = PIL.Image.fromarray(patches.images[index, ..., 0])
-            image.save(os.path.join(parent, f"{index:05}.png"))
+        for name, image in images.items():
+            path = os.path.join(unfinished, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            PIL.Image.fromarray(image).save(path)
+
+
+def _is_picture_of(path: str, image: np.ndarray) -> bool:
+    """Return whether an image file holds an array."""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as picture:
+            return np.array_equal(np.asarray(picture), image)
+    except OSError:  # There is no such file, or it is no image.
+        return False
 
 
 def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
-    """Write the arrays of Fashion-MNIST that the runs read, unless they exist.
+    """Write the arrays of Fashion-MNIST that the runs read, unless they are there.
 
     Args:
         folder: Folder of the IDX files.
@@ -221,7 +244,8 @@ def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
         sizes: Numbers of images to pre-train on.
 
     Raises:
-        UserError: If the files cannot be read, or there are fewer images.
+        UserError: If the files cannot be read, there are fewer images, or the directory has arrays
+            of others.
     """
     from moco_tf.data.sources.idx import load_parts
 
@@ -237,19 +261,36 @@ def write_images(folder: str, workdir: str, sizes: Sequence[int]) -> None:
     assert train.labels is not None
     arrays["evaluated"] = images[-NUM_EVALUATED:]
     arrays["evaluated.labels"] = train.labels[-NUM_EVALUATED:]
-    for name, array in arrays.items():
-        path = os.path.join(workdir, f"{name}.npy")
-        if not os.path.exists(path):
-            np.save(path, array)
+    paths = {name: os.path.join(workdir, f"{name}.npy") for name in arrays}
+    written = {name for name, path in paths.items() if os.path.exists(path)}
+    for name in written:
+        if not _holds(paths[name], arrays[name]):
+            raise UserError(
+                f"--workdir={workdir}: {paths[name]} does not hold the images of --data={folder}: "
+                "choose another --workdir and another --out, or delete the file if it is incomplete"
+            )
+    for name in arrays.keys() - written:
+        np.save(paths[name], arrays[name])
+
+
+def _holds(path: str, array: np.ndarray) -> bool:
+    """Return whether a file of `numpy.save` holds an array."""
+    try:
+        return np.array_equal(np.load(path), array)
+    except (OSError, EOFError, ValueError):  # It is no such file, or an incomplete one.
+        return False
 
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
-    for name, words in (("sizes", (PHOTOS,)), ("seeds", ())):
-        for number in values[name].value or [""]:
-            if number not in words and not re.fullmatch("[1-9][0-9]*|0", number):
-                allowed = " or ".join(["integers", *words])
-                raise UserError(f"--{name}={number}: use {allowed}, separated by commas")
+    for size in values.sizes or [""]:
+        if size != PHOTOS and not re.fullmatch("[1-9][0-9]*", size):
+            raise UserError(
+                f"--sizes={size}: use integers of 1 or greater or {PHOTOS}, separated by commas"
+            )
+    for seed in values.seeds or [""]:
+        if not re.fullmatch("[1-9][0-9]*|0", seed):
+            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
     sizes = [int(size) for size in values.sizes if size != PHOTOS]
 
     from moco_tf.config import flatten

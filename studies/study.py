@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import run_directory
+from moco_tf import run_data, run_directory
 from moco_tf.config import check, flatten, total_steps
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
@@ -64,10 +64,11 @@ def run(
 
     Raises:
         UserError: If a setting is invalid, the images cannot be read or are not labeled, `out`
-            holds another study, or a run fails.
+            holds another study or one of other images, or a run fails.
     """
     base = flatten(config)
-    num_images = len(sources.from_config(config).pretrain)
+    pretrain_source = sources.from_config(config)
+    num_images = len(pretrain_source.pretrain)
     source = runs.evaluated_source(config)
     protocols.require_two_labeled_parts(source)
     assert source.class_names is not None
@@ -86,6 +87,7 @@ def run(
             "num_train": len(source.train),
             "num_test": len(source.test),
             "num_classes": len(source.class_names),
+            "checksums": [run_data.of_source(one).checksum for one in (pretrain_source, source)],
         },
     )
     results.write(out, study)  # Now, so that an error does not appear after hours of training.

@@ -9,6 +9,7 @@ from moco_tf.config import (
     chance_loss,
     default_config,
     flatten,
+    late_decay,
     total_steps,
 )
 from moco_tf.training.build import build_schedule
@@ -85,3 +86,42 @@ def test_chance_level_depends_on_the_dictionary(settings, formula, loss):
     config.update(settings)
     assert chance_formula(config) == formula
     assert chance_loss(config) == pytest.approx(loss)
+
+
+@pytest.mark.parametrize(
+    ("settings", "decays"),
+    [
+        *(({"epochs": epochs}, 2) for epochs in (100, 120, 121, 160, 161)),
+        *(({"steps": steps}, 2) for steps in (15, 1200, 1600, 1601)),
+        ({"steps": 61, "milestones": (6,)}, 1),
+        ({"epochs": 5, "milestones": ()}, 0),
+        ({"epochs": 5, "schedule": "cosine"}, 0),
+    ],
+)
+def test_milestones_that_a_run_does_not_reach_are_named(settings, decays):
+    config = default_config()
+    config.update(settings)
+    last = total_steps(config, 10) - 1
+    is_complete = settings.get("schedule") == "cosine" or (
+        learning_rate_at(last, **settings) == pytest.approx(0.03 * 0.1**decays)
+    )
+    assert (late_decay(flatten(config), 10) is None) == is_complete
+
+
+@pytest.mark.parametrize(("steps", "is_late"), [(40, True), (41, False)])
+def test_exponential_decay_after_the_run_is_named(steps, is_late):
+    settings = dict(schedule="exponential", decay_every=40, steps=steps)
+    first, last = (learning_rate_at(step, **settings) for step in (0, steps - 1))
+    assert (first == last) == is_late
+    config = default_config()
+    config.update(settings)
+    note = late_decay(flatten(config), 10)
+    assert note.startswith("config.decay_every=40: ") if is_late else note is None
+
+
+def test_note_on_milestones_names_what_is_not_reached_and_the_remedy():
+    config = default_config()
+    config.epochs = 100
+    note = late_decay(flatten(config), 10)
+    assert note.startswith("config.milestones=(120, 160): the run ends after epoch 100, ")
+    assert "at epoch 120 and 160; set earlier milestones, or config.schedule=cosine" in note

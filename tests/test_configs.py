@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.config import check, default_config, flatten
+from moco_tf.config import check, default_config, flatten, late_decay
 from moco_tf.data import recipes, sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.encoders.resnet import ARCHITECTURES
@@ -110,6 +110,11 @@ def get_config(name):
 def test_config_changes_what_its_source_changes(name):
     defaults, config = flatten(default_config()), flatten(get_config(name))
     assert {key: config[key] for key in config if config[key] != defaults[key]} == CHANGES[name]
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_learning_rate_decays_within_the_run(name):
+    assert late_decay(flatten(get_config(name)), steps_per_epoch=1000) is None
 
 
 @pytest.mark.parametrize("name", RATES)

@@ -1,6 +1,7 @@
 """Run directories: what is saved comes back, and the directory of another run is refused."""
 
 import json
+import math
 import pathlib
 
 import pytest
@@ -178,3 +179,16 @@ def test_damaged_line_of_metrics_is_named(tmp_path, line, reason):
     assert message.startswith(f"line 2 of {path} is not a line of metrics ({reason}): restore")
     path.write_text('{"step": 1, "loss": null}\n')
     assert run_directory.read_metrics(str(tmp_path)) == [{"step": 1}]
+
+
+def test_curve_has_a_gap_where_the_views_of_the_monitor_change():
+    sizes = [None, 32, 32, 48, None, 64]
+    lines = [
+        {"step": step, "knn_top1": 0.1 * step, **({"evaluation_size": size} if size else {})}
+        for step, size in enumerate(sizes)
+    ]
+    lines.insert(3, {"step": 2, "loss": 1.0})
+    points = run_directory.curve(lines, "knn_top1")
+    assert [step for step, _ in points] == [0, 1, 2, 2, 3, 4, 5]
+    assert [math.isnan(value) for _, value in points] == [False] * 3 + [True] + [False] * 3
+    assert run_directory.curve(lines, "loss") == [(2, 1.0)]

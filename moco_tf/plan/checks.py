@@ -6,7 +6,7 @@ comment names a measurement.
 
 from collections.abc import Callable
 
-from moco_tf.config import suggested_queue_size
+from moco_tf.config import late_decay, suggested_queue_size
 from moco_tf.plan import choices
 from moco_tf.plan import memory as memory_module
 from moco_tf.plan.choices import Values
@@ -119,6 +119,10 @@ def _short_epoch(images: Images, devices: Devices, values: Values) -> str | None
     )
 
 
+def _late_decay(images: Images, devices: Devices, values: Values) -> str | None:
+    return late_decay(values, max(images.number // values["batch_size"], 1))
+
+
 def _large_views(images: Images, devices: Devices, values: Values) -> str | None:
     size = values["image_size"]
     smaller = sum(side < SMALLEST_RATIO * size for side in images.sides)
@@ -165,6 +169,7 @@ CHECKS: tuple[Callable[[Images, Devices, Values], str | None], ...] = (
     _large_queue,
     _small_groups,
     _short_epoch,
+    _late_decay,
     _large_views,
     memory,
     _unused_gpus,

@@ -109,7 +109,7 @@ def plot_curves(workdir: str) -> str:
 
     def series(key: str) -> np.ndarray:
         """Return the steps and the values of a metric, `[2, N]`."""
-        points = [(line["step"], line[key]) for line in metrics if key in line]
+        points = run_directory.curve(metrics, key)
         return np.array(points, float).reshape(-1, 2).T
 
     figure = matplotlib.figure.Figure(figsize=(15, 7.5), layout="constrained")

@@ -4,11 +4,12 @@ import json
 import os
 
 import tensorflow as tf
+from tqdm.auto import tqdm
 
 from moco_tf import distribution, run_directory
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
-from moco_tf.run_data import BEST
+from moco_tf.run_data import BEST, EARLIER_BEST, is_best
 from moco_tf.training.checkpoints import Checkpoints
 
 FILE = "best.json"  # What the checkpoint was chosen by.
@@ -22,7 +23,7 @@ def require_not_best(workdir: str) -> None:
     The run would delete the checkpoints of a training there.
     """
     run, name = os.path.split(os.path.abspath(workdir) if "://" not in workdir else workdir)
-    if name == BEST and tf.io.gfile.exists(os.path.join(run, "config.json")):
+    if is_best(name) and tf.io.gfile.exists(os.path.join(run, "config.json")):
         raise UserError(
             f"{workdir} holds the best checkpoint of the run {run}: to train from it, use another "
             f"directory and config.init=run:{workdir}"
@@ -33,7 +34,8 @@ class BestCheckpoint:
     """Keeps the checkpoint at which a value of the monitor was largest.
 
     It is in `workdir/best`, which is a run directory of its own: everything that takes a run
-    directory takes it. The newest checkpoint there is the best one.
+    directory takes it. The newest checkpoint there is the best one. One that was chosen by other
+    values is kept in a directory beside it, such as `workdir/best-step-800`.
 
     Args:
         checkpoints: The `Checkpoints` of the run.
@@ -44,6 +46,8 @@ class BestCheckpoint:
             images are not compared.
         image_size: Side of the monitor's views in pixels. The values of other views are not
             compared.
+        training_size: Side of the views of the training in pixels, which were those of the monitor
+            in earlier versions.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class BestCheckpoint:
         name: str,
         source_name: str,
         image_size: int,
+        training_size: int,
     ) -> None:
         self.checkpoints = checkpoints
         self.output_dir = output_dir
@@ -62,6 +67,8 @@ class BestCheckpoint:
         self.source_name = source_name
         self.image_size = image_size
         self.value: float | None = None
+        # The best checkpoint by other values, which the first one by these values would replace.
+        self._earlier = ""
         directory = os.path.join(workdir, BEST)
         kept = run_directory.latest_checkpoint(directory)
         path = os.path.join(directory, FILE)
@@ -69,9 +76,10 @@ class BestCheckpoint:
             saved = read_json(path)
             # A kill may have prevented that the file was written after its checkpoint.
             is_same = f"step-{saved.get('step')}" == os.path.basename(kept)
-            # Earlier versions did not record the size, which could not change.
-            measured = saved.get("name"), saved.get("source"), saved.get("image_size", image_size)
-            if is_same and measured == (name, source_name, image_size):
+            size = saved.get("image_size", training_size)
+            if (saved.get("name"), saved.get("source"), size) != (name, source_name, image_size):
+                self._earlier = os.path.basename(kept)
+            elif is_same:
                 self.value = saved.get("value")
 
     def update(self, step: int, values: dict[str, float]) -> bool:
@@ -93,6 +101,9 @@ class BestCheckpoint:
         self.checkpoints.finite.require(step)
         folder, name = os.path.join(self.directory, "checkpoints"), f"step-{step}"
         try:
+            if self._earlier and distribution.is_chief():
+                self._set_aside()
+            self._earlier = ""
             tf.io.gfile.makedirs(folder)
             if distribution.is_chief():
                 self._describe(step)
@@ -115,6 +126,19 @@ class BestCheckpoint:
             ) from error
         self.value = float(value)
         return True
+
+    def _set_aside(self) -> None:
+        """Move the best checkpoint by other values to a directory beside, whose name is free."""
+        path = first = os.path.join(self.output_dir, f"{EARLIER_BEST}{self._earlier}")
+        number = 1
+        while tf.io.gfile.exists(path):
+            number += 1
+            path = f"{first}-{number}"
+        tf.io.gfile.rename(self.directory, path)
+        tqdm.write(
+            f"the best checkpoint so far, {self._earlier}, was not chosen by {self.name} on "
+            f"{self.source_name} with views of {self.image_size} pixels: it is kept in {path}"
+        )
 
     def _describe(self, step: int) -> None:
         """Copy the files of the run that describe it, and the metrics up to a step."""

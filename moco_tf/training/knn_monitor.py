@@ -113,7 +113,8 @@ class KNNMonitor(GlobalStep):
             values, count = self._evaluate(step)
         if not values:
             return
-        self.log.write(step, values)
+        # Values of other views cannot be compared, and the size may change when a run is resumed.
+        self.log.write(step, {**values, "evaluation_size": self.image_size})
         # The weights of the model are those of the first step when the initial ones are evaluated.
         is_best = self.best is not None and step > 0 and self.best.update(step, values)
         if distribution.is_chief():

@@ -20,6 +20,7 @@ from moco_tf.config import (
     check,
     evaluation_size,
     flatten,
+    late_decay,
     suggested_queue_size,
     total_steps,
 )
@@ -208,6 +209,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                     config.keep_best,
                     monitored.name,
                     evaluation_size(config),
+                    config.image_size,
                 )
             callbacks += _callbacks(
                 config, output_dir, monitored, batches, checkpoints, best, start, total
@@ -296,6 +298,8 @@ def _announce(
             f"{num_images} images, so queries find their own images among the negatives; "
             f"set config.queue_size={suggested_queue_size(num_images)}, for example"
         )
+    if note := late_decay(flatten(config), steps_per_epoch):
+        print(f"note: {note}")
     if start:
         print(f"resuming from step {start} in {workdir}")
 

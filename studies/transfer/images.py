@@ -5,9 +5,11 @@ everything that is tested on shows the others. Pre-training has all ten kinds of
 annotated scenes have four.
 """
 
+import json
 import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +20,8 @@ from studies.transfer.design import Design
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 SCENES, UNLABELED, SINGLE = "scenes", "unlabeled.npy", "single"
+MADE_FROM = "images.json"  # What the images were made from.
+NUMBERS = ("num_train", "num_test", "scene_size", "pretrain_images", "pretrain_test_images")
 # The parts of Fashion-MNIST, and the photographs that go with them.
 PARTS = {"train": garments.TRAIN_PHOTOGRAPHS, "t10k": garments.TEST_PHOTOGRAPHS}
 # What the random numbers of a picture depend on besides its number; those of the annotated scenes
@@ -26,7 +30,7 @@ UNLABELED_KEY, SINGLE_KEYS = (0, 2, 0), {"train": (0, 3, 0), "t10k": (0, 4, 0)}
 
 
 def write(design: Design, directory: str, fashion_mnist: str) -> None:
-    """Write the images of the study, unless they exist.
+    """Write the images of the study, unless they are there.
 
     Args:
         design: The design of the study.
@@ -35,7 +39,8 @@ def write(design: Design, directory: str, fashion_mnist: str) -> None:
         fashion_mnist: Folder with the files of Fashion-MNIST.
 
     Raises:
-        UserError: If there is no such folder, or the directory cannot be written.
+        UserError: If there is no such folder, the directory has images that were made from others
+            or with other numbers, or it cannot be written.
     """
     if not os.path.isdir(fashion_mnist):
         raise UserError(
@@ -46,6 +51,7 @@ def write(design: Design, directory: str, fashion_mnist: str) -> None:
     folder = pathlib.Path(directory)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _require_same_origin(design, folder, fashion_mnist)
         if not (folder / SCENES).exists():
             partial = _empty(folder / f"{SCENES}.partial")
             garments.write(partial, design.num_train, design.num_test, 0, fashion_mnist, size)
@@ -71,6 +77,31 @@ def write(design: Design, directory: str, fashion_mnist: str) -> None:
             f"--workdir={directory} cannot be written ({error.strerror or error}): choose another "
             "directory"
         ) from error
+
+
+def _require_same_origin(design: Design, folder: pathlib.Path, fashion_mnist: str) -> None:
+    """Note what the images are made from, or check it if they exist.
+
+    Raises:
+        UserError: If the images there were made from others, or with other numbers.
+    """
+    checksum = 0
+    for part in PARTS:
+        for array in garments.read_fashion_mnist(fashion_mnist, part):
+            checksum = zlib.crc32(array.tobytes(), checksum)
+    origin = {name: getattr(design, name) for name in NUMBERS}
+    origin["fashion_mnist"] = f"{checksum:08x}"
+    path = folder / MADE_FROM
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [name for name in origin if saved.get(name) != origin[name]]:
+            raise UserError(
+                f"--workdir={folder} has images that differ in {', '.join(differing)}: choose "
+                "another --workdir and another --out"
+            )
+    elif not any((folder / name).exists() for name in (SCENES, UNLABELED, SINGLE)):
+        # Images of earlier versions have no such file.
+        path.write_text(json.dumps(origin), encoding="utf-8")
 
 
 def _draw(

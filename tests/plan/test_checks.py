@@ -68,6 +68,11 @@ CASES = {
         ["5,000 images has 4 steps", "leaves out 904", "batch_size below 1024"],
         dict(settings=dict(batch_size=512, queue_size=512)),
     ),
+    "late decay": (
+        dict(settings=dict(epochs=150)),
+        ["milestones=(120, 160)", "after epoch 150", "at epoch 160"],
+        dict(settings=dict(schedule="cosine")),
+    ),
     "large views": (
         dict(images=dict(side=64, sides=(64,) * 9)),
         ["image_size=224", "100%", "64 pixels"],

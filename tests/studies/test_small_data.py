@@ -4,12 +4,14 @@ import json
 import pathlib
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
 from moco_tf.config import check, flatten
 from moco_tf.data import sources
 from moco_tf.data.sources.photos import BLOCK, load_patches
+from moco_tf.errors import UserError
 from studies import experiments, runs, small_data, study
 from tests.data.sources.test_idx import write_idx
 from tests.studies.made_up import make_record
@@ -129,3 +131,32 @@ def test_mistakes_are_one_line(arguments, capsys):
     assert "--sizes=500: there are only 300 images for pre-training in" in capsys.readouterr().err
     assert small_data.main([*arguments, "--seeds=a"]) == 2
     assert "--seeds=a: use integers" in capsys.readouterr().err
+    for sizes in ("0", "200,0", "-1", "", "photo"):
+        assert small_data.main([*arguments, f"--sizes={sizes}"]) == 2
+        line = capsys.readouterr().err
+        assert (
+            f"--sizes={sizes.removeprefix('200,')}: use integers of 1 or greater or photos" in line
+        )
+
+
+def test_images_of_another_folder_are_not_used(arguments, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "run_in_process", lambda *_: make_record(0.5))
+    assert small_data.main(arguments) == 0
+    before = (tmp_path / "runs" / "first_200.npy").read_bytes()
+    write_idx(folder, "train-images-idx3-ubyte", np.zeros([400, 28, 28], np.uint8))
+    assert small_data.main([*arguments, f"--out={tmp_path}/other"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert f"--workdir={tmp_path}/runs: " in line
+    assert f"does not hold the images of --data={folder}: choose another --workdir" in line
+    assert (tmp_path / "runs" / "first_200.npy").read_bytes() == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_photos_of_another_version_are_not_used(tmp_path):
+    small_data.write_photos(str(tmp_path))
+    [path, *_] = sorted((tmp_path / "photos").rglob("*.png"))
+    small_data.write_photos(str(tmp_path))
+    PIL.Image.new("L", (32, 32)).save(path)
+    with pytest.raises(UserError, match=f"{path} does not hold the patch"):
+        small_data.write_photos(str(tmp_path))

@@ -1,9 +1,11 @@
 """The study of transfer: its plan, its images, its resuming, and one real run of tiny sizes."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -17,6 +19,7 @@ from docs import garments
 from moco_tf.config import check
 from moco_tf.data import boxes, sources
 from moco_tf.data.sources import idx
+from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import DetectionSettings, SegmentationSettings
 from studies.transfer import design as designs
 from studies.transfer import images, study, trainings
@@ -94,6 +97,25 @@ def test_both_pretrainings_see_the_same_number_of_images():
     check(config)
     assert design.pretrain_images % design.pretrain_batch_size == 0  # Neither drops images.
     assert config.epochs * design.pretrain_images == design.pretrain_steps * config.batch_size
+
+
+@needs_fashion_mnist
+def test_images_that_were_made_from_others_are_not_used(tmp_path):
+    folder = tmp_path / "fashion-mnist"
+    shutil.copytree(FASHION_MNIST, folder)
+    images.write(TINY, str(tmp_path / "runs"), str(folder))
+    images.write(TINY, str(tmp_path / "runs"), FASHION_MNIST)
+    larger = dataclasses.replace(TINY, pretrain_images=48)
+    with pytest.raises(UserError, match="has images that differ in pretrain_images: choose"):
+        images.write(larger, str(tmp_path / "runs"), FASHION_MNIST)
+    labels = folder / "t10k-labels-idx1-ubyte.gz"
+    contents = gzip.decompress(labels.read_bytes())
+    labels.write_bytes(gzip.compress(contents[:-1] + bytes([9 - contents[-1]])))
+    with pytest.raises(UserError, match="has images that differ in fashion_mnist: choose"):
+        images.write(TINY, str(tmp_path / "runs"), str(folder))
+    (tmp_path / "runs" / "images.json").unlink()  # As in earlier versions.
+    images.write(TINY, str(tmp_path / "runs"), str(folder))
+    assert not (tmp_path / "runs" / "images.json").exists()
 
 
 @needs_fashion_mnist

@@ -5,9 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import moco_tf
 from moco_tf import run_directory
+from moco_tf.errors import UserError
+from moco_tf.training.best import BestCheckpoint, require_not_best
 from tests import in_process
 from tests.command import state
 from tests.conftest import TRAINED_RUN, source_flag
@@ -61,8 +64,12 @@ def test_checkpoint_with_the_best_accuracy_is_a_run_directory(run_with_best, tmp
 
 def assert_same_best(workdir, expected):
     assert kept(workdir) == kept(expected)
-    values = state(workdir / "best")
-    for name, value in state(expected / "best").items():
+    assert_same_state(workdir / "best", expected / "best")
+
+
+def assert_same_state(workdir, expected):
+    values = state(workdir)
+    for name, value in state(expected).items():
         np.testing.assert_array_equal(value, values[name], name)
 
 
@@ -101,10 +108,88 @@ def test_values_of_other_views_are_not_compared(run_with_best, image_folder, tmp
     facts = json.loads(path.read_text())
     path.write_text(json.dumps({**facts, "value": 2.0}))  # More than any accuracy.
     flags = (*TRAINED_RUN, source_flag(image_folder), BEST, "--config.epochs=6")
-    in_process.run("train.py", *flags, "--config.evaluation_size=40", workdir=workdir)
+    [best] = kept(workdir)
+    output = in_process.run("train.py", *flags, "--config.evaluation_size=40", workdir=workdir)
     changed = json.loads(path.read_text())
     assert changed["value"] <= 1
     assert changed["image_size"] == 40
+    earlier = workdir / f"best-step-{best}"
+    assert f"it is kept in {earlier}" in output
+    assert moco_tf.load_run(earlier).step == best
+    assert_same_state(earlier, run_with_best[0] / "best")
+    sizes = {line.get("evaluation_size") for line in run_directory.read_metrics(str(workdir))}
+    assert {32, 40} <= sizes
+
+
+class FewCheckpoints:
+    """Stands for the `Checkpoints` of a run whose only weight is a number."""
+
+    def __init__(self):
+        self.weight = tf.Variable(0.0)
+        self.checkpoint = tf.train.Checkpoint(weight=self.weight)
+        self.finite = self
+
+    def require(self, step):
+        pass
+
+
+def best_of(workdir, size, name="knn_top1", source="folder:images", training_size=32):
+    path = str(workdir)
+    return BestCheckpoint(FewCheckpoints(), path, path, name, source, size, training_size)
+
+
+def keep(best, step, value):
+    """Update a `BestCheckpoint` with a model whose weight is the step."""
+    best.checkpoints.weight.assign(step)
+    return best.update(step, {best.name: value})
+
+
+def weight_in(directory):
+    path = run_directory.latest_checkpoint(str(directory))
+    return tf.train.load_variable(path, "weight/.ATTRIBUTES/VARIABLE_VALUE")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size": 48}, {"name": "effective_rank"}, {"source": "folder:others"}]
+)
+def test_best_checkpoint_by_other_values_is_kept_beside(tmp_path, capsys, changes):
+    assert keep(best_of(tmp_path, 32), 10, 0.9)
+    best = best_of(tmp_path, **{"size": 32, **changes})
+    assert best.value is None
+    assert not (tmp_path / "best-step-10").exists()  # Until there is another one.
+    assert keep(best, 20, 0.1)
+    assert keep(best, 30, 0.2)
+    assert capsys.readouterr().out.splitlines() == [
+        f"the best checkpoint so far, step-10, was not chosen by {best.name} on {best.source_name} "
+        f"with views of {best.image_size} pixels: it is kept in {tmp_path}/best-step-10"
+    ]
+    assert kept(tmp_path) == [30]
+    assert weight_in(tmp_path / "best") == 30
+    assert weight_in(tmp_path / "best-step-10") == 10
+    facts = json.loads((tmp_path / "best-step-10" / "best.json").read_text())
+    assert (facts["value"], facts["image_size"]) == (0.9, 32)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(UserError, match="holds the best checkpoint of the run"):
+        require_not_best(str(tmp_path / "best-step-10"))
+
+
+def test_every_earlier_best_checkpoint_is_kept(tmp_path):
+    for size in (32, 48, 64):
+        best = best_of(tmp_path, size)
+        best.checkpoints.weight.assign(size)
+        assert best.update(10, {"knn_top1": 0.5})
+    weights = [weight_in(tmp_path / name) for name in ("best-step-10", "best-step-10-2", "best")]
+    assert weights == [32, 48, 64]
+
+
+def test_best_checkpoint_of_an_earlier_version_was_chosen_on_views_of_the_training(tmp_path):
+    assert keep(best_of(tmp_path, 32), 10, 0.9)
+    path = tmp_path / "best" / "best.json"
+    facts = json.loads(path.read_text())
+    del facts["image_size"]
+    path.write_text(json.dumps(facts))
+    assert best_of(tmp_path, 32, training_size=32).value == 0.9
+    assert best_of(tmp_path, 48, training_size=32).value is None
 
 
 @pytest.mark.nightly

@@ -18,7 +18,15 @@ from moco_tf.training.metrics_log import MetricsLog
 
 STEPS_PER_EPOCH = 5
 MEASURES = {
-    *("effective_rank", "uniformity", "feature_std", "dead_dimensions", "low_cosine", "collapsed")
+    *(
+        "evaluation_size",
+        "effective_rank",
+        "uniformity",
+        "feature_std",
+        "dead_dimensions",
+        "low_cosine",
+        "collapsed",
+    )
 }
 
 
@@ -61,6 +69,7 @@ def test_measures_are_logged_and_collapse_is_reported_once(photos, tmp_path, cap
     assert f"warning: at step {STEPS_PER_EPOCH}, the features of different images are" in output
     lines = logged(tmp_path)
     assert list(lines) == [0, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    assert {line["evaluation_size"] for line in lines.values()} == {32}  # Of configs/photos.py.
     for line in lines.values():
         assert line.keys() == {"step", "epoch", "knn_top1"} | MEASURES
     initial, collapsed = lines[0], lines[STEPS_PER_EPOCH]

@@ -13,6 +13,7 @@ from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.run import Outcome, train
 from tests import in_process
 from tests.command import TINY, state
+from tests.conftest import TRAINED_RUN, source_flag
 from tests.images import crops, write_folder
 
 STEPS_PER_EPOCH, EPOCHS = 6, 4  # On the 100 images of `image_folder`, in batches of 16.
@@ -163,6 +164,14 @@ def test_unreadable_files_are_skipped_and_named(damaged_folder, tmp_path):
     assert skipped in output
     assert path.read_text().splitlines() == names
     assert "notes.txt" in output.partition("chance-level loss")[0]  # With what was found.
+
+
+def test_run_notes_that_it_ends_before_the_learning_rate_decays(image_folder, tmp_path):
+    flags = (*TRAINED_RUN, source_flag(image_folder), "--config.steps=1", "--config.knn_every=0")
+    for number, (schedule, count) in enumerate((("step", 1), ("cosine", 0))):
+        flag = f"--config.schedule={schedule}"
+        output = in_process.run("train.py", *flags, flag, workdir=tmp_path / str(number))
+        assert output.count("note: config.milestones=(120, 160): the run ends ") == count
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
         no_labels="the records are image files",
         part_names=part_names,
         list_contents=records.list_contents,
+        list_files=records.list_files,
         read_file=read_file,
     )
 

@@ -66,6 +66,7 @@ def load(name: str, path: str, form: Form = RGB) -> Source:
         read_file=None if form.orientation else read_file,
         describe=lambda index: printable(_join(root, paths[index])),
         list_contents=lambda: list(paths),
+        list_files=lambda: (_join(root, path) for path in paths),
         labels=lines.labels,
         label_of_image=lines.label_of_image,
         split=labeled.by_holding_out(checksums % 5 == 0),

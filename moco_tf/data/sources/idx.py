@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import math
+import os
 import re
 import zlib
 from typing import Any
@@ -14,6 +15,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.names import printable
+from moco_tf.paths import absolute
 
 # The format's code of unsigned bytes, the type of all images and labels of the MNIST family.
 UNSIGNED_BYTES = 0x08
@@ -94,6 +96,8 @@ def load(name: str, folder: str) -> Source:
         if unlabeled
         else "",
         list_contents=lambda: [_contents(part) for part in parts],
+        # The folder stands for its files, of which a source reads all.
+        list_files=lambda: [os.fsencode(absolute(folder).rstrip("/"))],
     )
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,7 @@ def make_source(
     read: Callable[[tf.Tensor], tf.Tensor],
     describe: Callable[[int], str],
     list_contents: Callable[[], list[bytes]],
+    list_files: Callable[[], Iterable[bytes]],
     labels: Sequence[str],
     label_of_image: np.ndarray,
     split: tuple[Indices, Indices, Indices, tuple[str, str, str]],
@@ -42,6 +43,7 @@ def make_source(
         read: As in `Source`.
         describe: As in `Source`.
         list_contents: As in `Source`, for the images. The labels are added to it.
+        list_files: As in `Source`.
         labels: The distinct labels. Integers are the classes in ascending order, and negative ones
             mean that there is no label, as an empty text does. If one of the labels is not an
             integer, the classes are in alphabetical order.
@@ -86,6 +88,7 @@ def make_source(
         found=classes_found(class_names) if has_labels else "",
         notes=(*notes, *([f"{unlabeled:,} {images} for pre-training only"] if unlabeled else [])),
         list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
+        list_files=list_files,
         read_file=read_file,
         dtype=dtype,
     )

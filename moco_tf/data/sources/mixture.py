@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +13,7 @@ from moco_tf.data import order
 from moco_tf.data.sources.indices import Blocks, join
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
+from moco_tf.names import printable
 
 Reader = Callable[[tf.Tensor], tf.Tensor]
 
@@ -119,6 +122,7 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
                 *(f"  {line}" for line in part.summary.splitlines()),
             )
         ),
+        list_files=lambda: (file for part in parts for file in part.list_files()),
         list_contents=lambda: [line for part in parts for line in part.list_contents()],
         mixture=tuple(zip(sizes, map(float, weights), strict=False)),
         read_file=(
@@ -133,19 +137,59 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
 
 
 def _require_distinct(name: str, parts: Sequence[Source]) -> None:
-    """Raise a `UserError` if a source is named twice, or a folder and one of its subfolders.
+    """Raise a `UserError` if a source is named twice, or if two sources have a file in common.
 
     The same image could then be for training and for testing.
     """
-    for first, second in itertools.permutations(parts, 2):
-        folders = [part.name.removeprefix("folder:").rstrip("/") + "/" for part in (first, second)]
-        is_below = first.name.startswith("folder:") and second.name.startswith("folder:")
-        if first.name == second.name or (is_below and folders[1].startswith(folders[0])):
-            raise UserError(
-                f"data source '{name}': the images of '{second.name}' are among those of "
-                f"'{first.name}': name each image once, and use config.data.weights to use some "
-                "more often"
-            )
+
+    def refuse(first: Source, second: Source, path: str) -> None:
+        raise UserError(
+            f"data source '{name}': '{second.name}' and '{first.name}' both have {path}: name each "
+            "image once, and use config.data.weights to use some more often"
+        )
+
+    for first, second in itertools.combinations(parts, 2):
+        if first.name == second.name:
+            refuse(first, second, "the same images")
+    find = _Finder()
+    counts = Counter(folder for part in parts for folder in {find(f)[0] for f in part.list_files()})
+    shared = {folder for folder, count in counts.items() if count > 1}
+    if not shared:  # The usual case, which keeps no names of files; there may be millions.
+        return
+    part_of_file: dict[tuple[bytes, bytes], int] = {}
+    for number, part in enumerate(parts):
+        for file in part.list_files():
+            location = find(file)
+            if location[0] not in shared:
+                continue
+            first_number = part_of_file.setdefault(location, number)
+            if first_number != number:
+                refuse(parts[first_number], part, printable(os.path.join(*location)))
+
+
+class _Finder:
+    """Finds the folder and the name of a file in the same spelling however its path leads there.
+
+    Only folders are resolved, because there may be millions of files. Files are resolved where the
+    first file of their folder is a symbolic link.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[bytes, tuple[bytes, bool]] = {}
+
+    def __call__(self, path: bytes) -> tuple[bytes, bytes]:
+        """Return the real folder of a file, and its name there.
+
+        Args:
+            path: Path of the file; one of `tf.io.gfile` is returned as it is.
+        """
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            is_local = b"://" not in path
+            real = os.path.realpath(folder) if is_local else folder
+            self._folders[folder] = real, is_local and os.path.islink(path)
+        real, has_links = self._folders[folder]
+        return os.path.split(os.path.realpath(path)) if has_links else (real, name)
 
 
 def _require_valid(name: str, parts: Sequence[Source], weights: Sequence[float]) -> None:

@@ -73,6 +73,7 @@ def load(name: str, path: str, dtype: str = "uint8") -> Source:
         read=read,
         describe=lambda index: f"image {index} of {path}",
         list_contents=lambda: [contents(images)],
+        list_files=lambda: [os.fsencode(path)],
         labels=[str(label) for label in labels],
         label_of_image=label_of_image,
         split=labeled.by_holding_out(held_out),

@@ -65,6 +65,10 @@ class Records:
             for path, count, size in zip(self.paths, counts, self.sizes, strict=True)
         ]
 
+    def list_files(self) -> list[bytes]:
+        """Return the paths of the files, encoded."""
+        return [os.fsencode(path) for path in self.paths]
+
     def of_files(self, files: Sequence[int] | None = None, held_out: bool | None = None) -> Blocks:
         """Return the indices of the records of some files, in ascending order.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class Source:
         notes: Further lines of the summary.
         list_contents: Function that returns what the indices depend on: the names of the files in
             their order, or a line about each file of records. A run that is resumed compares it.
+        list_files: Function that returns the paths of the files that hold the images, which may be
+            relative; none if the source does not read all images of its files, or reads no files.
         mixture: For a mixture of sources with weights, the number of images for pre-training and
             the weight of each source, in the order of the sources.
         read_file: Function like `read`, but it returns the contents of the image file, a scalar
@@ -80,6 +82,7 @@ class Source:
     notes: tuple[str, ...] = ()
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
+    list_files: Callable[[], Iterable[bytes]] = dataclasses.field(default_factory=lambda: tuple)
     mixture: tuple[tuple[int, float], ...] = ()
     read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
     dtype: str = "uint8"

@@ -1,5 +1,7 @@
 """The `tfrecord` source: TFRecord files that match a pattern, such as TF-Slim's ImageNet."""
 
+import dataclasses
+
 from moco_tf.data.sources import examples
 from moco_tf.data.sources.record_parts import label_names, matching_files, split
 from moco_tf.data.sources.records import Records
@@ -55,7 +57,7 @@ def open_records(name: str, records: Records, image_feature: str, label_feature:
         raise UserError(f"data source '{name}': the files hold no records")
     has_labels = _has_labels(name, records, label_feature)
     pretrain, train, test, part_names = split(name, records)
-    return examples.make_source(
+    source = examples.make_source(
         name=name,
         records=records,
         pretrain=pretrain,
@@ -66,6 +68,8 @@ def open_records(name: str, records: Records, image_feature: str, label_feature:
         part_names=part_names,
         label_names=label_names(records),
     )
+    # Only here: a split of tensorflow-datasets may be a part of its files.
+    return dataclasses.replace(source, list_files=records.list_files)
 
 
 def _has_labels(name: str, records: Records, label_feature: str) -> bool:

@@ -111,6 +111,7 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
         part_names=files.part_names,
         notes=(*files.notes, *opened.notes, *_empty_classes(files, opened.indices)),
         list_contents=lambda: _contents(names, opened.indices, frames.files),
+        list_files=lambda: map(os.fsencode, paths),
         timeline=Timeline(
             frames.files, frames.seconds, lambda: _shots(paths, opened.indices, frames)
         ),

@@ -74,6 +74,7 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
         read=lambda index: decode(read_file(index)),
         describe=lambda index: _describe(records, places, index),
         list_contents=records.list_contents,
+        list_files=records.list_files,
         labels=labels,
         label_of_image=label_of_image.astype(np.int32),
         split=split(name, records),

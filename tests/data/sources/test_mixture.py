@@ -2,6 +2,8 @@
 
 import collections
 import itertools
+import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +17,15 @@ from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.mixture import mix
 from moco_tf.errors import UserError
+from tests import videos
+from tests.data.sources import (
+    test_arrayrecord,
+    test_idx,
+    test_parquet,
+    test_tfrecord,
+    test_webdataset,
+)
+from tests.data.sources.encoded import png
 
 COUNTS = (10, 5)
 
@@ -206,11 +217,81 @@ def test_weights_must_fit_the_sources(name, num_sources, weights, message):
         sources.load(";".join(name.split(";")[:num_sources]), weights=weights)
 
 
-@pytest.mark.parametrize("second", ["", "/", "/cat"])
+@pytest.mark.parametrize("second", ["", "/", "/cat", "/cat/..", "/./dog"])
 def test_images_that_are_named_twice_are_refused(name, second):
     folder = name.split(";")[0]
-    with pytest.raises(UserError, match="are among those of"):
+    with pytest.raises(UserError, match="both have .*: name each image once"):
         sources.load(f"{folder}{second};{folder}")
+
+
+@pytest.fixture
+def spellings(name, tmp_path, monkeypatch):
+    """Names of sources that have the images of the folder or of the array in other spellings."""
+    folder, array = (pathlib.Path(part.partition(":")[2]) for part in name.split(";"))
+    monkeypatch.chdir(folder.parent)
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "array.npy").symlink_to(array)
+    files = [path for path in sorted(folder.rglob("*.png"))]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\t{path.parent.name}\n" for path in files))
+    for file in files:
+        (tmp_path / "links" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "links" / file.parent.name / f"x{file.name}").symlink_to(file)
+    names = ("folder:folder", "folder:{}/link", "files:{}/list.txt", "folder:{}/links")
+    arrays = ("npy:array.npy", "npy:{}/array.npy")
+    return [[text.format(tmp_path) for text in texts] for texts in (names, arrays)]
+
+
+@pytest.mark.parametrize(("kind", "number"), [*((0, n) for n in range(4)), (1, 0), (1, 1)])
+def test_images_with_two_spellings_are_refused(name, spellings, kind, number):
+    original, other = name.split(";")[kind], spellings[kind][number]
+    file = original.partition(":")[2]
+    for mixed in (f"{original};{other}", f"{other};{original}"):
+        with pytest.raises(UserError, match=f"both have {re.escape(file)}"):
+            sources.load(mixed)
+
+
+def test_lists_of_different_files_of_a_folder_are_mixed(name, tmp_path):
+    folder = pathlib.Path(name.split(";")[0].partition(":")[2])
+    files = sorted(folder.rglob("*.png"))
+    for number in range(2):
+        lines = [f"{path}\n" for path in files[number::2]]
+        (tmp_path / f"{number}.txt").write_text("".join(lines))
+    mixture = sources.load(f"files:{tmp_path}/0.txt;files:{tmp_path}/1.txt")
+    assert {mixture.describe(index) for index in range(mixture.size)} == set(map(str, files))
+
+
+WRITERS = {
+    "tfrecord": lambda path: test_tfrecord.write_records(
+        path, [test_tfrecord.raw_example(png(number)[0]) for number in range(3)]
+    ),
+    "arrayrecord": lambda path: test_arrayrecord.write_records(
+        path, [png(number)[1] for number in range(3)]
+    ),
+    "webdataset": lambda path: test_webdataset.write_samples(path, range(3)),
+    "parquet": lambda path: test_parquet.write_rows(path, map(test_parquet.row, range(3))),
+    "video": lambda path: videos.encode(path, videos.pan("coffee", 3)),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_of_many_images_with_two_spellings_are_refused(kind, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    suffix = ".mp4" if kind == "video" else ""
+    for name in "ab":
+        WRITERS[kind](tmp_path / "data" / f"{name}{suffix}")
+    with pytest.raises(UserError, match=f"both have {tmp_path}/data/b{suffix}:"):
+        sources.load(f"{kind}:{tmp_path}/data/b{suffix};{kind}:{tmp_path}/link/b{suffix}")
+    assert sources.load(f"{kind}:{tmp_path}/data/b{suffix};{kind}:{tmp_path}/link/a{suffix}").size
+
+
+def test_folder_of_idx_files_with_two_spellings_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "idx").mkdir()
+    images = np.zeros([5, 8, 8], np.uint8)
+    test_idx.write_idx(tmp_path / "idx", "train-images-idx3-ubyte", images)
+    monkeypatch.chdir(tmp_path / "idx")
+    with pytest.raises(UserError, match=f"both have {tmp_path}/idx:"):
+        sources.load(f"idx:.;idx:{tmp_path}/idx/")
 
 
 def test_paths_of_each_source_are_expanded(name, monkeypatch):
