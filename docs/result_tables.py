@@ -100,6 +100,22 @@ def finetuning() -> str:
     return markdown.table(header, rows)
 
 
+def crops() -> str:
+    """Return the accuracies of training with labels on crops of different sizes."""
+    results = _read("studies/demo/crops.json")["results"]
+    scales = sorted({result["crop_scale"][0] for result in results})
+    cells: dict[tuple[str, int, str], dict[float, str]] = {}
+    for result in results:
+        row = result["protocol"], result["labels"], result["initialization"]
+        cells.setdefault(row, {})[result["crop_scale"][0]] = f"{100 * result['top1']:.1f}"
+    header = ["protocol", "labels", "start", *(f"`--crop_scale={scale:g},1`" for scale in scales)]
+    rows = [
+        [f"`{protocol}`", f"{labels:,}", start, *(row.get(scale, "–") for scale in scales)]
+        for (protocol, labels, start), row in sorted(cells.items(), reverse=True)
+    ]
+    return markdown.table(header, rows)
+
+
 def presets() -> str:
     """Return the numbers of each preset of the augmentation."""
     rows = []
@@ -127,6 +143,7 @@ def plan_rules() -> str:
 
 
 TABLES = {
+    "crops": crops,
     "demo": demo,
     "demo_output": demo_output,
     "demo_precision": demo_precision,
