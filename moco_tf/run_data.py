@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from moco_tf import paths
@@ -55,6 +56,17 @@ class RunData(NamedTuple):
 def of_source(source: Source) -> RunData:
     """Return what a run on a data source records."""
     return RunData(len(source.pretrain), source.channels, tuple(source.list_contents()))
+
+
+def labels_checksum(source: Source) -> str:
+    """Return a checksum of the labels and of the names of the classes; "" without labels.
+
+    `RunData.checksum` covers labels only where the indices of the images depend on them.
+    """
+    if source.labels is None or source.class_names is None:
+        return ""
+    names = "\0".join(source.class_names).encode()
+    return f"{zlib.crc32(np.ascontiguousarray(source.labels).data, zlib.crc32(names)):08x}"
 
 
 def write(workdir: str, data: RunData) -> None:

@@ -66,7 +66,8 @@ def finetune(
 ) -> dict[str, dict[str, Any]]:
     """Fine-tune copies of a backbone, each with its settings.
 
-    A result is written to the run directory as soon as it is computed, and is not computed again.
+    A result is written to the run directory as soon as it is computed. It is not computed again
+    for the same backbone, images, labels and settings.
 
     Args:
         backbone: The backbone, which does not change.
@@ -84,14 +85,13 @@ def finetune(
         UserError: As `protocols.evaluate_finetune`, or if a result cannot be written.
     """
     finished = comparison.read(workdir, PROTOCOL, "finetunings")
-    weights = comparison.checksum(backbone)
+    identity = comparison.identify(backbone, source, image_size)
     results = {}
     for name, values in finetunings.items():
         given: dict[str, Any] = {
             key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
         }
         settings = FinetuneSettings(**given, seed=seed)
-        identity = {"weights": weights, "data": source.name, "image_size": image_size}
         result = comparison.find_matching(finished, {**identity, **settings.used()})
         if result is None:
             result = protocols.evaluate_finetune(backbone, source, image_size, settings, name)

@@ -28,3 +28,18 @@ def source_of(images, labels, train, test=(), unreadable=()):
         load_labels=lambda: (labels, class_names),
         channels=images.shape[-1],
     )
+
+
+def lost_after(steps, labeled_views):
+    """Return `labeled_views` as if no image could be read any more after some steps."""
+
+    def lose(step, batch):
+        indices, labels, images = batch
+        is_lost = step >= steps
+        return (
+            indices,
+            tf.where(is_lost, -1, labels),
+            tf.where(is_lost, tf.cast(0, "uint8"), images),
+        )
+
+    return lambda *arguments: labeled_views(*arguments).enumerate().map(lose)

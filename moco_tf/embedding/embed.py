@@ -24,6 +24,7 @@ from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, require_s
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
+from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
 
@@ -84,6 +85,8 @@ def embed(
             this way n machines share the work without communication.
         facts: Further facts about the backbone for the metadata, as values of JSON. A backbone
             without `weights` and `variables` is recognized by them, so they are required for it.
+            Other backbones are recognized by their weights and, if they are layers or models of
+            Keras, by the arguments and connections of their layers.
 
     Returns:
         The numbers of files and images that were written, and the images that cannot be read.
@@ -123,6 +126,7 @@ def embed(
             "moco_tf": moco_tf.__version__,
             "backbone": dict(facts or {}),
             "weights_checksum": weights_checksum,
+            "network_checksum": network_checksum(backbone),
             "source": source.name,
             "source_checksum": run_data.of_source(source).checksum,
             "source_options": dict(source.options),

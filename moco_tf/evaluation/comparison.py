@@ -13,10 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from moco_tf import run_data
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
+from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import FinetuneSettings
 
 PROTOCOL = "finetune_comparison"
@@ -33,7 +35,8 @@ def compare(
     """Fine-tune each of several backbones twice: only the new layer, and all layers.
 
     Each curve is written to `directory/eval/finetune_comparison.json` as soon as it is finished. A
-    curve in that file from the same weights, images and settings is not computed again.
+    curve in that file with the same entries of `identify` and the same settings is not computed
+    again.
 
     Args:
         backbones: Backbones by name, each as for `finetune.fit`.
@@ -45,8 +48,8 @@ def compare(
 
     Returns:
         The content of the file: `protocol`, the description, and `curves`: the result of
-        `protocols.evaluate_finetune` for each, with `initialisation`, the backbone's name, and
-        `weights`, a checksum of its initial weights.
+        `protocols.evaluate_finetune` for each, with `initialisation`, the backbone's name, and the
+        entries of `identify`, of its initial weights.
 
     Raises:
         UserError: As `protocols.evaluate_finetune`, or if the file cannot be written.
@@ -54,13 +57,7 @@ def compare(
     finished = read(directory, PROTOCOL, "curves")
     result = {"protocol": PROTOCOL, **description, "curves": []}
     for name, backbone in backbones.items():
-        identity = {
-            "initialisation": name,
-            "weights": checksum(backbone),
-            "data": source.name,
-            "data_images": source.size,
-            "image_size": image_size,
-        }
+        identity = {"initialisation": name, **identify(backbone, source, image_size)}
         for layers in ("head", "all"):
             curve_settings = dataclasses.replace(settings, layers=layers)
             curve = find_matching(finished, {**identity, **curve_settings.used()})
@@ -76,8 +73,39 @@ def compare(
     return result
 
 
+def identify(backbone: Any, source: Source, image_size: int) -> dict[str, Any]:
+    """Return what the result of a training on a backbone depends on besides the settings.
+
+    A photo that was replaced under the same name is not noticed.
+
+    Args:
+        backbone: The backbone, as for `finetune.fit`.
+        source: A source with labels.
+        image_size: Side of the views in pixels.
+
+    Returns:
+        A dict with `weights`, the result of `checksum`; `network`, that of
+        `moco_tf.evaluation.networks.network_checksum`; `data`, `data_images`, `data_checksum`,
+        `labels_checksum` and `data_options`, the source's name, its number of images, checksums of
+        its contents and labels, and the options that its images are read with; and `image_size`.
+    """
+    return {
+        "weights": checksum(backbone),
+        "network": network_checksum(backbone),
+        "data": source.name,
+        "data_images": source.size,
+        "data_checksum": run_data.of_source(source).checksum,
+        "labels_checksum": run_data.labels_checksum(source),
+        "data_options": dict(source.options),
+        "image_size": image_size,
+    }
+
+
 def find_matching(records: list[dict[str, Any]], entries: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the first record of a JSON file that contains all of the entries, or None."""
+    """Return the first record of a JSON file that contains all of the entries, or None.
+
+    A record that lacks an entry, as those of earlier versions may, does not match.
+    """
     entries = json.loads(json.dumps(entries))  # A file has lists where Python has tuples.
     return next((record for record in records if entries.items() <= record.items()), None)
 
@@ -102,7 +130,7 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
-        return json.loads(text)[key]
+        return [dict(record) for record in json.loads(text)[key]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not the result of a comparison: delete it to start again"
@@ -110,6 +138,6 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
 
 
 def checksum(backbone: Any) -> str:
-    """Return a checksum of all weights in any order, equal for a run and its SavedModel."""
+    """Return a checksum of all weights in any order, equal for a run and its exports."""
     digests = [hashlib.sha256(weight.tobytes()).digest() for weight in backbone.get_weights()]
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

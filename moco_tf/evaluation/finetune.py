@@ -29,7 +29,7 @@ from moco_tf.distribution import is_chief, num_replicas
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies, classification
@@ -38,6 +38,7 @@ from moco_tf.evaluation.supervised import (
     new_classifier,
     readable_counter,
     require_shareable,
+    require_some_readable,
     require_two_classes,
     training_step,
 )
@@ -80,7 +81,8 @@ def fit(
 
     Raises:
         UserError: If the settings do not fit the backbone, the strategy or the source, no training
-            image can be read, or the training diverges.
+            image of an epoch can be read, a feature of a test image is NaN or infinity before the
+            training, or the training diverges.
     """
     require_shareable(settings.batch_size)
     require_two_classes(source)
@@ -92,6 +94,7 @@ def fit(
     extract_test = Extractor(source, source.test, image_size, keep_views=settings.layers == "all")
     # Test features come first, so that unreadable test images are reported before the training.
     test = extract_test(step, "test features")
+    require_finite(test)
     unreadable_test, unreadable_classes = dict(test.unreadable), test.unreadable_classes
     layer = new_classifier(test.features.shape[1], test.num_classes, settings.seed)
     trained = _parameters(tuned, layer, settings)
@@ -139,12 +142,8 @@ def fit(
                 # A batch without a readable image has no statistics to normalize by.
                 losses.append(float(take_step(batch)[0]) if counts[-1] else 0.0)
                 bar.update()
+            require_some_readable(source, sum(counts), epoch)
             num_seen += sum(counts)
-            if not num_seen:
-                raise UserError(
-                    f"data source '{source.name}': none of the training images can be read: "
-                    "replace the files, which may be damaged or incomplete"
-                )
             if settings.layers == "all":
                 test = extract_test(step)
                 unreadable_test |= test.unreadable
@@ -221,14 +220,24 @@ def _loss(
         if uses_batch_statistics and num_replicas() == 1:
             labels, images = (tf.boolean_mask(values, present) for values in (labels, images))
             present = labels >= 0
+        is_present = present[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        # A network may divide by the deviation of an image, and a blank one has none.
+        images = tf.where(is_present, tf.cast(images, tf.float32), _filler(images))
         weights = tf.cast(present, keras.config.floatx())
         with statistics_of(present):
-            features = tuned(tf.cast(images, tf.float32), **mode)
+            features = tuned(images, **mode)
+        # The features of such a row may still be NaN, which a weight of 0 does not remove.
+        features = tf.where(present[:, tf.newaxis], features, 0)
         scores = layer(tf.cast(features, layer.dtype))
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), scores)
         return tf.reduce_sum(weights * losses), tf.reduce_sum(weights)
 
     return loss
+
+
+def _filler(images: tf.Tensor) -> tf.Tensor:
+    """Return an image for rows without one, whose pixels are not all equal: `[1, size, 1]`."""
+    return tf.range(tf.shape(images)[2], dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
 
 
 def _scores(

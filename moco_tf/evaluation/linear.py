@@ -24,7 +24,13 @@ from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step, traceable
+from moco_tf.evaluation.features import (
+    Extractor,
+    Features,
+    feature_step,
+    require_finite,
+    traceable,
+)
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies, classification
@@ -33,6 +39,7 @@ from moco_tf.evaluation.supervised import (
     new_classifier,
     readable_counter,
     require_shareable,
+    require_some_readable,
     require_two_classes,
     training_step,
 )
@@ -69,12 +76,14 @@ def classify(
         held-out images.
 
     Raises:
-        UserError: If the backbone has changed, no image can be read, or `fit` fails.
+        UserError: If the backbone has changed, no image can be read, a feature of a test image or
+            of a held-out image is NaN or infinity, or `fit` fails.
     """
     before = checksums(backbone)
     step = feature_step(backbone)
     # Test features come first, so that unreadable test images are reported before the training.
     test = Extractor(source, source.test, image_size)(step, "test features")
+    require_finite(test)
     assert test.labels is not None
     dim, num_classes = test.features.shape[1], test.num_classes
     if settings.learning_rates:
@@ -84,6 +93,7 @@ def classify(
         )
         num_train = len(trained) - len(unreadable_train)
         validation = Extractor(source, held_out, image_size)(step, "held-out features")
+        require_finite(validation)
         unreadable_train |= validation.unreadable
         (weights, bias), choice = _best(layers, settings.learning_rates, validation)
     else:
@@ -217,7 +227,8 @@ def train(
         it diverged, and the names of the images that cannot be read, by their indices.
 
     Raises:
-        UserError: If the settings do not fit the strategy or the source, or no image can be read.
+        UserError: If the settings do not fit the strategy or the source, or no image of an epoch
+            can be read.
     """
     require_shareable(settings.batch_size)
     require_two_classes(source)
@@ -234,6 +245,8 @@ def train(
 
     def loss(_: tf.Tensor, labels: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.cast(call(tf.cast(images, tf.float32)), dtype)
+        # The features of a blank image may be NaN, which a weight of 0 does not remove.
+        features = tf.where((labels >= 0)[:, tf.newaxis], features, 0)
         present = tf.cast(labels >= 0, dtype)
         # The sum over the layers, each of which gets the gradient of its own loss.
         losses = [
@@ -256,7 +269,7 @@ def train(
         )
     )
     count_readable = readable_counter()
-    num_seen = 0
+    num_seen = 0  # In the current epoch.
     unreadable_indices: set[int] = set()
     # With None, tqdm shows a bar in a terminal only.
     bar = tqdm(
@@ -266,16 +279,15 @@ def train(
         unit="step",
         disable=None if is_chief() else True,
     )
-    for batch in bar:
+    for number, batch in enumerate(bar):
         count, unreadable_in_batch = count_readable(batch)
         num_seen += count
         unreadable_indices |= unreadable_in_batch
         mean_loss = float(step(batch)[0]) / len(layers)
         bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
-    if not num_seen:
-        raise UserError(
-            f"data source '{source.name}': none of the training images can be read: replace the "
-            "files, which may be damaged or incomplete"
-        )
+        epoch, step_of_epoch = divmod(number, steps_per_epoch)
+        if step_of_epoch == steps_per_epoch - 1:
+            require_some_readable(source, num_seen, epoch)
+            num_seen = 0
     results = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
     return results, {index: source.describe(index) for index in unreadable_indices}

@@ -126,6 +126,30 @@ def require_shareable(batch_size: int) -> None:
         )
 
 
+def require_some_readable(source: Source, num_seen: int, epoch: int) -> None:
+    """Check that a training has seen an image in an epoch.
+
+    Args:
+        source: The source of the images.
+        num_seen: Number of the images of the epoch that could be read.
+        epoch: Number of the epoch, counted from 0.
+
+    Raises:
+        UserError: If there were none.
+    """
+    if num_seen:
+        return
+    if not epoch:
+        raise UserError(
+            f"data source '{source.name}': none of the training images can be read: replace the "
+            "files, which may be damaged or incomplete"
+        )
+    raise UserError(
+        f"data source '{source.name}': none of the training images can be read any more in epoch "
+        f"{epoch + 1}: check that their disk is still there, and start again"
+    )
+
+
 def require_two_classes(source: Source) -> None:
     """Check that the training images of a source are of two or more classes.
 

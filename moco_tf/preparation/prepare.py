@@ -4,7 +4,6 @@ import glob
 import itertools
 import json
 import os
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -111,7 +110,7 @@ def prepare(
         "source": source.name,
         "source_checksum": run_data.of_source(source).checksum,
         "source_options": dict(source.options),
-        "labels_checksum": _labels_checksum(source),
+        "labels_checksum": run_data.labels_checksum(source),
         "num_images": {name: len(indices) for name, indices in parts.items()},
         "format": format,
         "max_side": max_side,
@@ -198,14 +197,6 @@ def _parts(source: Source) -> dict[str, np.ndarray]:
         UNLABELED: is_pretrain & ~is_train & ~is_test,
     }
     return {name: np.flatnonzero(mask) for name, mask in masks.items() if mask.any()}
-
-
-def _labels_checksum(source: Source) -> str:
-    """Return a checksum of the labels and of the names of the classes; "" without labels."""
-    if source.labels is None or source.class_names is None:
-        return ""
-    names = "\0".join(source.class_names).encode()
-    return f"{zlib.crc32(np.ascontiguousarray(source.labels).data, zlib.crc32(names)):08x}"
 
 
 def _files(

@@ -183,7 +183,7 @@ def test_comparison_keeps_finished_curves(workdir, compared):
 
 @pytest.mark.nightly
 @pytest.mark.torch
-def test_comparison_of_a_saved_model_continues_that_of_its_run(
+def test_comparison_of_a_saved_model_uses_its_own_curves_again(
     image_folder, workdir, compared, tmp_path
 ):
     path = tmp_path / workdir.rpartition("/")[2]  # The same name, and the same weights.
@@ -195,8 +195,13 @@ def test_comparison_of_a_saved_model_continues_that_of_its_run(
     (path / "eval").mkdir()
     (path / "eval" / "finetune_comparison.json").write_text(json.dumps(compared[2]))
     in_process.run("evaluate.py", *flags)
-    assert read_comparison(path)["curves"] == compared[2]["curves"][:4]  # Nothing is repeated.
+    curves = read_comparison(path)["curves"]
+    of_run = compared[2]["curves"]
+    assert curves[:2] == of_run[:2]  # The random initialization has the same network.
+    for curve, before in zip(curves[2:], of_run[2:4], strict=True):
+        assert curve["weights"] == before["weights"]
+        assert curve["network"] != before["network"]
     (path / "network.json").unlink()  # As written before version 0.1.
     assert "encoder" in in_process.run_mistake("evaluate.py", *flags)
     in_process.run("evaluate.py", *flags, "--encoder=resnet8", "--stem=small")
-    assert read_comparison(path)["curves"] == compared[2]["curves"][:4]
+    assert read_comparison(path)["curves"] == curves  # Nothing is repeated.

@@ -5,6 +5,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import keras
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -215,6 +216,34 @@ def test_directory_with_features_of_other_weights_is_refused(written, source):
     other = encoders.random_backbone("resnet8", stem="small", seed=1)
     with pytest.raises(UserError, match="weights_checksum"):
         moco_tf.embed(other, source, written, SIZE, rows_per_file=4)
+
+
+def network(scale):
+    images = keras.Input((None, None, 3))
+    maps = keras.layers.Conv2D(4, 3, kernel_initializer="ones")(
+        keras.layers.Rescaling(scale)(images)
+    )
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(maps))
+
+
+def test_directory_with_features_of_another_preprocessing_is_refused(source, tmp_path):
+    out = tmp_path / "out"
+    moco_tf.embed(network(1 / 255), source, out, SIZE, rows_per_file=4, shard=(0, 2))
+    with pytest.raises(UserError, match="was written with network_checksum="):
+        moco_tf.embed(network(1 / 127.5), source, out, SIZE, rows_per_file=4)
+    # The same network, whose layers have other numbers in their names.
+    assert moco_tf.embed(network(1 / 255), source, out, SIZE, rows_per_file=4).is_complete
+
+
+def test_directory_of_an_earlier_version_is_continued(written, backbone, source, tmp_path):
+    out = shutil.copytree(written, tmp_path / "out")
+    facts = json.loads((out / "_facts.json").read_text())
+    for name in ("network_checksum", "source_options"):
+        del facts[name]
+    (out / "_facts.json").write_text(json.dumps(facts))
+    (out / "part-00001-of-00003.parquet").unlink()
+    assert moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4).num_files == 1
+    assert pq.read_table(out).equals(pq.read_table(written))
 
 
 def test_function_without_weights_is_recognized_by_its_facts(source, tmp_path):

@@ -17,7 +17,7 @@ from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import new_classifier
 from moco_tf.export.saved_model import to_archive
-from tests.memory import source_of
+from tests.memory import lost_after, source_of
 
 CLASSES, SIDE, SIZE, COUNT = 3, 24, 8, 26
 TRAIN, TEST = range(18), range(18, COUNT)  # Two batches of eight and one of two.
@@ -396,6 +396,65 @@ def test_batch_that_replicas_cannot_share_is_refused(backbone, two_replicas):
 def test_source_without_readable_images_is_refused(backbone, unreadable, message):
     with pytest.raises(UserError, match=f"'memory': {message}"):
         fit(backbone, example(unreadable))
+
+
+@pytest.mark.parametrize("layers", ["head", "all"])
+def test_training_whose_images_are_lost_later_is_refused(backbone, monkeypatch, layers):
+    monkeypatch.setattr(finetune, "labeled_views", lost_after(3, labeled_views))
+    message = "'memory': none of the training images can be read any more in epoch 2: check"
+    with pytest.raises(UserError, match=message):
+        fit(backbone, example(), layers=layers)
+
+
+class Standardize(keras.layers.Layer):
+    """Standardizes each image; with `guard`, a blank image does not become NaN."""
+
+    def __init__(self, guard, **kwargs):
+        super().__init__(**kwargs)
+        self.guard = guard
+
+    def call(self, images):
+        std = keras.ops.std(images, axis=(1, 2, 3), keepdims=True)
+        if self.guard:
+            std = keras.ops.where(std == 0, 1.0, std)
+        return (images - keras.ops.mean(images, axis=(1, 2, 3), keepdims=True)) / std
+
+    def get_config(self):
+        return {**super().get_config(), "guard": self.guard}
+
+
+def standardizing(guard):
+    images = keras.Input((None, None, 3))
+    return keras.Model(images, build()(256 * Standardize(guard)(images)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": "head"},
+        {"batch_norm": "frozen"},
+        {"batch_norm": "tuned"},
+        pytest.param({"batch_norm": "tuned"}, marks=[pytest.mark.distributed, pytest.mark.slow]),
+    ],
+    ids=["head", "frozen", "tuned", "two replicas"],
+)
+def test_rows_without_an_image_have_no_effect_where_they_become_nan(changes, request):
+    expected = fit(standardizing(guard=True), example(), epochs=1, **changes)
+    strategy = tf.distribute.get_strategy()
+    if "two replicas" in request.node.name:
+        strategy = request.getfixturevalue("two_replicas")
+    with strategy.scope():
+        tuned, layer, result = fit(standardizing(guard=False), example(), epochs=1, **changes)
+        values = [*tuned.get_weights(), *layer.get_weights()]
+    arrays = [*expected[0].get_weights(), *expected[1].get_weights()]
+    for value, array in zip(values, arrays, strict=True):
+        np.testing.assert_allclose(value, array, rtol=0, atol=1e-5)
+    assert result["curve"][0]["loss"] == pytest.approx(expected[2]["curve"][0]["loss"], abs=1e-5)
+
+
+def test_test_features_that_are_nan_are_refused():
+    with pytest.raises(UserError, match="the features of 7 of 7 images hold NaN or infinity"):
+        fit(lambda images: np.nan * images[:, 0, 0], example(), layers="head")
 
 
 def test_training_images_of_one_class_are_refused(backbone):

@@ -16,7 +16,7 @@ from moco_tf.evaluation import linear, protocols, unreadable
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import new_classifier
-from tests.memory import source_of
+from tests.memory import lost_after, source_of
 
 CLASSES, SIDE, SIZE, COUNT = 4, 24, 8, 29
 TRAIN, TEST = range(21), range(21, COUNT)  # Two batches of eight and one of five.
@@ -73,7 +73,7 @@ def initial_weights(settings):
     return np.float64(layer.kernel.numpy()), np.float64(layer.bias.numpy())
 
 
-def reference(source, weights, bias, settings):
+def reference(source, weights, bias, settings, features=backbone_in_numpy):
     """Run SGD with momentum from given weights, on the views of `labeled_views`."""
     views = labeled_views(
         source,
@@ -89,7 +89,7 @@ def reference(source, weights, bias, settings):
     steps_per_epoch = np.ceil(len(TRAIN) / settings.batch_size)
     for step, (_, labels, images) in enumerate(views.as_numpy_iterator()):
         images, labels = images[labels >= 0], labels[labels >= 0]
-        x = np.hstack([backbone_in_numpy(images), np.ones((len(images), 1))])
+        x = np.hstack([features(images), np.ones((len(images), 1))])
         error = scipy.special.softmax(x @ parameters, axis=1) - np.eye(CLASSES)[labels]
         gradient = x.T @ error / len(images) + settings.weight_decay * parameters
         velocity = settings.sgd_momentum * velocity + gradient
@@ -303,6 +303,54 @@ def test_batch_that_replicas_cannot_share_is_refused(two_replicas):
 def test_source_without_readable_training_image_is_refused():
     with pytest.raises(UserError, match="'memory': none of the training images can be read"):
         fit(example(unreadable=TRAIN))
+
+
+@pytest.mark.parametrize("rates", [{}, {"learning_rate": 30.0, "learning_rates": RATES}])
+def test_training_whose_images_are_lost_later_is_refused(monkeypatch, rates):
+    monkeypatch.setattr(linear, "labeled_views", lost_after(3, labeled_views))
+    message = "'memory': none of the training images can be read any more in epoch 2: check"
+    with pytest.raises(UserError, match=message):
+        linear.classify(backbone, example(), SIZE, dataclasses.replace(SETTINGS, **rates))
+
+
+def standardized(images):
+    """Return the features of standardized images, which are NaN for a blank one."""
+    images = tf.cast(images, tf.float64)
+    mean = tf.reduce_mean(images, [1, 2, 3], keepdims=True)
+    return backbone((images - mean) / tf.math.reduce_std(images, [1, 2, 3], keepdims=True)) * 255
+
+
+def standardized_in_numpy(images):
+    mean, std = (f(np.float64(images), (1, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    return backbone_in_numpy((images - mean) / std) * 255
+
+
+def test_rows_without_an_image_have_no_effect_where_their_features_are_nan(float64):
+    source = example()
+    assert np.isnan(standardized(tf.zeros([1, SIZE, SIZE, 3]))).all()
+    weights, bias, _ = linear.fit(standardized, source, SIZE, DIM, CLASSES, SETTINGS)
+    initial = initial_weights(SETTINGS)
+    expected = reference(source, *initial, SETTINGS, standardized_in_numpy)
+    np.testing.assert_allclose(weights, expected[0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(bias, expected[1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("part", ["test", "held-out"])
+def test_features_that_are_nan_are_refused(part):
+    source = example(unreadable=())
+    settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=RATES)
+    held_out = np.delete(source.train, choose(source.labels[source.train], 0.8, SETTINGS.seed))
+    index = {"test": TEST[0], "held-out": held_out[0]}[part]
+
+    def read(number):
+        return tf.where(number == index, tf.zeros([], tf.uint8), source.read(number))
+
+    def network(images):
+        is_black = tf.reduce_all(images == 0, [1, 2, 3])
+        return tf.where(is_black[:, tf.newaxis], tf.constant(np.nan, tf.float64), backbone(images))
+
+    with pytest.raises(UserError, match="the features of 1 of . images hold NaN or infinity"):
+        linear.classify(network, dataclasses.replace(source, read=read), SIZE, settings)
 
 
 def test_training_images_of_one_class_are_refused():

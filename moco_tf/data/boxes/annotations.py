@@ -92,6 +92,8 @@ class AnnotatedImages:
             read, or have another size than their annotations, by their indices; see
             `moco_tf.data.boxes.readable.readable_only`.
         unreadable_test: The same of the test images.
+        checksum: Checksum of the names of the images, the classes and the annotations; "" for a
+            source that reads its annotations with the images.
     """
 
     name: str
@@ -105,3 +107,4 @@ class AnnotatedImages:
     tally: Tally = dataclasses.field(default_factory=Tally)
     unreadable_train: dict[int, str] = dataclasses.field(default_factory=dict)
     unreadable_test: dict[int, str] = dataclasses.field(default_factory=dict)
+    checksum: str = ""

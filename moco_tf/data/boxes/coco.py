@@ -1,6 +1,9 @@
 """The `coco` source: a folder in COCO's format, with images and two JSON files of annotations."""
 
+import hashlib
+import json
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -128,7 +131,22 @@ def load(name: str, folder: str, with_masks: bool, skip_invalid: bool = False) -
         test=np.arange(num_train, len(paths)),
         max_boxes=int(min(MAX_BOXES, counts[:num_train].max())),
         tally=tally,
+        checksum=_checksum(
+            [*encoded_paths, *map(os.fsencode, map(str, categories.values()))],
+            [np.array(num_annotations), boxes, labels, is_crowd],
+            segmentations,
+        ),
     )
+
+
+def _checksum(names: list[bytes], arrays: list[np.ndarray], segmentations: list[Any]) -> str:
+    """Return a SHA-256 checksum of names, of arrays and of the masks of objects."""
+    digest = hashlib.sha256(b"\0".join(names))
+    for array in arrays:
+        digest.update(array.tobytes())
+    for segmentation in segmentations:
+        digest.update(json.dumps(segmentation).encode())
+    return digest.hexdigest()
 
 
 def _clipped(coco_boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, int]:

@@ -11,6 +11,7 @@ from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.distribution import is_chief
 from moco_tf.evaluation import comparison, protocols, unreadable
+from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
@@ -124,8 +125,9 @@ def compare(
 
     Returns:
         The content of the file: `protocol`, the description, and `rows`: the results of `run` for
-        each initialization, with `initialisation`, its name, and `weights`, a checksum of the
-        initial weights of its first trial.
+        each initialization, with `initialisation`, its name; `weights` and `network`, checksums of
+        the initial weights of its first trial and of its layers; and `data_checksum`, that of the
+        images.
 
     Raises:
         UserError: As `run`, or if the file cannot be written.
@@ -134,10 +136,13 @@ def compare(
     finished = comparison.read(directory, protocol, "rows")
     rows: list[dict[str, Any]] = []
     for name, initialize in initializations.items():
+        backbone = initialize(settings.seed)
         identity = {
             "initialisation": name,
-            "weights": comparison.checksum(initialize(settings.seed)),
+            "weights": comparison.checksum(backbone),
+            "network": network_checksum(backbone),
             "data": images.name,
+            "data_checksum": images.checksum,
             "image_size": image_size,
             "num_train": len(images.train),
             "num_test": len(images.test),

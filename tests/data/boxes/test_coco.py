@@ -53,6 +53,31 @@ def test_masks_are_optional(tmp_path):
         boxes.load(name, masks=True)
 
 
+def test_checksum_covers_annotations(tmp_path):
+    def checksum(change, masks=True):
+        content = example()
+        change(content["train2017"]["annotations"][0])
+        name = f"coco:{write_example(tmp_path, content, '{}')}"
+        return boxes.load(name, masks=masks).checksum
+
+    def move(annotation):
+        annotation["bbox"][0] += 0.5
+
+    def relabel(annotation):
+        annotation["category_id"] = {3: 7, 7: 3}[annotation["category_id"]]
+
+    def outline(annotation):
+        annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+
+    def nothing(annotation):
+        pass
+
+    expected = checksum(nothing)
+    assert checksum(nothing) == expected
+    assert len({expected, *map(checksum, (move, relabel, outline))}) == 4
+    assert checksum(outline, masks=False) == checksum(nothing, masks=False)
+
+
 @needs_fashion_mnist
 def test_scenes_have_exact_boxes_and_masks(tmp_path):
     images = boxes.load(f"coco:{write(tmp_path)}", masks=True)
