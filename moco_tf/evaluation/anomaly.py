@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation.bootstrap import interval
-from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.knn import nearest
 from moco_tf.evaluation.settings import AnomalySettings
 
@@ -26,7 +26,8 @@ def detect(
     Args:
         train: Features of the training images. With labels, only those of the class
             `settings.normal` are used; without labels, all of them are normal.
-        test: Labeled features of the test images. An image is anomalous if it is not of that class.
+        test: Labeled features of the test images. An image is anomalous if it is of another class.
+            Images without a label are left out.
         settings: Name of the normal class, and k.
 
     Returns:
@@ -75,15 +76,19 @@ def evaluate_scores(
 
     Args:
         scores: float `[N]`, larger for more anomalous images.
-        test: Labeled features of the test images. The features themselves are not used.
+        test: Labeled features of the test images, of which those without a label are left out. The
+            features themselves are not used.
         settings: Name of the normal class.
 
     Returns:
         The entries of `detect` without `num_normal`.
 
     Raises:
-        UserError: If there are no normal test images or no anomalous ones.
+        UserError: If there are no normal test images or no anomalous ones, or there are no labels.
     """
+    if test.labels is not None:
+        scores = scores[test.labels >= 0]
+    test = labeled(test)
     assert test.labels is not None
     names = _names(test)
     is_anomalous = test.labels != normal_label(names, settings)
