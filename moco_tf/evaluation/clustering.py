@@ -40,9 +40,9 @@ def cluster(
         first; and with labels also the agreement of clusters and classes: `nmi`, the normalized
         mutual information, in [0, 1]; `ari`, the adjusted Rand index, 1 for equal partitions and 0
         on average for random ones, and `ari_interval`, the 95 % interval of
-        `moco_tf.evaluation.partitions.interval`; and `per_class`, a list of dicts with `class`, its
-        name, `num_test`, the number of its test images, `cluster`, the number of the cluster that
-        holds most of them, and `share`, the fraction of them that it holds, in [0, 1].
+        `moco_tf.evaluation.partitions.interval`, or None; and `per_class`, a list of dicts with
+        `class`, its name, `num_test`, the number of its test images, `cluster`, the number of the
+        cluster that holds most of them, and `share`, the fraction of them that it holds, in [0, 1].
 
     Raises:
         UserError: If a feature is not finite, there are fewer training images than clusters, or

@@ -261,8 +261,8 @@ def summarize(result: dict[str, Any]) -> str:
         sizes = result["cluster_sizes"]
         accuracy = f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images"
         if "nmi" in result:
-            low, high = result.get("ari_interval", (None, None))  # Earlier versions had none.
-            interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
+            ends = result.get("ari_interval")  # None for few images; earlier versions had none.
+            interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
             agreement = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}{interval}"
             accuracy = f"{agreement}, {accuracy}"
         else:
