@@ -130,6 +130,8 @@ def export_litert(
     test = source.test if len(source.test) else source.pretrain
     checked, indices = _views(source, test, MAX_CHECKED, image_size)
     labels = None if source.labels is None else source.labels[indices]
+    if labels is not None and (labels < 0).any():  # The images of pre-training may lack some.
+        labels = None
     calibration = None
     if precision == "int8":
         calibration, _ = _views(source, source.pretrain, calibration_images, image_size)

@@ -29,8 +29,8 @@ def extract_features(
 
     Returns:
         An object with `features`, float32 `[M, D]`; `indices`, int64 `[M]`, of the images in the
-        source; `labels`, int32 `[M]` or None; and `num_classes`. Images that cannot be read are
-        left out.
+        source; `labels`, int32 `[M]`, -1 for an image without a label, or None; and `num_classes`.
+        Images that cannot be read are left out.
 
     Raises:
         ValueError: If there is no such part.
@@ -56,8 +56,9 @@ def knn(
     """Classify test images by their nearest training images (weighted kNN, cosine similarity).
 
     Args:
-        train: The labeled features to compare with, a result of `extract_features`.
-        test: The labeled features to classify.
+        train: The labeled features to compare with, a result of `extract_features`. Images without
+            a label are left out.
+        test: The labeled features to classify. Images without a label are left out.
         k: Number of neighbors; clipped to the number of training images.
         temperature: Temperature of the votes: a neighbor counts exp(similarity / temperature).
 
@@ -65,7 +66,7 @@ def knn(
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
 
     Raises:
-        UserError: If `k` or `temperature` is out of range.
+        UserError: If `k` or `temperature` is out of range, or there are no labels.
 
     Example:
         >>> import moco_tf
@@ -88,8 +89,9 @@ def linear_probe(
     """Fit a logistic regression on features, and return its accuracy.
 
     Args:
-        train: The labeled features to fit, a result of `extract_features`.
-        test: The labeled features to classify.
+        train: The labeled features to fit, a result of `extract_features`. Images without a label
+            are left out.
+        test: The labeled features to classify. Images without a label are left out.
         l2: Weight of the L2 penalty.
         iterations: Maximum number of L-BFGS iterations.
 
@@ -97,7 +99,8 @@ def linear_probe(
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
 
     Raises:
-        UserError: If a setting is out of range, or all training images are of one class.
+        UserError: If a setting is out of range, all training images are of one class, or there are
+            no labels.
 
     Example:
         >>> import moco_tf

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import moco_tf
 from moco_tf import UserError, encoders
@@ -43,6 +44,22 @@ def test_features_are_those_of_the_part(source, backbone, part):
     np.testing.assert_array_equal(features.labels, source.labels[indices])
     np.testing.assert_array_equal(features.features, expected.features)
     assert features.num_classes == 2
+
+
+def test_images_without_a_label_do_not_count(tmp_path):
+    labels = np.tile([0, 1, -1], 20)
+    levels = np.array([50, 150, 100])[labels, np.newaxis, np.newaxis, np.newaxis]
+    np.save(tmp_path / "gray.npy", np.broadcast_to(levels, [60, 8, 8, 3]).astype(np.uint8))
+    np.save(tmp_path / "gray.labels.npy", labels)
+    source = moco_tf.load_source(f"npy:{tmp_path / 'gray.npy'}")
+
+    def backbone(images):  # The angle of the feature depends on the gray level.
+        return tf.concat([images[:, 0, 0], 100 + 0 * images[:, 0, 0]], axis=1)
+
+    features = moco_tf.extract_features(backbone, source, "all", 8)
+    np.testing.assert_array_equal(features.labels, labels)
+    assert moco_tf.knn(features, features, k=20)["top1"] == 1.0
+    assert moco_tf.linear_probe(features, features)["top1"] == 1.0
 
 
 def test_knn_equals_the_protocol(features):

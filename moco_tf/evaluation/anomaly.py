@@ -7,8 +7,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation.bootstrap import interval
-from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.bootstrap import interval, share_interval
+from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.knn import nearest
 from moco_tf.evaluation.settings import AnomalySettings
 
@@ -26,12 +26,14 @@ def detect(
     Args:
         train: Features of the training images. With labels, only those of the class
             `settings.normal` are used; without labels, all of them are normal.
-        test: Labeled features of the test images. An image is anomalous if it is not of that class.
+        test: Labeled features of the test images. An image is anomalous if it is of another class.
+            Images without a label are left out.
         settings: Name of the normal class, and k.
 
     Returns:
         A dict with `auroc`, the probability that an anomalous image has a larger score than a
-        normal one, and `auroc_interval`, of `moco_tf.evaluation.bootstrap.interval`;
+        normal one, and `auroc_interval`, of `moco_tf.evaluation.bootstrap.interval`, or that of
+        a share of the rarer kind of image if the AUROC is 0 or 1;
         `average_precision`, with the anomalous images as the positive ones; `num_normal`, the
         number of normal training images; `per_class`, a list of dicts with `class`, `num_test` and
         `auroc` for each anomalous class alone; and `most_anomalous`, a list of dicts with `index`,
@@ -75,15 +77,19 @@ def evaluate_scores(
 
     Args:
         scores: float `[N]`, larger for more anomalous images.
-        test: Labeled features of the test images. The features themselves are not used.
+        test: Labeled features of the test images, of which those without a label are left out. The
+            features themselves are not used.
         settings: Name of the normal class.
 
     Returns:
         The entries of `detect` without `num_normal`.
 
     Raises:
-        UserError: If there are no normal test images or no anomalous ones.
+        UserError: If there are no normal test images or no anomalous ones, or there are no labels.
     """
+    if test.labels is not None:
+        scores = scores[test.labels >= 0]
+    test = labeled(test)
     assert test.labels is not None
     names = _names(test)
     is_anomalous = test.labels != normal_label(names, settings)
@@ -95,11 +101,18 @@ def evaluate_scores(
         return auroc(scores[drawn], is_anomalous[drawn])
 
     groups = [np.flatnonzero(is_anomalous), np.flatnonzero(~is_anomalous)]
-    everything = np.arange(len(scores))
+    value = auroc_of(np.arange(len(scores)))
+    if value in (0, 1):
+        # Every draw has the same AUROC. Its variance is at most that of a share of the images of
+        # the rarer kind (Birnbaum and Klose 1957).
+        rarer = min(map(len, groups))
+        ends = share_interval(round(value * rarer), rarer)
+    else:
+        ends = interval(auroc_of, groups)
     most = np.argsort(-scores, kind="stable")[:NAMED]
     return {
-        "auroc": auroc_of(everything),
-        "auroc_interval": interval(auroc_of, groups),
+        "auroc": value,
+        "auroc_interval": ends,
         "average_precision": float(average_precision_score(is_anomalous, scores)),
         "per_class": [
             {

@@ -10,7 +10,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.evaluation import partitions
-from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.knn import normalize
 from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import ClusterSettings
@@ -30,7 +30,8 @@ def cluster(
 
     Args:
         train: Features of the training images.
-        test: Features of the test images, with labels or without.
+        test: Features of the test images, with labels or without. Those without a label count for
+            the sizes and the examples of the clusters, and not for the agreement with classes.
         settings: Number of clusters, number of starts, and seed.
 
     Returns:
@@ -39,9 +40,9 @@ def cluster(
         first; and with labels also the agreement of clusters and classes: `nmi`, the normalized
         mutual information, in [0, 1]; `ari`, the adjusted Rand index, 1 for equal partitions and 0
         on average for random ones, and `ari_interval`, the 95 % interval of
-        `moco_tf.evaluation.partitions.interval`; and `per_class`, a list of dicts with `class`, its
-        name, `num_test`, the number of its test images, `cluster`, the number of the cluster that
-        holds most of them, and `share`, the fraction of them that it holds, in [0, 1].
+        `moco_tf.evaluation.partitions.interval`, or None; and `per_class`, a list of dicts with
+        `class`, its name, `num_test`, the number of its test images, `cluster`, the number of the
+        cluster that holds most of them, and `share`, the fraction of them that it holds, in [0, 1].
 
     Raises:
         UserError: If a feature is not finite, there are fewer training images than clusters, or
@@ -65,8 +66,9 @@ def cluster(
         members = np.flatnonzero(assigned == number)
         nearest = members[np.argsort(distances[members, number], kind="stable")[:EXAMPLES]]
         examples.append(test.indices[nearest].tolist())
+    has_labels = test.labels is not None and np.any(test.labels >= 0)
     return {
-        **({} if test.labels is None else _agreement(test, assigned)),
+        **(_agreement(test, assigned) if has_labels else {}),
         "clusters": clusters,
         "cluster_sizes": np.bincount(assigned, minlength=clusters).tolist(),
         "examples": examples,
@@ -75,6 +77,9 @@ def cluster(
 
 def _agreement(test: Features, assigned: np.ndarray) -> dict[str, Any]:
     """Return how well the clusters of the test images, int `[N]`, agree with their classes."""
+    assert test.labels is not None
+    assigned = assigned[test.labels >= 0]
+    test = labeled(test)
     assert test.labels is not None
     names = class_names(test)
     rows = []

@@ -28,7 +28,8 @@ class Features:
     Attributes:
         features: float32 `[M, D]`.
         indices: int64 `[M]`, the images of the source that the features belong to.
-        labels: int32 `[M]`, in [0, `num_classes`), or None if the source has no labels.
+        labels: int32 `[M]`, in [0, `num_classes`), or -1 for an image without a label; None if the
+            source has no labels. `labeled` leaves out the images without a label.
         num_classes: Number of classes of the source; 0 if it has no labels.
         unreadable: Names of the requested images that cannot be read, by their indices.
         unreadable_classes: Names of the classes of which none of the requested images can be read.
@@ -42,6 +43,34 @@ class Features:
     unreadable: dict[int, str] = dataclasses.field(default_factory=dict)
     unreadable_classes: list[str] = dataclasses.field(default_factory=list)
     class_names: list[str] = dataclasses.field(default_factory=list)
+
+
+def labeled(part: Features) -> Features:
+    """Return the features of the images that have a label.
+
+    Args:
+        part: Features with labels, such as of all images of a source that is labeled in part.
+
+    Returns:
+        The same features without the images whose label is -1.
+
+    Raises:
+        UserError: If none of the images has a label.
+    """
+    if part.labels is None or not np.any(part.labels >= 0):
+        raise UserError(
+            "none of the images has a label, which this evaluation needs: use the features of "
+            "images with labels"
+        )
+    has_label = part.labels >= 0
+    if has_label.all():
+        return part
+    return dataclasses.replace(
+        part,
+        features=part.features[has_label],
+        indices=part.indices[has_label],
+        labels=part.labels[has_label],
+    )
 
 
 def require_finite(*parts: Features) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.features import Features, labeled
 from moco_tf.evaluation.logistic import scores
 from moco_tf.evaluation.metrics import accuracies, details, first_hits
 from moco_tf.evaluation.settings import FewShotSettings
@@ -19,8 +19,9 @@ def classify(
     """Return the accuracy with a few labeled images per class, over several random draws.
 
     Args:
-        train: Labeled features of the training images, from which the labeled ones are drawn.
-        test: Labeled features of the test images.
+        train: Labeled features of the training images, from which those to fit are drawn. Images
+            without a label are left out.
+        test: Labeled features of the test images. Images without a label are left out.
         settings: Settings of the draws and of the classifier.
 
     Returns:
@@ -32,8 +33,10 @@ def classify(
         accuracies are in [0, 1].
 
     Raises:
-        UserError: If a class has fewer training images than shots, or there is only one class.
+        UserError: If a class has fewer training images than shots, there is only one class, or
+            there are no labels.
     """
+    train, test = labeled(train), labeled(test)
     assert train.labels is not None
     assert test.labels is not None
     require_enough(train.labels, [str(label) for label in range(train.num_classes)], settings.shots)
@@ -44,13 +47,13 @@ def classify(
             results, hits = [], []
             for number in range(settings.draws):
                 chosen = draw(train.labels, shots, settings.seed, number)
-                labeled = dataclasses.replace(
+                drawn = dataclasses.replace(
                     train,
                     features=train.features[chosen],
                     indices=train.indices[chosen],
                     labels=train.labels[chosen],
                 )
-                scored = scores(labeled, test, settings)
+                scored = scores(drawn, test, settings)
                 results.append(accuracies(scored, test.labels))
                 hits.append(first_hits(scored, test.labels))
                 bar.update(shots)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import evenly_spaced
-from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
 
@@ -74,16 +74,17 @@ def classify(
     """Classify test images by their nearest training images, and return the accuracy.
 
     Args:
-        train: Labeled features of the training images.
-        test: Labeled features of the test images.
+        train: Labeled features of the training images. Images without a label are left out.
+        test: Labeled features of the test images. Images without a label are left out.
         settings: Number of neighbors and temperature.
 
     Returns:
         `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: If a feature is not finite.
+        UserError: If a feature is not finite, or there are no labels.
     """
+    test = labeled(test)
     assert test.labels is not None
     return accuracies(scores(train, test, settings), test.labels)
 
@@ -93,15 +94,16 @@ def scores(train: Features, test: Features, settings: KNNSettings = KNNSettings(
 
     Args:
         train: As for `classify`.
-        test: As for `classify`.
+        test: Features of the test images, with labels or without.
         settings: As for `classify`.
 
     Returns:
         float64 `[N, classes]`.
 
     Raises:
-        UserError: If a feature is not finite.
+        UserError: If a feature is not finite, or there are no labels.
     """
+    train = labeled(train)
     require_finite(train, test)
     assert train.labels is not None
     indices, similarities = nearest(train.features, test.features, settings.k)
@@ -113,8 +115,7 @@ def choose_k(train: Features, settings: KNNSettings) -> tuple[int, list[dict[str
     """Choose the number of neighbors by classifying training images, each without itself.
 
     Args:
-        train: Labeled features of the training images. Up to 10,000 of them, evenly spaced, are
-            classified.
+        train: As for `classify`. Up to 10,000 of the images, evenly spaced, are classified.
         settings: The numbers `ks` to compare, and the temperature.
 
     Returns:
@@ -122,8 +123,9 @@ def choose_k(train: Features, settings: KNNSettings) -> tuple[int, list[dict[str
         `top1` on the training images.
 
     Raises:
-        UserError: If a feature is not finite.
+        UserError: If a feature is not finite, or there are no labels.
     """
+    train = labeled(train)
     require_finite(train)
     assert train.labels is not None
     queries = evenly_spaced(np.arange(len(train.features)), MAX_QUERIES)

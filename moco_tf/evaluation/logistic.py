@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import ProbeSettings
 
@@ -28,8 +28,8 @@ def probe(
     Features are scaled to unit variance first, so that `l2` has the same effect on every backbone.
 
     Args:
-        train: Labeled features of the training images.
-        test: Labeled features of the test images.
+        train: Labeled features of the training images. Images without a label are left out.
+        test: Labeled features of the test images. Images without a label are left out.
         settings: L2 penalty and number of iterations. Half the penalty times the sum of the squared
             weights is added to the mean log loss.
 
@@ -37,8 +37,10 @@ def probe(
         `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: If all training images are of one class, or a feature is not finite.
+        UserError: If all training images are of one class, a feature is not finite, or there are no
+            labels.
     """
+    test = labeled(test)
     assert test.labels is not None
     return accuracies(scores(train, test, settings), test.labels)
 
@@ -50,7 +52,7 @@ def scores(
 
     Args:
         train: As for `probe`.
-        test: As for `probe`.
+        test: Features of the test images, with labels or without.
         settings: As for `probe`.
 
     Returns:
@@ -59,6 +61,7 @@ def scores(
     Raises:
         UserError: As `probe`.
     """
+    train = labeled(train)
     require_finite(train, test)
     assert train.labels is not None
     if len(np.unique(train.labels)) < 2:

@@ -36,9 +36,9 @@ def classification(scores: np.ndarray, test: Features) -> dict[str, Any]:
 
     Returns:
         A dict with `top1` and `top5`, in [0, 1]; `top1_interval`, the 95 % interval of
-        `moco_tf.evaluation.bootstrap.mean_interval`; and `per_class`, a list of dicts with `class`,
-        its name, `num_test`, the number of its test images, and `top1`, for each class with test
-        images.
+        `moco_tf.evaluation.bootstrap.share_interval`; and `per_class`, a list of dicts with
+        `class`, its name, `num_test`, the number of its test images, and `top1`, for each class
+        with test images.
     """
     assert test.labels is not None
     return {

@@ -22,7 +22,7 @@ from moco_tf.evaluation import (
     retrieval,
     unreadable,
 )
-from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation.features import Extractor, Features, feature_step, labeled
 from moco_tf.evaluation.metrics import classification
 from moco_tf.evaluation.settings import (
     SETTINGS,
@@ -58,6 +58,8 @@ CACHED: dict[str, Callable[..., dict[str, Any]]] = {
     "anomaly": anomaly.detect,
     "cluster": clustering.cluster,
 }
+# Those of them that learn from the labels of the training images.
+CLASSIFIERS = ("knn", "knn_head", "linear_cached", "few-shot")
 # How the images of a data source get labels.
 LABEL_REMEDIES = {
     "folder": "put the images of each class into a subfolder, with the same name in all parts, or ",
@@ -137,13 +139,16 @@ def evaluate(
     Args:
         protocol: A key of `CACHED`: `"knn"`, `"linear_cached"`, `"few-shot"`, `"retrieval"` or
             `"cluster"`, or `"knn_head"` where the features are outputs of the projection head.
-        train: Labeled features of the training images.
-        test: Labeled features of the test images.
+        train: Labeled features of the training images. A protocol that learns from the labels
+            leaves out the images without one.
+        test: Labeled features of the test images. Images without a label are left out, except by
+            `"cluster"`, which needs no labels.
         settings: Settings of the protocol; by default its defaults.
 
     Returns:
         A dict with `protocol`, the result of the protocol's function, which for most protocols is
-        that of `moco_tf.evaluation.metrics.classification`, `num_train`, `num_test`, the entries of
+        that of `moco_tf.evaluation.metrics.classification`; `num_train` and `num_test`, the numbers
+        of images without those that were left out; the entries of
         `moco_tf.evaluation.unreadable.entries`, `seconds` that the protocol took on the features,
         and the settings.
 
@@ -151,6 +156,10 @@ def evaluate(
         UserError: If the protocol cannot be applied to these features.
     """
     settings = settings or SETTINGS[protocol]()
+    if protocol in CLASSIFIERS:
+        train = labeled(train)
+    if protocol != "cluster":
+        test = labeled(test)
     start = time.perf_counter()
     result = CACHED[protocol](train, test, settings)
     return {
@@ -252,8 +261,8 @@ def summarize(result: dict[str, Any]) -> str:
         sizes = result["cluster_sizes"]
         accuracy = f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images"
         if "nmi" in result:
-            low, high = result.get("ari_interval", (None, None))  # Earlier versions had none.
-            interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
+            ends = result.get("ari_interval")  # None for few images; earlier versions had none.
+            interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
             agreement = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}{interval}"
             accuracy = f"{agreement}, {accuracy}"
         else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation.bootstrap import mean_interval
-from moco_tf.evaluation.features import Features, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.knn import normalize
 from moco_tf.evaluation.settings import RetrievalSettings
 
@@ -30,9 +30,10 @@ def retrieve(
 
     Args:
         train: Labeled features of the training images, the gallery if `settings.gallery` is
-            `"train"`.
+            `"train"`. Those without a label are relevant for no query.
         test: Labeled features of the test images, the queries. They are also the gallery if
-            `settings.gallery` is `"test"`, each without itself.
+            `settings.gallery` is `"test"`, each without itself. Images without a label are left
+            out.
         settings: The gallery and the ranks k.
 
     Returns:
@@ -43,8 +44,10 @@ def retrieve(
         `moco_tf.evaluation.bootstrap.mean_interval`.
 
     Raises:
-        UserError: If a feature is not finite, or no query has a relevant image.
+        UserError: If a feature is not finite, no query has a relevant image, or there are no
+            labels.
     """
+    test = labeled(test)
     require_finite(train, test)
     is_leave_one_out = settings.gallery == "test"
     gallery = test if is_leave_one_out else train

@@ -214,7 +214,7 @@ def _show_image(
     image = central_view(source.read(tf.constant(index, tf.int64)), image_size)
     axes.imshow(shown(image, source))
     color = "crimson" if is_red else "black"
-    if source.labels is not None and source.class_names is not None:
+    if source.labels is not None and source.class_names is not None and source.labels[index] >= 0:
         title = f"{source.class_names[source.labels[index]][:20]}\n{title}"
         if query is not None and source.labels[index] != source.labels[query]:
             color = "crimson"

@@ -104,6 +104,7 @@ def write_report(
         return None
 
     bank, test = features[TRAINED]
+    labels = _shown_labels(source, bank, test)
     finite = bool(np.isfinite(bank.features).all() and np.isfinite(test.features).all())
     can_compare = can_compare and finite
     compares_now = can_compare and evaluated is None
@@ -124,9 +125,9 @@ def write_report(
             evidence=evidence,
             findings=findings,
             results=results,
-            class_names=source.class_names,
-            feature_map=_feature_map(source, test, image_size) if finite else None,
-            neighbors=_neighbors(source, bank, test, image_size) if finite else None,
+            class_names=None if labels is None else source.class_names,
+            feature_map=_feature_map(source, test, image_size, labels) if finite else None,
+            neighbors=_neighbors(source, bank, test, image_size, labels) if finite else None,
         )
         bar.update()
         result = {
@@ -186,6 +187,18 @@ def _extract(
             extract_test(step, f"{name}, test images"),
         )
     return features
+
+
+def _shown_labels(source: Source, *parts: Features) -> np.ndarray | None:
+    """Return the labels of a source, or None if images of the report have none.
+
+    The images of pre-training, which the report shows without held-out ones, may be labeled in
+    part.
+    """
+    for part in parts:
+        if part.labels is None or (part.labels < 0).any():
+            return None
+    return source.labels
 
 
 def _has_classes(source: Source, indices: np.ndarray) -> bool:
@@ -275,15 +288,19 @@ def _gather_evidence(
     )
 
 
-def _feature_map(source: Source, test: Features, image_size: int) -> FeatureMap:
+def _feature_map(
+    source: Source, test: Features, image_size: int, labels: np.ndarray | None
+) -> FeatureMap:
     neighbors, cosines = knn.nearest_others(
         test.features, test.indices, test.features, test.indices, COLUMNS
     )
-    images = _images(source, test.indices, image_size, largest=64)
+    images = _images(source, test.indices, image_size, labels, largest=64)
     return FeatureMap(images, map_to_plane(test.features), neighbors, cosines)
 
 
-def _neighbors(source: Source, bank: Features, test: Features, image_size: int) -> Neighbors:
+def _neighbors(
+    source: Source, bank: Features, test: Features, image_size: int, labels: np.ndarray | None
+) -> Neighbors:
     # Test images are sorted by class, so evenly spaced ones show different classes.
     queries = evenly_spaced(np.arange(len(test.features)), ROWS)
     query_indices = test.indices[queries]
@@ -291,17 +308,23 @@ def _neighbors(source: Source, bank: Features, test: Features, image_size: int) 
         bank.features, bank.indices, test.features[queries], query_indices, COLUMNS
     )
     return Neighbors(
-        _images(source, query_indices, image_size, largest=128),
-        _images(source, bank.indices[rows].ravel(), image_size, largest=128),
+        _images(source, query_indices, image_size, labels, largest=128),
+        _images(source, bank.indices[rows].ravel(), image_size, labels, largest=128),
         cosines,
     )
 
 
-def _images(source: Source, indices: np.ndarray, image_size: int, largest: int) -> Images:
+def _images(
+    source: Source,
+    indices: np.ndarray,
+    image_size: int,
+    labels: np.ndarray | None,
+    largest: int,
+) -> Images:
     return Images(
         thumbnails(source, indices, image_size, largest),
         [source.describe(int(index)) for index in indices],
-        None if source.labels is None else source.labels[indices],
+        None if labels is None else labels[indices],
     )
 
 

@@ -72,7 +72,9 @@ class Projector:
         rows = [_to_cell(self.source.describe(int(index))) for index in features.indices]
         if features.labels is not None:
             assert self.source.class_names is not None
-            classes = [_to_cell(self.source.class_names[label]) for label in features.labels]
+            # An image without a label has the label -1, and an empty cell.
+            cells = [*map(_to_cell, self.source.class_names), ""]
+            classes = [cells[label] for label in features.labels]
             # TensorBoard expects a header if there are several columns, and none for one column.
             rows = [f"{name}\t{row}" for name, row in zip(classes, rows, strict=True)]
             rows = ["class\timage", *rows]

@@ -77,8 +77,8 @@ def test_result_records_the_settings_of_the_flags(image_folder, tmp_path, protoc
         assert f"recall at 3 {result['recall'][1]['recall']:.4f}" in line
     elif protocol == "cluster":
         assert sum(result["cluster_sizes"]) == result["num_test"]
-        low, high = result["ari_interval"]
-        assert f"ARI {result['ari']:.4f} ({low:.4f} to {high:.4f}), " in line
+        assert result["ari_interval"] is None  # There are fewer than 20 test images.
+        assert f"ARI {result['ari']:.4f}, " in line
     elif protocol == "anomaly":
         assert f"AUROC {result['auroc']:.4f} (" in line
     else:

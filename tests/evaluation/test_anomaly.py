@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
-from moco_tf.evaluation.anomaly import auroc, detect
+from moco_tf.evaluation.anomaly import auroc, detect, evaluate_scores
 from moco_tf.evaluation.settings import AnomalySettings
 from tests.evaluation.helpers import as_features
 
@@ -67,6 +68,19 @@ def test_interval_is_as_wide_as_that_of_hanley_and_mcneil():
     variance += (negatives - 1) * (q2 - area**2)
     error = np.sqrt(variance / (positives * negatives))
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_interval_of_a_perfect_ranking_has_a_width(sign):
+    labels = np.repeat([1, 0], [40, 12])
+    part = as_features(np.zeros([52, 2], np.float32), labels, 2)
+    scores = sign * np.arange(52.0)
+    result = evaluate_scores(scores, part, AnomalySettings(normal="1"))
+    assert result["auroc"] == (1 if sign == 1 else 0)
+    # Wilson's interval of 12 of 12.
+    low = 12 / (12 + scipy.stats.norm.ppf(0.975) ** 2)
+    expected = (low, 1) if sign == 1 else (0, 1 - low)
+    assert result["auroc_interval"] == pytest.approx(expected, abs=1e-12)
 
 
 def test_training_images_without_labels_are_normal():

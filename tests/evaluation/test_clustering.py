@@ -37,7 +37,9 @@ def test_separate_classes_are_found():
     assert result["nmi"] == pytest.approx(1)
     assert result["ari"] == pytest.approx(1)
     assert result["clusters"] == CLASSES
-    assert result["ari_interval"] == (1.0, 1.0)
+    assert result["ari_interval"] is None
+    summary = protocols.summarize({**result, "num_train": 120, "num_test": 120})
+    assert summary.startswith("NMI 1.0000, ARI 1.0000, 4 clusters")
     assert result["cluster_sizes"] == [30] * 4
     assert [row["share"] for row in result["per_class"]] == [1.0] * 4
     assert len({row["cluster"] for row in result["per_class"]}) == 4

@@ -28,9 +28,33 @@ def test_index_without_one_image_is_that_of_scikit_learn():
 @pytest.mark.parametrize(
     "counts", [[[1]], [[7]], [[1, 0], [0, 1]], [[3, 0], [0, 4]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]]
 )
-def test_equal_partitions_have_an_interval_without_width(counts):
-    counts = np.array(counts)
-    assert partitions.interval(1.0, partitions.ari_without_one(counts), counts) == (1.0, 1.0)
+def test_equal_partitions_have_no_interval(counts):
+    for times in (1, 20):
+        counts = times * np.array(counts)
+        assert partitions.interval(1.0, partitions.ari_without_one(counts), counts) is None
+
+
+def test_one_cluster_has_no_interval():
+    counts = np.array([[30], [20], [17]])
+    assert partitions.interval(0.0, partitions.ari_without_one(counts), counts) is None
+
+
+def test_interval_is_within_the_range_of_the_index():
+    for labels, clusters in ([0, 0, 1, 1], [0, 1, 0, 1]), ([0] * 19 + [1], [0] * 20):
+        assert adjusted_rand_score(labels, clusters) >= partitions.LOWEST
+    counts = np.array([[10, 1], [1, 8]])
+    without_one = partitions.ari_without_one(counts)
+    assert partitions.interval(0.63, without_one, counts)[1] == 1.0
+    assert partitions.interval(-0.4, without_one, counts)[0] == -0.5
+
+
+def test_few_images_have_no_interval():
+    for count, has_interval in ((19, False), (20, True)):
+        labels, clusters = example(count, seed=0)
+        counts = contingency_matrix(labels, clusters)
+        value = adjusted_rand_score(labels, clusters)
+        ends = partitions.interval(value, partitions.ari_without_one(counts), counts)
+        assert (ends is not None) == has_interval
 
 
 @pytest.mark.parametrize("classes", [4, 19])

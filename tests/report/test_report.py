@@ -222,3 +222,21 @@ def test_directory_without_a_run_or_a_checkpoint_is_refused(tmp_path, leaking_ru
     shutil.copy(leaking_run[0] / "config.json", workdir)
     with pytest.raises(UserError, match="no checkpoint yet"):
         write_report(str(workdir))
+
+
+@pytest.mark.slow
+def test_report_on_images_of_which_few_have_labels_shows_no_classes(tmp_path):
+    images = np.stack(crops(12, 40))
+    labels = np.array([0, 1, *[-1] * 10])
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "images.labels.npy", labels)
+    source = sources.load(f"npy:{tmp_path / 'images.npy'}")
+    assert source.has_labels
+    assert not len(source.test)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    make_run(workdir, source)
+    write_report(str(workdir))
+    html = (workdir / "report.html").read_text()
+    assert page_data(html)["map"]["labels"] is None
+    assert "the images have no labels" in html

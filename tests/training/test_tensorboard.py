@@ -21,7 +21,7 @@ from moco_tf.data import sources
 from moco_tf.data.augment import Augment
 from moco_tf.data.normalization import MEAN, STD
 from moco_tf.data.recipes import RECIPES
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.features import Features, extract
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_data, build_model
 from moco_tf.training.finite import FiniteCheck
@@ -116,6 +116,15 @@ def test_projector_shows_classes_and_names(labeled):
     for row, index in zip(rows, source.test, strict=True):
         class_name = source.class_names[source.labels[index]]
         assert row.split("\t") == [class_name, source.describe(index)]
+
+
+def test_projector_shows_no_class_for_images_without_a_label(trained_run, tmp_path):
+    source = sources.load(run_directory.read_config(str(trained_run)).data.source)
+    features = Features(np.eye(3, dtype=np.float32), source.test[:3], np.array([0, -1, 1]), 2)
+    Projector(str(tmp_path), source, SIZE).write(1, features)
+    [metadata] = tmp_path.rglob("metadata.tsv")
+    classes = [line.split("\t")[0] for line in metadata.read_text().splitlines()]
+    assert classes == ["class", source.class_names[0], "", source.class_names[1]]
 
 
 def test_projector_shows_thumbnails_of_central_views(labeled):
