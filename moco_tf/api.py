@@ -14,8 +14,8 @@ from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 def extract_features(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,
-    part: str = "train",
-    image_size: int = 224,
+    part: str,
+    image_size: int,
 ) -> Features:
     """Extract the features of a part of a data source.
 
@@ -25,7 +25,8 @@ def extract_features(
         source: The result of `moco_tf.load_source`.
         part: `"train"` or `"test"`, the two disjoint parts of an evaluation; `"pretrain"`, the
             images of pre-training; or `"all"`.
-        image_size: Side of the central view in pixels.
+        image_size: Side of the central view in pixels. Use that of the evaluations of the
+            backbone's training, which is `moco_tf.Run.evaluation_size` for a run.
 
     Returns:
         An object with `features`, float32 `[M, D]`; `indices`, int64 `[M]`, of the images in the

@@ -91,6 +91,23 @@ class Run:
         return total_steps(self.config, num_images // self.config.batch_size)
 
     @property
+    def evaluation_size(self) -> int:
+        """Side in pixels of the central views on which the run is evaluated.
+
+        It is `config.evaluation_size`, or `config.image_size` if that is 0. Use it as `image_size`
+        for the features of the run's backbone.
+
+        Example:
+            >>> import moco_tf
+            >>> run = moco_tf.load_run(workdir)
+            >>> source = moco_tf.load_source(run.config.data.source)
+            >>> test = moco_tf.extract_features(run.backbone, source, "test", run.evaluation_size)
+            >>> test.features.shape[1]
+            64
+        """
+        return evaluation_size(self.config)
+
+    @property
     def finished(self) -> bool:
         """Whether the run has been trained to its end."""
         return self.step >= self.total_steps
@@ -155,7 +172,7 @@ class Run:
             return False
         actual = [report.get(key) for key in ("step", "data", "image_size")]
         source = printable(paths.expand_source(self.config.data.source))
-        return actual == [self.step, source, evaluation_size(self.config)]
+        return actual == [self.step, source, self.evaluation_size]
 
     def __repr__(self) -> str:
         try:

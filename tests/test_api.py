@@ -62,6 +62,14 @@ def test_images_without_a_label_do_not_count(tmp_path):
     assert moco_tf.linear_probe(features, features)["top1"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("function", "arguments"), [(moco_tf.extract_features, ["train"]), (moco_tf.embed, ["out"])]
+)
+def test_size_of_the_views_has_to_be_given(source, backbone, function, arguments):
+    with pytest.raises(TypeError, match="'image_size'"):
+        function(backbone, source, *arguments)
+
+
 def test_knn_equals_the_protocol(features):
     assert moco_tf.knn(*features) == knn.classify(*features)
     expected = knn.classify(*features, KNNSettings(3, 0.5))
@@ -77,7 +85,7 @@ def test_linear_probe_equals_the_protocol(features):
 def test_unknown_part_is_refused(source, backbone):
     message = "part='val': choose one of train, test, pretrain, all"
     with pytest.raises(ValueError, match=message):
-        moco_tf.extract_features(backbone, source, "val")
+        moco_tf.extract_features(backbone, source, "val", SIZE)
 
 
 def test_settings_out_of_range_are_refused(features):

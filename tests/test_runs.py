@@ -28,6 +28,13 @@ def test_run_has_the_state_of_its_directory(trained_run):
     assert run.backbone is run.backbone
 
 
+def test_evaluation_size_is_that_of_the_config(trained_run):
+    run = moco_tf.load_run(trained_run)
+    assert run.evaluation_size == run.config.image_size == 32
+    run.config.evaluation_size = 48
+    assert run.evaluation_size == 48
+
+
 def test_metrics_have_a_row_for_each_step(trained_run):
     metrics = moco_tf.load_run(trained_run).metrics
     assert metrics.index.name == "step"

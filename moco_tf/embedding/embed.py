@@ -52,7 +52,7 @@ def embed(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,
     out: str | os.PathLike[str],
-    image_size: int = 224,
+    image_size: int,
     *,
     part: str = "all",
     format: str = "parquet",
@@ -74,7 +74,7 @@ def embed(
         source: The result of `moco_tf.load_source`.
         out: Directory to write to, local or a path of TensorFlow such as `gs://...`: a new one, or
             one that an earlier call with the same arguments wrote.
-        image_size: Side of the central view in pixels.
+        image_size: Side of the central view in pixels, as for `moco_tf.extract_features`.
         part: `"all"`, `"train"`, `"test"` or `"pretrain"`, as for `moco_tf.extract_features`.
         format: `"parquet"`; `"npy"`, a NumPy file with the features and a CSV file with the other
             columns; or `"csv"`.
