@@ -82,22 +82,49 @@ def demo_output() -> str:
 
 def finetuning() -> str:
     """Return the accuracies of fine-tuning with a part of the labels, over the demo's seeds."""
+    rows = [
+        [
+            labels,
+            title,
+            *(_finetuned(summary, start, layers) for start in ("random", "pre-trained")),
+        ]
+        for labels, summary in _finetunings().items()
+        for layers, title in (("head", "new layer only"), ("all", "all layers"))
+    ]
     header = ["labels", "trained", "random initialization", "MoCo, pre-trained"]
-    rows = []
-    for fraction, summary in _read("studies/demo/finetuning.json").items():
-        images = f"{100 * float(fraction):g} %, {summary['settings']['num_train']:,} images"
-        for layers, title in (("head", "new layer only"), ("all", "all layers")):
-            cells = []
-            for initialization in ("random", "pre-trained"):
-                percents = [
-                    100 * curve["top1"]
-                    for result in summary["results"]
-                    for curve in result["curves"]
-                    if (curve["initialization"], curve["layers"]) == (initialization, layers)
-                ]
-                cells.append(f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}")
-            rows.append([images, title, *cells])
     return markdown.table(header, rows)
+
+
+def few_labels() -> str:
+    """Return the accuracies after fine-tuning all layers."""
+    rows = [
+        [
+            labels,
+            _finetuned(summary, "random", "all"),
+            f"**{_finetuned(summary, 'pre-trained', 'all')}**",
+        ]
+        for labels, summary in _finetunings().items()
+    ]
+    return markdown.table(["labels", "random initialization", "**MoCo, pre-trained**"], rows)
+
+
+def _finetunings() -> dict[str, Any]:
+    """Return the results of fine-tuning by the labels that were used."""
+    return {
+        f"{100 * float(fraction):g} %, {summary['settings']['num_train']:,} images": summary
+        for fraction, summary in _read("studies/demo/finetuning.json").items()
+    }
+
+
+def _finetuned(summary: dict[str, Any], initialization: str, layers: str) -> str:
+    """Return the accuracy over the seeds after fine-tuning."""
+    percents = [
+        100 * curve["top1"]
+        for result in summary["results"]
+        for curve in result["curves"]
+        if (curve["initialization"], curve["layers"]) == (initialization, layers)
+    ]
+    return f"{statistics.mean(percents):.1f} ± {statistics.stdev(percents):.1f}"
 
 
 def crops() -> str:
@@ -151,6 +178,7 @@ TABLES = {
     "fashion_mnist_finetuning": fashion_mnist_tables.finetuning,
     "fashion_mnist_recipe": fashion_mnist_tables.recipe,
     "fashion_mnist_schedules": fashion_mnist_tables.schedules,
+    "few_labels": few_labels,
     "finetuning": finetuning,
     "fit": benchmark_tables.fit,
     "embed": benchmark_tables.embed,

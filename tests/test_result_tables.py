@@ -24,6 +24,7 @@ def test_readme_has_the_headline_tables():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"<!-- begin: (\w+) -->", text) == [
         "demo",
+        "few_labels",
         "speed",
     ]
 
