@@ -95,7 +95,7 @@ def directory(tmp_path_factory):
     with contextlib.chdir(directory):
         make_photos, train = pages.commands("examples/README.md")
         pages.run_command(make_photos)
-        pages.run_command(train, *TINY[1:], "--config.epochs=2")
+        pages.run_command(train, *TINY[1:], "--config.epochs=12")
         for page in ("features", "search"):
             [embed] = pages.commands(f"examples/{page}.md")
             pages.run_command(embed)
