@@ -96,16 +96,18 @@ def finetuning() -> str:
 
 
 def few_labels() -> str:
-    """Return the accuracies after fine-tuning all layers."""
+    """Return the accuracies after fine-tuning all layers, also after a longer training."""
     rows = [
         [
             labels,
             _finetuned(summary, "random", "all"),
+            f"{100 * summary['longer']['top1']:.1f}",
             f"**{_finetuned(summary, 'pre-trained', 'all')}**",
         ]
         for labels, summary in _finetunings().items()
     ]
-    return markdown.table(["labels", "random initialization", "**MoCo, pre-trained**"], rows)
+    header = ["labels", "random initialization", "random, four times the epochs"]
+    return markdown.table([*header, "**MoCo, pre-trained**"], rows)
 
 
 def _finetunings() -> dict[str, Any]:
