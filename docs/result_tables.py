@@ -102,12 +102,12 @@ def few_labels() -> str:
             labels,
             _finetuned(summary, "random", "all"),
             f"{100 * summary['longer']['top1']:.1f}",
-            f"**{_finetuned(summary, 'pre-trained', 'all')}**",
+            _finetuned(summary, "pre-trained", "all"),
         ]
         for labels, summary in _finetunings().items()
     ]
     header = ["labels", "random initialization", "random, four times the epochs"]
-    return markdown.table([*header, "**MoCo, pre-trained**"], rows)
+    return markdown.table([*header, "MoCo, pre-trained"], rows)
 
 
 def _finetunings() -> dict[str, Any]:
