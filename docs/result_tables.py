@@ -106,7 +106,7 @@ def few_labels() -> str:
         ]
         for labels, summary in _finetunings().items()
     ]
-    header = ["labels", "random initialization", "random, four times the epochs"]
+    header = ["labels", "random initialization", "random, four times the epochs (one run)"]
     return markdown.table([*header, "MoCo, pre-trained"], rows)
 
 
