@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from moco_tf import config_files
+from moco_tf import config_files, interrupts
 from moco_tf.cli.config_file import ConfigFileParser
 from moco_tf.cli.formats import in_commands
 from moco_tf.cli.help import help_text
@@ -84,8 +84,11 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
             print(help_text(introduction, values, command.lists_settings))
             return 0
         _parse(values, arguments)
-        start_tensorflow()
-        return command.main(values) or 0
+        # Imports and TensorFlow's tracing run code that loses interrupts.
+        with interrupts.remembered() as interrupted:
+            start_tensorflow()
+            interrupted.raise_again()
+            return command.main(values) or 0
     except UserError as error:
         return _report(error, values, arguments, as_script)
     except KeyboardInterrupt:

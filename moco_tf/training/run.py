@@ -12,7 +12,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, paths, run_data, run_directory, run_lock, run_pixels
+from moco_tf import distribution, interrupts, paths, run_data, run_directory, run_lock, run_pixels
 from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import (
     chance_formula,
@@ -155,6 +155,8 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     callbacks: list[keras.callbacks.Callback] = []
     chief = distribution.is_chief()
     with contextlib.ExitStack() as stack:
+        # Building the model and compiling its step runs code that loses interrupts.
+        interrupted = stack.enter_context(interrupts.remembered())
         if chief:
             output_dir = workdir
             lock = stack.enter_context(run_lock.hold(workdir))
@@ -197,7 +199,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                     f"warning: the lines of metrics.jsonl after step {logged} are lost; the run "
                     f"resumes from step {start} without them"
                 )
-            stop = StopOnSignals(start, checkpoints)
+            stop = StopOnSignals(start, checkpoints, interrupted)
             stack.callback(stop.restore)
             callbacks.append(stop)
             best = None

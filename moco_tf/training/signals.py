@@ -5,6 +5,7 @@ import threading
 import types
 from typing import Any
 
+from moco_tf.interrupts import Interrupts
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.checkpoints import Checkpoints
 
@@ -20,15 +21,18 @@ class StopOnSignals(GlobalStep):
     Args:
         start: Global step that the run starts from.
         checkpoints: The run's `Checkpoints`, which save and stop.
+        interrupts: The interrupts so far. One that was lost stops the run after the current step.
     """
 
-    def __init__(self, start: int, checkpoints: Checkpoints) -> None:
+    def __init__(self, start: int, checkpoints: Checkpoints, interrupts: Interrupts) -> None:
         super().__init__(start)
         self.checkpoints = checkpoints
+        self.interrupts = interrupts
         self._previous: dict[int, Any] = {}
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         """Handle the signals from the first step on."""
+        self.interrupts.raise_again()
         # Python allows this in the main thread only.
         if self._previous or threading.current_thread() is not threading.main_thread():
             return

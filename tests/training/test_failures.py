@@ -14,11 +14,13 @@ import tensorflow as tf
 
 from moco_tf import run_directory
 from moco_tf.data.pipeline import TwoViews
+from moco_tf.mechanisms.moco import MoCo
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.printing import printing_may_fail
 from tests import in_process
 from tests.command import ROOT, TINY, logged_steps, start, state, wait_for
 from tests.conftest import TRAINED_RUN, source_flag
+from tests.test_interrupts import ignored_by_python, replaced_by_c_code
 
 
 def at_step(monkeypatch, step, action):
@@ -257,6 +259,25 @@ def test_ignored_signals_stay_ignored_and_output_may_be_lost(arguments, tmp_path
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=120) == 0
     assert run_directory.latest_checkpoint(str(tmp_path / "run")).endswith("step-12")
+
+
+# Both were seen in TensorFlow while it compiles a step.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("lose", [ignored_by_python, replaced_by_c_code])
+def test_interrupt_that_is_lost_while_the_step_is_compiled_stops_the_run(
+    arguments, tmp_path, monkeypatch, lose
+):
+    train_step = MoCo.train_step
+
+    def step_that_loses_an_interrupt(self, data):
+        lose()
+        return train_step(self, data)
+
+    monkeypatch.setattr(MoCo, "train_step", step_that_loses_an_interrupt)
+    output = in_process.run(*arguments, status=130)
+    assert output.endswith("stopped\n")
+    assert logged_steps(tmp_path / "run") == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow
