@@ -8,6 +8,7 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.errors import UserError
+from studies import seeds
 
 HELP = """Run the paper's experiments, and report which of its findings they reproduce.
 
@@ -51,7 +52,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_string(
         "workdir", "runs/study", "Local directory for the run directories.", flag_values=values
     )
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.", flag_values=values)
+    seeds.define_flag(values, default=[0, 1, 2])
     flags.DEFINE_integer(
         "epochs",
         8,
@@ -102,9 +103,7 @@ def _run(values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
     for name in values.only:
         if name not in NAMES:
             raise UserError(f"--only={name}: choose from {', '.join(NAMES)}")
-    for seed in values.seeds:
-        if not seed.isdigit():
-            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
+    chosen_seeds = seeds.parse(values)
     config = values.config.copy_and_resolve_references()
     config.epochs, config.steps = values.epochs, 0
     names = values.only or NAMES
@@ -122,7 +121,7 @@ def _run(values: flags.FlagValues, arguments: Sequence[str]) -> int | None:
     return study.run(
         config,
         planned,
-        seeds=[int(seed) for seed in values.seeds],
+        seeds=chosen_seeds,
         out=values.out,
         workdir=values.workdir,
         command=shlex.join(["python", "-m", "studies", *arguments]),

@@ -1,7 +1,6 @@
 """The command `python -m studies.fashion_mnist`: MoCo on Fashion-MNIST and its test images."""
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -12,6 +11,7 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.errors import UserError
+from studies import seeds
 
 if TYPE_CHECKING:
     from studies.study import Planned
@@ -78,7 +78,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         f"Encoders, separated by commas: {' and '.join(SPEEDS)}.",
         flag_values=values,
     )
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds, separated by commas.", flag_values=values)
+    seeds.define_flag(values, default=[0, 1, 2])
     flags.DEFINE_integer(
         "steps",
         0,
@@ -171,13 +171,10 @@ def base_config(folder: str, steps: int = 0) -> Any:
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
-    for seed in values.seeds or [""]:
-        if not re.fullmatch("[0-9]+", seed):
-            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
+    chosen_seeds = seeds.parse(values)
     for encoder in values.encoders or [""]:
         if encoder not in SPEEDS:
             raise UserError(f"--encoders={encoder}: choose from {', '.join(SPEEDS)}")
-    seeds = [int(seed) for seed in values.seeds]
 
     from moco_tf.config import flatten, total_steps
     from moco_tf.plots.run import plot_curves
@@ -192,14 +189,14 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     }
     hours = sum(run.cost for run in planned.values()) / 3600
     print(
-        f"the whole study takes about {hours:.1f} hours for each of {len(seeds)} seeds on two idle "
-        "CPU cores; finished runs are not run again",
+        f"the whole study takes about {hours:.1f} hours for each of {len(chosen_seeds)} seeds on "
+        "two idle CPU cores; finished runs are not run again",
         flush=True,
     )
     command = shlex.join(["python", "-m", "studies.fashion_mnist", *arguments])
-    stopped_by = study.run(config, planned, seeds, values.out, values.workdir, command)
+    stopped_by = study.run(config, planned, chosen_seeds, values.out, values.workdir, command)
     for encoder in values.encoders:
-        run_dir = os.path.join(values.workdir, f"{encoder}-moco", f"seed{seeds[0]}")
+        run_dir = os.path.join(values.workdir, f"{encoder}-moco", f"seed{chosen_seeds[0]}")
         if os.path.exists(os.path.join(run_dir, "metrics.jsonl")):
             shutil.copy(plot_curves(run_dir), os.path.join(values.out, f"curves-{encoder}.png"))
     return 0 if stopped_by is None else 128 + stopped_by

@@ -12,6 +12,7 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.errors import UserError
+from studies import seeds
 
 HELP = """Compare settings of pre-training on up to 50,000 images of Fashion-MNIST, and on photos.
 
@@ -60,7 +61,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "Numbers of images of Fashion-MNIST to pre-train on, or photos, separated by commas.",
         flag_values=values,
     )
-    flags.DEFINE_list("seeds", ["0", "1"], "Seeds, separated by commas.", flag_values=values)
+    seeds.define_flag(values, default=[0, 1])
 
 
 def design(num_images: int) -> list[dict[str, Any]]:
@@ -288,9 +289,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
             raise UserError(
                 f"--sizes={size}: use integers of 1 or greater or {PHOTOS}, separated by commas"
             )
-    for seed in values.seeds or [""]:
-        if not re.fullmatch("[1-9][0-9]*|0", seed):
-            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
+    chosen_seeds = seeds.parse(values)
     sizes = [int(size) for size in values.sizes if size != PHOTOS]
 
     from moco_tf.config import flatten
@@ -300,7 +299,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
         write_images(values.data, values.workdir, sizes)
     if PHOTOS in values.sizes:
         write_photos(values.workdir)
-    for seed in values.seeds:
+    for seed in chosen_seeds:
         for name in values.sizes:
             if name == PHOTOS:
                 config, changes = base_config_on_photos(values.workdir), design_on_photos()
@@ -315,7 +314,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
             stopped_by = study.run(
                 config,
                 planned,
-                seeds=[int(seed)],
+                seeds=[seed],
                 out=os.path.join(values.out, name),
                 workdir=os.path.join(values.workdir, name),
                 command=shlex.join(["python", "-m", "studies.small_data", *arguments]),

@@ -1,6 +1,5 @@
 """The command `python -m studies.transfer`: detection and segmentation after pre-training."""
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.errors import UserError
+from studies import seeds
 
 HELP = """Compare three initializations on detection and segmentation (section 4.2).
 
@@ -49,12 +49,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "Local directory for the images and the pre-trained weights.",
         flag_values=values,
     )
-    flags.DEFINE_list(
-        "seeds",
-        ["0", "1", "2", "3", "4"],
-        "Seeds of the trials, separated by commas.",
-        flag_values=values,
-    )
+    seeds.define_flag(values, default=[0, 1, 2, 3, 4])
     flags.DEFINE_bool(
         "figures_only",
         False,
@@ -65,9 +60,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the study as the flags say, and return the exit status."""
-    for seed in values.seeds or [""]:
-        if not re.fullmatch("[0-9]+", seed):
-            raise UserError(f"--seeds={seed}: use integers of 0 or greater, separated by commas")
+    chosen_seeds = seeds.parse(values)
 
     from moco_tf.cli.evaluate_transfer import require_extra
     from studies import results
@@ -79,7 +72,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
 
         stopped_by = study.run(
             design.Design(),
-            seeds=sorted({int(seed) for seed in values.seeds}),
+            seeds=chosen_seeds,
             out=values.out,
             workdir=values.workdir,
             fashion_mnist=values.fashion_mnist,
