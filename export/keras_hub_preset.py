@@ -17,6 +17,8 @@ It needs KerasHub, the extra `keras-hub`: pip install '.[keras-hub]' in a checko
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -48,6 +50,8 @@ def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = N
     from moco_tf.backbones import saving
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
+    from moco_tf.data.pixels import to_json
+    from moco_tf.encoders.originals import PIXELS_FILE
 
     saving.require_free(path)
     require_finite(backbone.weights)
@@ -58,6 +62,10 @@ def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = N
     def fill(directory: str) -> None:
         converted.save_to_preset(directory)
         converter.save_to_preset(directory)
+        if not pixels.are_bytes:
+            # The converter does not say which values it is for.
+            with open(os.path.join(directory, PIXELS_FILE), "w", encoding="utf-8") as file:
+                json.dump(to_json(pixels), file)
 
     saving.write_directory(path, fill, model_card(backbone, _format(pixels), origin))
 

@@ -69,7 +69,8 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
 
     if not path.endswith(".keras"):
         raise UserError(
-            f"the path {path} does not end in .keras, as Keras requires: use {path}.keras"
+            f"the path {path} does not end in .keras, as Keras requires: use "
+            f"{path.rstrip('/').removesuffix('.keras')}.keras"
         )
     require_finite(backbone.weights)
     form = Format(

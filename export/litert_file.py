@@ -259,11 +259,12 @@ def _format(precision: str, image_size: int, source: Source, agreement: Agreemen
     from moco_tf.backbones.model_card import Format
     from moco_tf.markdown import code
 
+    name = code(source.name).replace("{", "{{").replace("}", "}}")  # Not a number of the card.
     inputs = f"`images`, float32 `[1, {image_size}, {image_size}, {{channels}}]` in {{values}}; "
     return Format(
         name=f"LiteRT, {precision}",
         inputs=f"{inputs}normalization is inside",
-        outputs=f"features, float32 `[1, {{features}}]`. On {code(source.name)}: {agreement}",
+        outputs=f"features, float32 `[1, {{features}}]`. On {name}: {agreement}",
         loading="""\
 ```python
 interpreter = ai_edge_litert.interpreter.Interpreter(PATH)
@@ -333,8 +334,8 @@ def _export(values: flags.FlagValues) -> None:
     backbone, origin = backbone_flags.load_for_export(values)
     if kind == "workdir":
         config = run_directory.read_config(origin.path)
-        options = sources.options(config)
-        source = sources.load(values.data or config.data.source, **options)
+        name = values.data or config.data.source
+        source = sources.load(name, **sources.options(config, name))
         image_size = values.image_size or evaluation_size(config)
     else:
         options = backbone_flags.pixel_options(

@@ -13,7 +13,8 @@ endpoint, the moving statistics of BatchNormalization would still change.
 A third endpoint, `serve_encoded`, takes the bytes of JPEG and PNG files, which is what TensorFlow
 Serving and saved_model_cli pass. The images of a batch may differ in size, so each is reduced to
 the central view that evaluate.py uses: the shorter side is resized to 256/224 of --image_size, and
-the center is cropped.
+the center is cropped. Images that have this size already stay as they are. The EXIF orientation is
+not applied.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def export_saved_model(
     def fill(directory: str) -> None:
         archive.write_out(directory, verbose=False)
         # TensorFlow ignores this file; `load_network` builds the network from it.
-        loading.write_network(directory, network, pixels)
+        loading.write_network(directory, network, pixels, image_size)
         descriptions.write(directory, description)
 
     card = model_card(backbone, _format(_takes_files(backbone), image_size), origin)
@@ -164,7 +165,7 @@ def _format(takes_files: bool, image_size: int) -> Format:
     encoded = (
         f"{inputs}. `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, and uses their "
         f"central {image_size}x{image_size} pixels after resizing the shorter side to "
-        f"{round(image_size * 256 / 224)}"
+        f"{round(image_size * 256 / 224)}, without the EXIF orientation"
     )
     return Format(
         name="TensorFlow SavedModel",
@@ -186,8 +187,8 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Side in pixels of the views of encoded images. By default that of the run's evaluations, "
-        f"or {IMAGE_SIZE}.",
+        "Side in pixels of the views of encoded images. By default that of the run's evaluations "
+        f"or of the SavedModel, or {IMAGE_SIZE}.",
         lower_bound=1,
         flag_values=values,
     )
@@ -195,19 +196,26 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _export(values: flags.FlagValues) -> None:
     from moco_tf import encoders, run_directory
+    from moco_tf.backbones import loading
     from moco_tf.cli import backbone_flags
     from moco_tf.config import evaluation_size
 
     backbone, origin = backbone_flags.load_for_export(values)
-    image_size = values.image_size
-    if image_size is None:
-        is_run = origin.source == "workdir"
-        image_size = (
-            evaluation_size(run_directory.read_config(origin.path))
-            if is_run
-            else backbone.input_shape[1] or IMAGE_SIZE
+    image_size, is_oriented = values.image_size, False
+    if origin.source == "workdir":
+        config = run_directory.read_config(origin.path)
+        image_size = image_size or evaluation_size(config)
+        is_oriented = config.data.orientation
+    elif origin.source == "saved_model":
+        image_size = image_size or loading.read_image_size(origin.path)
+    image_size = image_size or backbone.input_shape[1] or IMAGE_SIZE
+    model = encoders.with_normalization(backbone)
+    export_saved_model(model, values.out, origin, image_size)
+    if is_oriented and _takes_files(model):
+        print(
+            f"note: {SERVE_ENCODED} does not turn images as their EXIF orientation says, but the "
+            f"run does (config.data.orientation=True): turn the images before, or use {SERVE}"
         )
-    export_saved_model(encoders.with_normalization(backbone), values.out, origin, image_size)
     print(f"wrote {values.out}")
 
 

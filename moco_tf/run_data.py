@@ -143,12 +143,13 @@ def source_in(workdir: str, source_name: str) -> str:
         source_name: The string that its config has.
 
     Returns:
-        The string; or, if the file in it is gone and is one that `moco_tf.train` keeps in a run
-        directory, the string with the file of this name in `workdir`.
+        The string; or, if the file in it is one that `moco_tf.train` keeps in a run directory, and
+        `workdir` has a file of this name, the string with that file. The place where the run was
+        before may have another run now.
     """
     scheme, _, path = source_name.partition(":")
     name = os.path.basename(path)
-    if (scheme, name) not in KEPT or tf.io.gfile.exists(path):
+    if (scheme, name) not in KEPT:
         return source_name
     directory = paths.absolute(workdir)
     directories = [directory]

@@ -256,6 +256,16 @@ def test_run_can_be_moved(finished, tmp_path):
     assert moco_tf.train((IMAGES, LABELS), moved, **SETTINGS).finished
 
 
+def test_moved_run_has_its_own_images_and_not_those_of_a_run_at_its_old_place(finished, tmp_path):
+    old, moved = tmp_path / "old", tmp_path / "moved"
+    shutil.copytree(finished.workdir, moved)
+    config = (moved / "config.json").read_text()
+    (moved / "config.json").write_text(config.replace(finished.workdir, str(old)))
+    old.mkdir()
+    np.save(old / "images.npy", OTHER)
+    assert moco_tf.load_run(moved).config.data.source == f"npy:{moved}/images.npy"
+
+
 def test_directory_with_the_remains_of_a_run_is_refused(finished, tmp_path):
     workdir = shutil.copytree(finished.workdir, tmp_path / "run")
     (workdir / "config.json").unlink()

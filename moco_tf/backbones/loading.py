@@ -124,22 +124,36 @@ def read_pixels(path: str) -> Pixels | None:
     return _read_network_file(file_path)[1] if tf.io.gfile.exists(file_path) else None
 
 
-def write_network(path: str, network: encoders.Network, pixels: Pixels) -> None:
+def read_image_size(path: str) -> int | None:
+    """Return the side of the views of encoded images in a SavedModel; None if it does not say.
+
+    Args:
+        path: Path of the SavedModel's directory.
+
+    Raises:
+        UserError: If its `network.json` is invalid.
+    """
+    file_path = os.path.join(path, NETWORK_FILE)
+    return _read_network_file(file_path)[2] if tf.io.gfile.exists(file_path) else None
+
+
+def write_network(path: str, network: encoders.Network, pixels: Pixels, image_size: int) -> None:
     """Write `network.json` into the directory of a SavedModel."""
-    content = network._asdict()
+    content = {**network._asdict(), "image_size": image_size}
     if pixels != default(network.channels):
         content["pixels"] = to_json(pixels)
     write_atomically(os.path.join(path, NETWORK_FILE), json.dumps(content) + "\n")
 
 
-def _read_network_file(path: str) -> tuple[encoders.Network, Pixels]:
+def _read_network_file(path: str) -> tuple[encoders.Network, Pixels, int | None]:
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
         values = json.loads(text)
-        pixels = values.pop("pixels", None)
+        pixels, image_size = values.pop("pixels", None), values.pop("image_size", None)
         network = encoders.Network(**values)
-        return network, default(network.channels) if pixels is None else from_json(pixels)
+        pixels = default(network.channels) if pixels is None else from_json(pixels)
+        return network, pixels, None if image_size is None else int(image_size)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} was not written by the SavedModel export: delete it, and set encoder"

@@ -120,7 +120,7 @@ def _history(origin: Origin | None) -> tuple[str, str]:
     loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
         return f"{loaded_from}, a PyTorch file. {UNKNOWN}", NO_RESULTS
-    card, results = os.path.join(origin.path, CARD), _results(origin.path)
+    card, results = os.path.join(origin.path, CARD), _results(origin.path, "")
     if not tf.io.gfile.exists(card):
         return f"{loaded_from}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
     with tf.io.gfile.GFile(card) as file:
@@ -170,7 +170,7 @@ def _history_of_run(workdir: str) -> tuple[str, str]:
         training += f"\n\nSettings that differ from the paper:\n\n{table(header, rows)}"
     else:
         training += "\n\nAll settings are the paper's."
-    evaluation = _results(workdir) or NO_RESULTS
+    evaluation = _results(workdir, checkpoint) or NO_RESULTS
     if metrics:
         evaluation += f"\n\nLast line of `metrics.jsonl`: {text(_numbers(metrics[-1]))}."
     return training, evaluation
@@ -183,8 +183,13 @@ def _without_html(markdown: str) -> str:
     return re.sub(parts, lambda match: "&lt;" if match[0] == "<" else match[0], markdown)
 
 
-def _results(directory: str) -> str:
-    """Return a line for each evaluation result in eval/, or "" if there is none."""
+def _results(directory: str, checkpoint: str) -> str:
+    """Return a line for each evaluation result in eval/, or "" if there is none.
+
+    Args:
+        directory: A run directory, or that of a SavedModel.
+        checkpoint: Name of the checkpoint of the card; "" for a SavedModel.
+    """
     lines = []
     folder = os.path.join(directory, "eval")
     names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
@@ -194,7 +199,10 @@ def _results(directory: str) -> str:
                 result = json.loads(file.read())
             if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
                 protocol, data = code(str(result["protocol"])), code(str(result["data"]))
-                lines.append(f"- {protocol} on {data}: {text(_describe_result(result))}")
+                line = f"- {protocol} on {data}: {text(_describe_result(result))}"
+                if (other := str(result.get("checkpoint", checkpoint))) != checkpoint:
+                    line += f". **This is a result of another checkpoint, {code(other)}.**"
+                lines.append(line)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not the result of an evaluation: delete the file"

@@ -226,8 +226,10 @@ def _files(init: str) -> list[str]:
     scheme, _, path = init.partition(":")
     assert scheme in INIT_SCHEMES  # `moco_tf.config.check` has looked at it.
     if scheme == "run":
-        checkpoint = run_directory.require_checkpoint(path)
-        return sorted(tf.io.gfile.glob(f"{checkpoint}.*"))
+        # Not by a pattern, in which a path may have characters with a meaning.
+        folder, name = os.path.split(run_directory.require_checkpoint(path))
+        files = [file for file in tf.io.gfile.listdir(folder) if file.startswith(f"{name}.")]
+        return [os.path.join(folder, file) for file in sorted(files)]
     if scheme == "saved_model":
         variables = os.path.join(path, "variables")
         names = sorted(tf.io.gfile.listdir(variables))

@@ -1,11 +1,12 @@
 """Flags that select a backbone: of a run, of a SavedModel, or of a file of PyTorch or Keras."""
 
+import os
 from typing import Any
 
 import keras
 from absl import flags
 
-from moco_tf import encoders
+from moco_tf import encoders, run_directory
 from moco_tf.backbones import descriptions, loading, saving
 from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
@@ -17,7 +18,6 @@ from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 
 NAMES = ("workdir", "saved_model", "checkpoint")
-FILE_SCHEMES = ("folder:", "files:")  # The sources that --channels changes.
 
 
 def require_one(values: flags.FlagValues) -> str:
@@ -154,6 +154,24 @@ def load_with_normalization(
     return backbone, backbone.input_shape[-1]
 
 
+def describe(
+    values: flags.FlagValues, name: str, source_name: str, image_size: int
+) -> dict[str, Any]:
+    """Return the entries of a result that say what was evaluated.
+
+    Args:
+        values: The parsed flags.
+        name: Name of the backbone.
+        source_name: The string that names the images.
+        image_size: Side of the images in pixels.
+    """
+    description = {"backbone": name, "data": source_name, "image_size": image_size}
+    if values.workdir:
+        checkpoint = run_directory.require_checkpoint(values.workdir)
+        description["checkpoint"] = os.path.basename(checkpoint)
+    return description
+
+
 def open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:
     """Open the data source of --data, or else that of a config.
 
@@ -212,7 +230,7 @@ def pixel_options(source_name: str, pixels: Pixels, channels: int) -> dict[str, 
     """
     options: dict[str, Any] = {"pixels": pixels.dtype, "value_range": range_text(pixels)}
     # Other sources have channels of their own, which are compared with those of the backbone.
-    is_files = source_name.startswith(FILE_SCHEMES)
+    is_files = source_name.startswith(sources.FILE_SCHEMES)
     return {**options, "channels": channels} if is_files else options
 
 
@@ -228,7 +246,7 @@ def require_images(
     taken = getattr(backbone, "pixels", None)
     if channels != source.channels:
         or_flags = ""
-        if source.name.startswith(FILE_SCHEMES):
+        if source.name.startswith(sources.FILE_SCHEMES):
             or_flags = f", or read these with --channels={channels}"
             if taken is not None and not taken.are_bytes:
                 or_flags += f", --pixels and --value_range={range_text(taken).replace(' ', '')}"

@@ -44,7 +44,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)
-    description = {"backbone": name, "data": images.name, "image_size": image_size}
+    description = backbone_flags.describe(values, name, images.name, image_size)
     if values.compare:
         result = trials.compare(
             task, initializations, images, image_size, directory, description, settings

@@ -57,6 +57,10 @@ OF_ANY_WIDTH = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Larg
 # Layers in front of the first convolution that do not change the values of the pixels.
 NO_PREPROCESSING = (
     keras.layers.InputLayer,
+    keras.layers.CenterCrop,
+    keras.layers.Cropping2D,
+    keras.layers.Resizing,
+    keras.layers.UpSampling2D,
     keras.layers.ZeroPadding2D,
     *keras_files.PASSING,
 )

@@ -1,15 +1,22 @@
 """Networks of keras.applications, of presets of KerasHub and of .keras files, as they come."""
 
+import json
+import os
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from moco_tf.data.pixels import Pixels, from_json, range_text
 from moco_tf.encoders import applications, keras_files
 from moco_tf.encoders.applications import Images, Original
 from moco_tf.encoders.names import split
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.paths import expand
+
+# The pixel values of a preset that moco-tf has exported, if they are not bytes.
+PIXELS_FILE = "moco_tf_pixels.json"
 
 
 def read(
@@ -38,9 +45,22 @@ def read(
 
 
 def _file(path: str) -> keras.Model:
+    # Imported here because it imports this module.
+    from moco_tf.encoders import pixels_of
+
     network = keras_files.functional(keras_files.load(path))
+    _require_bytes(pixels_of(network), f"use config.init=keras:{path} with the encoder of its run")
     applications.require_preprocessing(network, path)
     return network
+
+
+def _require_bytes(pixels: Pixels, remedy: str) -> None:
+    """Refuse an export of moco-tf for other pixel values than those of 8 bits per channel."""
+    if not pixels.are_bytes:
+        raise UserError(
+            f"it takes pixel values in [{range_text(pixels)}], but as an encoder it would get "
+            f"values in [0, 255]: {remedy}"
+        )
 
 
 def _preset(preset: str, load_weights: bool) -> tuple[keras.Model, Images]:
@@ -57,6 +77,11 @@ def _preset(preset: str, load_weights: bool) -> tuple[keras.Model, Images]:
             "its save_to_preset, and give the directory, or give the name of a preset"
         )
     preset = expand(preset, "the preset")
+    saved = os.path.join(preset, PIXELS_FILE)
+    if tf.io.gfile.exists(saved):
+        with tf.io.gfile.GFile(saved) as file:
+            pixels = from_json(json.loads(file.read()))
+        _require_bytes(pixels, "use the encoder of its run with config.init=run:DIR")
     try:
         network = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)
         if not load_weights and keras_files.adapted(network):

@@ -28,6 +28,7 @@ def workdir(trained_run, tmp_path_factory):
     results = {
         "knn": {"top1": 0.625, "top5": 0.875},
         "few-shot": {"few_shot": shots},
+        "linear": {"top1": 0.5, "top5": 0.75, "checkpoint": "step-1"},
         "detection": {"ap": 0.123456, "ap_std": None, "scales": [480, 800]},
         "detection_comparison": {"rows": [{"initialisation": "random", "ap": 0.25}]},
         "report": {"backbones": {}},
@@ -81,10 +82,12 @@ def test_card_lists_the_settings_that_differ_from_the_paper(card, workdir):
 
 def test_card_lists_the_results_of_the_evaluation(card):
     lines = {line.split("`")[1]: line for line in card["Evaluation"].splitlines() if "- `" in line}
-    assert set(lines) == {"knn", "few-shot", "detection", "detection_comparison"}
+    assert set(lines) == {"knn", "few-shot", "linear", "detection", "detection_comparison"}
     assert all("on `folder:cats`" in line for line in lines.values())
     assert "top-1 0.6250, top-5 0.8750 (30 training and 10" in lines["knn"]
     assert "0.4100 ± 0.0200 with 5" in lines["few-shot"]
+    assert "another checkpoint" not in lines["knn"]
+    assert "This is a result of another checkpoint, `step-1`" in lines["linear"]
     assert "ap 0.1235" in lines["detection"]
     assert "random: ap 0.25" in lines["detection_comparison"]
     assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in card["Evaluation"]

@@ -1,5 +1,6 @@
 """Encoders from elsewhere against the networks that they come from, on images in [0, 255]."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -18,6 +19,8 @@ from moco_tf.encoders import applications, foreign, keras_files
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.encoders.state_dict import MismatchError
 from moco_tf.errors import UserError
+from moco_tf.export.keras_hub_preset import export_keras_hub
+from moco_tf.export.keras_v3 import export_keras
 from moco_tf.keras_internals import all_layers
 from tests.encoders.foreign_networks import images, means, randomize, small_network
 
@@ -410,6 +413,76 @@ def test_weights_behind_another_normalization_do_not_fit(tmp_path):
     assert f"use config.encoder={paths[1]}" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("own", "other", "fits"),
+    [
+        (layers.Rescaling(1 / 127.5, -1), layers.Rescaling(1 / 127.5, -1), True),
+        (
+            layers.Rescaling(1 / 127.5, -1),
+            layers.Normalization(mean=127.5, variance=127.5**2),
+            True,
+        ),
+        (layers.Rescaling(1 / 127.5, -1), layers.Identity(), True),
+        (layers.Rescaling(1 / 127.5, -1), layers.Rescaling(1 / 255), False),
+        (layers.Rescaling(1 / 127.5, -1), layers.Normalization(mean=10, variance=4), False),
+        (layers.Normalization(mean=10, variance=4), layers.Rescaling(1 / 255), False),
+    ],
+)
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_weights_behind_other_preprocessing_do_not_fit(own, other, fits, is_nested, tmp_path):
+    networks = []
+    for number, layer in enumerate((own, other)):
+        network = functional(layers.Conv2D(4, 3))
+        if is_nested or number == 0:
+            network = keras.Sequential([keras.Input((None, None, 3)), layer, network])
+        else:
+            network = keras.Model(
+                image := keras.Input((None, None, 3)), network.layers[-1](layer(image))
+            )
+        networks.append(randomize(network))
+    paths = [save(network, tmp_path, f"{n}.keras") for n, network in enumerate(networks)]
+    encoder = encoders.build(paths[0], head="linear", dim=4)
+    if fits:
+        assert not foreign_weights.start(encoder, f"keras:{paths[1]}")
+        expected = networks[1].layers[-1].get_weights()
+        np.testing.assert_array_equal(encoder.backbone.get_weights()[0], expected[0])
+        return
+    before = encoder.backbone.get_weights()
+    with pytest.raises(MismatchError, match="gets other values from the same image"):
+        foreign_weights.start(encoder, f"keras:{paths[1]}")
+    np.testing.assert_equal(encoder.backbone.get_weights(), before)
+
+
+def test_weights_of_a_keras_network_fit_with_its_own_preprocessing_only(tmp_path):
+    network = applications.build("MobileNetV2", channels=3).network
+    encoder = encoders.build("keras:MobileNetV2", head="linear", dim=4)
+    for scale, offset, fits in ((1 / 127.5, -1.0, True), (1 / 255, 0.0, False)):
+        model = keras.Sequential(
+            [keras.Input((None, None, 3)), layers.Rescaling(scale, offset), network]
+        )
+        path = save(model, tmp_path, f"{offset}.keras")
+        if fits:
+            foreign_weights.start(encoder, f"keras:{path}")
+        else:
+            with pytest.raises(MismatchError, match="gets other values from the same image"):
+                foreign_weights.start(encoder, f"keras:{path}")
+
+
+def test_export_for_other_pixel_values_is_no_encoder(tmp_path):
+    pixels = dataclasses.replace(default(3), dtype="uint16", value_range=(0.0, 65535.0))
+    backbone = encoders.build("resnet18", pixels=pixels)
+    path = str(tmp_path / "backbone.keras")
+    export_keras(backbone, path)
+    with pytest.raises(UserError) as error:
+        foreign.describe(path)
+    for part in ("takes pixel values in [0, 65535]", f"use config.init=keras:{path}"):
+        assert part in str(error.value)
+    pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+    export_keras_hub(backbone, str(tmp_path / "preset"))
+    with pytest.raises(UserError, match=r"takes pixel values in \[0, 65535\]"):
+        foreign.describe(f"keras_hub:{tmp_path}/preset")
+
+
 def test_integer_inputs_become_float32(tmp_path):
     images_in = keras.Input((None, None, 3), dtype="uint8")
     network = keras.Model(images_in, layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(images_in)))
@@ -471,6 +544,18 @@ def test_network_of_keras_without_its_preprocessing_is_refused(
         [keras.Input((32, 32, 3)), layers.Rescaling(1 / 127.5, -1), network]
     )
     foreign.describe(save(with_rescaling, tmp_path, "other.keras"))
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.UpSampling2D(2), layers.Resizing(64, 64), layers.CenterCrop(32, 32)]
+)
+def test_layers_that_change_only_the_size_are_no_preprocessing(layer, tmp_path):
+    network = keras.applications.MobileNetV3Small(
+        include_top=False, weights=None, input_shape=(None, None, 3), include_preprocessing=False
+    )
+    model = keras.Sequential([keras.Input((40, 40, 3)), layer, network])
+    with pytest.raises(UserError, match="put a Rescaling layer"):
+        foreign.describe(save(model, tmp_path))
 
 
 @pytest.mark.nightly

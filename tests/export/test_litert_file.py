@@ -1,5 +1,6 @@
 """LiteRT files, run by the LiteRT interpreter in a process without TensorFlow and this project."""
 
+import dataclasses
 import functools
 import re
 import sys
@@ -13,6 +14,7 @@ from moco_tf.data import sources
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import extract
+from moco_tf.export import litert_file
 from moco_tf.export.litert_file import export_litert
 from tests import in_process
 from tests.export.backbones import assert_close, consume, photographs
@@ -127,6 +129,14 @@ def test_mistakes_are_one_line(trained_run, tmp_path, flags, message):
     )
     assert message in line
     assert not out.exists()
+
+
+def test_braces_in_the_name_of_a_source_are_text():
+    source = dataclasses.replace(sources.load("photos"), name="folder:/images/{features}{0}")
+    agreement = litert_file.Agreement(1.0, 1.0, 1.0, 10, None)
+    outputs = litert_file._format("float32", 32, source, agreement).outputs
+    text = outputs.format(features=512)
+    assert text.startswith("features, float32 `[1, 512]`. On `folder:/images/{features}{0}`: ")
 
 
 def test_saved_model_needs_images(tmp_path):

@@ -191,6 +191,19 @@ def test_export_of_a_run_uses_the_views_of_the_run(trained_run, files, tmp_path,
     features = layer(tf.constant([path.read_bytes() for path in files]))
     assert_close(features, expected_features(load_backbone(str(trained_run)), files, side))
     assert f"{side}x{side}" in (out / "README.md").read_text()
+    again = tmp_path / "again"
+    in_process.run("export/saved_model.py", f"--saved_model={out}", f"--out={again}")
+    assert f"{side}x{side}" in (again / "README.md").read_text()
+
+
+def test_orientation_that_only_the_run_applies_is_stated(trained_run, tmp_path):
+    workdir, out = shutil.copytree(trained_run, tmp_path / "run"), tmp_path / "saved_model"
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["orientation"] = True
+    (workdir / "config.json").write_text(json.dumps(config))
+    printed = in_process.run("export/saved_model.py", f"--out={out}", workdir=workdir)
+    assert "note: serve_encoded does not turn images as their EXIF orientation says" in printed
+    assert "without the EXIF orientation" in (out / "README.md").read_text()
 
 
 def test_backbone_of_five_channels_takes_no_files(tmp_path):

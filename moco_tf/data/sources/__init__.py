@@ -14,6 +14,8 @@ from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source, names_in
 
+# The sources of image files, whose channels can be chosen and which may have an orientation.
+FILE_SCHEMES = ("folder:", "files:")
 # The settings `config.data.NAME` that are keyword arguments of `load`.
 OPTIONS = (
     *("image_feature", "label_feature", "tfds_dir"),
@@ -136,7 +138,7 @@ def load(
 
 def _require_effect(source: Source, pixels: str, channels: int, orientation: bool) -> None:
     """Raise a `UserError` if a setting has no effect on a source."""
-    is_files = source.name.startswith(("folder:", "files:"))
+    is_files = source.name.startswith(FILE_SCHEMES)
     if pixels != source.dtype:
         raise UserError(
             f"config.data.pixels={pixels} applies to folder, files and npy sources only: leave it "
@@ -240,10 +242,15 @@ def options(config: ml_collections.ConfigDict, name: str = "") -> dict[str, Any]
 
     Args:
         config: A config with the keys of `moco_tf.default_config`.
-        name: The source that they are for, if it is another one than that of the config. If it has
-            no videos, `frame_seconds` is left out, which would be refused.
+        name: The source that they are for, if it is another one than that of the config. Options
+            that would be refused are left out: `frame_seconds` unless it has videos, and
+            `orientation` unless all of it are image files.
     """
-    left_out = {"frame_seconds"} if name and not has_videos(name) else set()
+    left_out = set()
+    if name and not has_videos(name):
+        left_out.add("frame_seconds")
+    if name and not all(part.startswith(FILE_SCHEMES) for part in names_in(name)):
+        left_out.add("orientation")
     return {key: config.data[key] for key in OPTIONS if key not in left_out}
 
 

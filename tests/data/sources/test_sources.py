@@ -60,6 +60,21 @@ def test_options_of_a_config_are_the_arguments_of_load():
     assert sources.options(default_config()) == defaults
 
 
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [
+        ("", set()),
+        ("video:clips", {"orientation"}),
+        ("folder:a;files:b", {"frame_seconds"}),
+        ("folder:a;npy:b.npy", {"frame_seconds", "orientation"}),
+        ("photos", {"frame_seconds", "orientation"}),
+    ],
+)
+def test_options_that_another_source_would_refuse_are_left_out(name, left_out):
+    options = sources.options(default_config(), name)
+    assert set(sources.OPTIONS) - set(options) == left_out
+
+
 def test_summary_loads_no_labels():
     def load_labels():
         raise AssertionError
