@@ -23,6 +23,8 @@ def test_pages_show_the_committed_results(result_tables):
 def test_readme_has_the_headline_tables():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"<!-- begin: (\w+) -->", text) == [
+        "fashion_mnist",
+        "fashion_mnist_finetuning",
         "demo",
         "few_labels",
         "speed",
@@ -35,6 +37,17 @@ def test_config_states_the_result_of_the_demo(result_tables):
     knn, linear = re.findall(r"\*\*(\d+\.\d) ± ", pretrained)
     docstring = (ROOT / "configs" / "photos.py").read_text(encoding="utf-8")
     assert f"{knn} % kNN and {linear} % linear-probe" in docstring
+
+
+def test_config_of_fashion_mnist_states_its_results(result_tables):
+    tables = result_tables.fashion_mnist_tables
+    [row] = [line for line in tables.frozen().splitlines() if "resnet8, MoCo" in line]
+    knn, linear, *_ = re.findall(r"\*\*(\d+\.\d)", row)
+    [row] = [line for line in tables.finetuning().splitlines() if "resnet8, MoCo" in line]
+    tuned = re.findall(r"\*\*(\d+\.\d)", row)
+    docstring = (ROOT / "configs" / "fashion_mnist.py").read_text(encoding="utf-8")
+    assert f"{knn} % kNN and {linear} % linear-probe" in docstring
+    assert "{} %, {} % and {} % after fine-tuning".format(*tuned) in " ".join(docstring.split())
 
 
 def test_changed_number_is_reported_and_mended(result_tables, tmp_path, monkeypatch, capsys):
