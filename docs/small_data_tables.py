@@ -29,6 +29,7 @@ FACTORS = {
     "temperature": ("temperature", set()),
     "learning rate": ("learning_rate", set()),
     "batch, as many images in all": ("batch_size", {"bn_groups", "steps"}),
+    "steps": ("steps", set()),
 }
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
@@ -72,6 +73,10 @@ def rules() -> str:
         rows.append(row + [_cell(gain, "+") for gain in gains])
     for title, (key, others) in FACTORS.items():
         rows.append([title, *(_factor(name, key, others) for name in names)])
+    momenta = {name: _momenta(name) for name in names}
+    for steps in sorted({steps for cells in momenta.values() for steps in cells}):
+        cells = [momenta[name].get(steps, "–") for name in names]
+        rows.append([f"m, with {steps:,} steps", *cells])
     return markdown.table(["setting", *map(_title, names)], rows)
 
 
@@ -90,6 +95,22 @@ def _factor(name: str, key: str, others: set[str]) -> str:
         changes = _changes(percents, "shuffle_bn=False", BASE, list(METRICS))
         parts.append(f"{base[key]} without shuffling: {_cell(changes, '+')}")
     return "; ".join(parts)
+
+
+def _momenta(name: str) -> dict[int, str]:
+    """Return the changes of the accuracy with other m, by the number of steps."""
+    path = STUDIES / "small_data" / name / "results.json"
+    base = json.loads(path.read_text(encoding="utf-8"))["config"]
+    percents = _percents(name)
+    parts: dict[int, list[str]] = {}
+    for run in {run["name"]: run for run in _runs(name)}.values():
+        settings = run["settings"]
+        if set(settings) == {"momentum", "steps"}:
+            steps = settings["steps"]
+            changes = _changes(percents, run["name"], f"steps={steps}", list(METRICS))
+            part = f"{settings['momentum']}: {_cell(changes, '+')}"
+            parts.setdefault(steps, [f"**{base['momentum']}**"]).append(part)
+    return {steps: "; ".join(texts) for steps, texts in parts.items()}
 
 
 def _changes(
