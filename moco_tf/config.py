@@ -282,7 +282,14 @@ def late_decay(values: Mapping[str, Any], steps_per_epoch: int) -> str | None:
 decay at epoch 160; set earlier milestones, or config.schedule=cosine, which fits any length'
     """
     steps = values["steps"] or values["epochs"] * steps_per_epoch
-    remedy = "or config.schedule=cosine, which fits any length"
+    is_within_one_epoch = steps <= steps_per_epoch
+    remedy = "" if is_within_one_epoch else ", or config.schedule=cosine, which fits any length"
+    if values["schedule"] == "cosine" and is_within_one_epoch:
+        return (
+            f"config.schedule=cosine: it changes the learning rate at the end of an epoch, and the "
+            f"run ends after epoch {steps / steps_per_epoch:.4g}, so the learning rate does not "
+            "decay; train for more epochs"
+        )
     if values["schedule"] == "step":
         milestones = tuple(values["milestones"])
         late = [epoch for epoch in milestones if epoch * steps_per_epoch >= steps]
@@ -290,12 +297,12 @@ decay at epoch 160; set earlier milestones, or config.schedule=cosine, which fit
             return (
                 f"config.milestones={milestones}: the run ends after epoch "
                 f"{steps / steps_per_epoch:.4g}, so the learning rate does not decay at epoch "
-                f"{' and '.join(map(str, late))}; set earlier milestones, {remedy}"
+                f"{' and '.join(map(str, late))}; set earlier milestones{remedy}"
             )
     if values["schedule"] == "exponential" and values["decay_every"] >= steps:
         return (
             f"config.decay_every={values['decay_every']}: the run ends after {steps} steps, so the "
-            f"learning rate does not decay; set a smaller number, {remedy}"
+            f"learning rate does not decay; set a smaller number{remedy}"
         )
     return None
 

@@ -164,6 +164,13 @@ def is_chief() -> bool:
     return cluster.task_id == 0
 
 
+def task_id() -> int:
+    """Return the number of this worker among those of its type; 0 without several workers."""
+    if not several_workers():
+        return 0
+    return tf.distribute.get_strategy().cluster_resolver.task_id
+
+
 def worker_is_gone(error: Exception) -> bool:
     """Return whether an error is of the kind that a collective raises if a worker has died."""
     return several_workers() and isinstance(

@@ -18,6 +18,7 @@ class Range:
         maximum: Largest valid number.
         choices: All valid values.
         is_pair: Whether a valid value is two such numbers, of which the first is not the greater.
+        is_whole: Whether a valid number is an integer.
 
     Example:
         >>> str(Range(above=0)), Range(above=0).error(0.5), Range(above=0).error(0)
@@ -29,6 +30,7 @@ class Range:
     maximum: float | None = None
     choices: tuple[str, ...] | None = None
     is_pair: bool = False
+    is_whole: bool = False
 
     def __str__(self) -> str:
         if self.is_pair:
@@ -65,9 +67,17 @@ class Range:
                 )
                 if isinstance(item, int) and item > LARGEST:
                     return f"must be at most {LARGEST}"
+                if self.is_whole and not isinstance(item, int):
+                    return ", ".join(filter(None, [f"must be {_whole(is_tuple)}", str(self)]))
                 if too_small or (self.maximum is not None and item > self.maximum):
                     return f"must be {self}"
+            elif self.is_whole:
+                return ", ".join(filter(None, [f"must be {_whole(is_tuple)}", str(self)]))
             elif str(self):
                 numbers = "numbers separated by commas" if is_tuple else "a number"
                 return f"must be {numbers}, {self}"
         return None
+
+
+def _whole(is_tuple: bool) -> str:
+    return "integers separated by commas" if is_tuple else "an integer"

@@ -41,7 +41,7 @@ class Setting:
         return self.range.error(value)
 
 
-COUNT = Range(minimum=1)
+COUNT = Range(minimum=1, is_whole=True)
 MAX_CHANNELS = 512  # OpenCV resizes no more.
 POSITIVE = Range(above=0)
 NOT_NEGATIVE = Range(minimum=0)

@@ -96,15 +96,20 @@ def test_chance_level_depends_on_the_dictionary(settings, formula, loss):
         ({"steps": 61, "milestones": (6,)}, 1),
         ({"epochs": 5, "milestones": ()}, 0),
         ({"epochs": 5, "schedule": "cosine"}, 0),
+        ({"steps": 11, "schedule": "cosine"}, 0),
+        ({"steps": 10, "schedule": "cosine"}, 0),
+        ({"epochs": 1, "schedule": "cosine"}, 0),
     ],
 )
 def test_milestones_that_a_run_does_not_reach_are_named(settings, decays):
     config = default_config()
     config.update(settings)
     last = total_steps(config, 10) - 1
-    is_complete = settings.get("schedule") == "cosine" or (
-        learning_rate_at(last, **settings) == pytest.approx(0.03 * 0.1**decays)
-    )
+    rate = learning_rate_at(last, **settings)
+    if settings.get("schedule") == "cosine":
+        is_complete = rate != pytest.approx(0.03)
+    else:
+        is_complete = rate == pytest.approx(0.03 * 0.1**decays)
     assert (late_decay(flatten(config), 10) is None) == is_complete
 
 
@@ -117,6 +122,15 @@ def test_exponential_decay_after_the_run_is_named(steps, is_late):
     config.update(settings)
     note = late_decay(flatten(config), 10)
     assert note.startswith("config.decay_every=40: ") if is_late else note is None
+
+
+def test_remedy_is_no_schedule_that_would_not_decay_either():
+    config = default_config()
+    config.epochs = 1
+    assert "cosine" not in late_decay(flatten(config), 10)
+    config.schedule = "cosine"
+    note = late_decay(flatten(config), 10)
+    assert note.startswith("config.schedule=cosine: it changes the learning rate at the end of ")
 
 
 def test_note_on_milestones_names_what_is_not_reached_and_the_remedy():

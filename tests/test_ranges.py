@@ -31,6 +31,7 @@ def test_text_states_the_limits(valid, text):
         (Range(minimum=1), [1, 2.5, (1, 7)], [0, -1, (3, 0)]),
         (Range(above=0), [1e-9, (0.1, 3)], [0, (0.1, 0)]),
         (Range(minimum=0, maximum=1), [0, 1, [0.5]], [-0.1, 1.1, [0.5, 2]]),
+        (Range(minimum=1, is_whole=True), [1, (1, 7)], [0, 1.5, (3, 4.0), "1", None]),
         (Range(choices=("a", "b")), ["a", "b"], ["c", "", None]),
         (
             Range(above=0, maximum=1, is_pair=True),

@@ -124,6 +124,29 @@ def read_pixels(path: str) -> Pixels | None:
     return _read_network_file(file_path)[1] if tf.io.gfile.exists(file_path) else None
 
 
+def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
+    """Return the network of one of our ResNets in an export; None if that is not what it holds.
+
+    Args:
+        scheme: `"saved_model"` or `"keras"`.
+        path: Path of the SavedModel's directory, or of the .keras file.
+
+    Raises:
+        UserError: If the `network.json` of a SavedModel is invalid.
+    """
+    if scheme == "saved_model":
+        has_name = tf.io.gfile.exists(os.path.join(path, NETWORK_FILE))
+        network = read_network(path) if has_name else None
+    else:
+        try:
+            model = keras_files.load(path)
+        except UserError:  # Whoever reads the weights reports it.
+            return None
+        is_export = model.name.endswith(encoders.FROM_IMAGES)
+        network = encoders.network_of(model) if is_export else None
+    return None if network is None or is_foreign(network.encoder) else network
+
+
 def read_image_size(path: str) -> int | None:
     """Return the side of the views of encoded images in a SavedModel; None if it does not say.
 

@@ -37,6 +37,15 @@ def line(names: Iterable[str], total: int, path: str) -> str:
     )
 
 
+def read(path: str) -> list[str]:
+    """Return the names in a file of `write`; none if it does not exist or cannot be read."""
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return file.read().splitlines()
+    except (tf.errors.OpError, OSError, UnicodeDecodeError):
+        return []
+
+
 def write(names: Iterable[str], path: str) -> None:
     """Write all names to a file, one in each line; without names, remove an older file.
 

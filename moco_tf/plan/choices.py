@@ -188,7 +188,11 @@ def epochs(images: Images, devices: Devices, values: Values) -> Choice:
         return 800, f"{images.number:,} images are few, so an epoch has few steps"
     most = MAX_STEPS * values["batch_size"] // images.number
     if most < 200:
-        return max(most, 1), f"{MAX_STEPS:,} steps, as in the paper's run on a billion images"
+        if most < 1:
+            steps = images.number // values["batch_size"]
+            reason = f"one epoch has {steps:,} steps already; set config.steps={MAX_STEPS} to train"
+            return 1, f"{reason} as long as the paper's run on a billion images"
+        return most, f"{MAX_STEPS:,} steps, as in the paper's run on a billion images"
     return 200, "as in the papers"
 
 

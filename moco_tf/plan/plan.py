@@ -8,7 +8,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import distribution, run_data, run_directory, run_pixels
-from moco_tf.backbones import warm_start
+from moco_tf.backbones import loading, warm_start
 from moco_tf.config import check, check_values, flatten
 from moco_tf.data import sources
 from moco_tf.errors import UserError
@@ -101,6 +101,8 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
     if workdir is not None:
         resolved = run_pixels.resolve(warm_start.resolve(planned, workdir), workdir)
         run_directory.require_same_run(workdir, resolved, run_data.of_source(source))
+    elif planned.init and not planned.init.startswith("keras_hub:"):  # Which may be a download.
+        warm_start.checksum(planned.init)  # Weights that cannot be read are reported now.
     settings = flatten(planned)
     found = warnings(images, devices, settings)
     too_large = memory(images, devices, settings) if devices.kind == "cpu" else None
@@ -145,6 +147,11 @@ def _from_weights(config: ml_collections.ConfigDict) -> dict[str, rules.Choice]:
     scheme, _, path = config.init.partition(":")
     if scheme == "keras_hub" and config.encoder is None:
         return {"encoder": (config.init, "that of config.init")}
+    if scheme in ("saved_model", "keras"):
+        network = loading.read_exported_network(scheme, path)
+        values = {} if network is None else {"encoder": network.encoder, "stem": network.stem}
+        named = {key: (value, f"that of {config.init}") for key, value in values.items()}
+        return {key: choice for key, choice in named.items() if config[key] is None}
     if scheme != "run":
         return {}
     saved = run_directory.read_config(path)

@@ -124,8 +124,8 @@ RULES = (
     Rule(
         "epochs",
         choices.epochs,
-        f"200; 800 for fewer than {FEW_IMAGES:,} images, and at most {MAX_STEPS:,} steps; on "
-        "a CPU "
+        f"200; 800 for fewer than {FEW_IMAGES:,} images, and at most {MAX_STEPS:,} steps, "
+        "but at least one epoch; on a CPU "
         f"{', '.join(map(str, CPU_EPOCHS[:-1]))} or {CPU_EPOCHS[-1]}, the first that sees "
         f"{CPU_IMAGES_SEEN:,} images; 50 if the run starts from weights",
         f"{PAPERS}; {FOLDER}; on a CPU {DEMO}; {STUDY}: longer is better",

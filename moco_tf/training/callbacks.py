@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from tqdm.auto import tqdm
 
+from moco_tf import distribution
 from moco_tf.data import unreadable
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
@@ -61,7 +62,8 @@ class Callbacks(keras.callbacks.CallbackList):
 class UnreadableImages(GlobalStep):
     """Counts and names the images that could not be read, at the end of every epoch.
 
-    All their names go to unreadable_images.txt in the run directory.
+    All their names go to unreadable_images.txt in the run directory. With several workers, each
+    reads a part of the images, and the others than the chief write a file of their own beside it.
 
     Args:
         batches: Batches of the run.
@@ -74,7 +76,10 @@ class UnreadableImages(GlobalStep):
         super().__init__(start)
         self.batches = batches
         self.fail = fail
-        self.path = os.path.join(workdir, "unreadable_images.txt")
+        worker = "" if distribution.is_chief() else f"_worker{distribution.task_id()}"
+        self.path = os.path.join(workdir, f"unreadable_images{worker}.txt")
+        # A run that is resumed does not read the images of before again.
+        self._before = unreadable.read(self.path) if start else []
         self._reported: set[int] = set()
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
@@ -101,7 +106,7 @@ class UnreadableImages(GlobalStep):
             return
         self._reported = set(self.batches.unreadable)
         source = self.batches.source
-        names = [source.describe(index) for index in self._reported]
+        names = [*self._before, *(source.describe(index) for index in self._reported)]
         with Accessory(os.path.basename(self.path)).may_fail():
             unreadable.write(names, self.path)
         tqdm.write(unreadable.line(names, len(source.pretrain), self.path))

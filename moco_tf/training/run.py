@@ -214,7 +214,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                     config.image_size,
                 )
             callbacks += _callbacks(
-                config, output_dir, monitored, batches, checkpoints, best, start, total
+                config, workdir, output_dir, monitored, batches, checkpoints, best, start, total
             )
             with data_may_vanish(source, checkpoints):
                 _fit(model, batches, start, total, callbacks)
@@ -232,6 +232,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
 
 def _callbacks(
     config: ml_collections.ConfigDict,
+    workdir: str,
     output_dir: str,
     monitored: Source,
     batches: TwoViews,
@@ -250,7 +251,7 @@ def _callbacks(
     callbacks: list[keras.callbacks.Callback] = [
         log,
         KNNMonitor(log, start, config, steps_per_epoch, monitored, projector, best, batches),
-        UnreadableImages(batches, start, config.data.on_error == "fail", output_dir),
+        UnreadableImages(batches, start, config.data.on_error == "fail", workdir),
         checkpoints,
         StopAt(start, total),
     ]

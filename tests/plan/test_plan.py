@@ -7,10 +7,13 @@ import shutil
 
 import pytest
 
+from moco_tf import encoders
 from moco_tf.config import check, flatten
 from moco_tf.configs.auto import get_config
 from moco_tf.configs.photos import get_config as get_photos_config
 from moco_tf.errors import UserError
+from moco_tf.export.keras_v3 import export_keras
+from moco_tf.export.saved_model import export_saved_model
 from moco_tf.plan import devices, plan
 from moco_tf.plan.rules import PLANNED
 from moco_tf.training.run import preview, train
@@ -150,6 +153,21 @@ def test_run_that_starts_from_another_has_its_network(run, image_folder, on_a_gp
 def test_size_of_evaluations_is_not_that_of_a_run_if_the_views_are_given(run, image_folder):
     made = plan.make(auto(f"folder:{image_folder}", init=f"run:{run[0]}", image_size=64))
     assert (made.config.image_size, made.config.evaluation_size) == (64, 0)
+
+
+def test_weights_that_cannot_be_read_are_reported(image_folder, tmp_path):
+    with pytest.raises(UserError, match=r"none\.keras"):
+        plan.make(auto(f"folder:{image_folder}", init=f"keras:{tmp_path}/none.keras"))
+
+
+def test_run_that_starts_from_an_export_has_its_network(image_folder, tmp_path, on_a_gpu):
+    backbone = encoders.build("resnet8", stem="small")
+    export_keras(backbone, str(tmp_path / "backbone.keras"))
+    export_saved_model(encoders.with_normalization(backbone), str(tmp_path / "saved_model"))
+    for init in (f"keras:{tmp_path}/backbone.keras", f"saved_model:{tmp_path}/saved_model"):
+        made = plan.make(auto(f"folder:{image_folder}", init=init))
+        assert (made.config.encoder, made.config.stem) == ("resnet8", "small")
+        assert made.reasons["encoder"] == f"that of {init}"
 
 
 def test_weights_of_keras_hub_decide_the_encoder(image_folder):

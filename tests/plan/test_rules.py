@@ -9,6 +9,7 @@ from moco_tf.config import check, flatten
 from moco_tf.configs.auto import get_config
 from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config
 from moco_tf.configs.photos import get_config as get_photos_config
+from moco_tf.plan import choices
 from moco_tf.plan.rules import PLANNED, RULES, apply
 from tests.plan.facts import CPU, GPU, gpus, photos
 
@@ -117,6 +118,14 @@ CASES = {
 def test_facts_give_settings(images, devices, expected):
     config = flatten(planned(images, devices))
     assert {key: config[key] for key in expected} == expected
+
+
+def test_reason_says_that_one_epoch_is_longer_than_the_papers_run():
+    epochs, reason = choices.epochs(
+        photos(1_000_000_000), gpus(8, 16), {"batch_size": 256, "init": "", "encoder": "resnet50"}
+    )
+    assert epochs == 1
+    assert reason.startswith("one epoch has 3,906,250 steps already; set config.steps=1250000")
 
 
 def test_imagenet_on_eight_gpus_gives_the_papers_settings():

@@ -2,13 +2,16 @@
 
 import shutil
 import signal
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf import load_backbone, run_directory
+from moco_tf.data import sources
 from moco_tf.training.build import build_model
+from moco_tf.training.callbacks import UnreadableImages
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.run import Outcome, train
 from tests import in_process
@@ -166,12 +169,26 @@ def test_unreadable_files_are_skipped_and_named(damaged_folder, tmp_path):
     assert "notes.txt" in output.partition("chance-level loss")[0]  # With what was found.
 
 
+def test_resumed_run_keeps_the_names_of_unreadable_files(image_folder, tmp_path):
+    source = sources.load(f"folder:{image_folder}")
+    batches = types.SimpleNamespace(source=source, unreadable={0}, steps_per_epoch=3)
+    UnreadableImages(batches, 0, fail=False, workdir=str(tmp_path)).report()
+    batches.unreadable = {1}
+    UnreadableImages(batches, 3, fail=False, workdir=str(tmp_path)).report()
+    names = (tmp_path / "unreadable_images.txt").read_text().splitlines()
+    assert names == [source.describe(0), source.describe(1)]
+    # A run that starts again reads all of them again.
+    UnreadableImages(batches, 0, fail=False, workdir=str(tmp_path)).report()
+    assert (tmp_path / "unreadable_images.txt").read_text().splitlines() == names[1:]
+
+
 def test_run_notes_that_it_ends_before_the_learning_rate_decays(image_folder, tmp_path):
     flags = (*TRAINED_RUN, source_flag(image_folder), "--config.steps=1", "--config.knn_every=0")
-    for number, (schedule, count) in enumerate((("step", 1), ("cosine", 0))):
+    notes = {"step": "config.milestones=(120, 160): the run ends ", "cosine": "config.schedule="}
+    for schedule, note in notes.items():
         flag = f"--config.schedule={schedule}"
-        output = in_process.run("train.py", *flags, flag, workdir=tmp_path / str(number))
-        assert output.count("note: config.milestones=(120, 160): the run ends ") == count
+        output = in_process.run("train.py", *flags, flag, workdir=tmp_path / schedule)
+        assert output.count(f"note: {note}") == output.count("note: config.") == 1
 
 
 @pytest.mark.slow

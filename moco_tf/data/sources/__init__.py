@@ -91,9 +91,16 @@ def load(
     if len(names) > 1:
         from moco_tf.data.sources import mixture
 
+        if orientation and not any(part.startswith(FILE_SCHEMES) for part in names):
+            raise UserError(_no_orientation(printable(name)))
         options = (image_feature, label_feature, tfds_dir, pixels, channels, value_range)
         parts = [
-            load(part, *options, orientation, frame_seconds if has_videos(part) else FRAME_SECONDS)
+            load(
+                part,
+                *options,
+                orientation and part.startswith(FILE_SCHEMES),
+                frame_seconds if has_videos(part) else FRAME_SECONDS,
+            )
             for part in names
         ]
         return mixture.mix(printable(expand_source(name)), parts, weights)
@@ -150,10 +157,14 @@ def _require_effect(source: Source, pixels: str, channels: int, orientation: boo
             f"{source.channels} channels: leave it at 0"
         )
     if orientation and not is_files:
-        raise UserError(
-            "config.data.orientation=True applies to folder and files sources only: leave it at "
-            f"False for '{source.name}'"
-        )
+        raise UserError(_no_orientation(source.name))
+
+
+def _no_orientation(name: str) -> str:
+    return (
+        "config.data.orientation=True applies to folder and files sources only: leave it at False "
+        f"for '{name}'"
+    )
 
 
 def _open(
@@ -244,12 +255,12 @@ def options(config: ml_collections.ConfigDict, name: str = "") -> dict[str, Any]
         config: A config with the keys of `moco_tf.default_config`.
         name: The source that they are for, if it is another one than that of the config. Options
             that would be refused are left out: `frame_seconds` unless it has videos, and
-            `orientation` unless all of it are image files.
+            `orientation` unless it has image files.
     """
     left_out = set()
     if name and not has_videos(name):
         left_out.add("frame_seconds")
-    if name and not all(part.startswith(FILE_SCHEMES) for part in names_in(name)):
+    if name and not any(part.startswith(FILE_SCHEMES) for part in names_in(name)):
         left_out.add("orientation")
     return {key: config.data[key] for key in OPTIONS if key not in left_out}
 

@@ -223,14 +223,19 @@ def read_labels(
     if labeled is not None:
         is_needed[:] = False
         is_needed[labeled] = True
-    is_valid = is_needed & (values != UNKNOWN)
+    is_valid = is_needed & (values != UNKNOWN) & (values >= 0)
     if class_names is not None:
         is_valid &= (values >= 0) & (values < len(class_names))
     read_record = records.reader()
     for index in np.flatnonzero(is_needed & ~is_valid).tolist():
         example = _read_example(read_record, index)
         if example is not None:
-            expected = f"from 0 to {len(class_names) - 1}" if class_names else "that is an integer"
+            expected = (
+                f"from 0 to {len(class_names) - 1}"
+                if class_names
+                else "that is an integer of 0 or greater; set config.data.label_feature='' to use "
+                "no labels"
+            )
             raise UserError(
                 f"{records.describe(index)} has the label {feature_value(example, label_feature)!r}"
                 f" as '{label_feature}': every record needs a label {expected}"

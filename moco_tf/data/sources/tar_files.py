@@ -40,7 +40,9 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
     Returns:
         `places`, int64 `[N]`, for `unpack`; `labels`, int32 `[N]`, indices into `label_texts`, or
         -1; `label_texts`, the distinct labels; `skipped`, the number of samples without an image;
-        and `has_end`, whether the file ends as an archive does, with a block of zeros.
+        `further`, the number of images in samples that have several and none with a plain extension
+        such as `jpg`; and `has_end`, whether the file ends as an archive does, with a block of
+        zeros.
 
     Raises:
         UserError: If the file cannot be read, is compressed, is not a tar file, or is damaged or
@@ -75,6 +77,7 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
         "labels": np.array(samples.labels, np.int32),
         "label_texts": np.array(list(samples.label_numbers), str),
         "skipped": np.array(samples.skipped),
+        "further": np.array(samples.further),
         "has_end": np.array(len(end) == tarfile.BLOCKSIZE),
     }
 
@@ -90,7 +93,7 @@ class _Samples:
     def __init__(self, image_name: str, label_name: str) -> None:
         self.places, self.labels = array.array("q"), array.array("i")
         self.label_numbers: dict[str, int] = {}
-        self.skipped = 0
+        self.skipped = self.further = 0
         self._image_name, self._label_name = image_name, label_name
         self._key = ""
         # Extension, and offset and size, of the files of the sample that is being read.
@@ -111,7 +114,8 @@ class _Samples:
         members, self._members = self._members, {}
         if not members:
             return
-        offset, size = members.get(self._image_extension(members), (0, 0))
+        extensions = self._image_extensions(members)
+        offset, size = members.get(extensions[0], (0, 0)) if extensions else (0, 0)
         if not 0 < size < 1 << SIZE_BITS:
             self.skipped += 1
             return
@@ -119,16 +123,19 @@ class _Samples:
         number = -1
         if label:
             number = self.label_numbers.setdefault(label, len(self.label_numbers))
+        if "." in extensions[0]:
+            # The names of the images probably have dots: `a.0.png` and `a.1.png` are one sample.
+            self.further += len(extensions) - 1
         self.places.append(offset // tarfile.BLOCKSIZE << SIZE_BITS | size)
         self.labels.append(number)
 
-    def _image_extension(self, members: dict[str, tuple[int, int]]) -> str:
+    def _image_extensions(self, members: dict[str, tuple[int, int]]) -> list[str]:
+        """Return the extensions of the images of a sample, that of its own image first."""
         if self._image_name:
-            return self._image_name.lower()
+            return [self._image_name.lower()]
         # `jpg` before `mask.jpg`.
         names = sorted(members, key=lambda extension: "." in extension)
-        images = [name for name in names if os.path.splitext(f"a.{name}")[1] in IMAGE_SUFFIXES]
-        return images[0] if images else ""
+        return [name for name in names if os.path.splitext(f"a.{name}")[1] in IMAGE_SUFFIXES]
 
     def _label(self, file: BinaryIO, members: dict[str, tuple[int, int]]) -> str:
         """Return the label of a sample; "" without one."""

@@ -50,13 +50,13 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
     image_name = "" if image_feature == IMAGE_FEATURE else image_feature
     label_name = "" if label_feature == LABEL_FEATURE else label_feature
     paths = matching_files(name, pattern, "tar")
-    # Another kind than that of earlier versions, whose indices lack `has_end`.
-    kind = f"webdataset-{zlib.crc32(f'2/{image_name}/{label_name}'.encode()):08x}"
+    # Another kind than that of earlier versions, whose indices lack `has_end` or `further`.
+    kind = f"webdataset-{zlib.crc32(f'3/{image_name}/{label_name}'.encode()):08x}"
     build = functools.partial(tar_files.index, image_name=image_name, label_name=label_name)
     with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
         indices = list(pool.map(lambda path: cached(path, kind, build), paths))
     places = np.concatenate([index["places"] for index in indices])
-    skipped = sum(int(index["skipped"]) for index in indices)
+    skipped, further = (sum(int(index[key]) for index in indices) for key in ("skipped", "further"))
     if not len(places):
         wanted = f"the extension {image_name}" if image_name else "the extension of an image"
         raise UserError(
@@ -83,6 +83,7 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
         labels_file="the tar files",
         notes=[
             *([f"ignored: {skipped:,} {samples} no image"] if skipped else []),
+            *([_note_on_further_images(further)] if further else []),
             *_notes_on_ends(paths, indices),
         ],
         read_file=read_file,
@@ -102,6 +103,15 @@ def _records(paths: list[str], places: np.ndarray, counts: list[int]) -> Records
         first_indices=first_indices,
         sizes=[tf.io.gfile.stat(path).length for path in paths],
         reader=lambda: read_in_python(contents),
+    )
+
+
+def _note_on_further_images(number: int) -> str:
+    """Return a note on images that are not used, because a sample has one image."""
+    return (
+        f"ignored: {number:,} further images in samples of several. Files whose names are equal up "
+        "to the first dot are one sample: rename them if their names have dots, or set "
+        "config.data.image_feature to the extension of the images"
     )
 
 

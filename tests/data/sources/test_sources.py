@@ -66,13 +66,23 @@ def test_options_of_a_config_are_the_arguments_of_load():
         ("", set()),
         ("video:clips", {"orientation"}),
         ("folder:a;files:b", {"frame_seconds"}),
-        ("folder:a;npy:b.npy", {"frame_seconds", "orientation"}),
+        ("folder:a;npy:b.npy", {"frame_seconds"}),
+        ("npy:a.npy;npy:b.npy", {"frame_seconds", "orientation"}),
         ("photos", {"frame_seconds", "orientation"}),
     ],
 )
 def test_options_that_another_source_would_refuse_are_left_out(name, left_out):
     options = sources.options(default_config(), name)
     assert set(sources.OPTIONS) - set(options) == left_out
+
+
+def test_orientation_applies_to_the_parts_that_are_image_files(image_folder, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((20, 32, 32, 3), np.uint8))
+    array = f"npy:{tmp_path}/images.npy"
+    source = sources.load(f"folder:{image_folder};{array}", orientation=True)
+    assert source.options == {"source 1": {"orientation": True}}
+    with pytest.raises(UserError, match="orientation=True applies to folder and files sources"):
+        sources.load(f"photos;{array}", orientation=True)
 
 
 def test_summary_loads_no_labels():

@@ -409,6 +409,14 @@ def test_error_names_a_missing_feature(shards, options, message):
         load(shards / "data-*", **options)
 
 
+def test_negative_label_is_no_class(tmp_path):
+    write_records(tmp_path / "data", [labeled_example(n, n % 2 - (n == 7)) for n in range(20)])
+    write_records(tmp_path / "more", [labeled_example(n, -1) for n in range(20)])
+    assert load(tmp_path / "data").class_names == ["0", "1"]
+    with pytest.raises(UserError, match="record 0 of .* has the label -1 .* of 0 or greater; set"):
+        _ = load(tmp_path / "more").labels
+
+
 def test_error_names_records_that_are_not_examples(tmp_path):
     write_records(tmp_path / "data", [b"\xff"] * 3)
     with pytest.raises(UserError, match="record 0 of .* is not .* tf.train.Example, .* first 3"):

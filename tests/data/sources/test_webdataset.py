@@ -137,6 +137,17 @@ def test_extensions_and_keys_are_arguments(tmp_path):
         load(tmp_path / "a.tar", image_feature="right.png")
 
 
+def test_images_whose_names_have_dots_are_noticed(tmp_path):
+    files = [(f"{name}.{n}.png", png(n)[1]) for name in ("cat", "dog") for n in range(3)]
+    write_tar(tmp_path / "a.tar", files)
+    source = load(tmp_path / "a.tar")
+    assert source.size == 2
+    assert source.notes[0].startswith("ignored: 4 further images in samples of several. ")
+    assert "rename them if their names have dots" in source.summary
+    write_tar(tmp_path / "b.tar", sample(0, **{"mask.png": png(1)[1]}))
+    assert not load(tmp_path / "b.tar").notes
+
+
 def test_other_entries_are_skipped(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
