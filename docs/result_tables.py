@@ -29,7 +29,10 @@ from moco_tf.plan.rules import RULES
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (
     ROOT / "README.md",
-    ROOT / "studies" / "fashion_mnist" / "README.md",
+    *(
+        ROOT / "studies" / name / "README.md"
+        for name in ("fashion_mnist", "small_data", "transfer")
+    ),
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)

@@ -38,7 +38,7 @@ MIN_RUNS = 8  # Of fewer runs, a rank correlation says nothing.
 
 def small_data() -> str:
     """Return the accuracies of the base of each data set, and the change by each setting."""
-    percents = {name: _percents(name) for name in SMALL_DATA}
+    percents = {name: _percents(name) for name in SMALL_DATA if _runs(name)}
     settings = list(dict.fromkeys(name for runs in percents.values() for name in runs))
     if not settings:
         return NO_RESULTS
@@ -54,7 +54,7 @@ def small_data() -> str:
                     cells.append(_cell(_changes(runs, setting, BASE, [metric]), "+"))
             title_of_row = {UNTRAINED: "random initialization", BASE: "base"}
             rows.append([title_of_row.get(setting, f"`{setting}`"), *cells])
-        tables.append(markdown.table([title, *map(_title, SMALL_DATA)], rows))
+        tables.append(markdown.table([title, *map(_title, percents)], rows))
     return "\n\n".join(tables)
 
 
