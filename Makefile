@@ -15,7 +15,7 @@ study: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
-# All checks, and all tests but the nightly ones, in about 25 minutes on two cores.
+# All checks, and all tests but the nightly ones, in about 20 minutes on two cores.
 test-ci: check
 	$(BIN)/python -m pytest -m "not nightly"
 

@@ -44,8 +44,8 @@ def _too_few_images(images: Images, devices: Devices, values: Values) -> str | N
         return None
     name = "distinct images" if images.stride > 1 else "images"
     return (
-        f"{images.distinct:,} {name} are few to learn features from nothing: compare with weights "
-        "that exist, or start from them with config.init"
+        f"{images.distinct:,} {name} are few for pre-training from scratch: compare with "
+        "pre-trained weights, or start from them with config.init"
     )
 
 

@@ -201,7 +201,7 @@ def momentum(images: Images, devices: Devices, values: Values) -> Choice:
     steps = values["steps"] or values["epochs"] * (images.number // values["batch_size"])
     if steps >= 100_000:
         return 0.999, f"as in the papers; a run of {steps:,} steps"
-    return 0.99, f"a run of {steps:,} steps, in which 0.999 would follow slowly"
+    return 0.99, f"a run of {steps:,} steps, for which 0.999 is too slow"
 
 
 def temperature(images: Images, devices: Devices, values: Values) -> Choice:
