@@ -56,7 +56,8 @@ def test_settings_that_may_change_affect_logging_and_saving_only():
         ({"momentum": 1.5}, "config.momentum=1.5: must be between 0 and 1"),
         ({"head": "deep"}, "config.head='deep': choose linear or mlp"),
         ({"data.on_error": "ignore"}, "config.data.on_error='ignore': choose skip or fail"),
-        ({"milestones": ("60,x",)}, r"config.milestones=\('60,x',\): must be numbers separated"),
+        ({"milestones": ("60,x",)}, r"config.milestones=\('60,x',\): must be integers separated"),
+        ({"milestones": (3, 1.5)}, r"config.milestones=\(3, 1.5\): must be integers separated"),
         ({"milestones": (3, 0)}, r"config.milestones=\(3, 0\): must be 1 or greater"),
     ],
 )

@@ -88,6 +88,7 @@ COMMITTED = {
     # From before most of the settings of today existed.
     "photos/results.json": get_study_config,
     "small_data/photos/results.json": lambda: small_data.base_config_on_photos("runs/small_data"),
+    "small_data/1000/results.json": lambda: small_data.base_config(1000, "runs/small_data"),
     "fashion_mnist/results.json": lambda: fashion_mnist.base_config(fashion_mnist.FASHION_MNIST),
 }
 
@@ -97,5 +98,5 @@ def test_committed_studies_can_be_continued(file, tmp_path):
     saved = json.loads((STUDIES / file).read_text())
     results.write(str(tmp_path), saved)
     base = {**flatten(COMMITTED[file]()), "epochs": saved["config"]["epochs"]}
-    data = {**saved["data"], **CHECKSUMS}
+    data = {**CHECKSUMS, **saved["data"]}  # Earlier studies have no checksums.
     assert start(tmp_path, base, data)["runs"] == saved["runs"]
