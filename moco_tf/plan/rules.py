@@ -111,7 +111,7 @@ RULES = (
         "8, or as many as leave groups of 32 images, or of 16 with the small stem; a multiple of "
         "the number of devices, and at least 2",
         f"paper, section 3.3 (8 GPUs with 32 images each); {DEMO} (8 groups of 16); {SMALL_DATA}: "
-        "1 to 16 groups differ by less than a point",
+        "1 to 16 groups differ by about a point at most",
     ),
     Rule(
         "queue_size",
