@@ -43,6 +43,10 @@ def _too_few_images(images: Images, devices: Devices, values: Values) -> str | N
     if images.distinct >= FEWEST_IMAGES:
         return None
     name = "distinct images" if images.stride > 1 else "images"
+    if choices.has_weights(values):
+        return (
+            f"{images.distinct:,} {name} are few: compare with the weights that the run starts from"
+        )
     return (
         f"{images.distinct:,} {name} are few for pre-training from scratch: compare with "
         "pre-trained weights, or start from them with config.init"

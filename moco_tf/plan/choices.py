@@ -177,7 +177,7 @@ def queue_size(images: Images, devices: Devices, values: Values) -> Choice:
 
 def epochs(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the length of the run."""
-    if _has_weights(values):
+    if has_weights(values):
         return 50, "a start from weights, which needs fewer epochs"
     if devices.kind == "cpu":
         enough = CPU_IMAGES_SEEN / images.number
@@ -215,7 +215,7 @@ def learning_rate(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the initial learning rate."""
     small = values["encoder"].startswith(("resnet8", "resnet14", "resnet20"))
     rate, reason = (0.24, "as in the demo") if small else (0.03, "as in the papers")
-    if _has_weights(values) and not small:
+    if has_weights(values) and not small:
         rate, reason = 0.01, "smaller, because the run starts from weights"
     if not values["scale_learning_rate"]:
         return rate * values["batch_size"] / 256, f"{reason}, scaled to the batch"
@@ -251,7 +251,7 @@ def _is_given_elsewhere(values: Values) -> bool:
     return bool(values["init"]) or is_foreign(values["encoder"] or "")
 
 
-def _has_weights(values: Values) -> bool:
+def has_weights(values: Values) -> bool:
     """Return whether the run starts from weights, which the encoder may bring along."""
     from moco_tf.encoders.names import initial_weights
 

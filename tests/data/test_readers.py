@@ -258,6 +258,11 @@ def test_npy_is_the_array(dtype):
         (pillow(patch(), "PNG"), Form("uint8", 1), "3 channels, not 1: set config.data.channels=3"),
         (npy(np.array([[1, np.nan]])), Form("float32", 1), "NaN, infinity"),
         (npy(np.array([[1e300]])), Form("float32", 1), "values that are too large"),
+        (
+            npy(values("uint8", 3, 9, 9)),
+            Form("uint8", 9),
+            r"shape \[3, 9, 9\], with the channels first",
+        ),
         (npy(np.zeros(5)), Form("float32", 1), r"shape \[5\], which is not an image"),
         (npy(np.zeros([2, 2], complex)), Form("float32", 1), "array of complex128"),
     ],

@@ -24,6 +24,11 @@ CASES = {
         ["4,000 images are few"],
         dict(images=dict(number=5_000)),
     ),
+    "few, with weights": (
+        dict(images=dict(number=4_999), settings=dict(init="run:a", queue_size=256)),
+        ["4,999 images are few: compare with the weights that the run starts from"],
+        dict(images=dict(number=5_000), settings=dict(init="run:a", queue_size=256)),
+    ),
     "few distinct": (
         dict(images=dict(stride=16), settings=dict(queue_size=256)),
         ["3,125 distinct images are few"],

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from moco_tf.data.readers.image import Image, UnfitError, require_possible
+from moco_tf.data.readers.image import MAX_CHANNELS_LAST, Image, UnfitError, require_possible
 
 START = b"\x93NUMPY"
 
@@ -35,6 +35,12 @@ def read(contents: bytes) -> Image:
         raise UnfitError(
             f"it holds an array of {dtype} with the shape {list(shape)}, which is not an image "
             "[H, W] or [H, W, C]",
+            "",
+        )
+    if len(shape) == 3 and shape[0] <= MAX_CHANNELS_LAST < shape[2]:
+        raise UnfitError(
+            f"it holds an array with the shape {list(shape)}, with the channels first: save "
+            "np.moveaxis(image, 0, -1)",
             "",
         )
     num_bytes = math.prod(shape) * dtype.itemsize

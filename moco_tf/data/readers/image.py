@@ -32,6 +32,9 @@ class Image(NamedTuple):
     white_is_small: bool = False
 
 
+MAX_CHANNELS_LAST = 4  # An axis of at most this length is one of channels, not of height or width.
+
+
 class UnfitError(ValueError):
     """A file that can be read, but not with these settings.
 

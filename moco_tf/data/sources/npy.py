@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from moco_tf.data.pixels import Form
 from moco_tf.data.readers import fitted
-from moco_tf.data.readers.image import Image
+from moco_tf.data.readers.image import MAX_CHANNELS_LAST, Image
 from moco_tf.data.sources import labeled
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
@@ -21,7 +21,6 @@ CHECKSUM_BYTES = 2**30
 BLOCK_BYTES = 2**24
 # The key of the random numbers that choose the images for testing.
 HELD_OUT_KEY = zlib.crc32(b"npy")
-MAX_CHANNELS_LAST = 4  # An axis of at most this length is one of channels, not of height or width.
 
 
 def load(name: str, path: str, dtype: str = "uint8") -> Source:
