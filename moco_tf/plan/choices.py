@@ -31,9 +31,12 @@ CPU_EPOCHS = (32, 64, 100, 160, 320, 800)
 
 def image_size(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the side of the views."""
-    has_small_stem = values["stem"] != "imagenet" and not _is_given_elsewhere(values)
-    if devices.kind == "cpu" and has_small_stem:
+    is_small = values["stem"] == "small"
+    may_be_small = values["stem"] is None and not _is_given_elsewhere(values)
+    if devices.kind == "cpu" and (is_small or may_be_small):
         return CPU_VIEW, "a CPU: the size of the demo, whose runs take minutes and not days"
+    if is_small and images.side > SMALL_VIEW:
+        return SMALL_VIEW, "the largest views for the small stem"
     size = max(min(images.side, LARGE_VIEW) // 32 * 32, SMALLEST_VIEW)
     if size == LARGE_VIEW:
         return size, f"as in the papers; the images have {images.side} pixels or more"

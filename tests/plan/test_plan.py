@@ -167,6 +167,7 @@ def test_run_that_starts_from_an_export_has_its_network(image_folder, tmp_path, 
     for init in (f"keras:{tmp_path}/backbone.keras", f"saved_model:{tmp_path}/saved_model"):
         made = plan.make(auto(f"folder:{image_folder}", init=init))
         assert (made.config.encoder, made.config.stem) == ("resnet8", "small")
+        assert made.config.image_size <= 64
         assert made.reasons["encoder"] == f"that of {init}"
 
 
