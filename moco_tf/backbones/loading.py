@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -102,13 +102,13 @@ def read_network(path: str) -> encoders.Network:
     Raises:
         UserError: If the file is missing, as in SavedModels of earlier versions, or invalid.
     """
-    file_path = os.path.join(path, NETWORK_FILE)
-    if not tf.io.gfile.exists(file_path):
+    content = _read_network_file(path)
+    if content is None:
         raise UserError(
             f"the SavedModel {path} does not say which network it holds: set encoder, for example "
             "to resnet50, and stem unless it is imagenet"
         )
-    return _read_network_file(file_path)[0]
+    return content.network
 
 
 def read_pixels(path: str) -> Pixels | None:
@@ -120,8 +120,8 @@ def read_pixels(path: str) -> Pixels | None:
     Raises:
         UserError: If its `network.json` is invalid.
     """
-    file_path = os.path.join(path, NETWORK_FILE)
-    return _read_network_file(file_path)[1] if tf.io.gfile.exists(file_path) else None
+    content = _read_network_file(path)
+    return None if content is None else content.pixels
 
 
 def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
@@ -135,8 +135,8 @@ def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
         UserError: If the `network.json` of a SavedModel is invalid.
     """
     if scheme == "saved_model":
-        has_name = tf.io.gfile.exists(os.path.join(path, NETWORK_FILE))
-        network = read_network(path) if has_name else None
+        content = _read_network_file(path)
+        network = None if content is None else content.network
     else:
         try:
             model = keras_files.load(path)
@@ -156,8 +156,8 @@ def read_image_size(path: str) -> int | None:
     Raises:
         UserError: If its `network.json` is invalid.
     """
-    file_path = os.path.join(path, NETWORK_FILE)
-    return _read_network_file(file_path)[2] if tf.io.gfile.exists(file_path) else None
+    content = _read_network_file(path)
+    return None if content is None else content.image_size
 
 
 def write_network(path: str, network: encoders.Network, pixels: Pixels, image_size: int) -> None:
@@ -168,7 +168,19 @@ def write_network(path: str, network: encoders.Network, pixels: Pixels, image_si
     write_atomically(os.path.join(path, NETWORK_FILE), json.dumps(content) + "\n")
 
 
-def _read_network_file(path: str) -> tuple[encoders.Network, Pixels, int | None]:
+class _NetworkFile(NamedTuple):
+    """The contents of the `network.json` of a SavedModel; see `read_image_size` for the size."""
+
+    network: encoders.Network
+    pixels: Pixels
+    image_size: int | None
+
+
+def _read_network_file(directory: str) -> _NetworkFile | None:
+    """Return the contents of `network.json` in a SavedModel, or None if there is no such file."""
+    path = os.path.join(directory, NETWORK_FILE)
+    if not tf.io.gfile.exists(path):
+        return None
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
@@ -176,7 +188,7 @@ def _read_network_file(path: str) -> tuple[encoders.Network, Pixels, int | None]
         pixels, image_size = values.pop("pixels", None), values.pop("image_size", None)
         network = encoders.Network(**values)
         pixels = default(network.channels) if pixels is None else from_json(pixels)
-        return network, pixels, None if image_size is None else int(image_size)
+        return _NetworkFile(network, pixels, None if image_size is None else int(image_size))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} was not written by the SavedModel export: delete it, and set encoder"
