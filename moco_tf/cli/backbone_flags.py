@@ -211,12 +211,14 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
     for name in sources.OPTIONS:
         if values[name].value is not None:
             options[name] = values[name].value
-    # Of two sources, only the other one may have videos.
+    # Of two sources, an option may be for the other one only.
     names = [values.data or config.data.source]
     if "gallery_data" in values and values.gallery_data:
         names.append(values.gallery_data)
-    if not sources.has_videos(source_name) and any(map(sources.has_videos, names)):
-        options.pop("frame_seconds", None)
+    for name in sources.OPTIONS:
+        is_for_other = any(sources.applies(name, other) for other in names)
+        if is_for_other and not sources.applies(name, source_name):
+            options.pop(name, None)
     return sources.load(source_name, **options)
 
 

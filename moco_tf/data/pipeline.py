@@ -140,7 +140,7 @@ class TwoViews:
         key_index, key_image = self._key(epoch, read_index, image, fails)
         views = tf.numpy_function(
             self._random_views,
-            [epoch, index, read_index, image, key_image],
+            [epoch, index, read_index, key_index, image, key_image],
             [image.dtype, image.dtype],
         )
         shape = [self.image_size, self.image_size, self.source.channels]
@@ -202,11 +202,15 @@ class TwoViews:
         epoch: np.ndarray,
         index: np.ndarray,
         read_index: np.ndarray,
+        key_index: np.ndarray,
         image: np.ndarray,
         key_image: np.ndarray,
     ) -> list[np.ndarray]:
         if read_index != index:
             self.unreadable.add(int(index))
+        wanted_key = self.key_index(int(epoch), int(read_index))
+        if key_index != wanted_key:
+            self.unreadable.add(int(wanted_key))
         return [
             random_view(view_image, self.image_size, self.recipe, draws)
             for view_image, draws in zip(

@@ -68,7 +68,9 @@ def look(source: Source, seed: int = 0) -> Images:
         UserError: If none of the images can be read.
     """
     count = len(source.pretrain)
-    first = np.random.default_rng(seed).permutation(max(count - 1, 1))[:MAX_PAIRS].tolist()
+    pairs = max(count - 1, 1)
+    drawn = np.random.default_rng(seed).choice(pairs, min(pairs, MAX_PAIRS), replace=False)
+    first = drawn.tolist()
     looks, missing = _read(source, (p for start in first for p in (start, start + 1)))
     sampled = len(looks) + len(missing)
     if not looks:

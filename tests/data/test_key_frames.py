@@ -142,6 +142,17 @@ def test_an_unreadable_key_frame_is_replaced_by_the_frame_of_the_query(source):
     assert views.unreadable == {9}
 
 
+def test_an_unreadable_frame_is_counted_that_is_only_a_key_frame(source):
+    def read(index):
+        with tf.control_dependencies([tf.debugging.assert_none_equal(index, np.int64(9))]):
+            return frame(index)
+
+    queries = source.pretrain[source.pretrain != 9]
+    broken = dataclasses.replace(source, read=read, pretrain=queries)
+    views, _ = batches(broken, epochs=10, key_frame_seconds=0.5)
+    assert views.unreadable == {9}
+
+
 def test_batches_have_the_neighbors_of_both_frames(source):
     _, run = batches(source, key_frame_seconds=1.0, neighbor_seconds=1.5)
     for query, key, frames in run:

@@ -21,7 +21,15 @@ OPTIONS = (
     *("image_feature", "label_feature", "tfds_dir"),
     *("pixels", "channels", "value_range", "orientation", "frame_seconds"),
 )
-FRAME_SECONDS = 1.0  # The default, which is no mistake for a source without videos.
+# The only sources that some of them have an effect on.
+RECORD_SCHEMES = ("tfrecord:", "arrayrecord:", "webdataset:", "parquet:", "tfds:")
+SCHEMES_OF_OPTION = {
+    "image_feature": RECORD_SCHEMES,
+    "label_feature": RECORD_SCHEMES,
+    "tfds_dir": ("tfds:",),
+    "orientation": FILE_SCHEMES,
+    "frame_seconds": ("video:",),
+}
 
 
 def load(
@@ -33,10 +41,12 @@ def load(
     channels: int = 0,
     value_range: str = AUTO,
     orientation: bool = False,
-    frame_seconds: float = FRAME_SECONDS,
+    frame_seconds: float = 1.0,
     weights: Sequence[float] = (),
 ) -> Source:
     """Open a data source.
+
+    In a mixture of several sources, an option applies to those that it has an effect on.
 
     Args:
         name: One of the following. In a path, `~` and environment variables are expanded.
@@ -56,7 +66,7 @@ def load(
             - several of them, separated by semicolons: the images of all of them.
         image_feature: Feature of a `tfrecord` or `arrayrecord` record that holds the encoded image.
             Another value than the default also chooses the extension of the images in `webdataset`
-            files, or the column of `parquet` files.
+            files, the column of `parquet` files, or the feature of a `tfds` data set.
         label_feature: The same for the label; `""` for no labels.
         tfds_dir: Directory of tensorflow-datasets; `""` for its default.
         pixels: Type of the pixel values: `"uint8"`, or `"uint16"` or `"float32"` (folder, files and
@@ -66,8 +76,7 @@ def load(
             range of an integer type; or `"measure"` for percentiles of a sample.
         orientation: Whether to turn images as their EXIF orientation says (folder and files sources
             only).
-        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames. In a
-            mixture, it applies to the parts that are videos.
+        frame_seconds: Seconds between the frames of a `video` source; 0 for all frames.
         weights: How often pre-training uses the images of each of several sources, relative to the
             others; none to use every image equally often.
 
@@ -75,31 +84,36 @@ def load(
         A `Source`.
 
     Raises:
-        UserError: If the name has none of these forms, or the data cannot be read.
+        UserError: If the name has none of these forms, the data cannot be read, or an option has no
+            effect on it.
 
     Example:
         >>> source = load("photos")
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
-    if frame_seconds != FRAME_SECONDS and not has_videos(name):
-        raise UserError(
-            f"config.data.frame_seconds={frame_seconds} applies to video sources only: leave it at "
-            f"{FRAME_SECONDS} for '{printable(name)}'"
-        )
+    defaults = {key: inspect.signature(load).parameters[key].default for key in OPTIONS}
+    limited = {
+        "image_feature": image_feature,
+        "label_feature": label_feature,
+        "tfds_dir": tfds_dir,
+        "orientation": bool(orientation),
+        "frame_seconds": float(frame_seconds),
+    }
+    for key, value in limited.items():
+        if value != defaults[key]:
+            _require_effect(key, value, defaults[key], name)
     names = names_in(name)
     if len(names) > 1:
         from moco_tf.data.sources import mixture
 
-        if orientation and not any(part.startswith(FILE_SCHEMES) for part in names):
-            raise UserError(_no_orientation(printable(name)))
-        options = (image_feature, label_feature, tfds_dir, pixels, channels, value_range)
         parts = [
             load(
                 part,
-                *options,
-                orientation and part.startswith(FILE_SCHEMES),
-                frame_seconds if has_videos(part) else FRAME_SECONDS,
+                pixels=pixels,
+                channels=channels,
+                value_range=value_range,
+                **{key: value for key, value in limited.items() if applies(key, part)},
             )
             for part in names
         ]
@@ -122,30 +136,51 @@ def load(
             f"{error}; if several sources were meant, each has to begin with its kind, such as "
             f"folder:{printable(name.rpartition(';')[2].strip())}"
         ) from error
-    _require_effect(source, pixels, channels, orientation)
+    _require_pixels(source, pixels, channels)
     if values is None:
         from moco_tf.data import measure
 
         values = measure.value_range(source)
     changed: dict[str, Any] = {
-        "image_feature": image_feature,
-        "label_feature": label_feature,
+        **limited,
         "pixels": pixels,
         "channels": 0 if channels == 3 else int(channels),  # 0 means 3, too.
-        "orientation": bool(orientation),
-        "frame_seconds": float(frame_seconds),
     }
-    # Without tfds_dir: the same images may be in another directory elsewhere.
-    defaults = inspect.signature(load).parameters
-    changed = {key: value for key, value in changed.items() if value != defaults[key].default}
+    del changed["tfds_dir"]  # The same images may be in another directory elsewhere.
+    changed = {key: value for key, value in changed.items() if value != defaults[key]}
     if values != WHOLE_RANGES.get(pixels):
         changed["value_range"] = list(values)
     return dataclasses.replace(source, value_range=values, options=changed)
 
 
-def _require_effect(source: Source, pixels: str, channels: int, orientation: bool) -> None:
-    """Raise a `UserError` if a setting has no effect on a source."""
-    is_files = source.name.startswith(FILE_SCHEMES)
+def applies(option: str, name: str) -> bool:
+    """Return whether an option has an effect on a source, or on a part of a mixture.
+
+    Args:
+        option: One of `OPTIONS`.
+        name: The string that names the source.
+
+    Example:
+        >>> applies("frame_seconds", "photos;video:clips"), applies("frame_seconds", "photos")
+        (True, False)
+    """
+    schemes = SCHEMES_OF_OPTION.get(option, ("",))
+    return any(part.startswith(schemes) for part in names_in(name))
+
+
+def _require_effect(option: str, value: Any, default: Any, name: str) -> None:
+    """Raise a `UserError` if an option that was changed has no effect on a source."""
+    if not applies(option, name):
+        schemes = [scheme.rstrip(":") for scheme in SCHEMES_OF_OPTION[option]]
+        kinds = " and ".join(filter(None, [", ".join(schemes[:-1]), schemes[-1]]))
+        raise UserError(
+            f"config.data.{option}={printable(str(value))} applies to {kinds} sources only: leave "
+            f"it at {default!r} for '{printable(name)}'"
+        )
+
+
+def _require_pixels(source: Source, pixels: str, channels: int) -> None:
+    """Raise a `UserError` if a source has other pixel values or another number of channels."""
     if pixels != source.dtype:
         raise UserError(
             f"config.data.pixels={pixels} applies to folder, files and npy sources only: leave it "
@@ -156,15 +191,6 @@ def _require_effect(source: Source, pixels: str, channels: int, orientation: boo
             f"config.data.channels={channels} does not fit '{source.name}', whose images have "
             f"{source.channels} channels: leave it at 0"
         )
-    if orientation and not is_files:
-        raise UserError(_no_orientation(source.name))
-
-
-def _no_orientation(name: str) -> str:
-    return (
-        "config.data.orientation=True applies to folder and files sources only: leave it at False "
-        f"for '{name}'"
-    )
 
 
 def _open(
@@ -225,7 +251,7 @@ def _open(
     if scheme == "tfds" and location:
         from moco_tf.data.sources import tfds
 
-        return tfds.load(name, location, tfds_dir)
+        return tfds.load(name, location, tfds_dir, image_feature, label_feature)
     is_path = ":" not in name and ("/" in name or os.path.isdir(name))
     hint = f"did you mean folder:{name}? " if is_path else ""
     raise UserError(f"unknown data source '{name}': {hint}use {SOURCE_NAMES}")
@@ -254,22 +280,6 @@ def options(config: ml_collections.ConfigDict, name: str = "") -> dict[str, Any]
     Args:
         config: A config with the keys of `moco_tf.default_config`.
         name: The source that they are for, if it is another one than that of the config. Options
-            that would be refused are left out: `frame_seconds` unless it has videos, and
-            `orientation` unless it has image files.
+            that have no effect on it are left out.
     """
-    left_out = set()
-    if name and not has_videos(name):
-        left_out.add("frame_seconds")
-    if name and not any(part.startswith(FILE_SCHEMES) for part in names_in(name)):
-        left_out.add("orientation")
-    return {key: config.data[key] for key in OPTIONS if key not in left_out}
-
-
-def has_videos(name: str) -> bool:
-    """Return whether a string names a `video` source, or a mixture that has one.
-
-    Example:
-        >>> has_videos("photos;video:clips"), has_videos("photos")
-        (True, False)
-    """
-    return any(part.startswith("video:") for part in names_in(name))
+    return {key: config.data[key] for key in OPTIONS if not name or applies(key, name)}

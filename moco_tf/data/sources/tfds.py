@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 from moco_tf.data.sources import arrayrecord, examples, tfrecord_files
 from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, LABEL_FEATURE
 from moco_tf.errors import UserError
 
 if TYPE_CHECKING:  # Importing it takes seconds.
@@ -26,7 +27,13 @@ FILE_FORMATS = ("tfrecord", "array_record")
 DATASET = re.compile(r"(?P<name>[^:]+)(:(?P<version>[\d.*]+))?(:(?P<split>[A-Za-z_].*))?")
 
 
-def load(name: str, dataset: str, data_dir: str) -> Source:
+def load(
+    name: str,
+    dataset: str,
+    data_dir: str,
+    image_feature: str = IMAGE_FEATURE,
+    label_feature: str = LABEL_FEATURE,
+) -> Source:
     """Open a data set that is prepared, or prepare it first.
 
     The requested split, "train" by default, is for training. The split for testing is "test", or
@@ -38,26 +45,29 @@ def load(name: str, dataset: str, data_dir: str) -> Source:
         dataset: The data set as `"NAME[/CONFIG][:VERSION][:SPLIT]"`. SPLIT is as in `tfds.load`,
             such as "train[:10%]".
         data_dir: Directory of the data sets; `""` for the default of tensorflow-datasets.
+        image_feature: Feature of the images. If it is that of TFRecord files, the feature is found.
+        label_feature: Feature of the labels; `""` for no labels. If it is that of TFRecord files,
+            the feature is found, if there is one.
 
     Returns:
         The source.
 
     Raises:
-        UserError: If there is no such data set, version or split, or the data set cannot be
-            prepared, is not stored in TFRecord or ArrayRecord files, or holds no images.
+        UserError: If there is no such data set, version, split or feature, or the data set cannot
+            be prepared, is not stored in TFRecord or ArrayRecord files, or holds no images.
     """
     builder, split = open_prepared(name, dataset, data_dir)
-    image_feature, label_feature, class_names = _features(name, builder)
+    image_key, label_key, class_names = _features(name, builder, image_feature, label_feature)
     instructions, other_splits = requested_and_other_splits(name, builder, split)
     records = scan_splits(instructions, *other_splits)
     pretrain = split_indices(name, records, instructions)
     if not len(pretrain):
         raise UserError(f"data source '{name}': there is no record in the split '{split}'")
-    if not _has_labels(name, records, pretrain, label_feature):
-        label_feature = None
+    if not _has_labels(name, records, pretrain, label_key):
+        label_key = None
     for other_split in other_splits:
         train, test = pretrain, split_indices(name, records, other_split)
-        if len(test) and (label_feature is None or _has_labels(name, records, test, label_feature)):
+        if len(test) and (label_key is None or _has_labels(name, records, test, label_key)):
             break
     else:
         is_held_out = np.isin(pretrain, records.of_files(held_out=True))
@@ -68,8 +78,8 @@ def load(name: str, dataset: str, data_dir: str) -> Source:
         pretrain=pretrain,
         train=train,
         test=test,
-        image_feature=image_feature,
-        label_feature=label_feature,
+        image_feature=image_key,
+        label_feature=label_key,
         class_names=class_names,
     )
 
@@ -197,7 +207,7 @@ def _prepared_builder(
 
 
 def _features(
-    name: str, builder: "tfds.core.DatasetBuilder"
+    name: str, builder: "tfds.core.DatasetBuilder", image_feature: str, label_feature: str
 ) -> tuple[str, str | None, list[str] | None]:
     """Return the image feature, the label feature if there is one, and the names of the classes."""
     import tensorflow_datasets as tfds
@@ -211,22 +221,34 @@ def _features(
                 return key
         return None
 
-    image_feature = first_of_type(tfds.features.Image)
-    if image_feature is None:
+    def require_type(setting: str, key: str, feature_type: type) -> str:
+        keys = [key for key in features if isinstance(features[key], feature_type)]
+        if key not in keys:
+            raise UserError(
+                f"data source '{name}' has no feature '{key}' of the type {feature_type.__name__}: "
+                f"set config.data.{setting} to "
+                + (f"one of {', '.join(keys)}" if keys else "its default")
+            )
+        return key
+
+    if image_feature != IMAGE_FEATURE:
+        image_key = require_type("image_feature", image_feature, tfds.features.Image)
+    elif (image_key := first_of_type(tfds.features.Image)) is None:
         raise UserError(
             f"data source '{name}' has no images: its features are {', '.join(features)}; use "
             "another data set"
         )
-    dtype = np.dtype(features[image_feature].np_dtype)
+    dtype = np.dtype(features[image_key].np_dtype)
     if dtype != np.uint8:
         raise UserError(
             f"data source '{name}' has images of the type {dtype}, but only uint8 is supported: "
             "use another data set"
         )
-    label_feature = first_of_type(tfds.features.ClassLabel)
-    if label_feature is None:
-        return image_feature, None, None
-    return image_feature, label_feature, features[label_feature].names
+    if label_feature not in ("", LABEL_FEATURE):
+        label_key = require_type("label_feature", label_feature, tfds.features.ClassLabel)
+    else:
+        label_key = first_of_type(tfds.features.ClassLabel) if label_feature else None
+    return image_key, label_key, features[label_key].names if label_key else None
 
 
 def _file_instructions(

@@ -1,6 +1,7 @@
 """Several sources as one, with and without weights."""
 
 import collections
+import dataclasses
 import itertools
 import pathlib
 import re
@@ -186,10 +187,10 @@ def test_options_are_those_of_the_parts(name, copy):
     folder, array = name.split(";")
     mixture = sources.load(f"{folder};{copy}", orientation=True)
     assert mixture.options == {f"source {n}": {"orientation": True} for n in (1, 2)}
-    parts = [sources.load(folder, orientation=True), sources.load(array, label_feature="")]
-    assert mix("a;b", parts).options == {
+    parts = [sources.load(folder, orientation=True), sources.load(array, value_range="0,100")]
+    assert mix("a;b", [parts[0], dataclasses.replace(parts[1], value_range=(0, 255))]).options == {
         "source 1": {"orientation": True},
-        "source 2": {"label_feature": ""},
+        "source 2": {"value_range": [0.0, 100.0]},
     }
     assert sources.load(array, value_range="0,100").options == {"value_range": [0.0, 100.0]}
     # These are the defaults in other words.

@@ -1,6 +1,7 @@
 """The strings that name data sources."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
+
+FEATURES = ("image_feature", "label_feature")
 
 
 @pytest.mark.parametrize(
@@ -64,16 +67,35 @@ def test_options_of_a_config_are_the_arguments_of_load():
     ("name", "left_out"),
     [
         ("", set()),
-        ("video:clips", {"orientation"}),
-        ("folder:a;files:b", {"frame_seconds"}),
-        ("folder:a;npy:b.npy", {"frame_seconds"}),
-        ("npy:a.npy;npy:b.npy", {"frame_seconds", "orientation"}),
-        ("photos", {"frame_seconds", "orientation"}),
+        ("video:clips", {"orientation", "tfds_dir", *FEATURES}),
+        ("folder:a;files:b", {"frame_seconds", "tfds_dir", *FEATURES}),
+        ("folder:a;tfrecord:b", {"frame_seconds", "tfds_dir"}),
+        ("tfds:a", {"frame_seconds", "orientation"}),
+        ("photos;parquet:b", {"frame_seconds", "orientation", "tfds_dir"}),
+        ("photos", {"frame_seconds", "orientation", "tfds_dir", *FEATURES}),
     ],
 )
 def test_options_that_another_source_would_refuse_are_left_out(name, left_out):
     options = sources.options(default_config(), name)
     assert set(sources.OPTIONS) - set(options) == left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "photos",
+            {"label_feature": ""},
+            "label_feature= applies to tfrecord, arrayrecord, webdataset, parquet and tfds sources "
+            "only: leave it at 'image/class/label' for 'photos'",
+        ),
+        ("folder:a;npy:b.npy", {"image_feature": "photo"}, "image_feature=photo applies to tfr"),
+        ("tfrecord:a", {"tfds_dir": "/data"}, "tfds_dir=/data applies to tfds sources only: leave"),
+    ],
+)
+def test_options_without_effect_are_refused(name, options, message):
+    with pytest.raises(UserError, match=f"config.data.{re.escape(message)}"):
+        sources.load(name, **options)
 
 
 def test_orientation_applies_to_the_parts_that_are_image_files(image_folder, tmp_path):

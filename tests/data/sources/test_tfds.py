@@ -43,7 +43,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             label = -1 if split == "unlabeled" else number % 3
             image = pixels(split, number, self.CHANNELS)
             example = {"image": image, "label": label, "number": number}
-            yield number, {key: example[key] for key in self._features()}
+            yield number, {key: example[key] for key in self._features() if key in example}
 
 
 class Animals(Builder, skip_registration=True):
@@ -88,18 +88,34 @@ class NoImages(Builder, skip_registration=True):
         return {"number": tfds.features.Scalar(tf.int64)}
 
 
+class TwoEyes(Builder, skip_registration=True):
+    """Images of two cameras, and labels of two kinds."""
+
+    SPLITS = ("train", "test")
+
+    def _features(self):
+        image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+        side = tfds.features.ClassLabel(names=["left", "right"])
+        return super()._features() | {"other image": image, "side": side}
+
+    def _generate_examples(self, split):
+        for number, example in super()._generate_examples(split):
+            other = pixels(split, 1000 + number)
+            yield number, example | {"other image": other, "side": number % 2}
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("tfds"))
     tfds.display_progress_bar(False)
-    for builder in (Animals, TrainOnly, Gray, NoLabels, SixteenBit, NoImages):
+    for builder in (Animals, TrainOnly, Gray, NoLabels, SixteenBit, NoImages, TwoEyes):
         config = tfds.download.DownloadConfig(num_shards=3 if builder is Animals else None)
         builder(data_dir=folder).download_and_prepare(download_config=config)
     return folder
 
 
-def load(dataset, data_dir):
-    return sources.load(f"tfds:{dataset}", tfds_dir=data_dir)
+def load(dataset, data_dir, **options):
+    return sources.load(f"tfds:{dataset}", tfds_dir=data_dir, **options)
 
 
 def read_images(source, indices):
@@ -204,6 +220,44 @@ def test_data_set_without_label_feature_has_no_labels(data_dir):
     source = load("no_labels", data_dir)
     assert not source.has_labels
     assert_images_equal(source, source.test, expected_examples(data_dir, "no_labels", "test"))
+
+
+def test_features_can_be_chosen(data_dir):
+    source = load("two_eyes", data_dir, image_feature="other image", label_feature="side")
+    assert source.class_names == ["left", "right"]
+    assert source.options == {"image_feature": "other image", "label_feature": "side"}
+    # The order is that of the default features, whose images have the same numbers.
+    numbers = [n for n, _ in expected_examples(data_dir, "two_eyes", "train")]
+    assert source.labels[source.train].tolist() == [number % 2 for number in numbers]
+    expected = [(number, pixels("train", 1000 + number)) for number in numbers]
+    assert_images_equal(source, source.train, expected)
+
+
+def test_empty_label_feature_leaves_out_the_labels(data_dir):
+    assert load("animals", data_dir).has_labels
+    assert not load("animals", data_dir, label_feature="").has_labels
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        (
+            "two_eyes",
+            {"image_feature": "number"},
+            "no feature 'number' of the type Image: set config.data.image_feature to one of image, "
+            "other image",
+        ),
+        (
+            "two_eyes",
+            {"label_feature": "image"},
+            "no feature 'image' of the type ClassLabel: .*label_feature to one of label, side",
+        ),
+        ("no_labels", {"label_feature": "label"}, "label_feature to its default"),
+    ],
+)
+def test_features_that_do_not_exist_are_refused(data_dir, dataset, options, message):
+    with pytest.raises(UserError, match=message):
+        load(dataset, data_dir, **options)
 
 
 @pytest.mark.parametrize(
