@@ -163,15 +163,15 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
             "data.image_feature",
             "image/encoded",
             "Feature of a record that holds the encoded image (tfrecord and arrayrecord sources). "
-            "Another value chooses the extension of the images in webdataset files, or the column "
-            "of parquet files.",
+            "Another value chooses the extension of the images in webdataset files, the column of "
+            "parquet files or the feature of a tfds data set.",
         ),
         Setting(
             "data.label_feature",
             "image/class/label",
             "Feature of a record that holds the label; empty for none (tfrecord and arrayrecord "
             "sources). Another value chooses the extension or the JSON key of the labels in "
-            "webdataset files, or the column of parquet files.",
+            "webdataset files, the column of parquet files or the feature of a tfds data set.",
         ),
         Setting(
             "data.tfds_dir",

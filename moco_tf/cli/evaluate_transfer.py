@@ -8,7 +8,7 @@ from absl import flags
 
 from moco_tf import distribution, encoders, run_directory
 from moco_tf.cli import backbone_flags
-from moco_tf.data import boxes
+from moco_tf.data import boxes, sources
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
@@ -36,6 +36,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     task = TASKS[values.protocol]
     image_size = values.image_size or IMAGE_SIZE
     training.require_valid_size(task, image_size)
+    _require_effect(values)
     backbone_flags.require_encoder(values)
     config = run_directory.read_config(values.workdir) if values.workdir else values.config
     initializations, name, directory = _initializations(values)
@@ -76,6 +77,20 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     else:
         box_plots.plot_segmentations(picture, images, predictions)
     print(f"{summary}; wrote {path} and {picture}")
+
+
+def _require_effect(values: flags.FlagValues) -> None:
+    """Raise a `UserError` for a flag that has no effect on annotated images."""
+    label = f"--protocol={values.protocol}"
+    for name in sources.OPTIONS:
+        if name != "tfds_dir" and values[name].present:
+            raise UserError(
+                f"--{name}={values[name].value} has no effect with {label}: leave it out"
+            )
+    if values.tfds_dir and not (values.data or "").startswith("tfds:"):
+        raise UserError(
+            f"--tfds_dir={values.tfds_dir} has no effect on --data={values.data}: leave it out"
+        )
 
 
 def _load_images(values: flags.FlagValues, masks: bool, tfds_dir: str) -> AnnotatedImages:

@@ -63,15 +63,15 @@ def define_source_flags(values: flags.FlagValues, data_help: str, of_run: bool =
     flags.DEFINE_string(
         "image_feature",
         None,
-        "Feature of a record that holds the encoded image (tfrecord and arrayrecord sources), "
+        "Feature of a record that holds the image (tfrecord, arrayrecord and tfds sources), "
         f"extension (webdataset) or column (parquet). {by_default('image_feature')}",
         flag_values=values,
     )
     flags.DEFINE_string(
         "label_feature",
         None,
-        "Feature of a record that holds the label (tfrecord and arrayrecord sources), extension or "
-        f"JSON key (webdataset) or column (parquet). {by_default('label_feature')}",
+        "Feature of a record that holds the label (tfrecord, arrayrecord and tfds sources), "
+        f"extension or JSON key (webdataset) or column (parquet). {by_default('label_feature')}",
         flag_values=values,
     )
     flags.DEFINE_string(

@@ -127,6 +127,8 @@ def test_invalid_annotation_is_one_line(invalid_scenes, workdir):
         ("--protocol=detection --data=coco:no", "'coco:no'.*no/annotations/ins"),
         ("--protocol=detection --data=x --image_size=90", "image_size=90: .* such as 96"),
         ("--protocol=detection --data=x --epochs=3", "--epochs has no effect"),
+        ("--protocol=detection --data=x --channels=1", "--channels=1 has no effect with --prot"),
+        ("--protocol=detection --data=coco:x --tfds_dir=/x", "tfds_dir=/x has no effect on --da"),
         ("--protocol=knn --skip_invalid", "--skip_invalid requires --protocol=detection or seg"),
         ("--protocol=knn --trials=3", "--trials has no effect"),
         ("--protocol=segmentation --data=x --milestones=a", "--milestones=a: give numbers"),

@@ -93,7 +93,7 @@ def load(
         (9934, 19)
     """
     defaults = {key: inspect.signature(load).parameters[key].default for key in OPTIONS}
-    limited = {
+    limited: dict[str, Any] = {
         "image_feature": image_feature,
         "label_feature": label_feature,
         "tfds_dir": tfds_dir,

@@ -231,6 +231,8 @@ def _features(
             )
         return key
 
+    image_key: str | None
+    label_key: str | None
     if image_feature != IMAGE_FEATURE:
         image_key = require_type("image_feature", image_feature, tfds.features.Image)
     elif (image_key := first_of_type(tfds.features.Image)) is None:

@@ -23,6 +23,7 @@ RUN_ENTRIES = frozenset(
 )
 MAX_NAMES = 3  # Maximum number of names in a note.
 BROKEN_LINKS, SPECIAL_FILES = "broken links", "special files"
+LINKS_WITHIN = "links to files below this folder"
 
 
 class Skipped:
@@ -100,8 +101,8 @@ def walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the image files below a folder, or those of another kind, in the order of their paths.
 
-    Every folder is read once, whatever links lead to it. Hidden files and folders are left out,
-    and so are run directories, and files that are not images.
+    Every folder and every file below it is read once, whatever links lead to it. Hidden files and
+    folders are left out, and so are run directories, and files that are not images.
 
     Args:
         name: The string that names the source, for messages.
@@ -117,7 +118,7 @@ def walk(
     Raises:
         UserError: If a folder cannot be listed.
     """
-    folders = _Folders(name, root, skipped)
+    folders = _Folders(name, root, skipped, kind)
     stack = [("", iter(folders.entries("")))]
     while stack:
         below, entries = stack[-1]
@@ -140,10 +141,11 @@ def walk(
 class _Folders:
     """Lists folders below a root, each of them once."""
 
-    def __init__(self, name: str, root: str, skipped: Skipped) -> None:
+    def __init__(self, name: str, root: str, skipped: Skipped, kind: FileKind) -> None:
         self.name = name
         self.root = root
         self.skipped = skipped
+        self.kind = kind
         self.is_local = "://" not in root
         self.real_root = os.path.realpath(root) if self.is_local else root
         self.seen: dict[tuple[int, int], str] = {}
@@ -217,6 +219,10 @@ class _Folders:
             self.skipped.add_file(below, BROKEN_LINKS)
             return []
         if stat.S_ISREG(mode):
+            target = os.path.realpath(path)
+            if self._path_within(target) and self.kind.accepts(target, os.path.basename(target)):
+                self.skipped.add_file(below, LINKS_WITHIN)
+                return []
             return [name]
         if not stat.S_ISDIR(mode):
             self.skipped.add_file(below, SPECIAL_FILES)
@@ -230,13 +236,18 @@ class _Folders:
         """Return why a link to a folder is not followed; "" if it is."""
         if _is_within(self.real_root, target):
             return "a link to a folder that contains it"
+        # The folder is read at its own path, which does not depend on the order of the names.
+        path = self._path_within(target)
+        return f"a link to {path}/" if path else ""
+
+    def _path_within(self, target: str) -> str:
+        """Return the path below the root at which something is read itself; "" if it is not."""
         if not _is_within(target, self.real_root):
             return ""
-        # The folder is read at its own path, which does not depend on the order of the names.
         path = os.path.relpath(target, self.real_root)
         parts = path.split("/")
         hidden = any(part.startswith(".") or part in SYSTEM_FOLDERS for part in parts)
-        return "" if hidden else f"a link to {path}/"
+        return "" if hidden else path
 
 
 def is_run_directory(names: Iterable[str]) -> bool:

@@ -408,6 +408,18 @@ def test_links_to_hidden_folders_and_to_files_are_followed(tmp_path):
     assert source.ignored == []
 
 
+def test_links_to_files_that_are_read_themselves_are_named(tmp_path):
+    write(tmp_path, "cat/a.png", "cat/b.png", "notes.txt")
+    (tmp_path / "newest.png").symlink_to("cat/b.png")
+    # The name of the link says that the file is an image.
+    (tmp_path / "dog.png").symlink_to("notes.txt")
+    source = load(tmp_path)
+    found = paths_of(source, tmp_path, range(source.size))
+    assert found == ["cat/a.png", "cat/b.png", "dog.png"]
+    assert "1 links to files below this folder" in source.summary
+    assert f"{tmp_path}/newest.png" in source.ignored
+
+
 def test_broken_links_are_named(tmp_path):
     write(tmp_path, *CLASSES)
     (tmp_path / "gone.png").symlink_to("nowhere.png")
