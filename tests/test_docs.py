@@ -19,7 +19,17 @@ from tests.command import ROOT, run
 pytestmark = pytest.mark.slow
 
 PAGES = (
-    *("index", "quickstart", "your_images", "plan", "encoders", "configuration", "commands"),
+    *(
+        "index",
+        "quickstart",
+        "your_images",
+        "data_sources",
+        "runs",
+        "plan",
+        "encoders",
+        "configuration",
+        "commands",
+    ),
     *("evaluation", "transfer", "detection", "detectron2", "export", "pytorch", "distributed"),
     *("examples/README", "examples/features", "examples/search", "examples/deduplication"),
     *("examples/fine_tuning", "results", "reproducing", "photos", "performance", "testing"),
