@@ -94,7 +94,7 @@ def export_saved_model(
         UserError: If the path exists or cannot be written, or the backbone holds NaN or infinity.
     """
     from moco_tf import encoders
-    from moco_tf.backbones import descriptions, loading, saving
+    from moco_tf.backbones import descriptions, network_file, saving
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
 
@@ -109,7 +109,7 @@ def export_saved_model(
     def fill(directory: str) -> None:
         archive.write_out(directory, verbose=False)
         # TensorFlow ignores this file; `load_network` builds the network from it.
-        loading.write_network(directory, network, pixels, image_size)
+        network_file.write(directory, network, pixels, image_size)
         descriptions.write(directory, description)
 
     card = model_card(backbone, _format(_takes_files(backbone), image_size), origin)
@@ -196,7 +196,7 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _export(values: flags.FlagValues) -> None:
     from moco_tf import encoders, run_directory
-    from moco_tf.backbones import loading
+    from moco_tf.backbones import network_file
     from moco_tf.cli import backbone_flags
     from moco_tf.config import evaluation_size
 
@@ -206,8 +206,8 @@ def _export(values: flags.FlagValues) -> None:
         config = run_directory.read_config(origin.path)
         image_size = image_size or evaluation_size(config)
         is_oriented = config.data.orientation
-    elif origin.source == "saved_model":
-        image_size = image_size or loading.read_image_size(origin.path)
+    elif origin.source == "saved_model" and (content := network_file.read(origin.path)):
+        image_size = image_size or content.image_size
     image_size = image_size or backbone.input_shape[1] or IMAGE_SIZE
     model = encoders.with_normalization(backbone)
     export_saved_model(model, values.out, origin, image_size)

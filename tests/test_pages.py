@@ -16,6 +16,7 @@ from moco_tf.cli import app, demo, embed, evaluate, prepare, train
 from moco_tf.cli.formats import FORMATS
 from moco_tf.config import default_config, flatten
 from moco_tf.errors import UserError
+from moco_tf.seeds import PURPOSES
 from studies import __main__ as study
 from studies.transfer import __main__ as transfer_study
 
@@ -191,6 +192,13 @@ def test_tests_in_the_text_exist():
     assert len(names) > 20
     for path, name in names:
         assert f"def {name}(" in (ROOT / path).read_text(), (path, name)
+
+
+def test_architecture_names_the_shared_modules_and_the_random_choices():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {path.name for path in (ROOT / "moco_tf").glob("*.py")} - {"__init__.py"}
+    assert not [name for name in modules if f"`moco_tf/{name}`" not in text]
+    assert not [purpose for purpose in PURPOSES if f"`{purpose}`" not in text]
 
 
 def test_numbers_of_the_study_on_the_results_page_are_those_of_the_study():

@@ -1,23 +1,21 @@
 """Backbones and encoders from run directories, SavedModels and PyTorch files."""
 
-import json
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from moco_tf import encoders, run_data, run_directory
-from moco_tf.backbones import descriptions, pytorch_files
+from moco_tf.backbones import descriptions, network_file, pytorch_files
 from moco_tf.backbones.finite import require_finite
-from moco_tf.data.pixels import Pixels, default, from_config, from_json, to_json
+from moco_tf.data.pixels import default, from_config
 from moco_tf.encoders import keras_files, state_dict
 from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, write_atomically
+from moco_tf.files import error_reason
 from moco_tf.paths import expand
 
-NETWORK_FILE = "network.json"  # The file in a SavedModel that names its network.
 # What TensorFlow and Keras raise when they load a damaged SavedModel.
 LOAD_ERRORS = (tf.errors.OpError, AttributeError, KeyError, OSError, TypeError, ValueError)
 
@@ -89,39 +87,9 @@ def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
         raise _cannot_be_loaded(path, error) from error
     images = _input_of(layer.call_endpoint_fn, path)
     _require_finite(layer.weights, f"the SavedModel {path}")
-    layer.pixels = read_pixels(path) or default(images.shape[-1])
+    content = network_file.read(path)
+    layer.pixels = default(images.shape[-1]) if content is None else content.pixels
     return layer, images.shape[-1]
-
-
-def read_network(path: str) -> encoders.Network:
-    """Return the network that `network.json` in a SavedModel of `moco_tf.export.saved_model` names.
-
-    Args:
-        path: Path of the SavedModel's directory.
-
-    Raises:
-        UserError: If the file is missing, as in SavedModels of earlier versions, or invalid.
-    """
-    content = _read_network_file(path)
-    if content is None:
-        raise UserError(
-            f"the SavedModel {path} does not say which network it holds: set encoder, for example "
-            "to resnet50, and stem unless it is imagenet"
-        )
-    return content.network
-
-
-def read_pixels(path: str) -> Pixels | None:
-    """Return the pixel values of the images that a SavedModel takes; None if it does not say.
-
-    Args:
-        path: Path of the SavedModel's directory.
-
-    Raises:
-        UserError: If its `network.json` is invalid.
-    """
-    content = _read_network_file(path)
-    return None if content is None else content.pixels
 
 
 def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
@@ -135,7 +103,7 @@ def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
         UserError: If the `network.json` of a SavedModel is invalid.
     """
     if scheme == "saved_model":
-        content = _read_network_file(path)
+        content = network_file.read(path)
         network = None if content is None else content.network
     else:
         try:
@@ -145,54 +113,6 @@ def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
         is_export = model.name.endswith(encoders.FROM_IMAGES)
         network = encoders.network_of(model) if is_export else None
     return None if network is None or is_foreign(network.encoder) else network
-
-
-def read_image_size(path: str) -> int | None:
-    """Return the side of the views of encoded images in a SavedModel; None if it does not say.
-
-    Args:
-        path: Path of the SavedModel's directory.
-
-    Raises:
-        UserError: If its `network.json` is invalid.
-    """
-    content = _read_network_file(path)
-    return None if content is None else content.image_size
-
-
-def write_network(path: str, network: encoders.Network, pixels: Pixels, image_size: int) -> None:
-    """Write `network.json` into the directory of a SavedModel."""
-    content = {**network._asdict(), "image_size": image_size}
-    if pixels != default(network.channels):
-        content["pixels"] = to_json(pixels)
-    write_atomically(os.path.join(path, NETWORK_FILE), json.dumps(content) + "\n")
-
-
-class _NetworkFile(NamedTuple):
-    """The contents of the `network.json` of a SavedModel; see `read_image_size` for the size."""
-
-    network: encoders.Network
-    pixels: Pixels
-    image_size: int | None
-
-
-def _read_network_file(directory: str) -> _NetworkFile | None:
-    """Return the contents of `network.json` in a SavedModel, or None if there is no such file."""
-    path = os.path.join(directory, NETWORK_FILE)
-    if not tf.io.gfile.exists(path):
-        return None
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
-    try:
-        values = json.loads(text)
-        pixels, image_size = values.pop("pixels", None), values.pop("image_size", None)
-        network = encoders.Network(**values)
-        pixels = default(network.channels) if pixels is None else from_json(pixels)
-        return _NetworkFile(network, pixels, None if image_size is None else int(image_size))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} was not written by the SavedModel export: delete it, and set encoder"
-        ) from error
 
 
 def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") -> keras.Model:
@@ -217,8 +137,9 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
     except LOAD_ERRORS as error:
         raise _cannot_be_loaded(path, error) from error
     images = _input_of(getattr(saved, "serve", None), path)
+    content = network_file.read(path)
     if encoder is None:
-        network = read_network(path)
+        network = network_file.require(path).network
     else:
         network = encoders.Network(encoder, stem, images.shape[-1])
     backbone = encoders.build(
@@ -226,7 +147,7 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
         stem=network.stem,
         channels=network.channels,
         description=descriptions.read(path),
-        pixels=read_pixels(path),
+        pixels=None if content is None else content.pixels,
     )
     # Layers of different models in a network may have the same path. The sorting keeps the order of
     # weights with the same path, which is that of the network.

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import encoders, run_data, run_directory
-from moco_tf.backbones import foreign_weights, loading, pytorch_files, state_dicts
+from moco_tf.backbones import foreign_weights, loading, network_file, pytorch_files, state_dicts
 from moco_tf.config import INIT_SCHEMES
 from moco_tf.data import pixels
 from moco_tf.data.pixels import Pixels
@@ -173,7 +173,8 @@ def _pixels_of(config: ml_collections.ConfigDict) -> Pixels | None:
     if scheme == "run":
         return pixels.from_config(run_directory.read_config(path), run_data.read_channels(path))
     if scheme == "saved_model":
-        return loading.read_pixels(path)
+        content = network_file.read(path)
+        return None if content is None else content.pixels
     if scheme == "keras" and not is_foreign(config.encoder):
         found = encoders.pixels_of(keras_files.load(path))
         # The file has the range, but not the type, unless it is that of bytes.

@@ -7,7 +7,7 @@ import keras
 from absl import flags
 
 from moco_tf import encoders, run_directory
-from moco_tf.backbones import descriptions, loading, saving
+from moco_tf.backbones import descriptions, loading, network_file, saving
 from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
 from moco_tf.config import evaluation_size
@@ -68,7 +68,7 @@ def _why_no_effect(values: flags.FlagValues) -> str:
     if not path:
         return "without --checkpoint, whose network it names"
     try:
-        network = loading.read_network(path)
+        network = network_file.require(path).network
         return f"with --saved_model={path}, which names its network itself ({network.encoder})"
     except UserError:  # It is not needed here, so an old SavedModel does not have to name it.
         return f"with --saved_model={path} here, because the SavedModel contains its network"
@@ -205,9 +205,8 @@ def load_source(values: flags.FlagValues, config: Any, source_name: str) -> Sour
         options = sources.options(config, source_name)
         if values["pixels"].value not in (None, config.data.pixels):
             options["value_range"] = AUTO  # The range of the run is that of another type.
-    elif values.saved_model and (pixels := loading.read_pixels(values.saved_model)):
-        channels = loading.read_network(values.saved_model).channels
-        options = pixel_options(source_name, pixels, channels)
+    elif values.saved_model and (content := network_file.read(values.saved_model)):
+        options = pixel_options(source_name, content.pixels, content.network.channels)
     for name in sources.OPTIONS:
         if values[name].value is not None:
             options[name] = values[name].value

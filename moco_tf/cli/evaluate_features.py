@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from moco_tf import distribution, encoders, run_directory, run_pixels
-from moco_tf.backbones import descriptions, loading
+from moco_tf.backbones import descriptions, network_file
 from moco_tf.cli import backbone_flags
 from moco_tf.config import check
 from moco_tf.data.pixels import Pixels, default, from_config, of_images, range_text
@@ -276,7 +276,7 @@ def _network(values: flags.FlagValues, config: Any, backbone: Any) -> tuple[str,
     if values.encoder:
         return values.encoder, values.stem
     if values.saved_model:
-        network = loading.read_network(values.saved_model)
+        network = network_file.require(values.saved_model).network
     else:
         network = encoders.network_of(backbone)
     return network.encoder, network.stem

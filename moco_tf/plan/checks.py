@@ -17,6 +17,8 @@ LARGEST_QUEUE = 0.5  # Of the distinct images; the study went up to this share.
 SMALLEST_GROUP = 8  # Images. Groups of 4 were worse than groups of 16 by 1.8 points in the study.
 FEWEST_STEPS = 5
 SMALLEST_RATIO = 0.8  # Of an image's shorter side to that of a view.
+LARGEST_RATIO = 4.0  # The same.
+LARGE_PHOTO = 1_000  # Pixels of the shorter side.
 
 
 def counted(number: int, noun: str) -> str:
@@ -139,6 +141,26 @@ def _large_views(images: Images, devices: Devices, values: Values) -> str | None
     )
 
 
+def _large_photos(images: Images, devices: Devices, values: Values) -> str | None:
+    size = max(values["image_size"], values["evaluation_size"])
+    can_prepare = images.pixels == "uint8" and images.channels == 3
+    if images.side < max(LARGEST_RATIO * size, LARGE_PHOTO) or not can_prepare:
+        return None
+    return (
+        f"the shorter side of the images has {images.side} pixels in the median, and views have "
+        f"{size}, so decoding takes most of the time of the CPU: shrink them once with moco-prepare"
+    )
+
+
+def _turned(images: Images, devices: Devices, values: Values) -> str | None:
+    if not images.turned or values["data.orientation"]:
+        return None
+    return (
+        f"{images.turned:.0%} of the image files in the sample have an EXIF orientation, which is "
+        "not applied: set config.data.orientation=True to turn them upright"
+    )
+
+
 def memory(images: Images, devices: Devices, values: Values) -> str | None:
     """Return why a step may not fit into the memory of a device, or None if it does."""
     if devices.memory is None:
@@ -175,6 +197,8 @@ CHECKS: tuple[Callable[[Images, Devices, Values], str | None], ...] = (
     _short_epoch,
     _late_decay,
     _large_views,
+    _large_photos,
+    _turned,
     memory,
     _unused_gpus,
 )

@@ -40,6 +40,7 @@ class Images:
         unreadable_names: Names of a few images that cannot be read.
         pixels: Type of the pixel values.
         value_range: The pixel values of black and white.
+        turned: Share of the image files with an EXIF orientation that the source does not apply.
     """
 
     number: int
@@ -58,6 +59,7 @@ class Images:
     unreadable_names: tuple[str, ...] = ()
     pixels: str = "uint8"
     value_range: tuple[float, float] = BYTES
+    turned: float = 0.0
 
     @property
     def distinct(self) -> int:

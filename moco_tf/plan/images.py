@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from moco_tf.data import readers, sources
 from moco_tf.data.photometric import to_levels
 from moco_tf.data.pipeline import first_readable
 from moco_tf.data.pixels import BYTES
@@ -30,6 +31,7 @@ MAX_PIXELS = 2_000_000_000  # The sample ends at so many pixels, which take some
 STRIDES = (2, 4, 8, 16, 32, 64, 128, 256)
 STRIDE_PAIRS = 64
 MAX_NAMES = 3
+MAX_FILES = 64  # Number of files in the sample whose EXIF orientation is read.
 THUMBNAIL = (8, 9)
 GRAY_LEVELS = 2.0  # Largest difference between the channels of a gray thumbnail, of 0 to 255.
 
@@ -99,6 +101,7 @@ def look(source: Source, seed: int = 0) -> Images:
         unreadable_names=tuple(
             source.describe(int(source.pretrain[position])) for position in missing[:MAX_NAMES]
         ),
+        turned=_share_turned(source, list(looks)[:MAX_FILES]),
     )
     if not images.is_video:
         return images
@@ -145,6 +148,21 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
                 reached = order.index(int(position))
                 break
     return looks, [position for position in order[:reached] if position not in looks]
+
+
+def _share_turned(source: Source, positions: list[int]) -> float:
+    """Return the share of files with an EXIF orientation that the source could apply, and does not.
+
+    Args:
+        source: The data source.
+        positions: Positions of readable images among those for pre-training.
+    """
+    if source.read_file is None or not sources.applies("orientation", source.name):
+        return 0.0
+    indices = source.pretrain[np.array(positions, np.int64)]
+    files = tf.data.Dataset.from_tensor_slices(indices).map(source.read_file)
+    turned = [readers.orientation(contents) != 1 for contents in files.as_numpy_iterator()]
+    return float(np.mean(turned))
 
 
 def _thumbnail(

@@ -83,6 +83,16 @@ CASES = {
         ["image_size=224", "100%", "64 pixels"],
         dict(settings=dict(image_size=64)),
     ),
+    "large photos": (
+        dict(images=dict(side=3_024, sides=(3_024,) * 9)),
+        ["3024 pixels", "views have 224", "moco-prepare"],
+        dict(images=dict(side=512, sides=(512,) * 9)),
+    ),
+    "turned photos": (
+        dict(images=dict(turned=0.25)),
+        ["25% of the image files", "data.orientation=True"],
+        dict(settings={"data.orientation": True}),
+    ),
     "memory": (
         dict(settings=dict(batch_size=512)),
         ["69.1 GB", "24.0 GB", "batch_size below 512"],
@@ -122,6 +132,12 @@ def test_a_problem_has_one_warning_which_its_remedy_removes(problem, parts, reme
 def test_photos_have_no_warning():
     assert found() == []
     assert len(CASES) > len(CHECKS)
+
+
+def test_photos_that_cannot_be_prepared_have_no_warning():
+    large = dict(side=3_024, sides=(3_024,) * 9)
+    assert found(dict(images=dict(**large, pixels="uint16"))) == []
+    assert found(dict(images=dict(**large, channels=1))) == []
 
 
 def test_queue_does_not_matter_for_mechanisms_without_one():

@@ -129,6 +129,16 @@ def test_images_of_which_none_can_be_read_are_refused(tmp_path):
         look(sources.load(f"folder:{tmp_path}"))
 
 
+def test_share_of_files_with_an_orientation(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    write(tmp_path, crops(3, 40), exif=exif)
+    name = f"folder:{tmp_path}"
+    PIL.Image.fromarray(next(iter(crops(1, 40)))).save(tmp_path / "upright.jpg")
+    assert look(sources.load(name)).turned == 0.75
+    assert look(sources.load(name, orientation=True)).turned == 0
+
+
 def test_one_image(tmp_path):
     facts = look(write(tmp_path, crops(1, 40)))
     assert (facts.number, facts.sampled, facts.consecutive, facts.random) == (1, 1, 0, 0)

@@ -100,6 +100,13 @@ def read_image(contents: bytes, form: Form) -> Image:
     return raster.read(contents)
 
 
+def orientation(contents: bytes) -> int:
+    """Return the EXIF orientation of an image file, from 1 to 8; 1, upright, if it has none."""
+    if dicom.begins(contents) or arrays.begins(contents):
+        return 1
+    return (tiff if tiff.begins(contents) else raster).orientation(contents)
+
+
 def oriented(image: np.ndarray, contents: bytes) -> np.ndarray:
     """Return an image turned and flipped as the EXIF orientation of its file says.
 
@@ -107,10 +114,7 @@ def oriented(image: np.ndarray, contents: bytes) -> np.ndarray:
         image: `[H, W, C]`, the image as it is stored.
         contents: Contents of the file.
     """
-    if dicom.begins(contents) or arrays.begins(contents):
-        return image
-    module = tiff if tiff.begins(contents) else raster
-    number = module.orientation(contents)
+    number = orientation(contents)
     if number in (5, 6, 7, 8):
         image = np.swapaxes(image, 0, 1)
     if number in (2, 3, 6, 7):
