@@ -9,19 +9,21 @@ import dataclasses
 import hashlib
 import json
 import os
+import zlib
 from typing import Any
 
 import tensorflow as tf
 
 from moco_tf import run_data
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import is_chief
+from moco_tf.distribution import gather_from_workers, is_chief
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import FinetuneSettings
 
 PROTOCOL = "finetune_comparison"
+EARLIER = "earlier"  # The key of results of earlier calls that a comparison does not consist of.
 
 
 def compare(
@@ -36,7 +38,7 @@ def compare(
 
     Each curve is written to `directory/eval/finetune_comparison.json` as soon as it is finished. A
     curve in that file with the same entries of `identify` and the same settings is not computed
-    again.
+    again. Other curves in the file are kept in it, as `earlier`.
 
     Args:
         backbones: Backbones by name, each as for `finetune.fit`.
@@ -54,7 +56,7 @@ def compare(
     Raises:
         UserError: As `protocols.evaluate_finetune`, or if the file cannot be written.
     """
-    finished = read(directory, PROTOCOL, "curves")
+    finished = read_together(directory, PROTOCOL, "curves")
     result = {"protocol": PROTOCOL, **description, "curves": []}
     for name, backbone in backbones.items():
         identity = {"initialisation": name, **identify(backbone, source, image_size)}
@@ -69,7 +71,7 @@ def compare(
                 curve = {**identity, **curve}
             result["curves"].append(curve)
             if is_chief():
-                protocols.write_result(directory, result)
+                protocols.write_result(directory, with_earlier(result, "curves", finished))
     return result
 
 
@@ -119,7 +121,7 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
         key: Key of the list in its file.
 
     Returns:
-        The list; empty if there is no file.
+        The list, and the results that `with_earlier` kept; empty if there is no file.
 
     Raises:
         UserError: If the file is not the result of a comparison.
@@ -130,11 +132,50 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
     with tf.io.gfile.GFile(path) as file:
         text = file.read()
     try:
-        return [dict(record) for record in json.loads(text)[key]]
+        content = json.loads(text)
+        return [dict(record) for record in [*content[key], *content.get(EARLIER, [])]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not the result of a comparison: delete it to start again"
         ) from error
+
+
+def read_together(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
+    """Read as `read` in all workers, before any of them writes.
+
+    Raises:
+        UserError: As `read`, or if the workers do not read the same results.
+    """
+    records = read(directory, protocol, key)
+    number = zlib.crc32(json.dumps(records, sort_keys=True).encode())
+    if len(set(gather_from_workers(number))) > 1:
+        raise UserError(
+            f"the workers find different results of an earlier {protocol} in {directory}: use a "
+            "directory that all of them share"
+        )
+    return records
+
+
+def with_earlier(
+    result: dict[str, Any], key: str, finished: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the result of a comparison with the earlier results that it does not consist of.
+
+    An interrupted comparison has not come to all of them yet, and a further one may need them.
+
+    Args:
+        result: The result, finished or not.
+        key: Key of the list of its records.
+        finished: The records that `read` returned.
+    """
+    left = [old for old in finished if not any(_includes(new, old) for new in result[key])]
+    return {**result, EARLIER: left} if left else result
+
+
+def _includes(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Return whether a record is another one, or has all of its trials."""
+    trials = old.get("trials")
+    return new == old or bool(trials and all(trial in new.get("trials", ()) for trial in trials))
 
 
 def checksum(backbone: Any) -> str:

@@ -1,6 +1,5 @@
 """The cached linear probe: a logistic regression on frozen features that were computed once."""
 
-import collections
 import contextlib
 import hashlib
 import warnings
@@ -70,10 +69,9 @@ def scores(
             f"the label {train.labels[0]}: add images of other classes"
         )
     scaler = StandardScaler().fit(train.features)
-    scaled, scaled_test = scaler.transform(train.features), scaler.transform(test.features)
-    columns, factors = _distinct_columns(scaled)
-    if len(columns) < scaled.shape[1]:
-        scaled, scaled_test = scaled[:, columns] * factors, scaled_test[:, columns] * factors
+    scaled, scaled_test = _merged_columns(
+        scaler.transform(train.features), scaler.transform(test.features)
+    )
     classifier = LogisticRegression(
         C=1 / (settings.l2 * len(train.features)), max_iter=settings.iterations
     )
@@ -103,22 +101,28 @@ def _one_thread_of_scipy() -> contextlib.AbstractContextManager[Any]:
     return controller.select(filepath=of_scipy).limit(limits=1)
 
 
-def _distinct_columns(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return columns of features and factors for them, which give the same logistic regression.
+def _merged_columns(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Merge columns that are equal in the training features; the regression stays the same.
 
     Of equal columns, one is enough, such as for the three channels of a gray image. The penalty is
     smallest if g equal columns share their weight equally, and that of one column that is
-    multiplied by the square root of g is the same.
+    multiplied by the square root of g is the same. The columns may differ in the test features: of
+    few training images, many columns are equal, such as those that are not 0 for one image only.
+    Each of them has the merged weight, divided by the square root of g.
 
     Args:
-        features: float32 `[N, D]`.
+        train: float32 `[N, D]`.
+        test: float32 `[M, D]`.
 
     Returns:
-        The positions of the distinct columns, int64 `[C]`, and their factors, float32 `[C]`.
+        The features of the training and of the test images, float32 `[N, C]` and `[M, C]`.
     """
-    digests = [hashlib.sha256(column.tobytes()).digest() for column in features.T]
-    counts = collections.Counter(digests)
-    first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
-    columns = np.array(sorted(first.values()))
-    factors = np.sqrt([counts[digests[column]] for column in columns])
-    return columns, factors.astype(features.dtype)
+    groups: dict[bytes, list[int]] = {}
+    for position, column in enumerate(train.T):
+        groups.setdefault(hashlib.sha256(column.tobytes()).digest(), []).append(position)
+    if len(groups) == train.shape[1]:
+        return train, test
+    first = [positions[0] for positions in groups.values()]
+    roots = np.sqrt([len(positions) for positions in groups.values()]).astype(train.dtype)
+    sums = np.stack([test[:, positions].sum(axis=1) for positions in groups.values()], axis=1)
+    return train[:, first] * roots, sums / roots

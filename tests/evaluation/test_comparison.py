@@ -83,6 +83,31 @@ def forget(path, key, names):
 NEW = ("network", "data_checksum", "labels_checksum", "data_options")
 
 
+def test_interrupted_comparison_keeps_the_other_curves(computed, tmp_path, monkeypatch):
+    source = example()
+
+    def run(**backbones):
+        result = comparison.compare(backbones, source, 8, str(tmp_path), {}, SETTINGS)
+        return [curve["top1"] for curve in result["curves"]]
+
+    assert run(ours=build(), other=build(1.0)) == [1, 2, 3, 4]
+    evaluate = protocols.evaluate_finetune
+
+    def stop(backbone, source, image_size, settings, progress):
+        if settings.layers == "all":
+            raise KeyboardInterrupt
+        return evaluate(backbone, source, image_size, settings, progress)
+
+    monkeypatch.setattr(protocols, "evaluate_finetune", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(ours=build(2.0), other=build(1.0))
+    monkeypatch.setattr(protocols, "evaluate_finetune", evaluate)
+    assert run(ours=build(2.0), other=build(1.0)) == [5, 6, 3, 4]
+    # The curves of the first weights are still there.
+    assert run(ours=build()) == [1, 2]
+    assert run(ours=build(), other=build(1.0)) == [1, 2, 3, 4]
+
+
 def test_curves_of_earlier_versions_are_computed_again(computed, tmp_path):
     compare(tmp_path)
     forget(tmp_path / "eval" / "finetune_comparison.json", "curves", NEW)

@@ -88,6 +88,21 @@ def test_predictions_equal_those_of_scipy(classes, l2, columns):
     assert 0.3 < result["top1"] < 0.95
 
 
+def test_columns_that_are_equal_in_the_training_features_only():
+    train, test = example(3)
+    rng = np.random.default_rng(1)
+    others = rng.permutation(test.features)[:, [0, 0, 3]]
+    train = as_features(train.features[:, [0, 1, 2, 3, 4, 0, 0, 3]], train.labels, 3)
+    test = as_features(np.concatenate([test.features[:, :5], others], axis=1), test.labels, 3)
+    expected = reference_scores(train, test, 0.1)
+    found = logistic.scores(train, test, ProbeSettings(0.1))
+
+    def centered(scores):
+        return scores - scores.mean(axis=1, keepdims=True)
+
+    np.testing.assert_allclose(centered(found), centered(expected), atol=0.01)
+
+
 def test_penalty_changes_predictions():
     # Otherwise the comparison above would not show that the penalty is used correctly.
     data = example(7)

@@ -112,7 +112,8 @@ def compare(
     """Fine-tune from each of several initializations with one schedule, and measure.
 
     The results are written to `directory/eval/<task>_comparison.json` after every trial. A trial in
-    that file from the same weights, images and settings is not run again.
+    that file from the same weights, images and settings is not run again. Other trials in the file
+    are kept in it, as `earlier`.
 
     Args:
         task: The task.
@@ -133,7 +134,8 @@ def compare(
         UserError: As `run`, or if the file cannot be written.
     """
     protocol = f"{task.name}_comparison"
-    finished = comparison.read(directory, protocol, "rows")
+    finished = comparison.read_together(directory, protocol, "rows")
+    finished.sort(key=lambda row: -len(row.get("trials", ())))  # The most trials are found first.
     rows: list[dict[str, Any]] = []
     for name, initialize in initializations.items():
         backbone = initialize(settings.seed)
@@ -153,8 +155,9 @@ def compare(
         def write(result: dict[str, Any], identity: dict[str, Any] = identity) -> None:
             rows[-1] = {**identity, **result}
             if is_chief():
+                content = {"protocol": protocol, **description, "rows": rows}
                 protocols.write_result(
-                    directory, {"protocol": protocol, **description, "rows": rows}
+                    directory, comparison.with_earlier(content, "rows", finished)
                 )
 
         run(

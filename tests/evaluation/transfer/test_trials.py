@@ -19,6 +19,39 @@ def network(scale=1.0):
     return keras.Sequential([*layers, keras.layers.Conv2D(2, 3, kernel_initializer="ones")])
 
 
+def test_interrupted_comparison_keeps_the_other_trials(monkeypatch, tmp_path):
+    computed = []
+
+    def run_trial(task, initialize, images, image_size, settings, progress):
+        if progress in stops:
+            raise KeyboardInterrupt
+        computed.append(progress)
+        metrics = dict.fromkeys(DETECTION.metrics, len(computed) / 100)
+        return {"seed": settings.seed, **metrics, "seconds": 1.0, "curve": []}, {}
+
+    monkeypatch.setattr(trials, "_run_trial", run_trial)
+    indices = np.arange(3)
+    images = AnnotatedImages("memory", ["a"], None, None, str, indices, indices, 1, checksum="old")
+
+    def compare(number):
+        initializations = {"random": lambda _: network(), "ours": lambda _: network(2.0)}
+        settings = DetectionSettings(trials=number)
+        arguments = (DETECTION, initializations, images, 64, str(tmp_path), {}, settings)
+        rows = trials.compare(*arguments)["rows"]
+        return [len(row["trials"]) for row in rows]
+
+    stops = []
+    assert compare(3) == [3, 3]
+    stops = ["random, trial 4 of 5"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(5)
+    stops = []
+    assert compare(1) == [1, 1]
+    assert len(computed) == 6
+    assert compare(5) == [5, 5]
+    assert len(computed) == 10
+
+
 def test_trials_of_other_annotations_or_layers_are_not_used(monkeypatch, tmp_path):
     count = 0
 
