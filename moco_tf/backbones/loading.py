@@ -31,7 +31,8 @@ def load_backbone(workdir: str) -> keras.Model:
     Returns:
         A `keras.Model` from images `[N, H, W, C]`, with as many channels and in the same value
         range as the images of the run, which is [0, 255] for images with 8 bits per channel, to
-        features `[N, D]`. Its attribute `pixels` has the range.
+        features `[N, D]`. Its attribute `pixels` has the range, and `checkpoint` the name of the
+        checkpoint.
 
     Raises:
         UserError: If there is no run, it has no checkpoint yet, or the checkpoint is of another
@@ -243,7 +244,9 @@ def load_query_encoder(workdir: str) -> keras.Model:
 
     Returns:
         A `keras.Model` as `moco_tf.encoders.build` returns, with one BatchNormalization group:
-        from normalized images to projections, with the attributes `backbone` and `head`.
+        from normalized images to projections, with the attributes `backbone` and `head`. Both the
+        encoder and its backbone have the name of the checkpoint as `checkpoint`: a run that goes on
+        may have a newer one soon.
 
     Raises:
         UserError: As for `load_backbone`.
@@ -274,6 +277,7 @@ def load_query_encoder(workdir: str) -> keras.Model:
         "move its files elsewhere to use the checkpoint before it, or train again, for example "
         "with a lower learning rate",
     )
+    encoder.checkpoint = encoder.backbone.checkpoint = os.path.basename(path)
     return encoder
 
 

@@ -1,12 +1,11 @@
 """Flags that select a backbone: of a run, of a SavedModel, or of a file of PyTorch or Keras."""
 
-import os
 from typing import Any
 
 import keras
 from absl import flags
 
-from moco_tf import encoders, run_directory
+from moco_tf import encoders
 from moco_tf.backbones import descriptions, loading, network_file, saving
 from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
@@ -154,21 +153,18 @@ def load_with_normalization(
     return backbone, backbone.input_shape[-1]
 
 
-def describe(
-    values: flags.FlagValues, name: str, source_name: str, image_size: int
-) -> dict[str, Any]:
+def describe(backbone: Any, name: str, source_name: str, image_size: int) -> dict[str, Any]:
     """Return the entries of a result that say what was evaluated.
 
     Args:
-        values: The parsed flags.
+        backbone: The backbone, which has the name of its checkpoint if it is that of a run.
         name: Name of the backbone.
         source_name: The string that names the images.
         image_size: Side of the images in pixels.
     """
     description = {"backbone": name, "data": source_name, "image_size": image_size}
-    if values.workdir:
-        checkpoint = run_directory.require_checkpoint(values.workdir)
-        description["checkpoint"] = os.path.basename(checkpoint)
+    if checkpoint := getattr(backbone, "checkpoint", ""):
+        description["checkpoint"] = checkpoint
     return description
 
 

@@ -104,9 +104,9 @@ def _run(
         The top-1 accuracies by backbone and column of the table; and 0, or the exit status if a
         signal stopped the training.
     """
-    import keras
+    import tensorflow as tf
 
-    from moco_tf import encoders
+    from moco_tf import run_directory
     from moco_tf.backbones.loading import load_backbone
     from moco_tf.backbones.model_card import Origin
     from moco_tf.config import evaluation_size
@@ -126,16 +126,12 @@ def _run(
 
     source = sources.from_config(config)
     image_size = evaluation_size(config)
-    pixels = keras.Sequential(
-        [
-            keras.Input((image_size, image_size, source.channels)),
-            keras.layers.Flatten(),
-        ]
-    )
     pretrained = load_backbone(workdir)
+    measured = run_directory.read_config(workdir)
+    baselines = report.baselines(workdir, measured, source, image_size)
     backbones: dict[str, Any] = {
-        PIXELS: pixels,
-        RANDOM: encoders.random_backbone(config.encoder, config.stem, source.channels, config.seed),
+        PIXELS: baselines[PIXELS],
+        RANDOM: baselines[RANDOM],
         "pre-trained": pretrained,
     }
     table: dict[str, dict[str, float]] = {}
@@ -156,15 +152,13 @@ def _run(
             protocols.write_result(directory, {**result, **description})
     plot_neighbors(f"{workdir}/neighbours.png", source, image_size, train_features, test_features)
     saved_model = f"{workdir}/export/saved_model"
-    if not os.path.exists(saved_model):
+    if not tf.io.gfile.exists(saved_model):
         print("exporting the SavedModel", flush=True)
         export_saved_model(pretrained, saved_model, Origin("workdir", workdir), image_size)
     print("writing the report", flush=True)
-    # A report uses a part of larger data sets, and smaller pixels.
+    # A report uses a part of larger data sets.
     is_same = (
-        len(source.train) <= knn_monitor.MAX_TRAIN
-        and len(source.test) <= knn_monitor.MAX_TEST
-        and image_size <= report.MAX_PIXELS_SIDE
+        len(source.train) <= knn_monitor.MAX_TRAIN and len(source.test) <= knn_monitor.MAX_TEST
     )
     report.write_report(workdir, source, evaluated=evaluated if is_same else None)
     return table, 0

@@ -1,6 +1,5 @@
 """The command moco-embed, which is `python embed.py` in a checkout."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,20 +137,18 @@ def embed(values: flags.FlagValues) -> None:
             normalize=values.normalize,
             rows_per_file=values.rows_per_file,
             shard=shard,
-            facts=_facts(kind, name),
+            facts=_facts(kind, name, backbone),
         )
     _print(outcome, values.out, values.shard)
 
 
-def _facts(kind: str, path: str) -> dict[str, Any]:
+def _facts(kind: str, path: str, backbone: Any) -> dict[str, Any]:
     """Return what the metadata states about the backbone."""
     if kind != "workdir":
         return {kind: path}
-    from moco_tf import run_directory
     from moco_tf.backbones import model_card
 
-    checkpoint = os.path.basename(run_directory.require_checkpoint(path))
-    return {kind: path, "checkpoint": checkpoint, **model_card.facts_of_run(path)}
+    return {kind: path, "checkpoint": backbone.checkpoint, **model_card.facts_of_run(path)}
 
 
 def _print(outcome: Any, out: str, shard: str) -> None:

@@ -77,7 +77,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)
-    description = backbone_flags.describe(values, name, source.name, image_size)
+    description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
         description["gallery_data"] = gallery.name
         if isinstance(settings, RetrievalSettings):

@@ -39,13 +39,19 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     _require_effect(values)
     backbone_flags.require_encoder(values)
     config = run_directory.read_config(values.workdir) if values.workdir else values.config
-    initializations, name, directory = _initializations(values)
+    backbones = {
+        flag: backbone_flags.load(values, flag)
+        for flag in backbone_flags.NAMES
+        if values[flag].value
+    }
+    initializations, name, directory = _initializations(values, backbones)
     tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
     images = _load_images(values, task is segmentation.SEGMENTATION, tfds_dir)
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)
-    description = backbone_flags.describe(values, name, images.name, image_size)
+    of_run = backbones.get("workdir")
+    description = backbone_flags.describe(of_run, name, images.name, image_size)
     if values.compare:
         result = trials.compare(
             task, initializations, images, image_size, directory, description, settings
@@ -127,10 +133,15 @@ def require_extra(label: str) -> None:
         ) from error
 
 
-def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initialize], str, str]:
-    """Return the initializations by their names, the backbone's name and the result's directory."""
-    flag_names = [name for name in backbone_flags.NAMES if values[name].value]
-    backbones = {name: backbone_flags.load(values, name) for name in flag_names}
+def _initializations(
+    values: flags.FlagValues, backbones: dict[str, keras.Model]
+) -> tuple[dict[str, trials.Initialize], str, str]:
+    """Return the initializations by their names, the backbone's name and the result's directory.
+
+    Args:
+        values: The parsed flags.
+        backbones: The backbones by the names of their flags.
+    """
     network = None
     if values.random_init:
         require_resnet(values.config.encoder, f"--protocol={values.protocol}")
@@ -167,8 +178,9 @@ def _initializations(values: flags.FlagValues) -> tuple[dict[str, trials.Initial
         path: Any = values[flag].value
         base_name = os.path.basename(path.rstrip("/"))
         initializations[f"{label}, {base_name}"] = copies_of(backbone)
-    if not flag_names:
+    if not backbones:
         return initializations, f"random {network.encoder}", "."
-    path = values[flag_names[0]].value
+    first = next(iter(backbones))
+    path = values[first].value
     assert path is not None
-    return initializations, path, "." if flag_names[0] == "checkpoint" else path
+    return initializations, path, "." if first == "checkpoint" else path

@@ -121,7 +121,8 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         A model that shares the weights of the backbone, from images `[N, H, W, C]` with values in
         the value range of `pixels`, which is by default 0 to 255, to features `[N, D]` in float32.
         Values outside of the range are clipped to it, but for those of images with 8 bits per
-        channel, which are never outside. It has the attribute `pixels`.
+        channel, which are never outside. It has the attribute `pixels`, and `checkpoint` if the
+        backbone has it.
 
     Example:
         >>> import numpy as np
@@ -146,6 +147,8 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
     features = layers.Activation("linear", dtype="float32", name="float32")(features)
     model = keras.Model(images, features, name=f"{backbone.name}{FROM_IMAGES}")
     model.pixels = pixels
+    if checkpoint := getattr(backbone, "checkpoint", ""):
+        model.checkpoint = checkpoint
     return model
 
 

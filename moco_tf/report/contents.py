@@ -62,7 +62,10 @@ class Contents:
 
     Attributes:
         name: Name of the run.
-        data: Name of the data source.
+        trained_on: Name of the data source that the run trained on.
+        data: Name of the data source of the report's images.
+        is_monitored: Whether the accuracies are those of the images and the view size of the kNN
+            monitor.
         channels: Number of channels of the images.
         held_out: Whether the images on the map are test images, which training did not see.
         evidence: What was measured.
@@ -74,7 +77,9 @@ class Contents:
     """
 
     name: str
+    trained_on: str
     data: str
+    is_monitored: bool
     channels: int
     held_out: bool
     evidence: Evidence

@@ -13,11 +13,13 @@ from moco_tf.report.findings import TRAINED
 MAX_POINTS = 500  # Maximum number of points of a curve.
 
 
-def charts(evidence: Evidence) -> list[dict[str, Any]]:
+def charts(evidence: Evidence, with_baselines: bool = True) -> list[dict[str, Any]]:
     """Return the charts of a run that have at least one point.
 
     Args:
         evidence: What was measured.
+        with_baselines: Whether the accuracies are those of the images of the kNN monitor, so that
+            the baselines can be compared with its curve.
 
     Returns:
         Dicts with `title`; `series`, dicts with `name`, `steps` and `values` (None where a value
@@ -28,7 +30,7 @@ def charts(evidence: Evidence) -> list[dict[str, Any]]:
     baselines = [
         (name, accuracies["knn"])
         for name, accuracies in (evidence.accuracies or {}).items()
-        if name != TRAINED
+        if with_baselines and name != TRAINED
     ]
     all_charts = [
         _chart(

@@ -47,12 +47,13 @@ def render(contents: Contents) -> str:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     files = importlib.resources.files("moco_tf.report")
     evidence = contents.evidence
-    curves = charts(evidence)
+    curves = charts(evidence, with_baselines=contents.is_monitored)
     return environment.get_template("page.html").render(
         css=files.joinpath("page.css").read_text(),
         js=files.joinpath("page.js").read_text(),
         version=moco_tf.__version__,
         name=contents.name,
+        trained_on=contents.trained_on,
         data=contents.data,
         held_out=contents.held_out,
         has_labels=contents.class_names is not None,
@@ -64,7 +65,7 @@ def render(contents: Contents) -> str:
         facts=run_summary.summarize(
             evidence.config,
             evidence.num_images,
-            contents.data,
+            contents.trained_on,
             contents.channels,
             evidence.metrics,
         ),

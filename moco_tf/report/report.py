@@ -21,6 +21,7 @@ from moco_tf.evaluation import knn, protocols, quality, unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
+from moco_tf.paths import expand_source
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.report import page
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
@@ -95,14 +96,19 @@ def write_report(
     can_compare = held_out and _has_classes(source, bank_indices)
     if evaluated is not None:
         features = evaluated.features
+        checkpoint = os.path.basename(run_directory.require_checkpoint(workdir))
     else:
-        backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: load_backbone(workdir)}
+        trained = load_backbone(workdir)
+        checkpoint = trained.checkpoint
+        backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: trained}
         if can_compare:
-            backbones |= _baselines(workdir, config, source, image_size)
+            backbones |= baselines(workdir, config, source, image_size)
         features = _extract(backbones, source, bank_indices, test_indices, image_size)
     if not distribution.is_chief():
         return None
 
+    trained_on = printable(expand_source(config.data.source))
+    monitored = printable(expand_source(config.monitor_source)) or trained_on
     bank, test = features[TRAINED]
     labels = _shown_labels(source, bank, test)
     finite = bool(np.isfinite(bank.features).all() and np.isfinite(test.features).all())
@@ -114,12 +120,15 @@ def write_report(
         results = _compare(features, bar) if compares_now else None
         if can_compare and evaluated is not None:
             results = _without_unreadable(evaluated.results)
-        evidence = _gather_evidence(workdir, config, bank, test, finite, results)
+        step = int(checkpoint.rsplit("-", 1)[1])
+        evidence = _gather_evidence(workdir, config, step, bank, test, finite, results)
         findings = check(evidence)
         bar.update()
         contents = Contents(
             name=printable(os.path.basename(os.path.normpath(workdir))),
+            trained_on=trained_on,
             data=source.name,
+            is_monitored=(source.name, image_size) == (monitored, evaluation_size(config)),
             channels=source.channels,
             held_out=held_out,
             evidence=evidence,
@@ -205,10 +214,21 @@ def _has_classes(source: Source, indices: np.ndarray) -> bool:
     return source.labels is not None and len(np.unique(source.labels[indices])) > 1
 
 
-def _baselines(
+def baselines(
     workdir: str, config: ml_collections.ConfigDict, source: Source, image_size: int
 ) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
-    """Return the backbones that the trained one is compared with."""
+    """Return the backbones that the trained one of a run is compared with.
+
+    Args:
+        workdir: Path of the run directory.
+        config: Config of the run, as in the directory, with the numbers that were measured.
+        source: The source of the images.
+        image_size: Side of the views in pixels.
+
+    Returns:
+        `RANDOM`, the same encoder without training, and `PIXELS`, the pixels of the images, which
+        are resized to `MAX_PIXELS_SIDE` if they are larger.
+    """
     description = descriptions.of_run(workdir, config, source.channels)
     random = encoders.random_backbone(
         *(config.encoder, config.stem, source.channels, config.seed, description),
@@ -249,6 +269,7 @@ def _without_unreadable(results: Results) -> Results:
 def _gather_evidence(
     workdir: str,
     config: ml_collections.ConfigDict,
+    step: int,
     bank: Features,
     test: Features,
     finite: bool,
@@ -256,7 +277,6 @@ def _gather_evidence(
 ) -> Evidence:
     num_images = run_data.read_num_images(workdir)
     steps_per_epoch = num_images // config.batch_size
-    step = int(run_directory.require_checkpoint(workdir).rsplit("-", 1)[1])
     accuracies = most_frequent = None
     if results is not None and test.labels is not None:
         accuracies = {

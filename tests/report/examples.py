@@ -101,7 +101,9 @@ def contents(run_evidence=None, count=45, labeled=True):
         )
     return Contents(
         name=RUN_NAME,
+        trained_on="folder:photos",
         data="folder:photos",
+        is_monitored=True,
         channels=3,
         held_out=True,
         evidence=run_evidence,

@@ -1,6 +1,7 @@
 """The page of a report as a browser shows it."""
 
 import dataclasses
+import json
 import math
 import re
 
@@ -252,6 +253,14 @@ def test_settings_that_differ_are_shown_beside_those_of_the_paper():
 def test_page_without_a_comparison_names_the_reason(changes, reason):
     html = page.render(dataclasses.replace(contents(), results=None, **changes))
     assert f"No comparison: {reason}" in html
+
+
+@pytest.mark.parametrize("is_monitored", [True, False])
+def test_baselines_are_in_the_chart_of_the_monitor_if_they_are_of_its_images(is_monitored):
+    html = page.render(dataclasses.replace(contents(evidence()), is_monitored=is_monitored))
+    script_data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    [lines] = [chart["lines"] for chart in script_data["curves"] if "kNN" in chart["title"]]
+    assert bool(lines) == is_monitored
 
 
 def test_curves_with_many_lines_are_averaged():

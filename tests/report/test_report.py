@@ -20,8 +20,9 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import extract
+from moco_tf.report import report
 from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
-from moco_tf.report.report import _baselines, write_report
+from moco_tf.report.report import baselines, write_report
 from moco_tf.run_data import RunData
 from moco_tf.training.build import build_model
 from moco_tf.training.checkpoints import Checkpoints
@@ -105,7 +106,7 @@ def test_raw_pixels_of_larger_views_are_resized(folder):
     config = default_config()
     config.encoder = "resnet8"
     images = np.stack(crops(3, 64))
-    pixels = _baselines(str(folder), config, source, 64)[PIXELS](tf.constant(images, tf.float32))
+    pixels = baselines(str(folder), config, source, 64)[PIXELS](tf.constant(images, tf.float32))
     expected = [
         PIL.Image.fromarray(image).resize((32, 32), PIL.Image.Resampling.BILINEAR)
         for image in images
@@ -196,6 +197,29 @@ def test_without_held_out_images_the_map_shows_training_images(leaking_run, fold
     # No image is its own neighbor.
     neighbors = page_data(html)["map"]["neighbors"]
     assert all(i not in row for i, row in enumerate(neighbors))
+
+
+@pytest.mark.slow
+def test_report_of_other_images_on_a_run_that_goes_on(leaking_run, tmp_path, monkeypatch):
+    leaking_workdir, model, _ = leaking_run
+    workdir = tmp_path / "run"
+    shutil.copytree(leaking_workdir, workdir)
+    extract_features = report._extract
+
+    def extract_slowly(*arguments):
+        save(model, workdir, step=50)
+        return extract_features(*arguments)
+
+    monkeypatch.setattr(report, "_extract", extract_slowly)
+    others = sources.load(f"folder:{write_folder(tmp_path / 'others')}")
+    result = write_report(str(workdir), others)
+    assert result["step"] == 40
+    assert result["data"] == others.name
+    html = (workdir / "report.html").read_text()
+    trained_on = run_directory.read_config(str(workdir)).data.source
+    assert f"80 images of {trained_on}, step 40 of" in html
+    assert f"; this report uses the images of {others.name}" in html
+    assert f"80 of {trained_on}" in html
 
 
 @pytest.mark.slow
