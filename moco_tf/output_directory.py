@@ -108,8 +108,8 @@ class OutputDirectory:
 
     def _require_same(self, saved: dict[str, Any], informative: Collection[str]) -> None:
         # Earlier versions did not record these. Their directories can be continued.
-        network = self.facts.get("network_checksum")
-        saved = {"source_options": {}, "network_checksum": network, **saved}
+        recent = {key: self.facts.get(key) for key in ("network_checksum", "labels_checksum")}
+        saved = {"source_options": {}, **recent, **saved}
         names = [name for name in self.facts if name not in informative]
         different = [name for name in names if saved.get(name) != self.facts[name]]
         if different:

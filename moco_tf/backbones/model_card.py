@@ -102,7 +102,7 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
         ),
         "written by": f"moco-tf {moco_tf.__version__}",
     }
-    training, evaluation = _history(origin)
+    training, evaluation = _history(origin, getattr(backbone, "checkpoint", ""))
     sections = {"Training": training, "Evaluation": evaluation, "License": LICENSE}
     return (
         f"# {network.encoder}, a backbone for image features\n\n{_facts_table(facts)}\n"
@@ -111,12 +111,18 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     )
 
 
-def _history(origin: Origin | None) -> tuple[str, str]:
-    """Return the text about the training and the text about the results."""
+def _history(origin: Origin | None, checkpoint: str) -> tuple[str, str]:
+    """Return the text about the training and the text about the results.
+
+    Args:
+        origin: As for `model_card`.
+        checkpoint: Name of the checkpoint of a run; "" for the newest one.
+    """
     if origin is None:
         return UNKNOWN, NO_RESULTS
     if origin.source == "workdir":
-        return _history_of_run(origin.path)
+        newest = os.path.basename(run_directory.require_checkpoint(origin.path))
+        return _history_of_run(origin.path, checkpoint or newest)
     loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
         return f"{loaded_from}, a PyTorch file. {UNKNOWN}", NO_RESULTS
@@ -153,10 +159,11 @@ def facts_of_run(workdir: str, show: Callable[[str], str] = str) -> dict[str, st
     )
 
 
-def _history_of_run(workdir: str) -> tuple[str, str]:
+def _history_of_run(workdir: str, checkpoint: str) -> tuple[str, str]:
     """Return the text about the training and the text about the results of a run."""
-    config, metrics = run_directory.read_config(workdir), run_directory.read_metrics(workdir)
-    checkpoint = os.path.basename(run_directory.require_checkpoint(workdir))
+    config, step = run_directory.read_config(workdir), int(checkpoint.rsplit("-", 1)[1])
+    # A run that goes on, or was killed, has further lines.
+    metrics = [line for line in run_directory.read_metrics(workdir) if line["step"] <= step]
     training = (
         f"The query encoder of the run {code(workdir)} at the checkpoint `{checkpoint}`.\n\n"
         f"{_facts_table(facts_of_run(workdir, code))}"
@@ -172,7 +179,8 @@ def _history_of_run(workdir: str) -> tuple[str, str]:
         training += "\n\nAll settings are the paper's."
     evaluation = _results(workdir, checkpoint) or NO_RESULTS
     if metrics:
-        evaluation += f"\n\nLast line of `metrics.jsonl`: {text(_numbers(metrics[-1]))}."
+        last = text(_numbers(metrics[-1]))
+        evaluation += f"\n\nLast line of `metrics.jsonl` up to this checkpoint: {last}."
     return training, evaluation
 
 

@@ -236,6 +236,11 @@ def _require_backbone(values: flags.FlagValues) -> None:
                 "--checkpoint instead of --random_init"
             )
         app.require(values, "config")
+    elif values.config is not None:
+        raise UserError(
+            f"--config has no effect with --{backbones[0]}: leave it out. Flags such as --data and "
+            "--image_size say which images are evaluated"
+        )
     if values.protocol in TRANSFER:
         app.require(values, "data")
     elif backbones[0] in ("saved_model", "checkpoint") and not (values.data and values.image_size):

@@ -15,6 +15,7 @@ from moco_tf.cli import backbone_flags
 from moco_tf.config import check
 from moco_tf.data.pixels import Pixels, default, from_config, of_images, range_text
 from moco_tf.data.sources.folder import require_outside
+from moco_tf.data.sources.mixture import shared_file
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.encoders.names import is_foreign
@@ -108,6 +109,12 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     elif isinstance(settings, FinetuneSettings):
         result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     elif isinstance(settings, AnomalySettings) and settings.level == "patch":
+        shared = shared_file([source, gallery]) if gallery is not None else None
+        if shared and distribution.is_chief():
+            print(
+                f"warning: --data and --gallery_data both have {shared[-1]}, whose patches are "
+                "then normal: name other images by --gallery_data"
+            )
         network = _load_network(values, config, source)
         result, heat = patches.evaluate(network, gallery, source, image_size, settings)
     else:

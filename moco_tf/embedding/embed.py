@@ -130,6 +130,7 @@ def embed(
             "source": source.name,
             "source_checksum": run_data.of_source(source).checksum,
             "source_options": dict(source.options),
+            "labels_checksum": run_data.labels_checksum(source),
             "part": part,
             "num_images": len(indices),
             "image_size": image_size,

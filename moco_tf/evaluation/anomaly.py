@@ -34,10 +34,10 @@ def detect(
         A dict with `auroc`, the probability that an anomalous image has a larger score than a
         normal one, and `auroc_interval`, of `moco_tf.evaluation.bootstrap.interval`, or that of
         a share of the rarer kind of image if the AUROC is 0 or 1;
-        `average_precision`, with the anomalous images as the positive ones; `num_normal`, the
-        number of normal training images; `per_class`, a list of dicts with `class`, `num_test` and
-        `auroc` for each anomalous class alone; and `most_anomalous`, a list of dicts with `index`,
-        `class` and `score`.
+        `average_precision`, with the anomalous images as the positive ones; `num_normal`
+        and `num_train`, the number of normal training images; `per_class`, a list of dicts with
+        `class`, `num_test` and `auroc` for each anomalous class alone; and `most_anomalous`, a list
+        of dicts with `index`, `class` and `score`.
 
     Raises:
         UserError: If a feature is not finite, there is no such class, or there are no normal
@@ -50,7 +50,8 @@ def detect(
         raise UserError(f"normal={settings.normal}: there are no normal training images: add some")
     _, similarities = nearest(bank, test.features, settings.k)
     scores = (1 - similarities.astype(np.float64)).mean(axis=1)
-    return {**evaluate_scores(scores, test, settings), "num_normal": len(bank)}
+    counts = {"num_normal": len(bank), "num_train": len(bank)}
+    return {**evaluate_scores(scores, test, settings), **counts}
 
 
 def normal_label(names: list[str], settings: AnomalySettings) -> int:
@@ -82,7 +83,7 @@ def evaluate_scores(
         settings: Name of the normal class.
 
     Returns:
-        The entries of `detect` without `num_normal`.
+        The entries of `detect` without `num_normal` and `num_train`.
 
     Raises:
         UserError: If there are no normal test images or no anomalous ones, or there are no labels.

@@ -58,7 +58,8 @@ def cluster(
             f"{len(train.features)} or less"
         )
     kmeans = KMeans(clusters, n_init=settings.starts, random_state=settings.seed)
-    kmeans.fit(normalize(evenly_spaced(train.features, MAX_IMAGES)))
+    used = evenly_spaced(train.features, MAX_IMAGES)
+    kmeans.fit(normalize(used))
     distances = kmeans.transform(normalize(test.features))
     assigned = distances.argmin(axis=1)
     examples = []
@@ -69,6 +70,7 @@ def cluster(
     has_labels = test.labels is not None and np.any(test.labels >= 0)
     return {
         **(_agreement(test, assigned) if has_labels else {}),
+        "num_train": len(used),
         "clusters": clusters,
         "cluster_sizes": np.bincount(assigned, minlength=clusters).tolist(),
         "examples": examples,

@@ -73,6 +73,35 @@ def labeled(part: Features) -> Features:
     )
 
 
+def with_classes_of(train: Features, test: Features) -> Features:
+    """Return test features whose labels are the numbers of the training classes of the same names.
+
+    Args:
+        train: Labeled features of the training images.
+        test: Labeled features of the test images, which may be of another source.
+
+    Returns:
+        The test features. They stay as they are unless the classes of both have names.
+
+    Raises:
+        UserError: If there are test images of a class that the training images do not have.
+    """
+    names = train.class_names
+    if test.labels is None or not names or not test.class_names or names == test.class_names:
+        return test
+    numbers = {name: number for number, name in enumerate(names)}
+    has_label = test.labels >= 0
+    used = [test.class_names[label] for label in np.unique(test.labels[has_label])]
+    if missing := [name for name in used if name not in numbers]:
+        raise UserError(
+            f"there are test images of the classes {', '.join(missing)}, which the training images "
+            "do not have: use images of the same classes"
+        )
+    new_labels = np.array([numbers.get(name, -1) for name in test.class_names], np.int32)
+    labels = np.where(has_label, new_labels[test.labels], np.int32(-1))
+    return dataclasses.replace(test, labels=labels, num_classes=len(names), class_names=names)
+
+
 def require_finite(*parts: Features) -> None:
     """Raise a `UserError` if features hold NaN or infinity, which would be compared silently.
 
@@ -130,8 +159,13 @@ class Extractor:
             progress: Label of the progress bar, or None for no bar.
 
         Raises:
-            UserError: If none of the images can be read.
+            UserError: If there are no images, or none of them can be read.
         """
+        if not len(self.indices):
+            raise UserError(
+                f"data source '{self.source.name}' has no images in this part: use another part, "
+                "or a source that has some"
+            )
         feature_parts, index_parts = [], []
         # With None, tqdm shows a bar in a terminal only.
         disable = None if progress and is_chief() else True

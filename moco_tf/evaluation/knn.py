@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import evenly_spaced
-from moco_tf.evaluation.features import Features, labeled, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite, with_classes_of
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
 
@@ -62,6 +62,8 @@ def nearest_others(
     """
     rows, cosines = nearest(bank, queries, count + 1)
     excluded = bank_indices[rows] == query_indices[:, np.newaxis]
+    if rows.shape[1] <= count and not excluded.any():
+        return rows, cosines
     # If the query is not in the bank, its farthest neighbor is excluded instead.
     excluded[:, -1] |= ~excluded.any(axis=1)
     shape = len(queries), rows.shape[1] - 1
@@ -82,9 +84,10 @@ def classify(
         `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: If a feature is not finite, or there are no labels.
+        UserError: If a feature is not finite, there are no labels, or test images are of a class
+            that the training images do not have.
     """
-    test = labeled(test)
+    test = with_classes_of(train, labeled(test))
     assert test.labels is not None
     return accuracies(scores(train, test, settings), test.labels)
 
@@ -98,7 +101,7 @@ def scores(train: Features, test: Features, settings: KNNSettings = KNNSettings(
         settings: As for `classify`.
 
     Returns:
-        float64 `[N, classes]`.
+        float64 `[N, classes]`. Classes without a vote have -infinity.
 
     Raises:
         UserError: If a feature is not finite, or there are no labels.
@@ -148,14 +151,14 @@ def choose_k(train: Features, settings: KNNSettings) -> tuple[int, list[dict[str
 def _votes(
     labels: np.ndarray, similarities: np.ndarray, num_classes: int, temperature: float
 ) -> np.ndarray:
-    """Return the sum of the weights of the neighbors of each class, float64 `[N, classes]`."""
+    """Return the sum of the weights of the neighbors of each class, as `scores`."""
     # Relative to the best similarity, so that small temperatures do not overflow.
     relative = (similarities - similarities[:, :1]).astype(np.float64)
     weights = np.exp(relative / temperature)
     votes = np.zeros((len(labels), num_classes))
     rows = np.repeat(np.arange(len(labels)), labels.shape[1])
     np.add.at(votes, (rows, labels.ravel()), weights.ravel())
-    return votes
+    return np.where(votes > 0, votes, -np.inf)
 
 
 def normalize(features: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
 from moco_tf.errors import UserError
-from moco_tf.evaluation.features import Features, labeled, require_finite
+from moco_tf.evaluation.features import Features, labeled, require_finite, with_classes_of
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import ProbeSettings
 
@@ -36,10 +36,10 @@ def probe(
         `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: If all training images are of one class, a feature is not finite, or there are no
-            labels.
+        UserError: If all training images are of one class, a feature is not finite, there are no
+            labels, or test images are of a class that the training images do not have.
     """
-    test = labeled(test)
+    test = with_classes_of(train, labeled(test))
     assert test.labels is not None
     return accuracies(scores(train, test, settings), test.labels)
 

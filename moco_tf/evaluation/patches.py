@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from moco_tf import encoders
 from moco_tf.data.sources.indices import Indices
-from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.evaluation import anomaly, unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
@@ -64,7 +64,8 @@ def choose(
     Args:
         stage: Result of `third_stage`.
         source: The source of the images.
-        indices: int64 `[M]`, the normal images.
+        indices: int64 `[M]`, the normal images, of which `MAX_PATCHES`, evenly spaced, are used if
+            there are more.
         image_size: Side of the central view in pixels.
         seed: Random seed of the choice. The patches of an image are a function of it, of the
             image's index and of M.
@@ -77,13 +78,14 @@ def choose(
     Raises:
         UserError: If none of the images can be read.
     """
+    indices = evenly_spaced(indices, MAX_PATCHES)
     flat = keras.Sequential([stage, keras.layers.Reshape([-1])])
     dim = stage.output_shape[-1]
     bank, readable = [], []
     extractor = Extractor(source, indices, image_size)
     for found, maps in extractor.batches(feature_step(flat)):
         patches = maps.reshape(len(maps), -1, dim)
-        count = min(patches.shape[1], max(1, MAX_PATCHES // len(indices)))
+        count = min(patches.shape[1], MAX_PATCHES // len(indices))
         for index, of_image in zip(found, patches, strict=True):
             if index >= 0:
                 readable.append(index)
@@ -177,12 +179,13 @@ def evaluate(
     result = anomaly.evaluate_scores(tested.features.max(axis=1), tested, settings)
     rows = {index: row for row, index in enumerate(tested.indices.tolist())}
     shown = [rows[item["index"]] for item in result["most_anomalous"]]
+    num_normal = min(len(indices), MAX_PATCHES) - len(unreadable_normal)
     result = {
         "protocol": "anomaly_patch",
         **result,
-        "num_normal": len(indices) - len(unreadable_normal),
+        "num_normal": num_normal,
         "num_patches": len(bank),
-        "num_train": len(indices) - len(unreadable_normal),
+        "num_train": num_normal,
         "num_test": len(tested.indices),
         **unreadable.entries(unreadable_normal, tested.unreadable, tested.unreadable_classes),
         "seconds": round(time.perf_counter() - start, 3),

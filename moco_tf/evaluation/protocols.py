@@ -22,7 +22,7 @@ from moco_tf.evaluation import (
     retrieval,
     unreadable,
 )
-from moco_tf.evaluation.features import Extractor, Features, feature_step, labeled
+from moco_tf.evaluation.features import Extractor, Features, feature_step, labeled, with_classes_of
 from moco_tf.evaluation.metrics import classification
 from moco_tf.evaluation.settings import (
     SETTINGS,
@@ -148,26 +148,32 @@ def evaluate(
     Returns:
         A dict with `protocol`, the result of the protocol's function, which for most protocols is
         that of `moco_tf.evaluation.metrics.classification`; `num_train` and `num_test`, the numbers
-        of images without those that were left out; the entries of
+        of images that were used; the entries of
         `moco_tf.evaluation.unreadable.entries`, `seconds` that the protocol took on the features,
         and the settings.
 
     Raises:
-        UserError: If the protocol cannot be applied to these features.
+        UserError: If the protocol cannot be applied to these features, or test images are of a
+            class that the training images do not have.
     """
     settings = settings or SETTINGS[protocol]()
     if protocol in CLASSIFIERS:
         train = labeled(train)
     if protocol != "cluster":
-        test = labeled(test)
+        test = with_classes_of(train, labeled(test))
     start = time.perf_counter()
     result = CACHED[protocol](train, test, settings)
     return {
         "protocol": protocol,
-        **result,
         "num_train": len(train.indices),
         "num_test": len(test.indices),
-        **unreadable.entries(train.unreadable, test.unreadable, test.unreadable_classes),
+        **result,
+        **unreadable.entries(
+            # Without labels, the same images are clustered and tested.
+            {} if train is test else train.unreadable,
+            test.unreadable,
+            test.unreadable_classes,
+        ),
         "seconds": round(time.perf_counter() - start, 3),
         # A result names what was used where a setting leaves it open.
         **{k: v for k, v in dataclasses.asdict(settings).items() if k not in result},

@@ -82,13 +82,14 @@ def pairwise_cosines(features: np.ndarray) -> np.ndarray:
         features: float32 `[N, D]`, N > 1.
 
     Returns:
-        float32 `[N * (N - 1) / 2]`.
+        float32 `[N * (N - 1) / 2]`. Two features of zeros are equal, so that it is 1.
 
     Example:
         >>> pairwise_cosines(np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])).tolist()
         [0.0, 1.0, 0.0]
     """
-    unit = normalize(features)
+    is_zero = ~features.any(axis=1, keepdims=True)
+    unit = np.concatenate([normalize(features), is_zero.astype(features.dtype)], axis=1)
     blocks = []
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK] @ unit.T

@@ -51,7 +51,9 @@ def retrieve(
     require_finite(train, test)
     is_leave_one_out = settings.gallery == "test"
     gallery = test if is_leave_one_out else train
-    precisions, first_ranks, labels = _rankings(gallery, test, is_leave_one_out)
+    precisions = first_ranks = labels = np.zeros(0)
+    if len(gallery.features) > is_leave_one_out:
+        precisions, first_ranks, labels = _rankings(gallery, test, is_leave_one_out)
     if not len(precisions):
         raise UserError(
             f"gallery={settings.gallery}: no test image has another image of its class there: add "

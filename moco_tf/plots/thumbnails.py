@@ -31,7 +31,7 @@ def thumbnails(
     # The sides are multiples of 16, the size of a JPEG block, so that the tiles of a sheet do not
     # bleed into each other.
     side = 32 if image_size <= 32 else largest
-    tiles = []
+    tiles = [np.zeros([0, side, side, 3], np.uint8)]
     for _, views in central_views(source, indices, image_size, BATCH_SIZE):
         levels = to_levels(views, source.value_range)
         resized = tf.image.resize(levels, [side, side], antialias=True)

@@ -93,6 +93,21 @@ def test_card_lists_the_results_of_the_evaluation(card):
     assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in card["Evaluation"]
 
 
+def test_card_is_about_the_checkpoint_that_was_loaded(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    backbone = load_backbone(str(copy))
+    step = int(backbone.checkpoint.removeprefix("step-"))
+    # The run goes on.
+    for file in (copy / "checkpoints").glob(f"step-{step}.*"):
+        shutil.copy(file, file.with_name(file.name.replace(f"-{step}.", f"-{step + 5}.", 1)))
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step + 5, "epoch": 9.0, "loss": 1.0}) + "\n")
+    assert run_directory.require_checkpoint(str(copy)).endswith(f"step-{step + 5}")
+    text = model_card(backbone, FORMAT, Origin("workdir", str(copy)))
+    assert f"at the checkpoint `step-{step}`" in text
+    assert "up to this checkpoint: step 7, epoch 0.5" in text
+
+
 def test_names_in_a_card_are_code_and_not_markdown(workdir, tmp_path):
     copy = shutil.copytree(workdir, tmp_path / "a_b_`c`|d")
     config = json.loads((copy / "config.json").read_text())

@@ -235,6 +235,10 @@ def test_result_that_cannot_be_written_is_printed(image_folder, tmp_path):
         ("--protocol=knn --saved_model=configs", ["--data", "--image_size"]),
         ("--protocol=knn --saved_model=configs --data=photos --image_size=32", ["configs"]),
         ("--protocol=knn --random_init", ["--config"]),
+        (
+            "--protocol=knn --workdir=run --config=configs/photos.py --config.image_size=64",
+            ["--config has no effect with --workdir: leave it out"],
+        ),
     ],
 )
 def test_missing_backbone_is_one_line(arguments, parts):

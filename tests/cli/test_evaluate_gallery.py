@@ -1,6 +1,7 @@
 """evaluate.py with a gallery of its own, and clusters of images without labels."""
 
 import json
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -77,6 +78,16 @@ def test_patches_have_files_of_their_own_and_maps_of_heat(trained_run, folder, t
     assert is_picture(tmp_path / "eval" / "anomaly_patch.png")
 
 
+def test_patches_of_a_gallery_with_the_test_images_are_named(trained_run, folder, tmp_path):
+    printed = in_process.run(
+        *("evaluate.py", "--protocol=anomaly", "--level=patch", f"--data=folder:{folder}/test"),
+        *(f"--gallery_data=folder:{folder}/test/good", "--normal=good"),
+        f"--output_dir={tmp_path}",
+        workdir=trained_run,
+    )
+    assert f"warning: --data and --gallery_data both have {folder}/test/good/" in printed
+
+
 def test_anomalies_without_a_gallery_name_the_two_flags(trained_run, folder, tmp_path):
     line = in_process.run_mistake(
         *("evaluate.py", "--protocol=anomaly", f"--data=folder:{folder}"),
@@ -107,12 +118,16 @@ def test_classes_of_a_gallery_are_compared_by_their_names(trained_run, folder, t
 
 
 def test_clusters_of_images_without_labels(trained_run, folder, tmp_path):
-    flags = ("--protocol=cluster", f"--data=folder:{folder}/train/good")
+    images = shutil.copytree(folder / "train" / "good", tmp_path / "images")
+    (images / "damaged.png").write_text("no image")
+    flags = ("--protocol=cluster", f"--data=folder:{images}")
     line, result = evaluate(trained_run, tmp_path / "out", *flags, "--clusters=4")
     assert sum(result["cluster_sizes"]) == 30
     assert set(sum(result["examples"], [])) <= set(range(30))
     assert f"4 clusters of {min(result['cluster_sizes'])} to" in line
     assert "nmi" not in result
+    assert result["unreadable"] == [f"{images}/damaged.png"]
+    assert (result["num_unreadable_train"], result["num_unreadable_test"]) == (0, 1)
     assert is_picture(tmp_path / "out" / "eval" / "cluster.png")
     line = in_process.run_mistake("evaluate.py", *flags, workdir=trained_run)
     assert "give the number by --clusters, such as --clusters=20" in line

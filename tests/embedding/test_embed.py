@@ -1,6 +1,7 @@
 """Files of features against `extract_features` of the same images, as other programs read them."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -212,6 +213,13 @@ def test_directory_with_features_of_images_read_otherwise_is_refused(written, ba
     assert contents(written) == before
 
 
+def test_directory_with_features_of_other_labels_is_refused(written, backbone, source):
+    names = [f"other {name}" for name in source.class_names]
+    renamed = dataclasses.replace(source, load_labels=lambda: (source.labels, names))
+    with pytest.raises(UserError, match="was written with labels_checksum="):
+        moco_tf.embed(backbone, renamed, written, SIZE, rows_per_file=4)
+
+
 def test_directory_with_features_of_other_weights_is_refused(written, source):
     other = encoders.random_backbone("resnet8", stem="small", seed=1)
     with pytest.raises(UserError, match="weights_checksum"):
@@ -238,7 +246,7 @@ def test_directory_with_features_of_another_preprocessing_is_refused(source, tmp
 def test_directory_of_an_earlier_version_is_continued(written, backbone, source, tmp_path):
     out = shutil.copytree(written, tmp_path / "out")
     facts = json.loads((out / "_facts.json").read_text())
-    for name in ("network_checksum", "source_options"):
+    for name in ("network_checksum", "source_options", "labels_checksum"):
         del facts[name]
     (out / "_facts.json").write_text(json.dumps(facts))
     (out / "part-00001-of-00003.parquet").unlink()

@@ -122,6 +122,11 @@ def test_features_are_float32_for_float16_backbone(folder):
     np.testing.assert_allclose(result.features, expected, rtol=1e-3)
 
 
+def test_no_images_are_refused(folder, backbone):
+    with pytest.raises(UserError, match=f"folder:{folder}' has no images in this part"):
+        extract(backbone, sources.load(f"folder:{folder}"), np.array([], np.int64), SIZE)
+
+
 def test_source_without_readable_image_is_refused(folder, backbone):
     with pytest.raises(UserError, match=f"folder:{folder}.*none of the images can be read"):
         extract(backbone, sources.load(f"folder:{folder}"), np.array([3]), SIZE)

@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbor classification against a slow reference in plain Python."""
 
+import dataclasses
 import decimal
 import math
 
@@ -9,7 +10,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn, logistic, protocols
-from moco_tf.evaluation.settings import KNNSettings
+from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from tests.evaluation.helpers import as_features
 
 CLASSES, DIM = 12, 6
@@ -52,7 +53,7 @@ def reference(train, test, k, temperature):
             votes[train.labels[index]] += exponent.exp()
         best = sorted(range(CLASSES), key=lambda label: -votes[label])
         for top in hits:
-            hits[top] += label in best[:top]
+            hits[top] += label in best[:top] and votes[label] > 0
     return {f"top{top}": count / len(test.labels) for top, count in hits.items()}
 
 
@@ -190,6 +191,33 @@ def test_number_of_neighbors_is_clipped_to_the_other_images():
     rows, cosines = knn.nearest_others(bank, np.arange(4), bank, np.arange(4), 8)
     assert rows.shape == cosines.shape == (4, 3)
     assert [sorted({*row, i}) for i, row in enumerate(rows.tolist())] == [[0, 1, 2, 3]] * 4
+
+
+def test_all_neighbors_are_returned_if_the_query_is_not_in_a_small_bank():
+    bank, features = (part.features for part in example(4, 3))
+    rows, _ = knn.nearest_others(bank, np.arange(4), features, np.arange(10, 13), 8)
+    assert [sorted(row) for row in rows.tolist()] == [[0, 1, 2, 3]] * 3
+
+
+def test_labels_of_another_source_are_matched_by_the_names_of_the_classes():
+    train, test = example()
+    names = [f"class {number}" for number in range(CLASSES)]
+    order = np.random.default_rng(0).permutation(CLASSES)
+    train = dataclasses.replace(train, class_names=names)
+    labels = np.argsort(order)[test.labels].astype(np.int32)
+    shuffled = [names[number] for number in order]
+    other = dataclasses.replace(test, labels=labels, class_names=shuffled)
+    for classify, settings in (
+        (knn.classify, KNNSettings(k=5)),
+        (logistic.probe, ProbeSettings()),
+    ):
+        assert classify(train, other, settings) == classify(train, test, settings)
+    for protocol in ("knn", "linear_cached"):
+        result = protocols.evaluate(protocol, train, other)
+        assert result["top1"] == protocols.evaluate(protocol, train, test)["top1"]
+    unknown = dataclasses.replace(other, class_names=["bird", *shuffled[1:]])
+    with pytest.raises(UserError, match="test images of the classes bird, which the training"):
+        knn.classify(train, unknown)
 
 
 def test_equally_similar_features_are_in_ascending_order():

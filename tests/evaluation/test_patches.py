@@ -99,6 +99,9 @@ def test_number_of_patches_is_bounded(monkeypatch, network, source):
     np.testing.assert_array_equal(again, bank)
     other, _ = patches.choose(stage, source, source.train, SIZE, seed=1)
     assert (other != bank).any()
+    monkeypatch.setattr(patches, "MAX_PATCHES", 7)  # Fewer than there are images.
+    bank, _ = patches.choose(stage, source, source.train, SIZE, seed=0)
+    assert bank.shape == (7, 256)
 
 
 def test_normal_images_of_a_gallery(network, source):

@@ -62,8 +62,9 @@ def test_values_of_features_that_are_spread_evenly():
     assert not quality.has_collapsed(values["low_cosine"], values["effective_rank"])
 
 
-def test_equal_features_have_collapsed():
-    values = measure(np.full((50, 8), 0.3, np.float32))
+@pytest.mark.parametrize("value", [0.3, 0.0])
+def test_equal_features_have_collapsed(value):
+    values = measure(np.full((50, 8), value, np.float32))
     assert values["feature_std"] == pytest.approx(0, abs=1e-6)
     assert values["uniformity"] == pytest.approx(0, abs=1e-5)
     assert values["effective_rank"] == pytest.approx(1)

@@ -100,9 +100,10 @@ def test_duplicated_images_are_ranked_as_by_scikit_learn():
 
 
 def test_queries_without_relevant_images_are_refused():
-    unique = as_features(TEST.features[:4], np.arange(4), CLASSES)
-    with pytest.raises(UserError, match="^gallery=test: no test image has another image"):
-        retrieve(TRAIN, unique)
+    for count in (4, 1):
+        unique = as_features(TEST.features[:count], np.arange(count), CLASSES)
+        with pytest.raises(UserError, match="^gallery=test: no test image has another image"):
+            retrieve(TRAIN, unique)
 
 
 def test_features_that_are_not_finite_are_refused():

@@ -141,21 +141,24 @@ def _require_distinct(name: str, parts: Sequence[Source]) -> None:
 
     The same image could then be for training and for testing.
     """
-
-    def refuse(first: Source, second: Source, path: str) -> None:
+    if shared := shared_file(parts):
+        first, second, path = shared
         raise UserError(
             f"data source '{name}': '{second.name}' and '{first.name}' both have {path}: name each "
             "image once, and use config.data.weights to use some more often"
         )
 
+
+def shared_file(parts: Sequence[Source]) -> tuple[Source, Source, str] | None:
+    """Return two of several sources that have a file in common, and its path; None without any."""
     for first, second in itertools.combinations(parts, 2):
         if first.name == second.name:
-            refuse(first, second, "the same images")
+            return first, second, "the same images"
     find = _Finder()
     counts = Counter(folder for part in parts for folder in {find(f)[0] for f in part.list_files()})
     shared = {folder for folder, count in counts.items() if count > 1}
     if not shared:  # The usual case, which keeps no names of files; there may be millions.
-        return
+        return None
     part_of_file: dict[tuple[bytes, bytes], int] = {}
     for number, part in enumerate(parts):
         for file in part.list_files():
@@ -164,7 +167,8 @@ def _require_distinct(name: str, parts: Sequence[Source]) -> None:
                 continue
             first_number = part_of_file.setdefault(location, number)
             if first_number != number:
-                refuse(parts[first_number], part, printable(os.path.join(*location)))
+                return parts[first_number], part, printable(os.path.join(*location))
+    return None
 
 
 class _Finder:
