@@ -5,7 +5,7 @@
 
 A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`. It is made
 from the results that are committed, so a page cannot show numbers that were not measured. The table
-of the presets and that of the rules of a plan are made from their definitions. With --check,
+of the presets and those of plans are made from their definitions. With --check,
 nothing is written, and the exit status is 1 if a page differs.
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 
 import benchmark_tables
 import fashion_mnist_tables
+import plan_tables
 import small_data_tables
 import transfer_tables
 
 from moco_tf import markdown
 from moco_tf.data.recipes import RECIPES, Recipe
-from moco_tf.plan.rules import RULES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (
@@ -165,15 +165,6 @@ def presets() -> str:
     return markdown.table(["setting", *(f"`{name}`" for name in RECIPES)], rows)
 
 
-def plan_rules() -> str:
-    """Return the rules of a plan with their sources."""
-    rows = [
-        [f"[`{rule.setting}`](configuration.md#setting-{rule.setting})", rule.text, rule.source]
-        for rule in RULES
-    ]
-    return markdown.table(["setting", "value", "source"], rows)
-
-
 TABLES = {
     "crops": crops,
     "demo": demo,
@@ -189,7 +180,8 @@ TABLES = {
     "embed": benchmark_tables.embed,
     "input_pipeline": benchmark_tables.input_pipeline,
     "large_source": benchmark_tables.large_source,
-    "plan_rules": plan_rules,
+    "plan_examples": plan_tables.examples,
+    "plan_rules": plan_tables.rules,
     "prepare": benchmark_tables.prepare,
     "presets": presets,
     "speed": benchmark_tables.speed,

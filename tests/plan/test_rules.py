@@ -7,6 +7,7 @@ import pytest
 
 from moco_tf.config import check, flatten
 from moco_tf.configs.auto import get_config
+from moco_tf.configs.folder import get_config as get_folder_config
 from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config
 from moco_tf.configs.photos import get_config as get_photos_config
 from moco_tf.plan import choices
@@ -132,6 +133,12 @@ def test_imagenet_on_eight_gpus_gives_the_papers_settings():
     expected = get_imagenet_v2_config()
     expected.data.source = "photos"
     assert flatten(planned(photos(1_281_167), gpus(8, 16))) == flatten(expected)
+
+
+def test_many_photos_on_a_large_gpu_give_the_settings_of_the_folder_recipe():
+    expected = get_folder_config()
+    expected.data.source = "photos"
+    assert flatten(planned(photos(50_000), gpus(1, 80, True))) == flatten(expected)
 
 
 def test_the_demos_images_on_a_cpu_give_the_settings_of_the_demo():
