@@ -10,7 +10,7 @@ import scipy.stats
 from moco_tf import markdown
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "studies" / "transfer"
-UNFINISHED = "*This study is not complete yet, so there are no results.*"
+NO_RESULTS = "*This study is not complete yet, so there are no results.*"
 INITIALIZATIONS = {
     "random": "random initialization",
     "supervised": "supervised",
@@ -30,14 +30,24 @@ Results = dict[str, Any]
 
 
 def transfer() -> str:
-    """Return the tables, the figure and the pictures of the study."""
-    results = finished()
-    if results is None:
-        return UNFINISHED
+    """Return the tables, the figure and the pictures of the study, as far as it is finished."""
+    path = FOLDER / "results.json"
+    if not path.exists():
+        return NO_RESULTS
+    results = json.loads(path.read_text(encoding="utf-8"))
+    planned, seeds = results["seeds"], finished_seeds(results)
+    if not seeds:
+        return NO_RESULTS
+    results["seeds"] = seeds
+    tables = [settings(results), pretraining(results), scores(results)]
+    if len(seeds) < len(planned):
+        note = (
+            f"*This study is not complete: these are {len(seeds)} of {len(planned)} trials of each "
+            "row, so nothing is tested yet.*"
+        )
+        return "\n\n".join([note, *tables])
     parts = [
-        settings(results),
-        pretraining(results),
-        scores(results),
+        *tables,
         "![AP and mean IoU by the length of the schedule](../studies/transfer/transfer.png)",
         differences(results),
         pictures(results),
@@ -46,19 +56,14 @@ def transfer() -> str:
     return "\n\n".join(parts)
 
 
-def finished() -> Results | None:
-    """Return the results if all trials of the study are finished, or None."""
-    path = FOLDER / "results.json"
-    if not path.exists():
-        return None
-    results = json.loads(path.read_text(encoding="utf-8"))
+def finished_seeds(results: Results) -> list[int]:
+    """Return the seeds of which all trials are finished."""
+    seeds = set(results["seeds"])
     for key, (task, _) in METRICS.items():
         for schedule in results["config"]["schedules"]:
             for initialization in INITIALIZATIONS:
-                trials = values(results, task, initialization, schedule, key)
-                if sorted(trials) != sorted(results["seeds"]):
-                    return None
-    return results
+                seeds &= set(values(results, task, initialization, schedule, key))
+    return sorted(seeds)
 
 
 def values(
@@ -133,14 +138,14 @@ def pretraining(results: Results) -> str:
 
 
 def scores(results: Results) -> str:
-    """Return mean and standard deviation of each metric."""
+    """Return mean and standard deviation of each metric over the seeds."""
     rows = []
     for schedule in results["config"]["schedules"]:
         for initialization, name in INITIALIZATIONS.items():
             cells = []
             for key, (task, _) in METRICS.items():
                 trials = values(results, task, initialization, schedule, key)
-                cells.append(mean_and_std(list(trials.values())))
+                cells.append(mean_and_std([trials[seed] for seed in results["seeds"]]))
             rows.append([f"{schedule}x", name, *cells])
     titles = [f"{label}, %" for _, label in METRICS.values()]
     return markdown.table(["schedule", "initialization", *titles], rows)

@@ -60,16 +60,26 @@ def write(tables, tmp_path, monkeypatch):
     return lambda results: (tmp_path / "results.json").write_text(json.dumps(results))
 
 
-def test_without_all_trials_there_is_no_table(tables, results, write):
-    assert tables.transfer() == tables.UNFINISHED
+def test_unfinished_study_shows_the_seeds_that_are_finished(tables, results, write):
+    assert tables.transfer() == tables.NO_RESULTS
     unfinished = copy.deepcopy(results)
-    del unfinished["runs"][-1]
+    # Two pre-trainings and eleven of the twelve trials of the first seed.
+    del unfinished["runs"][13:]
     write(unfinished)
-    assert tables.transfer() == tables.UNFINISHED
-    write({**results, "seeds": [*SEEDS, 5]})
-    assert tables.transfer() == tables.UNFINISHED
+    assert tables.transfer() == tables.NO_RESULTS
+    unfinished["runs"] = results["runs"][: 2 + 3 * 12 + 1]
+    write(unfinished)
+    text = tables.transfer()
+    assert "*This study is not complete: these are 3 of 5 trials of each row" in text
+    assert "| trials | 3 of each row |" in text
+    percents = [100 * (MEANS["moco"] + noise + 0.1) for noise in NOISE["moco"][:3]]
+    assert f"| 1x | MoCo | {np.mean(percents):.1f} ± {np.std(percents, ddof=1):.1f} |" in text
+    assert "t-test" not in text
+    assert ".png" not in text
     write(results)
-    assert tables.UNFINISHED not in tables.transfer()
+    text = tables.transfer()
+    assert "not complete" not in text
+    assert "paired t-test" in text
 
 
 def test_scores_are_means_and_sample_deviations(tables, results):
