@@ -97,8 +97,10 @@ def export_saved_model(
     from moco_tf.backbones import descriptions, network_file, saving
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
+    from moco_tf.files import require_no_pattern
 
     saving.require_free(path)
+    require_no_pattern(path)
     require_finite(backbone.weights)
     network, pixels = encoders.network_of(backbone), encoders.pixels_of(backbone)
     encoders.foreign.require_image_size(backbone, image_size, network.encoder, "image_size")

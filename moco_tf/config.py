@@ -63,9 +63,8 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
     check_values(config)
     _check_mechanism(config)
     _check_augment(config)
-    for key in ("keep_best", "monitor_source"):
-        is_monitored = config.knn_every > 0 or not config[key]
-        _require(is_monitored, config, key, "it has no effect with config.knn_every=0")
+    is_monitored = config.knn_every > 0 or not config.keep_best
+    _require(is_monitored, config, "keep_best", "it has no effect with config.knn_every=0")
     size = config.image_size
     _require(
         not config.evaluation_size or config.evaluation_size >= size,

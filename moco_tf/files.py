@@ -49,6 +49,23 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
+def require_no_pattern(path: str) -> None:
+    """Raise a `UserError` if TensorFlow would take a path for a pattern of several paths.
+
+    It writes a checkpoint to a path as it is, but takes the path for a pattern when it reads the
+    checkpoint or deletes an old one. `runs/lr[0.1]` matches `runs/lr1`.
+
+    Args:
+        path: Path of a run directory or a SavedModel.
+    """
+    full = path if "://" in path else os.path.abspath(path)
+    if found := sorted(set("[]*?") & set(full)):
+        raise UserError(
+            f"{full} has {' and '.join(found)} in its path, which TensorFlow takes for a pattern "
+            "of several paths: rename the folder, or use another one"
+        )
+
+
 def error_reason(error: Exception) -> str:
     """Return the reason behind an `OSError` or `tf.errors.OpError`, without its traceback."""
     reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)

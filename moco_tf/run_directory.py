@@ -14,9 +14,17 @@ import tensorflow as tf
 from moco_tf import run_data
 from moco_tf.config import OPERATIONAL, check, default_config, flatten, resolve
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
+from moco_tf.files import (
+    error_reason,
+    read_json,
+    require_no_pattern,
+    write_atomically,
+    write_remedy,
+)
 from moco_tf.run_data import RunData
 
+# What only a run writes, besides its checkpoints and its metrics.
+REMAINS = re.compile(r"encoder\.json|best|best-step-\d+")
 # What TensorFlow raises when it restores a damaged checkpoint, or one of another network.
 RESTORE_ERRORS = (
     tf.errors.OpError,
@@ -41,9 +49,11 @@ def require_same_run(workdir: str, config: ml_collections.ConfigDict, data: RunD
 
     Raises:
         UserError: If the run there has another config or other images, if it has lost its config or
-            its checkpoints, if a file of it is damaged, or if `workdir` is a file.
+            its checkpoints, if a file of it is damaged, or if `workdir` is a file or has characters
+            of a pattern in its path.
     """
-    if tf.io.gfile.exists(os.path.join(workdir, "config.json")):
+    require_no_pattern(workdir)
+    if exists(workdir):
         saved, current = resolve(read_config(workdir)), resolve(config)
         differences = [
             f"{key} is {saved[key]!r} there and {current[key]!r} here"
@@ -63,6 +73,11 @@ def require_same_run(workdir: str, config: ml_collections.ConfigDict, data: RunD
         require_no_remains(workdir)
 
 
+def exists(workdir: str) -> bool:
+    """Return whether a directory holds a run."""
+    return tf.io.gfile.exists(os.path.join(workdir, "config.json"))
+
+
 def require_no_remains(workdir: str) -> None:
     """Raise a `UserError` if a directory without a config.json cannot become that of a new run.
 
@@ -75,7 +90,9 @@ def require_no_remains(workdir: str) -> None:
     """
     if tf.io.gfile.exists(workdir) and not tf.io.gfile.isdir(workdir):
         raise UserError(f"the run directory {workdir} is a file: use a directory")
-    if _checkpoint_files(workdir) or read_metrics(workdir):
+    names = tf.io.gfile.listdir(workdir) if tf.io.gfile.isdir(workdir) else []
+    remains = any(REMAINS.fullmatch(name.rstrip("/")) for name in names)
+    if remains or _checkpoint_files(workdir) or read_metrics(workdir):
         raise UserError(
             f"the run directory {workdir} holds a run without its config.json: restore that file "
             "from a backup, or use another directory"
@@ -214,8 +231,9 @@ def require_checkpoint(workdir: str) -> str:
     """Return the path of the newest complete checkpoint.
 
     Raises:
-        UserError: If there is none yet.
+        UserError: If there is none yet, or the path has characters of a pattern.
     """
+    require_no_pattern(workdir)
     path = latest_checkpoint(workdir)
     if path is None:
         raise UserError(f"the run directory {workdir} holds no checkpoint yet: train the run first")

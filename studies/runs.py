@@ -15,6 +15,7 @@ from moco_tf.api import extract_features, knn, linear_probe
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import chance_loss, evaluation_size
 from moco_tf.data import sources
+from moco_tf.data.pixels import from_config
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import random_backbone
 from moco_tf.evaluation import quality
@@ -69,7 +70,9 @@ def run(
     elif config.epochs:
         backbone = load_backbone(workdir)
     else:
-        backbone = random_backbone(config.encoder, config.stem, source.channels, config.seed)
+        values = from_config(config, source.channels)
+        network = (config.encoder, config.stem, source.channels, config.seed)
+        backbone = random_backbone(*network, pixels=values)
     train_features = extract_features(backbone, source, "train", evaluation_size(config))
     test_features = extract_features(backbone, source, "test", evaluation_size(config))
     accuracies: Record = {
@@ -92,7 +95,7 @@ def run(
 def evaluated_source(config: ml_collections.ConfigDict) -> Source:
     """Open the source that a run is evaluated on, `monitor_source` or else `data.source`."""
     if config.monitor_source:
-        return sources.load(config.monitor_source)
+        return sources.load(config.monitor_source, **sources.options(config, config.monitor_source))
     return sources.from_config(config)
 
 

@@ -192,3 +192,23 @@ def test_curve_has_a_gap_where_the_views_of_the_monitor_change():
     assert [step for step, _ in points] == [0, 1, 2, 2, 3, 4, 5]
     assert [math.isnan(value) for _, value in points] == [False] * 3 + [True] + [False] * 3
     assert run_directory.curve(lines, "loss") == [(2, 1.0)]
+
+
+@pytest.mark.parametrize("name", ["run [1]", "lr[0.1]/run", "a*", "what?"])
+def test_path_that_tensorflow_takes_for_a_pattern_is_refused(config, tmp_path, name):
+    workdir = tmp_path / name
+    message = refusal(run_directory.open_for_training, str(workdir), config, RunData(10))
+    assert f"{workdir} has " in message
+    assert "in its path, which TensorFlow takes for a pattern" in message
+    assert not workdir.exists()
+    message = refusal(run_directory.require_checkpoint, str(workdir))
+    assert "rename the folder" in message
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "best/config.json", "best-step-8/config.json"])
+def test_remains_of_a_run_are_not_adopted_by_a_new_one(config, tmp_path, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    message = refusal(run_directory.open_for_training, str(tmp_path / "run"), config, RunData(10))
+    assert "holds a run without its config.json" in message

@@ -13,7 +13,7 @@ from moco_tf.data.pixels import default, from_config
 from moco_tf.encoders import keras_files, state_dict
 from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason
+from moco_tf.files import error_reason, require_no_pattern
 from moco_tf.paths import expand
 
 # What TensorFlow and Keras raise when they load a damaged SavedModel.
@@ -286,6 +286,7 @@ def _require_finite(weights: list[Any], name: str) -> None:
 
 
 def _require_saved_model(path: str) -> None:
+    require_no_pattern(path)
     if not tf.io.gfile.exists(path):
         raise UserError(f"there is no directory {path}, which should be a SavedModel")
     if not tf.io.gfile.isdir(path):

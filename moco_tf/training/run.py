@@ -25,6 +25,7 @@ from moco_tf.config import (
     total_steps,
 )
 from moco_tf.config_files import require_settings
+from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
@@ -136,6 +137,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
     from moco_tf.plots.run import plot_preview  # Imports Matplotlib, which a training need not.
 
     check(config)
+    sources.require_effect(config)
     source, batches = build_data(config)
     try:
         plot_preview(path, config, source, batches, build_augment(config, source.channels))
@@ -145,6 +147,8 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     require_not_best(workdir)
+    if not run_directory.exists(workdir):
+        sources.require_effect(config)
     config = run_pixels.resolve(warm_start.resolve(config, workdir), workdir)
     source, batches = build_data(config)
     monitored = monitored_source(config, source)
@@ -303,6 +307,8 @@ def _announce(
         )
     if note := late_decay(flatten(config), steps_per_epoch):
         print(f"note: {note}")
+    if config.monitor_source and not config.knn_every:
+        print("note: config.monitor_source has no effect, because config.knn_every=0")
     if start:
         print(f"resuming from step {start} in {workdir}")
 

@@ -90,6 +90,8 @@ def test_runs_see_the_first_images_and_are_evaluated_on_the_last(arguments, monk
     started = []
 
     def make_run(config, workdir, signals, on_poll, labels):
+        if config.epochs:
+            check(config)
         started.append(config)
         return make_record(0.5)
 

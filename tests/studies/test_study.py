@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from moco_tf.config import check
 from studies import experiments, readme, study
 from studies.__main__ import main
 from tests import command
@@ -47,6 +48,8 @@ def started(monkeypatch):
     started = []
 
     def make_run(config, workdir, signals, on_poll, labels):
+        if config.epochs:
+            check(config)
         started.append((config, workdir))
         return make_record(0.5, LOSS if config.epochs else None)
 

@@ -1,6 +1,7 @@
 """Reading of an annotation file in COCO's format, with the paths of its images."""
 
 import dataclasses
+import fnmatch
 import json
 import os
 from collections.abc import Callable, Collection
@@ -91,14 +92,16 @@ def read(
 
 
 def _find(source_name: str, folder: str, split: str) -> str:
-    pattern = os.path.join(folder, "annotations", f"instances_{split}*.json")
-    matching = sorted(tf.io.gfile.glob(pattern))
+    directory, pattern = os.path.join(folder, "annotations"), f"instances_{split}*.json"
+    # The folder itself may have characters of a pattern in its name.
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    matching = fnmatch.filter(names, pattern)
     if len(matching) != 1:
         raise UserError(
-            f"data source '{source_name}' needs one file {pattern}, but there are "
-            f"{len(matching) or 'none'}: add the file, or remove all but one"
+            f"data source '{source_name}' needs one file {os.path.join(directory, pattern)}, but "
+            f"there are {len(matching) or 'none'}: add the file, or remove all but one"
         )
-    return matching[0]
+    return os.path.join(directory, matching[0])
 
 
 def _parse(path: str) -> dict[str, Any]:

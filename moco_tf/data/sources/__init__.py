@@ -271,7 +271,21 @@ def from_config(config: ml_collections.ConfigDict) -> Source:
     """
     # Runs of earlier versions have no weights.
     weights = config.data.get("weights", ())
-    return load(config.data.source, **options(config), weights=weights)
+    # Options without effect are left out, because runs of version 0.1 may have some.
+    return load(config.data.source, **options(config, config.data.source), weights=weights)
+
+
+def require_effect(config: ml_collections.ConfigDict) -> None:
+    """Raise a `UserError` if the config of a new run has an option of no effect on its images.
+
+    Args:
+        config: A config with the keys of `moco_tf.default_config`.
+    """
+    parameters = inspect.signature(load).parameters
+    for option in SCHEMES_OF_OPTION:
+        value, default = config.data[option], parameters[option].default
+        if value != default:
+            _require_effect(option, value, default, config.data.source)
 
 
 def options(config: ml_collections.ConfigDict, name: str = "") -> dict[str, Any]:

@@ -101,7 +101,7 @@ def make_source(
 
 
 def first_readable(
-    name: str, records: Records, indices: Sequence[int] | np.ndarray
+    name: str, records: Records, indices: Sequence[int] | Indices
 ) -> tuple[int, tf.train.Example]:
     """Return the first record that can be read.
 
@@ -121,7 +121,7 @@ def first_readable(
     for index in attempts:
         example = _read_example(read_record, index)
         if example is not None:
-            return index, example
+            return int(index), example
     raise UserError(
         f"data source '{name}': {records.describe(attempts[0])} is not a readable "
         f"tf.train.Example, and neither is any other of the first {len(attempts)} records"

@@ -143,6 +143,12 @@ def _require_distinct(name: str, parts: Sequence[Source]) -> None:
     """
     if shared := shared_file(parts):
         first, second, path = shared
+        if first.name.startswith("tfds:"):
+            raise UserError(
+                f"data source '{name}': '{second.name}' and '{first.name}' are parts of one data "
+                "set, which may have images in common: name its splits in one source, such as "
+                "tfds:NAME:train+test"
+            )
         raise UserError(
             f"data source '{name}': '{second.name}' and '{first.name}' both have {path}: name each "
             "image once, and use config.data.weights to use some more often"

@@ -1,6 +1,7 @@
 """The `tfds` source: data sets of tensorflow-datasets, in TFRecord or ArrayRecord files."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -72,7 +73,7 @@ def load(
     else:
         is_held_out = np.isin(pretrain, records.of_files(held_out=True))
         train, test = pretrain[~is_held_out], pretrain[is_held_out]
-    return examples.make_source(
+    source = examples.make_source(
         name=name,
         records=records,
         pretrain=pretrain,
@@ -82,6 +83,7 @@ def load(
         label_feature=label_key,
         class_names=class_names,
     )
+    return dataclasses.replace(source, list_files=records.list_files)
 
 
 def open_prepared(name: str, dataset: str, data_dir: str) -> tuple["tfds.core.DatasetBuilder", str]:
@@ -222,7 +224,7 @@ def _features(
         return None
 
     def require_type(setting: str, key: str, feature_type: type) -> str:
-        keys = [key for key in features if isinstance(features[key], feature_type)]
+        keys = sorted(key for key in features if isinstance(features[key], feature_type))
         if key not in keys:
             raise UserError(
                 f"data source '{name}' has no feature '{key}' of the type {feature_type.__name__}: "

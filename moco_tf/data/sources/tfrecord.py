@@ -1,8 +1,10 @@
 """The `tfrecord` source: TFRecord files that match a pattern, such as TF-Slim's ImageNet."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from moco_tf.data.sources import examples
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.record_parts import label_names, matching_files, split
 from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
@@ -55,8 +57,10 @@ def open_records(name: str, records: Records, image_feature: str, label_feature:
     """
     if not records.size:
         raise UserError(f"data source '{name}': the files hold no records")
-    has_labels = _has_labels(name, records, label_feature)
     pretrain, train, test, part_names = split(name, records)
+    # Those of a part without labels say nothing about the others.
+    candidates: Sequence[int] | Indices = train if len(train) else range(records.size)
+    has_labels = _has_labels(name, records, candidates, label_feature)
     source = examples.make_source(
         name=name,
         records=records,
@@ -68,12 +72,13 @@ def open_records(name: str, records: Records, image_feature: str, label_feature:
         part_names=part_names,
         label_names=label_names(records),
     )
-    # Only here: a split of tensorflow-datasets may be a part of its files.
     return dataclasses.replace(source, list_files=records.list_files)
 
 
-def _has_labels(name: str, records: Records, label_feature: str) -> bool:
-    """Return whether the first readable record has a label.
+def _has_labels(
+    name: str, records: Records, indices: Sequence[int] | Indices, label_feature: str
+) -> bool:
+    """Return whether the first readable one of some records has a label.
 
     Raises:
         UserError: If it has no feature of this name and the name is not the default, or the feature
@@ -81,7 +86,7 @@ def _has_labels(name: str, records: Records, label_feature: str) -> bool:
     """
     if not label_feature:
         return False
-    index, example = examples.first_readable(name, records, range(records.size))
+    index, example = examples.first_readable(name, records, indices)
     if label_feature not in example.features.feature and label_feature == LABEL_FEATURE:
         return False
     label = examples.feature_value(example, label_feature)

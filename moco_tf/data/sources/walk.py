@@ -24,6 +24,7 @@ RUN_ENTRIES = frozenset(
 MAX_NAMES = 3  # Maximum number of names in a note.
 BROKEN_LINKS, SPECIAL_FILES = "broken links", "special files"
 LINKS_WITHIN = "links to files below this folder"
+LINKED_TWICE = "further links to the same file"
 
 
 class Skipped:
@@ -149,6 +150,7 @@ class _Folders:
         self.is_local = "://" not in root
         self.real_root = os.path.realpath(root) if self.is_local else root
         self.seen: dict[tuple[int, int], str] = {}
+        self.linked: set[tuple[int, int]] = set()
 
     def entries(self, below: str) -> list[str]:
         """Return the names in a folder in order. Those of folders end in a slash.
@@ -214,7 +216,8 @@ class _Folders:
     def _linked_entry(self, path: str, below: str, name: str) -> list[str]:
         """Return the entry of a link, or none if it is not followed."""
         try:
-            mode = os.stat(path).st_mode
+            status = os.stat(path)
+            mode = status.st_mode
         except OSError:
             self.skipped.add_file(below, BROKEN_LINKS)
             return []
@@ -223,6 +226,10 @@ class _Folders:
             if self._path_within(target) and self.kind.accepts(target, os.path.basename(target)):
                 self.skipped.add_file(below, LINKS_WITHIN)
                 return []
+            if (file := (status.st_dev, status.st_ino)) in self.linked:
+                self.skipped.add_file(below, LINKED_TWICE)
+                return []
+            self.linked.add(file)
             return [name]
         if not stat.S_ISDIR(mode):
             self.skipped.add_file(below, SPECIAL_FILES)

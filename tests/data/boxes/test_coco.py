@@ -44,6 +44,12 @@ def test_images_boxes_and_masks_match_pycocotools(tmp_path, below):
                 np.testing.assert_array_equal(inside, coco.annToMask(coco_annotation))
 
 
+def test_folder_with_brackets_in_its_name(tmp_path):
+    folder = tmp_path / "coco [v2]"
+    folder.mkdir()
+    assert len(boxes.load(f"coco:{write_example(folder, example(), '{}')}").train) == 3
+
+
 def test_masks_are_optional(tmp_path):
     content = example()
     del content["train2017"]["annotations"][0]["segmentation"]

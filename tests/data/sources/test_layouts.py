@@ -420,6 +420,17 @@ def test_links_to_files_that_are_read_themselves_are_named(tmp_path):
     assert f"{tmp_path}/newest.png" in source.ignored
 
 
+def test_further_links_to_a_file_are_named(tmp_path):
+    write(tmp_path / "elsewhere", "c.png")
+    write(tmp_path / "root", "cat/a.png", "dog/b.png")
+    for name in ("cat", "dog"):
+        (tmp_path / "root" / name / "link.png").symlink_to(tmp_path / "elsewhere" / "c.png")
+    source = load(tmp_path / "root")
+    found = paths_of(source, tmp_path / "root", range(source.size))
+    assert found == ["cat/a.png", "cat/link.png", "dog/b.png"]
+    assert "1 further links to the same file (dog/link.png)" in source.summary
+
+
 def test_broken_links_are_named(tmp_path):
     write(tmp_path, *CLASSES)
     (tmp_path / "gone.png").symlink_to("nowhere.png")

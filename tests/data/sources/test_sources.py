@@ -98,6 +98,15 @@ def test_options_without_effect_are_refused(name, options, message):
         sources.load(name, **options)
 
 
+def test_run_with_an_option_without_effect_can_still_be_opened():
+    config = default_config()
+    config.data.source = "photos"
+    config.data.tfds_dir = "/data"  # Version 0.1 ignored it.
+    assert sources.from_config(config).size
+    with pytest.raises(UserError, match="data.tfds_dir=/data applies to tfds sources only"):
+        sources.require_effect(config)
+
+
 def test_orientation_applies_to_the_parts_that_are_image_files(image_folder, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((20, 32, 32, 3), np.uint8))
     array = f"npy:{tmp_path}/images.npy"

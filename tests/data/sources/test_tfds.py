@@ -222,6 +222,14 @@ def test_data_set_without_label_feature_has_no_labels(data_dir):
     assert_images_equal(source, source.test, expected_examples(data_dir, "no_labels", "test"))
 
 
+@pytest.mark.parametrize("second", ["animals:test", "animals:1.2.0:unlabeled", "animals:train[1:]"])
+def test_parts_of_one_data_set_are_not_mixed(data_dir, second):
+    # Both would test on images of the other one, or on the same ones.
+    with pytest.raises(UserError, match="parts of one data set.*such as tfds:NAME:train.test$"):
+        load(f"animals;tfds:{second}", data_dir)
+    assert load("animals;tfds:gray", data_dir).size
+
+
 def test_features_can_be_chosen(data_dir):
     source = load("two_eyes", data_dir, image_feature="other image", label_feature="side")
     assert source.class_names == ["left", "right"]

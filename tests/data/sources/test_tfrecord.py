@@ -238,6 +238,15 @@ def test_unlabeled_files_need_no_labels(tmp_path):
     assert source.labels.tolist() == [0, 1, 0, 1, -1, -1]
 
 
+def test_labels_are_found_if_the_first_file_has_none(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    write_records(tmp_path / "a" / "unlabeled-0", [example(image__encoded=png(1)[1])])
+    for part in ("train-0", "test-0"):
+        write_records(tmp_path / "b" / part, [labeled_example(n, n) for n in range(2)])
+    assert load(tmp_path / "*" / "*").has_labels
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
