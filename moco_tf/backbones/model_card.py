@@ -121,8 +121,9 @@ def _history(origin: Origin | None, checkpoint: str) -> tuple[str, str]:
     if origin is None:
         return UNKNOWN, NO_RESULTS
     if origin.source == "workdir":
-        newest = os.path.basename(run_directory.require_checkpoint(origin.path))
-        return _history_of_run(origin.path, checkpoint or newest)
+        if not checkpoint:
+            checkpoint = os.path.basename(run_directory.require_checkpoint(origin.path))
+        return _history_of_run(origin.path, checkpoint)
     loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
         return f"{loaded_from}, a PyTorch file. {UNKNOWN}", NO_RESULTS

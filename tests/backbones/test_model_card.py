@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 
@@ -173,6 +174,7 @@ def test_nothing_from_outside_is_markdown_or_html(workdir, tmp_path):
     (hostile / "eval" / "hostile.json").write_text(json.dumps(result))
     (hostile / "metrics.jsonl").write_text(json.dumps({"step": 1, HOSTILE: 2}) + "\n")
     backbone = encoders.build("resnet8", stem="small")
+    backbone.checkpoint = os.path.basename(run_directory.require_checkpoint(str(workdir)))
 
     plain = model_card(backbone, FORMAT, Origin("workdir", str(workdir)))
     expected_tags, expected_headings, _ = tags_and_headings(plain)
