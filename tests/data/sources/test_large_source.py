@@ -42,6 +42,7 @@ def source(tmp_path_factory):
     return open_records("tfrecord:repeated", records, IMAGE_FEATURE, label_feature="")
 
 
+@pytest.mark.nightly
 def test_batches_anywhere_in_an_epoch_have_the_images_of_the_order(source):
     assert source.size == len(source.pretrain) == BILLION
     views = TwoViews(source, 16, WHOLE, batch_size=8, seed=0)
