@@ -112,8 +112,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         shared = shared_file([source, gallery]) if gallery is not None else None
         if shared and distribution.is_chief():
             print(
-                f"warning: --data and --gallery_data both have {shared[-1]}, whose patches are "
-                "then normal: name other images by --gallery_data"
+                f"warning: --data and --gallery_data both have {shared[-1]}, whose patches "
+                "count as normal then: name other images by --gallery_data"
             )
         network = _load_network(values, config, source)
         result, heat = patches.evaluate(network, gallery, source, image_size, settings)

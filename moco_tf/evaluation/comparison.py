@@ -23,7 +23,7 @@ from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import FinetuneSettings
 
 PROTOCOL = "finetune_comparison"
-EARLIER = "earlier"  # The key of results of earlier calls that a comparison does not consist of.
+EARLIER = "earlier"  # The key of results of earlier calls that are not part of a comparison.
 
 
 def compare(
@@ -159,9 +159,9 @@ def read_together(directory: str, protocol: str, key: str) -> list[dict[str, Any
 def with_earlier(
     result: dict[str, Any], key: str, finished: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the result of a comparison with the earlier results that it does not consist of.
+    """Add the results of earlier calls that are not part of a comparison to its result.
 
-    An interrupted comparison has not come to all of them yet, and a further one may need them.
+    They are kept because an interrupted comparison may need them when it continues.
 
     Args:
         result: The result, finished or not.

@@ -17,7 +17,7 @@ LARGEST_QUEUE = 0.5  # Of the distinct images; the study went up to this share.
 SMALLEST_GROUP = 8  # Images. Groups of 4 were worse than groups of 16 by 1.8 points in the study.
 FEWEST_STEPS = 5
 SMALLEST_RATIO = 0.8  # Of an image's shorter side to that of a view.
-LARGEST_RATIO = 4.0  # The same.
+LARGEST_RATIO = 4.0  # Of the median of the shorter sides to the side of a view.
 LARGE_PHOTO = 1_000  # Pixels of the shorter side.
 
 

@@ -21,7 +21,7 @@ OPTIONS = (
     *("image_feature", "label_feature", "tfds_dir"),
     *("pixels", "channels", "value_range", "orientation", "frame_seconds"),
 )
-# The only sources that some of them have an effect on.
+# The kinds of sources that these options have an effect on. All others refuse them.
 RECORD_SCHEMES = ("tfrecord:", "arrayrecord:", "webdataset:", "parquet:", "tfds:")
 SCHEMES_OF_OPTION = {
     "image_feature": RECORD_SCHEMES,

@@ -248,7 +248,7 @@ class _Folders:
         return f"a link to {path}/" if path else ""
 
     def _path_within(self, target: str) -> str:
-        """Return the path below the root at which something is read itself; "" if it is not."""
+        """Return the path below the root of a file or folder that is read there; "" otherwise."""
         if not _is_within(target, self.real_root):
             return ""
         path = os.path.relpath(target, self.real_root)
