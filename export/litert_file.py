@@ -90,8 +90,8 @@ def export_litert(
     Args:
         backbone: A model of `moco_tf.encoders.build` without a head.
         path: Path of the file, where nothing exists yet.
-        source: Images to compare the file on, the test images if there are any. With int8 its
-            images for pre-training, evenly spaced, determine the ranges of the activations.
+        source: Images to compare the file on, the test images if there are any. With int8, a
+            sample of its images for pre-training determines the ranges of the activations.
         image_size: Side of the image in pixels.
         precision: `"float32"`, `"float16"` or `"int8"`.
         calibration_images: Number of images that determine these ranges.
@@ -152,17 +152,17 @@ def export_litert(
 def _views(
     source: Source, indices: Indices, count: int, image_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return central views of up to `count` images, evenly spaced, and the images' indices.
+    """Return central views of a sample of up to `count` images, and the images' indices.
 
     The views are float32 `[n, S, S, C]`.
     """
     import numpy as np
 
     from moco_tf.data.evaluation_views import central_views
-    from moco_tf.data.sources.source import evenly_spaced
+    from moco_tf.data.sources.source import sample
 
     parts, found_parts = [], []
-    chosen = evenly_spaced(indices, count)
+    chosen = sample(indices, count)
     for found, images in central_views(source, chosen, image_size, BATCH_SIZE):
         is_found = found.numpy() >= 0
         parts.append(images.numpy()[is_found])

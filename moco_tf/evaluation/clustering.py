@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from moco_tf.data.sources.source import evenly_spaced
+from moco_tf.data.sources.source import sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation import partitions
 from moco_tf.evaluation.features import Features, labeled, require_finite
@@ -15,7 +15,7 @@ from moco_tf.evaluation.knn import normalize
 from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import ClusterSettings
 
-# Maximum number of training images, evenly spaced, that the clusters are made from.
+# Maximum number of training images that the clusters are made from.
 MAX_IMAGES = 100_000
 EXAMPLES = 8  # Number of images that stand for a cluster.
 
@@ -58,7 +58,7 @@ def cluster(
             f"{len(train.features)} or less"
         )
     kmeans = KMeans(clusters, n_init=settings.starts, random_state=settings.seed)
-    used = evenly_spaced(train.features, MAX_IMAGES)
+    used = sample(train.features, MAX_IMAGES)
     kmeans.fit(normalize(used))
     distances = kmeans.transform(normalize(test.features))
     assigned = distances.argmin(axis=1)

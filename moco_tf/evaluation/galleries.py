@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.sources.source import Source, evenly_spaced
+from moco_tf.data.sources.source import Source, sample
 from moco_tf.evaluation.clustering import MAX_IMAGES
 from moco_tf.evaluation.features import Extractor, Features, feature_step
 from moco_tf.evaluation.protocols import require_labels
@@ -58,7 +58,7 @@ def extract_unlabeled(
     Returns:
         The same features twice, in place of training and test images.
     """
-    indices = evenly_spaced(source.pretrain, MAX_IMAGES)
+    indices = sample(source.pretrain, MAX_IMAGES)
     features = Extractor(source, indices, image_size)(feature_step(backbone), "features")
     features = dataclasses.replace(features, labels=None, num_classes=0, class_names=[])
     return features, features

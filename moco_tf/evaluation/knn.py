@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.sources.source import evenly_spaced
+from moco_tf.data.sources.source import sample
 from moco_tf.evaluation.features import Features, labeled, require_finite, with_classes_of
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
@@ -118,7 +118,7 @@ def choose_k(train: Features, settings: KNNSettings) -> tuple[int, list[dict[str
     """Choose the number of neighbors by classifying training images, each without itself.
 
     Args:
-        train: As for `classify`. Up to 10,000 of the images, evenly spaced, are classified.
+        train: As for `classify`. A sample of up to 10,000 of the images is classified.
         settings: The numbers `ks` to compare, and the temperature.
 
     Returns:
@@ -131,7 +131,7 @@ def choose_k(train: Features, settings: KNNSettings) -> tuple[int, list[dict[str
     train = labeled(train)
     require_finite(train)
     assert train.labels is not None
-    queries = evenly_spaced(np.arange(len(train.features)), MAX_QUERIES)
+    queries = sample(np.arange(len(train.features)), MAX_QUERIES)
     indices, similarities = nearest_others(
         train.features,
         np.arange(len(train.features)),

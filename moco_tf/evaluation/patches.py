@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from moco_tf import encoders
 from moco_tf.data.sources.indices import Indices
-from moco_tf.data.sources.source import Source, evenly_spaced
+from moco_tf.data.sources.source import Source, sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation import anomaly, unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
@@ -64,8 +64,8 @@ def choose(
     Args:
         stage: Result of `third_stage`.
         source: The source of the images.
-        indices: int64 `[M]`, the normal images, of which `MAX_PATCHES`, evenly spaced, are used if
-            there are more.
+        indices: int64 `[M]`, the normal images, of which a sample of `MAX_PATCHES` is used if there
+            are more.
         image_size: Side of the central view in pixels.
         seed: Random seed of the choice. The patches of an image are a function of it, of the
             image's index and of M.
@@ -78,7 +78,7 @@ def choose(
     Raises:
         UserError: If none of the images can be read.
     """
-    indices = evenly_spaced(indices, MAX_PATCHES)
+    indices = sample(indices, MAX_PATCHES)
     flat = keras.Sequential([stage, keras.layers.Reshape([-1])])
     dim = stage.output_shape[-1]
     bank, readable = [], []

@@ -15,7 +15,7 @@ from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data import sources
-from moco_tf.data.sources.source import Source, evenly_spaced
+from moco_tf.data.sources.source import Source, evenly_spaced, sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn, protocols, quality, unreadable
 from moco_tf.evaluation.features import Extractor, Features, feature_step
@@ -170,8 +170,8 @@ def _split(source: Source) -> tuple[np.ndarray, np.ndarray, bool]:
     held_out = len(source.train) > 0 and len(source.test) > 0
     bank, test = (source.train, source.test) if held_out else (source.pretrain, source.pretrain)
     return (
-        evenly_spaced(bank, knn_monitor.MAX_TRAIN),
-        evenly_spaced(test, knn_monitor.MAX_TEST),
+        sample(bank, knn_monitor.MAX_TRAIN),
+        sample(test, knn_monitor.MAX_TEST),
         held_out,
     )
 

@@ -12,7 +12,7 @@ from moco_tf import distribution, encoders
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
-from moco_tf.data.sources.source import Source, evenly_spaced
+from moco_tf.data.sources.source import Source, sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation import features, knn, quality
 from moco_tf.training.accessory import Accessory
@@ -72,7 +72,7 @@ class KNNMonitor(GlobalStep):
         self.best = best
         self.config = config
         self.batches = batches
-        self.train = evenly_spaced(source.train, MAX_TRAIN)
+        self.train = sample(source.train, MAX_TRAIN)
         self.test = _measured(source)
         self.evaluation = Accessory("the kNN monitor")
         self.every = config.knn_every * steps_per_epoch
@@ -207,4 +207,4 @@ def classifies(source: Source) -> bool:
 
 def _measured(source: Source) -> np.ndarray:
     """Return the indices of the images that the monitor classifies or measures."""
-    return evenly_spaced(source.test if len(source.test) else source.pretrain, MAX_TEST)
+    return sample(source.test if len(source.test) else source.pretrain, MAX_TEST)

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from moco_tf import encoders, load_backbone
 from moco_tf.data import sources
-from moco_tf.data.sources.source import evenly_spaced
+from moco_tf.data.sources.source import sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import extract
 from moco_tf.export import litert_file
@@ -76,7 +76,7 @@ def test_interpreter_computes_the_features(export, trained_run):
 def test_nearest_neighbors_have_the_class_as_often_as_with_scikit_learn(export, trained_run):
     printed, _ = export("float32")
     source, backbone = sources.load("photos"), load_backbone(str(trained_run))
-    part = extract(backbone, source, evenly_spaced(source.test, 200), 32)
+    part = extract(backbone, source, sample(source.test, 200), 32)
     nearest = NearestNeighbors(n_neighbors=1, metric="cosine").fit(part.features)
     rows = nearest.kneighbors()[1][:, 0]  # Without the image itself.
     expected = 100 * (part.labels[rows] == part.labels).mean()

@@ -105,9 +105,16 @@ def test_two_replicas_compute_what_one_computes(float64, two_replicas, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MECHANISMS)
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.nightly)])
-def test_xla_computes_the_same(float64, two_replicas, replicas, name):
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [
+        ("memory_bank", 1),
+        pytest.param("memory_bank", 2, marks=pytest.mark.nightly),
+        pytest.param("end_to_end", 1, marks=pytest.mark.nightly),
+        pytest.param("end_to_end", 2, marks=pytest.mark.nightly),
+    ],
+)
+def test_xla_computes_the_same(float64, two_replicas, name, replicas):
     strategy = two_replicas if replicas == 2 else tf.distribute.get_strategy()
     expected, compiled = (train(build(name, strategy, jit_compile=jit), 3) for jit in (False, True))
     assert_equal(compiled, expected)

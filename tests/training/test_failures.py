@@ -67,7 +67,7 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_checkpoint_that_cannot_be_written_stops_the_run_which_resumes_later(
     resumed, image_folder, trained_run, monkeypatch
 ):
@@ -150,7 +150,7 @@ def test_lost_run_directory_stops_the_run_in_one_line(resumed, image_folder, mon
     assert "restore the directory, which does not exist" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lost_images_stop_the_run_which_resumes_when_they_are_back(
     trained_run, image_folder, tmp_path, monkeypatch
 ):
@@ -182,7 +182,7 @@ def test_run_goes_on_without_its_plots_and_tensorboard(resumed, image_folder, tr
     assert_same(resumed, trained_run)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_model_that_does_not_fit_into_memory_is_one_line(image_folder, tmp_path):
     # 800 terabytes, which no machine can address.
     large = ("--config.queue_size=2000000000", "--config.dim=100000")
@@ -282,11 +282,16 @@ def test_interrupt_that_is_lost_while_the_step_is_compiled_stops_the_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)]
+    ("when", "number", "status"),
+    [
+        ("imports", signal.SIGTERM, -signal.SIGTERM),
+        ("imports", signal.SIGINT, 130),
+        pytest.param("first step", signal.SIGTERM, -signal.SIGTERM, marks=pytest.mark.nightly),
+        ("first step", signal.SIGINT, 130),
+    ],
 )
-@pytest.mark.parametrize("when", ["imports", "first step"])
 def test_signal_before_the_first_step_ends_the_run_without_a_step(
-    arguments, tmp_path, number, status, when
+    arguments, tmp_path, when, number, status
 ):
     process = start(*arguments, "--config.knn_every=0")
     if when == "imports":

@@ -310,7 +310,7 @@ def files_in(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.distributed
 def test_workers_without_a_shared_directory_are_refused(settings, trained_run, tmp_path):
     before = files_in(trained_run)

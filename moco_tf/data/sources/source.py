@@ -101,12 +101,12 @@ class Source:
         else:
             labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
         pretrain, train, test = (f" ({name})" if name else "" for name in self.part_names)
-        sample = evenly_spaced(self.test, 100)
-        num_seen = sum(is_in(index, self.pretrain) for index in sample)
+        some = sample(self.test, 100)
+        num_seen = sum(is_in(index, self.pretrain) for index in some)
         held_out = ""
         if num_seen:
             held_out = " held-out images, "
-            held_out += "some of which " if num_seen < len(sample) else "which "
+            held_out += "some of which " if num_seen < len(some) else "which "
             held_out += "pre-training sees too"
         images = "image" if self.size == 1 else "images"
         lines = [
@@ -168,3 +168,29 @@ def evenly_spaced(indices: Indices, count: int) -> np.ndarray:
     if len(indices) <= count:
         return np.asarray(indices)
     return indices[np.arange(count) * len(indices) // count]
+
+
+def sample(indices: Indices, count: int) -> np.ndarray:
+    """Return at most `count` of the indices, which stand for all of them in a measurement.
+
+    The indices are divided into `count` parts of about the same size, and one is drawn at random
+    from each part. Every class has its share, whether the images are sorted by class or are of
+    the classes in turns. In the second case, evenly spaced images may all be of one class.
+
+    Args:
+        indices: int64 `[N]`.
+        count: Number of indices to return; all of them if there are fewer.
+
+    Returns:
+        int64 `[min(N, count)]`, in the order of the indices. The same N and `count` always give the
+        same positions, so that different networks are measured on the same images.
+
+    Example:
+        >>> sample(np.arange(100), 5).tolist()
+        [19, 38, 49, 76, 83]
+    """
+    if len(indices) <= count:
+        return np.asarray(indices)
+    bounds = np.arange(count + 1) * len(indices) // count
+    numbers = np.random.Philox(key=0).random_raw(count) % np.diff(bounds).astype(np.uint64)
+    return indices[bounds[:-1] + numbers.astype(np.int64)]
