@@ -10,9 +10,9 @@ Settings: ResNet-50, K 65,536, m 0.999, temperature 0.07, batches of 256 images 
 BatchNormalization groups, learning rate 0.03, multiplied by 0.1 at epochs 120 and 160, 200 epochs.
 
 To expect: 60.6 % top-1 with the paper's linear protocol (Table 1); 60.8 +- 0.2 % over five trials
-of the reference implementation (its README); about 53 hours on 8 V100 GPUs (section 4). These are
-the authors' numbers. We have not run this config, because ImageNet is not available on our
-machines.
+of the reference implementation (its README); about 53 hours on 8 GPUs (section 4) of
+the type V100 (README). These are the authors' numbers. We have not run this config, because
+ImageNet is not available on our machines.
 """
 
 import ml_collections

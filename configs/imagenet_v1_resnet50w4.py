@@ -10,7 +10,7 @@ Settings: as configs/imagenet_v1.py, except for the encoder, in which every conv
 times the channels: 375 million parameters.
 
 To expect: 68.6 % top-1 with the paper's linear protocol (Table 1); ResNet-50 has 60.6 %. The paper
-does not report the training time; it used 8 GPUs with 32 GB. We have not run this config, because
+does not report the training time; it used 8 GPUs (section 4). We have not run this config, because
 ImageNet is not available on our machines.
 """
 

@@ -8,8 +8,9 @@ reproduction). It pre-trains a ResNet-50 on Mini-ImageNet and then classifies th
 the report gives no setting, this config uses those of configs/imagenet_v2.py, with these
 exceptions, which we chose without measurements:
 
-- batches of 128 images, since one GPU holds no more, in 4 BatchNormalization groups, so that a
-  group has 32 images, as in the paper;
+- batches of 128 images, since many GPUs hold no more, in 4 BatchNormalization groups, so that a
+  group has 32 images, as in the paper. For 4 GPUs, the README of the reference implementation
+  recommends the same, with the same learning rate of 0.015;
 - K is 16,384, about a quarter of the images, since 65,536 would hold every one of them.
 
 To expect: the report states 54 % top-1 and 81 % top-5 for the classifier on its pre-trained network

@@ -92,6 +92,21 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
         )
 
 
+def require_several_images_per_group(config: ml_collections.ConfigDict) -> None:
+    """Raise a `UserError` if each BatchNormalization group of a new run would hold one image.
+
+    Where a feature map has a single pixel, such a group normalizes it to 0, so nothing is learned.
+    Only new runs are checked, because version 0.1 accepted such a config.
+    """
+    batch, groups = config.batch_size, config.bn_groups
+    if batch == groups > 1:
+        raise UserError(
+            f"config.bn_groups={groups} leaves a single image in each BatchNormalization group of "
+            f"config.batch_size={batch}: for this batch size set bn_groups to "
+            f"{_divisors(batch, batch // 2)}"
+        )
+
+
 def check_values(config: ml_collections.ConfigDict, unset: Sequence[str] = ()) -> None:
     """Check each setting of a config by itself.
 
@@ -307,6 +322,41 @@ decay at epoch 160; set earlier milestones, or config.schedule=cosine, which fit
     return None
 
 
+def without_effect(config: ml_collections.ConfigDict) -> dict[str, str]:
+    """Return the settings that differ from their defaults and have no effect.
+
+    They are no errors, because a config file may set them for the mechanism or the schedule that a
+    flag changes.
+
+    Args:
+        config: A config with the keys of `default_config`.
+
+    Returns:
+        A dict from the name of each setting to the setting because of which it has no effect.
+
+    Example:
+        >>> config = default_config()
+        >>> config.schedule, config.milestones = "cosine", (60, 80)
+        >>> without_effect(config)
+        {'milestones': "config.schedule='cosine'"}
+    """
+    mechanism, schedule = config.mechanism, config.schedule
+    unused = {
+        "momentum": mechanism != "moco" and f"config.{mechanism=}",
+        "bank_momentum": mechanism != "memory_bank" and f"config.{mechanism=}",
+        "shuffle_bn": mechanism == "memory_bank" and f"config.{mechanism=}",
+        "milestones": schedule != "step" and f"config.{schedule=}",
+        "decay_every": schedule != "exponential" and f"config.{schedule=}",
+        "monitor_source": config.knn_every == 0 and "config.knn_every=0",
+    }
+    defaults = default_config()
+    return {
+        key: reason
+        for key, reason in unused.items()
+        if reason and _get(config, key) != _get(defaults, key)
+    }
+
+
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return a config as one flat dict of JSON values: `{"data.source": "photos", ...}`."""
     flat = {}
@@ -345,5 +395,7 @@ def _require(condition: bool, config: ml_collections.ConfigDict, key: str, remed
         raise UserError(f"config.{key}={_get(config, key)!r}: {remedy}")
 
 
-def _divisors(number: int) -> str:
-    return " or ".join(str(d) for d in range(1, number + 1) if number % d == 0)
+def _divisors(number: int, largest: int | None = None) -> str:
+    """Return the divisors of a number, up to the largest one that is asked for."""
+    candidates = range(1, (largest or number) + 1)
+    return " or ".join(str(divisor) for divisor in candidates if number % divisor == 0)

@@ -5,14 +5,14 @@ from typing import Any
 
 import ml_collections
 
-from moco_tf.config import OPERATIONAL, default_config, resolve
+from moco_tf.config import OPERATIONAL, default_config, resolve, without_effect
 from moco_tf.data import recipes
 from moco_tf.data.pixels import from_config, range_text
 
 MECHANISMS = {"moco": "MoCo", "end_to_end": "end-to-end", "memory_bank": "memory bank"}
 # Settings that the paper does not state. The settings of the data are left out by their prefix.
 OF_METHOD = ("data.key_frame_seconds", "data.neighbor_seconds")
-NOT_IN_PAPER = (*OPERATIONAL, "seed", "steps", "jit_compile")
+NOT_IN_PAPER = (*OPERATIONAL, "seed", "steps", "jit_compile", "bank_momentum")
 
 
 def summarize(
@@ -77,8 +77,8 @@ def summarize(
 def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ from the paper's (MoCo v1 on ImageNet).
 
-    Settings that the paper does not state, such as the seed, are left out, and so is the number of
-    epochs of a run whose length is a number of steps.
+    Settings that the paper does not state, such as the seed, are left out, and so are settings
+    without an effect, such as the number of epochs of a run whose length is a number of steps.
 
     Args:
         config: Config of a run.
@@ -94,7 +94,7 @@ def differing_settings(config: ml_collections.ConfigDict) -> dict[str, tuple[Any
         {'temperature': (0.2, 0.07)}
     """
     values, paper = resolve(config), resolve(default_config())
-    left_out = {*NOT_IN_PAPER, *(["epochs"] if config.steps else [])}
+    left_out = {*NOT_IN_PAPER, *without_effect(config), *(["epochs"] if config.steps else [])}
     return {
         key: (value, paper[key])
         for key, value in values.items()

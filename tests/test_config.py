@@ -10,8 +10,11 @@ from moco_tf.config import (
     default_config,
     flatten,
     late_decay,
+    require_several_images_per_group,
     total_steps,
+    without_effect,
 )
+from moco_tf.errors import UserError
 from moco_tf.training.build import build_schedule
 
 PAPER = {
@@ -139,3 +142,49 @@ def test_note_on_milestones_names_what_is_not_reached_and_the_remedy():
     note = late_decay(flatten(config), 10)
     assert note.startswith("config.milestones=(120, 160): the run ends after epoch 100, ")
     assert "at epoch 120 and 160; set earlier milestones, or config.schedule=cosine" in note
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {}),
+        ({"milestones": (60, 80)}, {}),
+        ({"schedule": "exponential", "decay_every": 100}, {}),
+        ({"schedule": "cosine", "decay_every": 100}, {"decay_every": "config.schedule='cosine'"}),
+        (
+            {"schedule": "exponential", "milestones": (60, 80)},
+            {"milestones": "config.schedule='exponential'"},
+        ),
+        ({"momentum": 0.5}, {}),
+        ({"bank_momentum": 0.9}, {"bank_momentum": "config.mechanism='moco'"}),
+        (
+            {"mechanism": "end_to_end", "momentum": 0.5, "shuffle_bn": False},
+            {"momentum": "config.mechanism='end_to_end'"},
+        ),
+        (
+            {"mechanism": "memory_bank", "bank_momentum": 0.9, "shuffle_bn": False},
+            {"shuffle_bn": "config.mechanism='memory_bank'"},
+        ),
+        ({"monitor_source": "photos", "knn_every": 1}, {}),
+        ({"monitor_source": "photos", "knn_every": 0}, {"monitor_source": "config.knn_every=0"}),
+    ],
+)
+def test_settings_without_effect_have_their_reason(settings, expected):
+    config = default_config()
+    config.update(settings)
+    assert without_effect(config) == expected
+
+
+def test_groups_of_one_image_are_refused():
+    config = default_config()
+    config.batch_size = 12
+    for groups in (1, 6):
+        config.bn_groups = groups
+        require_several_images_per_group(config)
+    config.bn_groups = 12
+    with pytest.raises(UserError) as error:
+        require_several_images_per_group(config)
+    assert str(error.value) == (
+        "config.bn_groups=12 leaves a single image in each BatchNormalization group of "
+        "config.batch_size=12: for this batch size set bn_groups to 1 or 2 or 3 or 4 or 6"
+    )

@@ -64,6 +64,16 @@ def test_length_is_stated_as_it_was_set(config):
     assert "epochs" not in differing_settings(config)
 
 
+def test_settings_without_effect_do_not_differ_from_those_of_the_paper(config):
+    config.update(mechanism="end_to_end", queue_size=0, momentum=0.5, schedule="cosine")
+    config.update(milestones=(60, 80), bank_momentum=0.9)
+    assert differing_settings(config) == {
+        "mechanism": ("end_to_end", "moco"),
+        "queue_size": (0, 65536),
+        "schedule": ("cosine", "step"),
+    }
+
+
 def test_differing_settings_are_those_of_the_paper_alone(config):
     assert differing_settings(config) == {"queue_size": (4096, 65536)}
     config.seed, config.steps, config.knn_every, config.temperature = 5, 7, 1, 0.2

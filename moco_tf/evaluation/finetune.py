@@ -1,14 +1,15 @@
 """Fine-tuning: a pre-trained backbone and a new linear layer, trained on labeled images.
 
-The paper fine-tunes detectors and segmenters (section 4.2). Later work fine-tunes classifiers, also
-with 1 % or 10 % of the labels. This module follows the paper's two rules for a fair comparison:
+The paper fine-tunes detectors and segmenters (section 4.2), and in its appendix classifiers on
+iNaturalist and ImageNet. Later work fine-tunes classifiers with 1 % or 10 % of the labels, and so
+does this module. It follows the paper's two rules for a fair comparison:
 BatchNormalization is trained too, with the statistics of the global batch, because features that
 were learned without labels have another scale ("Normalization"); and every initialization gets the
 same schedule ("Schedules").
 
-Where the paper gives no setting, this module follows two later implementations for 10 % of
-ImageNet's labels. The learning rates of 0.01 for the backbone and 0.2 for the new layer, 20 epochs
-in batches of 256, momentum 0.9, no weight decay, and random resized crops with flips are those of
+The other settings are those of two later implementations for 10 % of ImageNet's labels. The
+learning rates of 0.01 for the backbone and 0.2 for the new layer, 20 epochs in batches of 256,
+momentum 0.9, no weight decay, and random resized crops with flips are those of
 facebookresearch/swav's eval_semisup.py. The cosine schedule is that of evaluate.py in
 facebookresearch/barlowtwins; unlike milestones, it fits any number of epochs. Two choices are this
 project's own: BatchNormalization ignores unreadable images of a batch, and the last batch of an

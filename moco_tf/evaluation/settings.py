@@ -295,7 +295,11 @@ class TransferSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class DetectionSettings(TransferSettings):
-    """Settings of object detection; the schedule is the paper's for PASCAL VOC."""
+    """Settings of object detection.
+
+    The steps and the milestones are the paper's for PASCAL VOC. The learning rate is Detectron2's
+    for RetinaNet; the paper's detector is another one.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

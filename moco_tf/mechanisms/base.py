@@ -1,5 +1,6 @@
 """The base class of the three mechanisms of the paper's Figure 2."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -7,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import num_replicas, replica_rows
-from moco_tf.keras_internals import DistributedModel
+from moco_tf.keras_internals import DistributedModel, all_layers
 from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
 from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
@@ -128,10 +129,22 @@ class Mechanism(DistributedModel):
         N = view.images.shape[0] * num_replicas()
         order = None
         if self.shuffle_bn:
+            self._warn_of_one_group()
             order = permutation(N, seed_for("permutation", self.seed, self.step.value))
         images, rows = shuffle(view.images, order)
         images = self._augment(View(images, view.seed), rows, N)
         return unshuffle(self._encode(self.key_encoder, images), order)
+
+    def _warn_of_one_group(self) -> None:
+        """Warn if Shuffling BN has no effect, because all keys are normalized together."""
+        layers = [layer for layer in all_layers(self.key_encoder) if hasattr(layer, "moving_mean")]
+        if layers and num_replicas() * max(getattr(layer, "groups", 1) for layer in layers) == 1:
+            warnings.warn(
+                "shuffle_bn=True has no effect, because BatchNormalization has one group, all "
+                "images of the batch: build the encoder with bn_groups=2 or more (section 3.3 of "
+                "the paper), or set shuffle_bn=False",
+                stacklevel=2,
+            )
 
     def _encode(self, encoder: keras.Model, images: tf.Tensor) -> tf.Tensor:
         """Apply an encoder in training mode to `[n, H, W, channels]` and L2-normalize: `[n, C]`."""

@@ -14,7 +14,7 @@ from moco_tf.plan.facts import MANY_RANDOM, Devices, Images
 
 FEWEST_IMAGES = 5_000  # As in a report.
 LARGEST_QUEUE = 0.5  # Of the distinct images; the study went up to this share.
-SMALLEST_GROUP = 8  # Images. Groups of 4 were worse than groups of 16 by 1.8 points in the study.
+SMALLEST_GROUP = 8  # Images. A judgment: the statistics of fewer images are noisy.
 FEWEST_STEPS = 5
 SMALLEST_RATIO = 0.8  # Of an image's shorter side to that of a view.
 LARGEST_RATIO = 4.0  # Of the median of the shorter sides to the side of a view.

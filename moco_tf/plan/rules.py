@@ -139,7 +139,7 @@ RULES = (
         "0.999 for runs of at least 100,000 steps, 0.99 for shorter ones",
         f"paper, section 4.1; {CIFAR}; {STUDY}: no clear difference between 0.99 and 0.9999; "
         f"{SMALL_DATA}: with 2,016 steps 0.99 better than 0.9 and 0.999, and with 4,000 steps "
-        "on 1,000 images as good as 0.999, and on 16,000 better; the limit is judgement",
+        "on 1,000 and 4,000 images as good as 0.999, and on 16,000 better; the limit is judgement",
     ),
     Rule(
         "temperature",

@@ -21,8 +21,10 @@ from moco_tf.config import (
     evaluation_size,
     flatten,
     late_decay,
+    require_several_images_per_group,
     suggested_queue_size,
     total_steps,
+    without_effect,
 )
 from moco_tf.config_files import require_settings
 from moco_tf.data import sources
@@ -148,6 +150,7 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     require_not_best(workdir)
     if not run_directory.exists(workdir):
+        require_several_images_per_group(config)
         sources.require_effect(config)
     config = run_pixels.resolve(warm_start.resolve(config, workdir), workdir)
     source, batches = build_data(config)
@@ -307,8 +310,8 @@ def _announce(
         )
     if note := late_decay(flatten(config), steps_per_epoch):
         print(f"note: {note}")
-    if config.monitor_source and not config.knn_every:
-        print("note: config.monitor_source has no effect, because config.knn_every=0")
+    for key, reason in without_effect(config).items():
+        print(f"note: config.{key} has no effect, because {reason}")
     if start:
         print(f"resuming from step {start} in {workdir}")
 

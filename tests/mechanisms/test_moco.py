@@ -1,6 +1,7 @@
 """The model against Algorithm 1 in NumPy, in float64."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -131,6 +132,25 @@ def test_key_encoder_starts_as_a_copy():
         model.query_encoder.get_weights(), model.key_encoder.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("build_encoder", "shuffle_bn", "is_useless"),
+    [
+        (lambda: normalizing_encoder(1), True, True),
+        (lambda: normalizing_encoder(1), False, False),
+        (lambda: normalizing_encoder(2), True, False),
+        (linear_encoder, True, False),
+    ],
+)
+def test_shuffling_within_one_group_is_a_warning(build_encoder, shuffle_bn, is_useless):
+    model = MoCo(build_encoder, queue_size=16, shuffle_bn=shuffle_bn)
+    model.compile(SGD(0.1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, views(steps=1))
+    messages = [str(warning.message) for warning in caught]
+    assert is_useless == any(m.startswith("shuffle_bn=True has no effect") for m in messages)
 
 
 def test_optimizer_updates_the_query_encoder_only():
