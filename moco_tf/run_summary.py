@@ -5,7 +5,8 @@ from typing import Any
 
 import ml_collections
 
-from moco_tf.config import OPERATIONAL, default_config, resolve, without_effect
+from moco_tf.config import OPERATIONAL, default_config, resolve
+from moco_tf.config_checks import without_effect
 from moco_tf.data import recipes
 from moco_tf.data.pixels import from_config, range_text
 

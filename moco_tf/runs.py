@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from moco_tf import paths, run_data, run_directory
+from moco_tf import paths, run_data, run_directory, run_metrics
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.errors import UserError
@@ -133,7 +133,7 @@ class Run:
         except ImportError as error:
             raise UserError("the metrics are a data frame of pandas: pip install pandas") from error
         rows: dict[int, dict[str, Any]] = {}
-        for line in run_directory.read_metrics(self.workdir):
+        for line in run_metrics.read_metrics(self.workdir):
             rows.setdefault(line["step"], {}).update(line)
         frame = pandas.DataFrame(list(rows.values()), columns=None if rows else ["step"])
         return frame.set_index("step").sort_index()

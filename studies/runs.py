@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import run_directory
+from moco_tf import run_metrics
 from moco_tf.api import extract_features, knn, linear_probe
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import chance_loss, evaluation_size
@@ -62,7 +62,7 @@ def run(
     if config.epochs:
         if train(config, workdir).stopped_by is not None:
             return None
-        trained = summarize(config, run_directory.read_metrics(workdir))
+        trained = summarize(config, run_metrics.read_metrics(workdir))
     source = evaluated_source(config)
     backbone: Any
     if labels and labels.is_pixels:

@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import run_data, run_directory
-from moco_tf.config import check, flatten, total_steps
+from moco_tf import run_data, run_metrics
+from moco_tf.config import flatten, total_steps
+from moco_tf.config_checks import check
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
 from studies import experiments, results, runs
@@ -156,7 +157,7 @@ class _Progress:
             return
         fraction = 0.0
         if self.num_steps:
-            steps = [line["step"] for line in run_directory.read_metrics(self.run_dir)]
+            steps = [line["step"] for line in run_metrics.read_metrics(self.run_dir)]
             fraction = max(steps, default=0) / self.num_steps
         self.bar.n = sum(self.costs[: self.index]) + fraction * self.costs[self.index]
         self.bar.refresh()

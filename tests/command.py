@@ -8,7 +8,7 @@ import time
 
 import tensorflow as tf
 
-from moco_tf import run_directory
+from moco_tf import run_directory, run_metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -77,4 +77,4 @@ def wait_for(condition, process, interval=0.02):
 
 def logged_steps(workdir):
     """Return the last step in metrics.jsonl, or 0 if it is empty."""
-    return max([line["step"] for line in run_directory.read_metrics(str(workdir))], default=0)
+    return max([line["step"] for line in run_metrics.read_metrics(str(workdir))], default=0)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.config import check, default_config, flatten, late_decay
+from moco_tf.config import default_config, flatten
+from moco_tf.config_checks import check, late_decay
 from moco_tf.data import recipes, sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.encoders.resnet import ARCHITECTURES

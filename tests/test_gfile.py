@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_metrics
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
@@ -34,7 +34,7 @@ def test_training_and_evaluation_use_the_file_system_of_tensorflow(config):
     assert train(config, WORKDIR).step == 2  # The run is finished already.
     names = {"config.json", "data.json", "metrics.jsonl", "curves.png", "checkpoints"}
     assert names <= {name.rstrip("/") for name in tf.io.gfile.listdir(WORKDIR)}
-    metrics = run_directory.read_metrics(WORKDIR)
+    metrics = run_metrics.read_metrics(WORKDIR)
     assert [line["step"] for line in metrics if "loss" in line] == [2]
 
     source = sources.load(f"folder:{IMAGES}")

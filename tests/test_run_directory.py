@@ -1,7 +1,5 @@
 """Run directories: what is saved comes back, and the directory of another run is refused."""
 
-import json
-import math
 import pathlib
 
 import pytest
@@ -118,16 +116,6 @@ def test_unreadable_config_is_refused_with_its_path(workdir, text):
     assert path in refusal(run_directory.read_config, workdir)
 
 
-def test_metrics_are_rewound_without_the_incomplete_line(tmp_path):
-    lines = [{"step": step, "loss": 1.0} for step in (1, 2, 3)]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    assert run_directory.read_metrics(str(tmp_path)) == []
-    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "lo')
-    assert run_directory.read_metrics(str(tmp_path)) == lines
-    run_directory.rewind_metrics(str(tmp_path), 2)
-    assert run_directory.read_metrics(str(tmp_path)) == lines[:2]
-
-
 def test_leftovers_of_kills_are_removed_and_nothing_else(config, workdir):
     folder = pathlib.Path(workdir)
     leftovers = [
@@ -158,40 +146,6 @@ def test_leftovers_of_kills_are_removed_and_nothing_else(config, workdir):
     run_directory.open_for_training(workdir, config, RunData(10))
     after = {path for path in folder.rglob("*") if path.is_file()}
     assert before - after == {folder / name for name in leftovers}
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("not json", "Expecting value: line 1 column 1 (char 0)"),
-        ("[1, 2]", "no object with a step"),
-        ('{"loss": 1.0}', "no object with a step"),
-        ('{"step": "3"}', "no object with a step"),
-        ('{"step": -1}', "no object with a step"),
-        ('{"step": 3, "loss": "low"}', "loss is no number"),
-        ("", "Expecting value: line 1 column 1 (char 0)"),
-    ],
-)
-def test_damaged_line_of_metrics_is_named(tmp_path, line, reason):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(f'{{"step": 1, "loss": null}}\n{line}\n{{"step": 4}}\n')
-    message = refusal(run_directory.read_metrics, str(tmp_path))
-    assert message.startswith(f"line 2 of {path} is not a line of metrics ({reason}): restore")
-    path.write_text('{"step": 1, "loss": null}\n')
-    assert run_directory.read_metrics(str(tmp_path)) == [{"step": 1}]
-
-
-def test_curve_has_a_gap_where_the_views_of_the_monitor_change():
-    sizes = [None, 32, 32, 48, None, 64]
-    lines = [
-        {"step": step, "knn_top1": 0.1 * step, **({"evaluation_size": size} if size else {})}
-        for step, size in enumerate(sizes)
-    ]
-    lines.insert(3, {"step": 2, "loss": 1.0})
-    points = run_directory.curve(lines, "knn_top1")
-    assert [step for step, _ in points] == [0, 1, 2, 2, 3, 4, 5]
-    assert [math.isnan(value) for _, value in points] == [False] * 3 + [True] + [False] * 3
-    assert run_directory.curve(lines, "loss") == [(2, 1.0)]
 
 
 @pytest.mark.parametrize("name", ["run [1]", "lr[0.1]/run", "a*", "what?"])

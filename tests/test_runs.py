@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import moco_tf
-from moco_tf import UserError, run_directory
+from moco_tf import UserError, run_metrics
 from tests.images import crops
 
 
@@ -39,7 +39,7 @@ def test_metrics_have_a_row_for_each_step(trained_run):
     metrics = moco_tf.load_run(trained_run).metrics
     assert metrics.index.name == "step"
     assert metrics.index.tolist() == list(range(13))
-    lines = run_directory.read_metrics(str(trained_run))
+    lines = run_metrics.read_metrics(str(trained_run))
     for line in lines:
         row = metrics.loc[line["step"]]
         assert all(row[key] == value for key, value in line.items() if key != "step")

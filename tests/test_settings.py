@@ -2,7 +2,8 @@
 
 import pytest
 
-from moco_tf.config import OPERATIONAL, check, default_config, flatten
+from moco_tf.config import OPERATIONAL, default_config, flatten
+from moco_tf.config_checks import check
 from moco_tf.encoders.heads import HEADS
 from moco_tf.encoders.resnet import STEMS
 from moco_tf.errors import UserError

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import encoders, run_data, run_directory, run_summary
+from moco_tf import encoders, run_data, run_directory, run_metrics, run_summary
 from moco_tf.backbones.saving import CARD
 from moco_tf.data.pixels import range_text
 from moco_tf.encoders.names import is_foreign
@@ -156,7 +156,7 @@ def facts_of_run(workdir: str, show: Callable[[str], str] = str) -> dict[str, st
         run_data.read_num_images(workdir),
         show(config.data.source),
         run_data.read_channels(workdir),
-        run_directory.read_metrics(workdir),
+        run_metrics.read_metrics(workdir),
     )
 
 
@@ -164,7 +164,7 @@ def _history_of_run(workdir: str, checkpoint: str) -> tuple[str, str]:
     """Return the text about the training and the text about the results of a run."""
     config, step = run_directory.read_config(workdir), int(checkpoint.rsplit("-", 1)[1])
     # A run that goes on, or was killed, has further lines.
-    metrics = [line for line in run_directory.read_metrics(workdir) if line["step"] <= step]
+    metrics = [line for line in run_metrics.read_metrics(workdir) if line["step"] <= step]
     training = (
         f"The query encoder of the run {code(workdir)} at the checkpoint `{checkpoint}`.\n\n"
         f"{_facts_table(facts_of_run(workdir, code))}"

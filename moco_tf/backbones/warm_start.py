@@ -225,7 +225,7 @@ def _write_head(encoder: keras.Model, arrays: Mapping[str, np.ndarray]) -> bool:
 def _files(init: str) -> list[str]:
     """Return the paths of the files with the weights."""
     scheme, _, path = init.partition(":")
-    assert scheme in INIT_SCHEMES  # `moco_tf.config.check` has looked at it.
+    assert scheme in INIT_SCHEMES  # `moco_tf.config_checks.check` has looked at it.
     if scheme == "run":
         # Not by a pattern, in which a path may have characters with a meaning.
         folder, name = os.path.split(run_directory.require_checkpoint(path))

@@ -12,7 +12,7 @@ from absl import flags
 from moco_tf import distribution, encoders, run_directory, run_pixels
 from moco_tf.backbones import descriptions, network_file
 from moco_tf.cli import backbone_flags
-from moco_tf.config import check
+from moco_tf.config_checks import check
 from moco_tf.data.pixels import Pixels, default, from_config, of_images, range_text
 from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.mixture import shared_file

@@ -76,7 +76,7 @@ def train(values: flags.FlagValues) -> int:
         return 0
     app.require(values, "workdir")
     strategy = app.make_strategy(values)
-    from moco_tf import distribution, run_directory
+    from moco_tf import distribution, run_directory, run_metrics
     from moco_tf.training.run import train
 
     previous = run_directory.latest_checkpoint(values.workdir)
@@ -85,7 +85,7 @@ def train(values: flags.FlagValues) -> int:
     with strategy.scope():
         if distribution.is_chief():
             if outcome.stopped_by is None and has_trained:
-                curves = ", curves.png" if run_directory.has_curves(values.workdir) else ""
+                curves = ", curves.png" if run_metrics.has_curves(values.workdir) else ""
                 print(
                     f"wrote checkpoints, metrics.jsonl{curves} and tensorboard to {values.workdir}"
                 )

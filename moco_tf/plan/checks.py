@@ -6,7 +6,8 @@ comment names a measurement.
 
 from collections.abc import Callable
 
-from moco_tf.config import late_decay, suggested_queue_size
+from moco_tf.config import suggested_queue_size
+from moco_tf.config_checks import late_decay
 from moco_tf.plan import choices
 from moco_tf.plan import memory as memory_module
 from moco_tf.plan.choices import Values

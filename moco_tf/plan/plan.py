@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from moco_tf import distribution, run_data, run_directory, run_pixels
 from moco_tf.backbones import loading, warm_start
-from moco_tf.config import check, check_values, flatten
+from moco_tf.config import flatten
+from moco_tf.config_checks import check, check_values
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.plan import devices as devices_module

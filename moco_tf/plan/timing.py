@@ -106,7 +106,7 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
     The model, its data and the strategy are those of the run.
 
     Args:
-        config: A config that passes `moco_tf.config.check`.
+        config: A config that passes `moco_tf.config_checks.check`.
 
     Raises:
         UserError: If a setting does not work with the data, or memory runs out.

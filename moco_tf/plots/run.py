@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import run_directory
+from moco_tf import run_directory, run_metrics
 from moco_tf.config import chance_formula, chance_loss, num_negatives
 from moco_tf.data.augment import Augment
 from moco_tf.data.pipeline import TwoViews
@@ -105,11 +105,11 @@ def plot_curves(workdir: str) -> str:
         The path of the plot, curves.png in the run directory.
     """
     config = run_directory.read_config(workdir)
-    metrics = run_directory.read_metrics(workdir)
+    metrics = run_metrics.read_metrics(workdir)
 
     def series(key: str) -> np.ndarray:
         """Return the steps and the values of a metric, `[2, N]`."""
-        points = run_directory.curve(metrics, key)
+        points = run_metrics.curve(metrics, key)
         return np.array(points, float).reshape(-1, 2).T
 
     figure = matplotlib.figure.Figure(figsize=(15, 7.5), layout="constrained")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from moco_tf import run_directory
+from moco_tf import run_metrics
 from moco_tf.config import chance_formula, chance_loss, num_negatives
 from moco_tf.evaluation.quality import COLLAPSED_RANK
 from moco_tf.report.evidence import Evidence
@@ -100,7 +100,7 @@ def _chart(
 
 def _series(evidence: Evidence, name: str, key: str) -> dict[str, Any]:
     """Return a curve; if it has too many points, groups of them are averaged."""
-    points = run_directory.curve(evidence.metrics, key)
+    points = run_metrics.curve(evidence.metrics, key)
     size = _group_size(len(points))
     steps, values = [], []
     for start in range(0, len(points), size):

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, encoders, run_data, run_directory
+from moco_tf import distribution, encoders, run_data, run_directory, run_metrics
 from moco_tf.backbones import descriptions
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import evaluation_size, total_steps
@@ -289,7 +289,7 @@ def _gather_evidence(
         measures = quality.measure(test)
     return Evidence(
         config=config,
-        metrics=[line for line in run_directory.read_metrics(workdir) if line["step"] <= step],
+        metrics=[line for line in run_metrics.read_metrics(workdir) if line["step"] <= step],
         step=step,
         total_steps=total_steps(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, run_directory
+from moco_tf import distribution, run_directory, run_metrics
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
 from moco_tf.run_data import BEST, EARLIER_BEST, is_best
@@ -148,7 +148,7 @@ class BestCheckpoint:
                 tf.io.gfile.copy(path, os.path.join(self.directory, name), overwrite=True)
         lines = [
             json.dumps(line) + "\n"
-            for line in run_directory.read_metrics(self.output_dir)
+            for line in run_metrics.read_metrics(self.output_dir)
             if line["step"] <= step
         ]
         write_atomically(os.path.join(self.directory, "metrics.jsonl"), "".join(lines))

@@ -31,7 +31,7 @@ def build_data(config: ml_collections.ConfigDict) -> tuple[Source, TwoViews]:
     """Open the data source of a config and set up its batches of two views.
 
     Args:
-        config: A config that passes `moco_tf.config.check`.
+        config: A config that passes `moco_tf.config_checks.check`.
 
     Returns:
         The source and its `TwoViews`.
@@ -85,7 +85,7 @@ def build_model(
     """Build and compile the model of a config under the current strategy's scope.
 
     Args:
-        config: A config that passes `moco_tf.config.check`.
+        config: A config that passes `moco_tf.config_checks.check`.
         steps_per_epoch: Number of steps in an epoch, for the learning rate schedule.
         channels: Number of image channels.
         num_images: Number of training images; required for the memory bank only.
@@ -177,7 +177,7 @@ def build_schedule(
     """Build the learning rate schedule of a config.
 
     Args:
-        config: A config that passes `moco_tf.config.check`.
+        config: A config that passes `moco_tf.config_checks.check`.
         steps_per_epoch: Number of steps in an epoch.
     """
     rate = config.learning_rate

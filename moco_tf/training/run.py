@@ -12,18 +12,29 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, interrupts, paths, run_data, run_directory, run_lock, run_pixels
+from moco_tf import (
+    distribution,
+    interrupts,
+    paths,
+    run_data,
+    run_directory,
+    run_lock,
+    run_metrics,
+    run_pixels,
+)
 from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import (
     chance_formula,
     chance_loss,
-    check,
     evaluation_size,
     flatten,
-    late_decay,
-    require_several_images_per_group,
     suggested_queue_size,
     total_steps,
+)
+from moco_tf.config_checks import (
+    check,
+    late_decay,
+    require_several_images_per_group,
     without_effect,
 )
 from moco_tf.config_files import require_settings
@@ -200,7 +211,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
                         print(line)
                 print(initial_weights, end="\n" if initial_weights else "")
             # A run that starts again from step 0 evaluates that step again.
-            logged = run_directory.rewind_metrics(output_dir, start or -1)
+            logged = run_metrics.rewind_metrics(output_dir, start or -1)
             if chief and logged < start - start % batches.steps_per_epoch:
                 print(
                     f"warning: the lines of metrics.jsonl after step {logged} are lost; the run "
@@ -228,7 +239,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             require_end(checkpoints, total)
         elif chief:
             print(f"{workdir}: already finished at step {total}")
-        if chief and (start < total or not run_directory.has_curves(workdir)):
+        if chief and (start < total or not run_metrics.has_curves(workdir)):
             with Accessory("curves.png").may_fail():
                 # Imports Matplotlib, for which the first step need not wait.
                 from moco_tf.plots.run import plot_curves

@@ -7,7 +7,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import run_data, run_directory, run_pixels
-from moco_tf.config import check, require_moco
+from moco_tf.config_checks import check, require_moco
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_remedy

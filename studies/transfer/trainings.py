@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from moco_tf import encoders, run_directory
+from moco_tf import encoders, run_metrics
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import default_config
 from moco_tf.data import boxes, sources
@@ -70,7 +70,7 @@ def _moco(design: Design, workdir: str) -> tuple[keras.Model, dict[str, Any]] | 
     directory = os.path.join(workdir, "moco")
     if train(config, directory).stopped_by is not None:
         return None
-    summary = runs.summarize(config, run_directory.read_metrics(directory))
+    summary = runs.summarize(config, run_metrics.read_metrics(directory))
     keys = ("final_loss", "chance", "final_contrastive_top1", "curves")
     return load_backbone(directory), {key: summary[key] for key in keys}
 

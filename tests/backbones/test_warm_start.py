@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_directory, run_metrics
 from moco_tf.backbones import loading, warm_start
 from moco_tf.config import default_config
 from moco_tf.encoders import state_dict
@@ -241,7 +241,7 @@ def knn_of_training(workdir, *arguments):
         *arguments,
         workdir=workdir,
     )
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     return [line["knn_top1"] for line in lines if "knn_top1" in line]
 
 

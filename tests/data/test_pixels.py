@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import encoders
-from moco_tf.config import check
+from moco_tf.config_checks import check
 from moco_tf.data import measure, pixels, sources
 from moco_tf.data.augment import Augment
 from moco_tf.data.evaluation_views import central_views, labeled_views

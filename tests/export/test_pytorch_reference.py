@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_directory, run_metrics
 from moco_tf.training.run_model import load_model
 from tests import in_process
 from tests.export.backbones import assert_close, photographs
@@ -256,7 +256,7 @@ def test_imported_run_is_resumed_and_evaluated(imported, tmp_path):
     workdir = shutil.copytree(imported.workdir, tmp_path / "run")
     printed = in_process.run("train.py", *imported.flags, workdir=workdir)
     assert f"resuming from step {STEPS}" in printed
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     assert [line["step"] for line in lines] == list(range(STEPS + 1, 2 * STEPS + 1))
     assert all(np.isfinite(line["loss"]) for line in lines)
     assert run_directory.latest_checkpoint(str(workdir)).endswith(f"step-{2 * STEPS}")

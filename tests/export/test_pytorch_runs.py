@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_directory, run_metrics
 from moco_tf.backbones import pytorch_files
 from moco_tf.backbones.reference_checkpoint import from_checkpoint, to_checkpoint
 from moco_tf.training.build import build_model
@@ -82,7 +82,7 @@ def assert_same_state(workdir, expected_workdir, tolerance):
 
 def losses(workdir):
     """Return the losses in metrics.jsonl by their steps."""
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from moco_tf import encoders
-from moco_tf.config import check, flatten
+from moco_tf.config import flatten
+from moco_tf.config_checks import check
 from moco_tf.configs.auto import get_config
 from moco_tf.configs.photos import get_config as get_photos_config
 from moco_tf.errors import UserError

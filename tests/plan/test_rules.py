@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from moco_tf.config import check, flatten
+from moco_tf.config import flatten
+from moco_tf.config_checks import check
 from moco_tf.configs.auto import get_config
 from moco_tf.configs.folder import get_config as get_folder_config
 from moco_tf.configs.imagenet_v2 import get_config as get_imagenet_v2_config

@@ -2,7 +2,8 @@
 
 import pytest
 
-from moco_tf.config import check, flatten
+from moco_tf.config import flatten
+from moco_tf.config_checks import check
 from moco_tf.errors import UserError
 from studies import experiments, runs
 from studies.findings import by_mechanism

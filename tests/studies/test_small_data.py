@@ -8,7 +8,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from moco_tf.config import check, flatten
+from moco_tf.config import flatten
+from moco_tf.config_checks import check
 from moco_tf.data import sources
 from moco_tf.data.sources.photos import BLOCK, load_patches
 from moco_tf.errors import UserError

@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 
-from moco_tf.config import check
+from moco_tf.config_checks import check
 from studies import experiments, readme, study
 from studies.__main__ import main
 from tests import command

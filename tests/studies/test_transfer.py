@@ -16,7 +16,7 @@ pytest.importorskip("keras_hub")
 pytest.importorskip("pycocotools")
 
 from docs import garments
-from moco_tf.config import check
+from moco_tf.config_checks import check
 from moco_tf.data import boxes, sources
 from moco_tf.data.sources import idx
 from moco_tf.errors import UserError

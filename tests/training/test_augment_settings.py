@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from moco_tf import run_directory
+from moco_tf import run_metrics
 from moco_tf.config import default_config
 from moco_tf.errors import UserError
 from moco_tf.training.run import train
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 
 def losses_of(workdir):
-    metrics = run_directory.read_metrics(str(workdir))
+    metrics = run_metrics.read_metrics(str(workdir))
     return [line["loss"] for line in metrics if "loss" in line]
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import moco_tf
-from moco_tf import run_directory
+from moco_tf import run_directory, run_metrics
 from moco_tf.errors import UserError
 from moco_tf.training.best import BestCheckpoint, require_not_best
 from tests import in_process
@@ -22,7 +22,7 @@ BEST = "--config.keep_best=knn_top1"
 
 def accuracies(workdir):
     """Return the accuracies by step, without the initial weights."""
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     return {line["step"]: line["knn_top1"] for line in lines if line["step"] and "knn_top1" in line}
 
 
@@ -117,7 +117,7 @@ def test_values_of_other_views_are_not_compared(run_with_best, image_folder, tmp
     assert f"it is kept in {earlier}" in output
     assert moco_tf.load_run(earlier).step == best
     assert_same_state(earlier, run_with_best[0] / "best")
-    sizes = {line.get("evaluation_size") for line in run_directory.read_metrics(str(workdir))}
+    sizes = {line.get("evaluation_size") for line in run_metrics.read_metrics(str(workdir))}
     assert {32, 40} <= sizes
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moco_tf import run_directory
+from moco_tf import run_metrics
 from tests import in_process
 from tests.command import TINY
 from tests.conftest import source_flag
@@ -19,7 +19,7 @@ def test_results_stay_on_the_device_between_lines_of_the_log(image_folder, tmp_p
     )
     with recorded_reads() as reads:
         in_process.run("train.py", *TINY, *flags, workdir=tmp_path)
-    logged = run_directory.read_metrics(str(tmp_path))
+    logged = run_metrics.read_metrics(str(tmp_path))
     lines = {line["step"] for line in logged if "loss" in line}
     assert lines == {4, 6, 8, STEPS}
     # Besides, the clock waits for the first step, which compiles, and before a checkpoint.

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from moco_tf import load_backbone, run_data, run_directory
+from moco_tf import load_backbone, run_data, run_directory, run_metrics
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.data.views import central_view
@@ -84,7 +84,7 @@ def workdir(source_names, tmp_path_factory):
 
 @pytest.mark.slow
 def test_run_trains_and_monitors(workdir):
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert list(losses) == [1, 2]
     assert np.isfinite(list(losses.values())).all()

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from moco_tf import run_directory
+from moco_tf import run_directory, run_metrics
 from moco_tf.config import default_config
 from moco_tf.training.build import build_model
 from moco_tf.training.checkpoints import Checkpoints
@@ -97,15 +97,15 @@ def test_run_that_was_killed_before_its_first_checkpoint_starts_again(
     workdir, image_folder, trained_run
 ):
     remove_directory(workdir)
-    run_directory.rewind_metrics(str(workdir), 2)  # The checkpoint of step 2 was not written.
+    run_metrics.rewind_metrics(str(workdir), 2)  # The checkpoint of step 2 was not written.
     output = in_process.run("train.py", *TRAINED_RUN, source_flag(image_folder), workdir=workdir)
     assert "resuming" not in output
     expected = state(trained_run)
     for name, value in state(workdir).items():
         assert (value == expected[name]).all(), name
     # Step 0, which was evaluated before the kill as well, is in the log once.
-    steps = [line["step"] for line in run_directory.read_metrics(str(workdir))]
-    assert steps == [line["step"] for line in run_directory.read_metrics(str(trained_run))]
+    steps = [line["step"] for line in run_metrics.read_metrics(str(workdir))]
+    assert steps == [line["step"] for line in run_metrics.read_metrics(str(trained_run))]
 
 
 @pytest.mark.slow

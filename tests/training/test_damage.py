@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from moco_tf import run_directory
+from moco_tf import run_metrics
 from tests import in_process
 from tests.command import state
 from tests.conftest import TRAINED_RUN, source_flag
@@ -135,5 +135,5 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(damaged, image_fol
         assert (value == expected[name]).all(), name
     kept = {path.name.split(".")[0] for path in (damaged / "checkpoints").glob("step-*")}
     assert kept == {"step-8", "step-10", "step-12"}
-    steps = [line["step"] for line in run_directory.read_metrics(str(damaged))]
-    assert steps == [line["step"] for line in run_directory.read_metrics(str(trained_run))]
+    steps = [line["step"] for line in run_metrics.read_metrics(str(damaged))]
+    assert steps == [line["step"] for line in run_metrics.read_metrics(str(trained_run))]

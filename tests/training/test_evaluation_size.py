@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import moco_tf
-from moco_tf import run_directory
+from moco_tf import run_directory, run_metrics
 from moco_tf.cli import evaluate, train
 from moco_tf.configs.photos import get_config
 from moco_tf.data import sources
@@ -38,7 +38,7 @@ def test_monitor_evaluates_larger_views(run):
         extract(backbone, source, part, 24) for part in (source.train, source.test)
     )
     expected = knn.classify(train_features, test_features)["top1"]
-    *_, last = [line for line in run_directory.read_metrics(run) if "knn_top1" in line]
+    *_, last = [line for line in run_metrics.read_metrics(run) if "knn_top1" in line]
     assert last["step"] == 2
     assert last["knn_top1"] == pytest.approx(expected)
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from moco_tf import encoders, load_backbone, run_directory
+from moco_tf import encoders, load_backbone, run_directory, run_metrics
 from moco_tf.backbones import loading, warm_start
 from moco_tf.backbones.model_card import model_card
 from moco_tf.config import default_config
@@ -58,7 +58,7 @@ def test_run_starts_from_the_weights_of_the_file_and_records_them(run):
     assert f"starting from keras:{path}: the backbone; the head is new" in printed
     assert "note: Dropout in" in printed
     assert json.loads((workdir / "encoder.json").read_text())["config"]["name"] == "file_net"
-    [first, *_] = [line for line in run_directory.read_metrics(str(workdir)) if "knn_top1" in line]
+    [first, *_] = [line for line in run_metrics.read_metrics(str(workdir)) if "knn_top1" in line]
     assert first["step"] == 0
 
 

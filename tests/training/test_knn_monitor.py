@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import run_directory
+from moco_tf import run_metrics
 from moco_tf.configs.photos import get_config
 from moco_tf.data import sources
 from moco_tf.evaluation import quality
@@ -48,7 +48,7 @@ def monitor_of(source, workdir, batches=None):
 
 
 def logged(workdir):
-    return {line["step"]: line for line in run_directory.read_metrics(str(workdir))}
+    return {line["step"]: line for line in run_metrics.read_metrics(str(workdir))}
 
 
 @pytest.mark.slow

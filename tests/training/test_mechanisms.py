@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import encoders, load_backbone, run_directory
-from moco_tf.config import chance_loss, check, default_config
+from moco_tf import encoders, load_backbone, run_directory, run_metrics
+from moco_tf.config import chance_loss, default_config
+from moco_tf.config_checks import check
 from moco_tf.errors import UserError
 from moco_tf.training.build import build_data, build_model
 from moco_tf.training.run_model import load_model, start_from
@@ -65,7 +66,7 @@ def test_run_announces_itself_and_logs_loss_and_knn(run, mechanism):
     assert chance[mechanism] in output
     memory = f"the memory bank takes {NUM_IMAGES} x 128 x 4 bytes = 0.1 MB on each device"
     assert (memory in output) == (mechanism == "memory_bank")
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == STEPS
     assert np.isfinite(losses).all()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import distribution, load_backbone, run_directory
+from moco_tf import distribution, load_backbone, run_directory, run_metrics
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
@@ -275,7 +275,7 @@ def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninte
     lines, expected = (
         [
             {key: value for key, value in line.items() if key not in TIMES}
-            for line in run_directory.read_metrics(str(workdir))
+            for line in run_metrics.read_metrics(str(workdir))
         ]
         for workdir in (interrupted[0], uninterrupted)
     )

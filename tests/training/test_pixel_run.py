@@ -9,7 +9,7 @@ import tensorflow as tf
 import tifffile
 
 import moco_tf
-from moco_tf import encoders, run_directory, run_pixels
+from moco_tf import encoders, run_directory, run_metrics, run_pixels
 from moco_tf.backbones import loading
 from moco_tf.data import sources
 from moco_tf.data.normalization import mean_and_std
@@ -103,7 +103,7 @@ def test_config_has_the_measured_numbers_and_the_run_resumes_with_the_word(sourc
 
 @pytest.mark.slow
 def test_monitor_and_evaluation_of_a_run_and_of_its_saved_model(source_name, workdir, saved_model):
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     assert [line["step"] for line in lines if "knn_top1" in line] == [0, 2]
     evaluation = ("evaluate.py", "--protocol=knn")
     in_process.run(*evaluation, workdir=workdir)

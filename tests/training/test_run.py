@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_directory, run_metrics
 from moco_tf.data import sources
 from moco_tf.training.build import build_model
 from moco_tf.training.callbacks import UnreadableImages
@@ -63,7 +63,7 @@ def test_run_is_stopped_by_a_signal_and_ends_bit_identical(
     expected_losses, losses = (
         [
             (line["step"], line["loss"])
-            for line in run_directory.read_metrics(str(directory))
+            for line in run_metrics.read_metrics(str(directory))
             if "loss" in line
         ]
         for directory in (uninterrupted, workdir)
@@ -85,7 +85,7 @@ def interrupt_at(patch, interrupted_step):
 
 
 def test_metrics_have_the_documented_keys(trained_run):
-    lines = run_directory.read_metrics(str(trained_run))
+    lines = run_metrics.read_metrics(str(trained_run))
     keys = {"step", "epoch", "loss", "contrastive_top1", "contrastive_top5", "learning_rate"}
     keys |= {"images_per_second", "waiting_for_data"}
     for line in lines:
@@ -95,7 +95,7 @@ def test_metrics_have_the_documented_keys(trained_run):
 
 
 def test_learning_rate_follows_the_schedule(trained_run):
-    lines = run_directory.read_metrics(str(trained_run))
+    lines = run_metrics.read_metrics(str(trained_run))
     rates = [line["learning_rate"] for line in lines if "loss" in line]
     epochs = np.arange(2 * STEPS_PER_EPOCH) // STEPS_PER_EPOCH
     expected = 0.24 * 16 / 256 * 0.5 * (1 + np.cos(np.pi * epochs / 2))

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from moco_tf import run_directory
+from moco_tf import run_directory, run_metrics
 from tests.command import TINY, logged_steps, state
 from tests.conftest import source_flag
 from tests.training.test_multiworker import tf_config
@@ -67,7 +67,7 @@ def finish(arguments, setup, logs):
 
 
 def losses(workdir):
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     return [(line["step"], line.get("loss"), line.get("knn_top1")) for line in lines]
 
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing import (
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.projector import projector_plugin
 
-from moco_tf import load_backbone, run_directory
+from moco_tf import load_backbone, run_directory, run_metrics
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.data.augment import Augment
@@ -153,7 +153,7 @@ def test_unlabeled_images_have_names_but_no_knn(unlabeled):
     # A cell of the table has no tabs, because no name has.
     assert names == [source.describe(index) for index in source.test]
     assert any("a\\tname" in name for name in names)
-    assert not [line for line in run_directory.read_metrics(str(workdir)) if "knn_top1" in line]
+    assert not [line for line in run_metrics.read_metrics(str(workdir)) if "knn_top1" in line]
 
 
 def events_of(workdir):
@@ -194,7 +194,7 @@ def test_views_are_those_of_the_training(augment, name, steps, request):
 
 def test_scalars_are_those_of_the_log(labeled):
     _, workdir = labeled
-    lines = run_directory.read_metrics(str(workdir))
+    lines = run_metrics.read_metrics(str(workdir))
     accumulator = events_of(workdir)
     for key in ("loss", "knn_top1", "learning_rate"):
         logged = {line["step"]: line[key] for line in lines if key in line}

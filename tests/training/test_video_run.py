@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from moco_tf import run_directory
-from moco_tf.config import check, default_config
+from moco_tf import run_directory, run_metrics
+from moco_tf.config import default_config
+from moco_tf.config_checks import check
 from moco_tf.errors import UserError
 from moco_tf.run_summary import differing_settings
 from tests import in_process, videos
@@ -42,7 +43,7 @@ def train(folder, workdir, *more):
 def test_run_resumes_bit_identical_and_is_evaluated(folder, tmp_path):
     output = train(folder, tmp_path / "run")
     assert "72 images in 6 videos, in 2 classes: chelsea, coffee" in output
-    losses = [line["loss"] for line in run_directory.read_metrics(str(tmp_path / "run"))]
+    losses = [line["loss"] for line in run_metrics.read_metrics(str(tmp_path / "run"))]
     assert np.isfinite(losses).all()
 
     workdir = shutil.copytree(tmp_path / "run", tmp_path / "resumed")

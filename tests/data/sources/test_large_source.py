@@ -12,7 +12,7 @@ from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.recipes import Recipe
 from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, open_records
 from moco_tf.data.sources.tfrecord_files import offsets_of, records_at
-from moco_tf.run_directory import read_metrics
+from moco_tf.run_metrics import read_metrics
 from moco_tf.training.run import train
 
 RECORDS = 2500  # Of each file.
