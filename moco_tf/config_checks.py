@@ -252,6 +252,7 @@ def late_decay(values: Mapping[str, Any], steps_per_epoch: int) -> str | None:
         The warning, or None if the learning rate decays as the settings say.
 
     Example:
+        >>> from moco_tf.config import default_config, flatten
         >>> late_decay({**flatten(default_config()), "epochs": 150}, steps_per_epoch=10)
         'config.milestones=(120, 160): the run ends after epoch 150, so the learning rate does not \
 decay at epoch 160; set earlier milestones, or config.schedule=cosine, which fits any length'

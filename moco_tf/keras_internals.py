@@ -53,11 +53,18 @@ class DistributedModel(keras.Model):
             step = tf.function(step, jit_compile=self.jit_compile and one_replica, autograph=False)
 
         def train_function(iterator: Iterator[Any]) -> dict[str, tf.Tensor]:
+            logs = None
             for _ in range(self.steps_per_execution):
                 start = time.perf_counter()
-                batch = next(iterator)  # At the end of the data, before any counter has moved.
+                try:
+                    batch = next(iterator)  # At the end of the data, before any counter has moved.
+                except (StopIteration, tf.errors.OutOfRangeError):
+                    if logs is None:
+                        raise
+                    break  # The data ended within this execution.
                 self.seconds_waiting += time.perf_counter() - start
                 logs = step(batch)
+            assert logs is not None
             return logs
 
         self.train_function = train_function
@@ -70,6 +77,14 @@ class DistributedModel(keras.Model):
         position. It also reduces that batch across the workers, which fails where there are several
         (keras issue 20585).
         """
+
+
+def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Return whether a variable has not been excluded by `exclude_from_weight_decay`.
+
+    Keras has no public way to ask for it.
+    """
+    return optimizer._use_weight_decay(variable)
 
 
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:

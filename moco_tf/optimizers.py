@@ -6,7 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from moco_tf.keras_internals import variable_index
+from moco_tf.keras_internals import uses_weight_decay, variable_index
+from moco_tf.ranges import FRACTION, NOT_NEGATIVE, require
 
 
 @keras.saving.register_keras_serializable("moco_tf")
@@ -26,8 +27,9 @@ class SGD(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: Positive float, or a `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: Float in [0, 1); 0.9 in the paper.
-        weight_decay: Non-negative float; 1e-4 in the paper.
+        momentum: Float in [0, 1]; 0.9 in the paper.
+        weight_decay: Non-negative float; 1e-4 in the paper. `exclude_from_weight_decay` works as in
+            Keras. The attribute is called `coupled_weight_decay`.
         name: Name of the optimizer.
         **kwargs: Arguments of `keras.optimizers.Optimizer`.
 
@@ -51,6 +53,8 @@ class SGD(keras.optimizers.Optimizer):
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        require("momentum", momentum, FRACTION)
+        require("weight_decay", weight_decay, NOT_NEGATIVE)
         self.momentum = momentum
         # With the name `weight_decay`, Keras would apply its decoupled decay as well.
         self.coupled_weight_decay = weight_decay
@@ -69,7 +73,9 @@ class SGD(keras.optimizers.Optimizer):
     ) -> None:
         """Update one variable and its momentum buffer."""
         buffer = self.momentum_buffers[variable_index(self, variable)].value
-        gradient = tf.cast(gradient, variable.dtype) + self.coupled_weight_decay * variable
+        gradient = tf.cast(gradient, variable.dtype)
+        if uses_weight_decay(self, variable):
+            gradient += self.coupled_weight_decay * variable
         # One in-place operation, which needs half the memory traffic of separate ones.
         tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+from moco_tf.errors import UserError
+
 # The largest valid integer, in any range: it fits the counters and seeds of all libraries.
 LARGEST = 2**31 - 1
 
@@ -77,6 +79,22 @@ class Range:
                 numbers = "numbers separated by commas" if is_tuple else "a number"
                 return f"must be {numbers}, {self}"
         return None
+
+
+COUNT = Range(minimum=1, is_whole=True)
+POSITIVE = Range(above=0)
+NOT_NEGATIVE = Range(minimum=0)
+FRACTION = Range(minimum=0, maximum=1)
+
+
+def require(name: str, value: Any, valid: Range) -> None:
+    """Raise a `UserError` unless an argument is valid.
+
+    Example:
+        >>> require("queue_size", 16, COUNT)
+    """
+    if problem := valid.error(value):
+        raise UserError(f"{name}={value!r}: {problem}")
 
 
 def _whole(is_tuple: bool) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from moco_tf.ranges import COUNT, POSITIVE, require
+
 SCHEDULES = ("step", "cosine", "exponential")
 
 
@@ -64,6 +66,7 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
         milestones: Sequence[int] = (120, 160),
         factor: float = 0.1,
     ) -> None:
+        require("steps_per_epoch", steps_per_epoch, COUNT)
         self.learning_rate = learning_rate
         self.steps_per_epoch = steps_per_epoch
         self.milestones = tuple(milestones)
@@ -91,10 +94,12 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule that lowers the rate in each epoch along half a cosine towards 0 (MoCo v2).
 
+    After the last epoch, the rate is 0.
+
     Args:
         learning_rate: Learning rate of the first epoch.
         steps_per_epoch: Number of steps in an epoch.
-        epochs: Number of epochs of the whole run; need not be an integer.
+        epochs: Number of epochs of the whole run, greater than 0; need not be an integer.
 
     Example:
         >>> schedule = Cosine(0.5, steps_per_epoch=10, epochs=4)
@@ -103,6 +108,8 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, learning_rate: float, steps_per_epoch: int, epochs: float) -> None:
+        require("steps_per_epoch", steps_per_epoch, COUNT)
+        require("epochs", epochs, POSITIVE)
         self.learning_rate = learning_rate
         self.steps_per_epoch = steps_per_epoch
         self.epochs = epochs
@@ -111,6 +118,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
         """Return the learning rate of a step, a scalar of dtype `keras.config.floatx()`."""
         dtype = keras.config.floatx()
         epoch = tf.cast(tf.cast(step, tf.int64) // self.steps_per_epoch, dtype)
+        epoch = tf.minimum(epoch, tf.cast(self.epochs, dtype))
         return 0.5 * self.learning_rate * (1.0 + tf.cos(math.pi * epoch / self.epochs))
 
     def get_config(self) -> dict[str, Any]:

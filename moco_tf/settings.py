@@ -10,7 +10,7 @@ from typing import Any
 
 from moco_tf.data.pixels import DTYPES
 from moco_tf.data.recipes import RECIPES
-from moco_tf.ranges import Range
+from moco_tf.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,7 @@ class Setting:
         return self.range.error(value)
 
 
-COUNT = Range(minimum=1, is_whole=True)
 MAX_CHANNELS = 512  # OpenCV resizes no more.
-POSITIVE = Range(above=0)
-NOT_NEGATIVE = Range(minimum=0)
-FRACTION = Range(minimum=0, maximum=1)
 # Values of the kNN monitor that are larger for better features.
 BEST_VALUES = ("knn_top1", "effective_rank")
 # The default of a setting whose default is None, in words.

@@ -86,6 +86,39 @@ def test_layers_of_a_model_leave_out_nested_layers():
     assert {"outer", "inner"} <= {layer.name for layer in keras_internals.all_layers(model)}
 
 
+@pytest.mark.parametrize("how", ["variable", "name"])
+def test_excluded_variables_have_no_weight_decay(how):
+    """The private `_use_weight_decay`, which `uses_weight_decay` calls, must exist."""
+    variables = [keras.Variable(1.0, name="kernel"), keras.Variable(1.0, name="bias")]
+    optimizer = keras.optimizers.SGD()
+    if how == "variable":
+        optimizer.exclude_from_weight_decay(var_list=variables[1:])
+    else:
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(variables)
+    assert [keras_internals.uses_weight_decay(optimizer, v) for v in variables] == [True, False]
+
+
+def report_of_fit(base_class, batches):
+    """Return what `fit` reports of two epochs in executions of three steps: history, callbacks."""
+    model = mean_model(base_class)
+    model.compile(steps_per_execution=3)
+    ends = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ends.append((batch, logs))
+    )
+    data = tf.data.Dataset.from_tensor_slices([[float(number)] for number in range(batches)])
+    history = model.fit(data, epochs=2, verbose=0, callbacks=[callback]).history
+    return history, ends
+
+
+@pytest.mark.parametrize("batches", [2, 4, 6])
+def test_data_may_end_within_an_execution_of_several_steps(batches):
+    reports = [report_of_fit(base_class, batches) for base_class in (DistributedModel, keras.Model)]
+    assert reports[0] == reports[1]
+    assert len(reports[0][1]) == 2 * -(-batches // 3)
+
+
 def run_worker():
     """Fit as one of two workers with our train function, and then with that of Keras."""
     strategy = tf.distribute.MultiWorkerMirroredStrategy()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf.errors import UserError
 from moco_tf.optimizers import SGD, move_towards
 
 STEPS = 20
@@ -91,3 +92,24 @@ def test_move_towards_moves_the_variable_by_a_fraction_and_keeps_the_target(dtyp
         expected = (1 - fraction) * before.astype(np.float64) + fraction * other
         np.testing.assert_allclose(variable.numpy(), expected, rtol=2 * tolerance, atol=tolerance)
         np.testing.assert_array_equal(target.numpy(), other)
+
+
+def test_weight_decay_leaves_out_excluded_variables():
+    optimizer = SGD(0.5, momentum=0.0, weight_decay=0.25)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    variables = [keras.Variable(1.0, name="kernel"), keras.Variable(1.0, name="bias")]
+    optimizer.apply([tf.constant(0.0)] * 2, variables)
+    assert [float(variable.numpy()) for variable in variables] == [1 - 0.5 * 0.25, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"momentum": 2.0}, "momentum=2.0: must be between 0 and 1"),
+        ({"weight_decay": -1}, "weight_decay=-1: must be 0 or greater"),
+    ],
+)
+def test_values_out_of_range_are_refused(settings, message):
+    with pytest.raises(UserError) as error:
+        SGD(0.1, **settings)
+    assert str(error.value) == message

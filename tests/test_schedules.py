@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf.errors import UserError
 from moco_tf.schedules import Cosine, Step
 
 RATE, STEPS_PER_EPOCH, EPOCHS, MILESTONES = 0.03, 7, 20, (12, 16)
@@ -50,6 +51,27 @@ def test_step_applies_its_factor_at_each_milestone():
     assert [float(schedule(step)) for step in range(10)] == [
         *(1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125, 0.125)
     ]
+
+
+def test_cosine_ends_at_zero_and_stays_there():
+    schedule = Cosine(0.5, steps_per_epoch=10, epochs=4)
+    expected = keras.optimizers.schedules.CosineDecay(0.5, decay_steps=4)
+    for epoch in range(10):
+        assert float(schedule(10 * epoch)) == pytest.approx(float(expected(epoch)), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Cosine(0.5, 0, 4), "steps_per_epoch=0: must be 1 or greater"),
+        (lambda: Cosine(0.5, 10, 0), "epochs=0: must be greater than 0"),
+        (lambda: Step(0.5, 2.5), "steps_per_epoch=2.5: must be an integer, 1 or greater"),
+    ],
+)
+def test_invalid_lengths_are_refused(build, message):
+    with pytest.raises(UserError) as error:
+        build()
+    assert str(error.value) == message
 
 
 def test_default_milestones_are_those_of_the_paper():

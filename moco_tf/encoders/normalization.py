@@ -5,6 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from moco_tf.errors import UserError
+from moco_tf.ranges import COUNT, require
+
 
 @keras.saving.register_keras_serializable("moco_tf")
 class BatchNormalization(keras.layers.Layer):
@@ -37,7 +40,8 @@ class BatchNormalization(keras.layers.Layer):
         inputs: `[N, ..., C]`, such as feature maps `[N, H, W, C]` or features `[N, C]`. The output
             has the same shape and dtype.
         training: Whether to normalize with the statistics of the batch and to update the moving
-            statistics. Otherwise the layer normalizes with the moving statistics.
+            statistics. Otherwise, and whenever `trainable` is False as in Keras, the layer
+            normalizes with the moving statistics.
 
     Example:
         >>> layer = BatchNormalization(groups=2)
@@ -56,6 +60,7 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        require("groups", groups, COUNT)
         self.groups = groups
         self.momentum = momentum
         self.epsilon = epsilon
@@ -66,28 +71,29 @@ class BatchNormalization(keras.layers.Layer):
         """Create the weights."""
         shape = (input_shape[-1],)
         # The fused kernel requires float32 parameters for float16 and bfloat16 images.
+        dtype = "float64" if self.variable_dtype == "float64" else "float32"
         self.gamma = self.beta = None
         if self.scale:
             self.gamma = self.add_weight(
-                shape=shape, initializer="ones", name="gamma", autocast=False
+                shape=shape, initializer="ones", dtype=dtype, name="gamma", autocast=False
             )
         if self.center:
             self.beta = self.add_weight(
-                shape=shape, initializer="zeros", name="beta", autocast=False
+                shape=shape, initializer="zeros", dtype=dtype, name="beta", autocast=False
             )
         # A replica sees only its own groups. A moving average is linear in the statistics, so the
         # mean over the replicas on read equals a mean that is taken in every step.
-        self.moving_mean = self._add_moving_statistic(shape, "zeros", "moving_mean")
-        self.moving_variance = self._add_moving_statistic(shape, "ones", "moving_variance")
+        self.moving_mean = self._add_moving_statistic(shape, dtype, "zeros", "moving_mean")
+        self.moving_variance = self._add_moving_statistic(shape, dtype, "ones", "moving_variance")
 
     def _add_moving_statistic(
-        self, shape: tuple[int | None, ...], initializer: str, name: str
+        self, shape: tuple[int | None, ...], dtype: str, initializer: str, name: str
     ) -> keras.Variable:
         # `add_weight` has no argument for the synchronization of the replicas.
         return keras.Variable(
             initializer=initializer,
             shape=shape,
-            dtype=self.variable_dtype,
+            dtype=dtype,
             trainable=False,
             autocast=False,
             synchronization="on_read",
@@ -106,8 +112,14 @@ class BatchNormalization(keras.layers.Layer):
         return tf.ensure_shape(outputs, inputs.shape)
 
     def _call(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        if not training:
+        if not (training and self.trainable):
             return self._normalize(inputs, self.moving_mean.value, self.moving_variance.value)
+        if inputs.shape[0] is not None and inputs.shape[0] % self.groups:
+            raise UserError(
+                f"a batch of {inputs.shape[0]} images cannot be split into {self.groups} groups of "
+                "BatchNormalization: use a multiple of it as the batch size, and "
+                "drop_remainder=True, or build the encoder with another bn_groups"
+            )
         # Splitting along the first axis copies nothing; only the concat moves memory.
         blocks = tf.split(inputs, self.groups) if self.groups > 1 else [inputs]
         outputs, means, variances = zip(*map(self._normalize_by_batch, blocks), strict=True)

@@ -2,16 +2,18 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
 
 from moco_tf.distribution import num_replicas, replica_rows
+from moco_tf.errors import UserError
 from moco_tf.keras_internals import DistributedModel, all_layers
 from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
 from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
+from moco_tf.ranges import POSITIVE, Range, require
 from moco_tf.seeds import seed_for
 
 P = ParamSpec("P")
@@ -62,6 +64,7 @@ class Mechanism(DistributedModel):
         self, temperature: float, augment: Augmentation | None, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        require("seed", seed, Range(minimum=0, is_whole=True))
         self.temperature = temperature
         self.augment = augment
         self.seed = seed
@@ -72,6 +75,22 @@ class Mechanism(DistributedModel):
         self.top1_metric = keras.metrics.Mean("contrastive_top1")
         self.top5_metric = keras.metrics.Mean("contrastive_top5")
         self.built = True
+
+    @property
+    def temperature(self) -> float:
+        """The temperature tau of equation 1. The next step uses a new value."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        require("temperature", value, POSITIVE)
+        self._temperature = value
+        self._compile_again()
+
+    def _compile_again(self) -> None:
+        """Let the next step use a new value of a number that the compiled step holds."""
+        if getattr(self, "train_function", None) is not None:
+            self.make_train_function(force=True)
 
     @property
     def learned_variables(self) -> list[keras.Variable]:
@@ -98,6 +117,20 @@ class Mechanism(DistributedModel):
             return function
         return tf.function(function, jit_compile=True, autograph=False)
 
+    def _elements(self, data: Any, count: int) -> tuple[tf.Tensor, ...]:
+        """Return the elements of a batch, or raise a `UserError` if there are not `count` of them.
+
+        A class or a weight of each image would otherwise be ignored, or be taken for a view.
+        """
+        number = len(data) if isinstance(data, (tuple, list)) else 1
+        if number != count:
+            what = "element" if number == 1 else "elements"
+            raise UserError(
+                f"a batch has {number} {what}, but {type(self).__name__} trains on {count}: see "
+                "the documentation of the class"
+            )
+        return tuple(data)
+
     def _views(
         self, x_q: tf.Tensor, x_k: tf.Tensor, symmetric: bool
     ) -> tuple[list[View], list[View]]:
@@ -108,6 +141,7 @@ class Mechanism(DistributedModel):
             x_k: `[n, H, W, channels]`, the second view of the same images.
             symmetric: Whether to add the pair with the two views exchanged.
         """
+        self._require_views(x_q, x_k)
         step = self.step.value
         query_view = View(x_q, seed_for("query_view", self.seed, step))
         key_view = View(x_k, seed_for("key_view", self.seed, step))
@@ -187,20 +221,75 @@ class Mechanism(DistributedModel):
         """The metrics that `fit` resets at the start of each epoch."""
         return [self.loss_metric, self.top1_metric, self.top5_metric]
 
-    def compile(self, optimizer: keras.optimizers.Optimizer, **kwargs: Any) -> None:
+    def _require_views(self, x_q: tf.Tensor, x_k: tf.Tensor) -> None:
+        """Raise a `UserError` unless a step can train on two views."""
+        if not x_q.shape == x_k.shape or len(x_q.shape) != 4:
+            raise UserError(
+                f"the two elements of a batch have the shapes {x_q.shape} and {x_k.shape}: both "
+                "have to be views of the same images, [N, H, W, channels]"
+            )
+        if self.augment is None and not x_q.dtype.is_floating:
+            raise UserError(
+                f"the views are {x_q.dtype.name}, but without augment they are not normalized: "
+                "normalize them to floats, or pass a moco_tf.data.augment.Augment as augment"
+            )
+
+    def compile(self, optimizer: keras.optimizers.Optimizer | str, **kwargs: Any) -> None:
         """Configure the training.
 
         Args:
             optimizer: Optimizer of the learned variables, such as `moco_tf.optimizers.SGD`. If the
                 encoder computes in float16, the optimizer is wrapped in
-                `moco_tf.optimizers.LossScaling`.
+                `moco_tf.optimizers.LossScaling`, which also replaces a
+                `keras.optimizers.LossScaleOptimizer`.
             **kwargs: `jit_compile`, `run_eagerly` and `steps_per_execution`, as in
-                `keras.Model.compile`.
+                `keras.Model.compile`. The last one is the number of steps between the calls of
+                callbacks; it does not make a step faster.
+
+        Raises:
+            UserError: If another argument is given, such as a loss.
         """
-        if self.compute_dtype == "float16":
+        for name, value in kwargs.items():
+            if name not in ("jit_compile", "run_eagerly", "steps_per_execution") and value:
+                raise UserError(
+                    f"compile({name}=...) has no effect, because {type(self).__name__} has its own "
+                    "loss and metrics: leave it out"
+                )
+        optimizer = keras.optimizers.get(optimizer)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            scale, steps = optimizer.initial_scale, optimizer.dynamic_growth_steps
+            optimizer = LossScaling(optimizer.inner_optimizer, scale, steps)
+        elif any(layer.compute_dtype == "float16" for layer in all_layers(self.query_encoder)):
             optimizer = LossScaling(optimizer)
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer=optimizer, **{**kwargs, "auto_scale_loss": False})
         self.optimizer.build(self.learned_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train the model, as `keras.Model.fit` does.
+
+        Raises:
+            UserError: If there are validation data. A loss on other images says little about the
+                features: evaluate those of the backbone.
+        """
+        if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
+            self.evaluate()
+        return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise a `UserError`, because the contrastive loss is no measure of the features."""
+        raise UserError(
+            f"{type(self).__name__} has no validation: evaluate the features of "
+            "moco_tf.encoders.with_normalization(model.query_encoder.backbone), for example with "
+            "moco_tf.extract_features and moco_tf.knn"
+        )
+
+    def get_config(self) -> NoReturn:
+        """Raise a `UserError`, because the function that builds the encoders cannot be saved."""
+        raise UserError(
+            f"{type(self).__name__} cannot be saved as a whole: use model.save_weights for the "
+            "training, and moco_tf.encoders.with_normalization(model.query_encoder.backbone).save "
+            "for the backbone"
+        )
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the projections of the query encoder, not L2-normalized.
@@ -210,6 +299,48 @@ class Mechanism(DistributedModel):
             training: Whether BatchNormalization uses the statistics of the batch.
         """
         return self.query_encoder(images, training=training)
+
+
+def build(build_encoder: Callable[[], keras.Model]) -> keras.Model:
+    """Return a new encoder.
+
+    Args:
+        build_encoder: Function without arguments that returns it.
+
+    Raises:
+        UserError: If it is no function, or if it does not return a model from images to
+            projections.
+    """
+    remedy = (
+        "pass a function that builds a model from images to projections [N, C], such as "
+        'lambda: moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)'
+    )
+    if isinstance(build_encoder, keras.Model):
+        raise UserError(
+            f"build_encoder is a model, but the mechanism builds its encoders: {remedy}"
+        )
+    encoder = build_encoder()
+    shape = getattr(encoder, "output_shape", None)
+    if not isinstance(encoder, keras.Model) or not isinstance(shape, tuple) or len(shape) != 2:
+        what = f"{type(encoder).__name__} with the output shape {shape}"
+        raise UserError(f"build_encoder returned a {what}: {remedy}")
+    return encoder
+
+
+def build_two(build_encoder: Callable[[], keras.Model]) -> tuple[keras.Model, keras.Model]:
+    """Return two new encoders with the same weights, as `build`.
+
+    Raises:
+        UserError: As `build`, and if both are the same model.
+    """
+    first, second = build(build_encoder), build(build_encoder)
+    if first is second:
+        raise UserError(
+            "build_encoder returned the same model twice, but the query encoder and the key "
+            "encoder need weights of their own: build a new model in each call"
+        )
+    copy_weights(first, second)
+    return first, second
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

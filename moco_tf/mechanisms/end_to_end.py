@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import num_replicas, replica_rows
-from moco_tf.mechanisms.base import Augmentation, Mechanism, copy_weights
+from moco_tf.mechanisms.base import Augmentation, Mechanism, build_two
 from moco_tf.mechanisms.losses import info_nce_in_batch
 
 
@@ -74,9 +74,7 @@ class EndToEnd(Mechanism):
         super().__init__(temperature, augment, seed, **kwargs)
         self.shuffle_bn = shuffle_bn
         self.symmetric_loss = symmetric_loss
-        self.query_encoder = build_encoder()
-        self.key_encoder = build_encoder()
-        copy_weights(self.query_encoder, self.key_encoder)
+        self.query_encoder, self.key_encoder = build_two(build_encoder)
 
     @property
     def learned_variables(self) -> list[keras.Variable]:
@@ -92,7 +90,7 @@ class EndToEnd(Mechanism):
         Returns:
             The values that `fit` reports.
         """
-        x_q, x_k = data
+        x_q, x_k = self._elements(data, 2)
         n = x_q.shape[0]
         N = n * num_replicas()
         query_views, key_views = self._views(x_q, x_k, self.symmetric_loss)

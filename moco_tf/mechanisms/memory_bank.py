@@ -7,9 +7,10 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import all_gather, num_replicas
-from moco_tf.mechanisms.base import Augmentation, Mechanism, View
+from moco_tf.mechanisms.base import Augmentation, Mechanism, View, build
 from moco_tf.mechanisms.dictionaries import Bank
 from moco_tf.mechanisms.losses import log_loss
+from moco_tf.ranges import COUNT, FRACTION, require
 from moco_tf.seeds import seed_for
 
 
@@ -84,8 +85,11 @@ class MemoryBank(Mechanism):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
+        require("num_images", num_images, COUNT)
+        require("num_negatives", num_negatives, COUNT)
+        require("momentum", momentum, FRACTION)
         self.num_negatives = num_negatives
-        self.query_encoder = build_encoder()
+        self.query_encoder = build(build_encoder)
         self.bank = Bank(num_images, self.query_encoder.output_shape[-1], momentum, seed)
         self.bank.build()
 
@@ -99,7 +103,8 @@ class MemoryBank(Mechanism):
         Returns:
             The values that `fit` reports.
         """
-        x_q, _, rows = data
+        x_q, x_k, rows = self._elements(data, 3)
+        self._require_views(x_q, x_k)
         N = x_q.shape[0] * num_replicas()
         step = self.step.value
         view = View(x_q, seed_for("query_view", self.seed, step))

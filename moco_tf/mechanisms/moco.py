@@ -10,25 +10,27 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import all_gather, num_replicas, replica_rows
-from moco_tf.mechanisms.base import Augmentation, Mechanism, copy_weights
+from moco_tf.mechanisms.base import Augmentation, Mechanism, build_two
 from moco_tf.mechanisms.dictionaries import Queue
 from moco_tf.mechanisms.losses import info_nce
 from moco_tf.optimizers import move_towards
+from moco_tf.ranges import COUNT, FRACTION, require
 
 
 class MoCo(Mechanism):
     """Momentum Contrast (He et al., CVPR 2020) for any encoder.
 
     `fit` takes batches `(query_images, key_images)`: two views `[N, H, W, channels]` of the same N
-    images, uint8, uint16 or float32 with an `augment` and float without. N must be static, so
-    batch the data set with `drop_remainder=True`. `compile` takes an optimizer and no loss. `fit`
-    reports the loss, the contrastive top-1 and top-5 accuracy and the learning rate. A loss of
-    ln(K + 1) is chance level.
+    images. With an `augment`, they are uint8, uint16 or float32 in the range of the pixel values,
+    such as [0, 255]; without one, they are floats that are augmented and normalized. N must be
+    static and a multiple of the encoder's `bn_groups`, so batch the data set with
+    `drop_remainder=True`. `compile` takes an optimizer and no loss. `fit` reports the loss, the
+    contrastive top-1 and top-5 accuracy and the learning rate. A loss of ln(K + 1) is chance level.
 
     Args:
         build_encoder: Function without arguments that returns a new, built model from images to
             projections `[N, C]`, such as one that calls `moco_tf.encoders.build`. It is called
-            twice.
+            twice. Freeze layers of `query_encoder` before `compile` to keep them as they are.
         queue_size: Number K of keys in the queue; any positive integer.
         momentum: The momentum m of equation 2, in [0, 1].
         temperature: The temperature tau of equation 1, greater than 0.
@@ -46,8 +48,14 @@ class MoCo(Mechanism):
         augment: Photometric part of the augmentation, which runs on the device; called as
             `augment(images, rows, count, seed)`, see `moco_tf.data.augment.Augment`. `None` if
             the views are already augmented and normalized.
-        seed: Random seed. With the number of the step, it determines every random draw.
+        seed: Random seed. With the number of the step, it determines every random draw of the
+            training. `build_encoder` draws the initial weights: call
+            `keras.utils.set_random_seed` before.
         **kwargs: Arguments of `keras.Model`.
+
+    Raises:
+        UserError: If an argument is out of its range, or `build_encoder` does not return two models
+            from images to projections.
 
     Attributes:
         query_encoder: The encoder f_q, which back-propagation updates.
@@ -88,20 +96,30 @@ class MoCo(Mechanism):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
+        require("queue_size", queue_size, COUNT)
         self.momentum = momentum
         self.shuffle_bn = shuffle_bn
         self.symmetric_loss = symmetric_loss
         self.exclude_neighbors = exclude_neighbors
 
-        self.query_encoder = build_encoder()
         # The key encoder stays trainable, although no gradient reaches it: `trainable = False`
         # would put its BatchNormalization into inference mode, where shuffling has no effect.
-        self.key_encoder = build_encoder()
-        copy_weights(self.query_encoder, self.key_encoder)
+        self.query_encoder, self.key_encoder = build_two(build_encoder)
         self.queue = Queue(
             queue_size, self.query_encoder.output_shape[-1], seed, with_frames=exclude_neighbors
         )
         self.queue.build()
+
+    @property
+    def momentum(self) -> float:
+        """The momentum m of equation 2. The next step uses a new value."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: float) -> None:
+        require("momentum", value, FRACTION)
+        self._momentum = value
+        self._compile_again()
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Take one step of Algorithm 1 with this replica's n of the N images of the global batch.
@@ -116,7 +134,7 @@ class MoCo(Mechanism):
         Returns:
             The values that `fit` reports.
         """
-        x_q, x_k, *frames = data
+        x_q, x_k, *frames = self._elements(data, 3 if self.exclude_neighbors else 2)
         n = x_q.shape[0]
         N = n * num_replicas()
         query_views, key_views = self._views(x_q, x_k, self.symmetric_loss)
@@ -144,7 +162,7 @@ class MoCo(Mechanism):
         self.optimizer.apply(tape.gradient(loss, weights_q), theta_q)
 
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
-        m, theta_k = self.momentum, self.key_encoder.trainable_variables
+        m, theta_k = self.momentum, self._counterparts(theta_q)
 
         def momentum_update() -> None:
             for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
@@ -157,6 +175,15 @@ class MoCo(Mechanism):
         self.queue.enqueue(tf.concat(k, 0), new_frames)
         self.step.assign(self.step.value + 1)
         return logs
+
+    def _counterparts(self, theta_q: list[keras.Variable]) -> list[keras.Variable]:
+        """Return the parameters of the key encoder that correspond to those of the query encoder.
+
+        Without the counterparts of frozen layers of the query encoder, which do not move.
+        """
+        ids = map(id, self.query_encoder.variables)
+        counterparts = dict(zip(ids, self.key_encoder.variables, strict=True))
+        return [counterparts[id(variable_q)] for variable_q in theta_q]
 
     def _neighbors(
         self, frames: tf.Tensor | None = None

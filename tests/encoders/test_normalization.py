@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
 
 SHAPE, EPSILON = (8, 3, 5, 6), 1e-5
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -148,3 +149,37 @@ def test_config_builds_an_equal_object():
     layer = BatchNormalization(4, momentum=0.8, epsilon=1e-3)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert (again.groups, again.momentum, again.epsilon) == (4, 0.8, 1e-3)
+
+
+def test_frozen_layer_normalizes_as_in_inference_and_stays_as_it_is():
+    """As `keras.layers.BatchNormalization` does."""
+    layer = build_layer(groups=2)
+    layer.trainable = False
+    before = layer.get_weights()
+    x = inputs()
+    np.testing.assert_array_equal(layer(x, training=True), layer(x, training=False))
+    for actual, expected in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("groups", [0, -1, "2", 1.5])
+def test_invalid_number_of_groups_is_refused(groups):
+    with pytest.raises(UserError, match=r"groups=.*: must be (an integer, )?1 or greater"):
+        BatchNormalization(groups)
+
+
+def test_batch_that_is_not_a_multiple_of_the_groups_is_refused_in_training():
+    layer = BatchNormalization(groups=4)
+    with pytest.raises(UserError, match="a batch of 6 images cannot be split into 4 groups"):
+        layer(np.zeros([6, 2, 2, 3], np.float32), training=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_policies_of_half_precision_keep_the_weights_in_float32(dtype):
+    layer = BatchNormalization(groups=2, dtype=dtype)
+    x = tf.cast(np.random.default_rng(0).normal(size=[4, 3, 3, 2]), dtype)
+    y = layer(x, training=True)
+    assert y.dtype == dtype
+    assert {weight.dtype for weight in layer.weights} == {"float32"}
+    expected = BatchNormalization(groups=2)(tf.cast(x, "float32"), training=True)
+    np.testing.assert_allclose(tf.cast(y, "float32"), expected, atol=0.02)

@@ -147,3 +147,27 @@ def test_end_to_end_key_encoder_learns_by_back_propagation():
     for (q, k), old in zip(pairs, before, strict=True):
         assert np.abs(k.numpy() - old).max() > 0
         assert np.abs(k.numpy() - q.numpy()).max() > 0
+
+
+@pytest.mark.slow
+def test_loss_scaling_of_keras_is_replaced():
+    """The gradients were divided by the scale of both, so that hardly anything was learned."""
+    strategy = tf.distribute.get_strategy()
+    models = [build("memory_bank", strategy, "mixed_float16") for _ in range(2)]
+    rate = Cosine(0.05, 5, STEPS / 5)
+    models[1].compile(keras.optimizers.LossScaleOptimizer(SGD(rate)))
+    expected, actual = (train(model, 6)["losses"] for model in models)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_loss_is_scaled_if_the_encoder_computes_in_float16():
+    keras.config.set_dtype_policy("mixed_float16")
+    encoder = small_encoder(2)
+    keras.config.set_dtype_policy("float32")
+    model = MemoryBank(lambda: encoder, IMAGES, 21)
+    model.compile("adam")
+    assert isinstance(model.optimizer, LossScaling)
+    assert isinstance(model.optimizer.inner_optimizer, keras.optimizers.Adam)
+    model = MemoryBank(lambda: small_encoder(2), IMAGES, 21, dtype="mixed_float16")
+    model.compile("adam")
+    assert isinstance(model.optimizer, keras.optimizers.Adam)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from moco_tf import MoCo, encoders
 from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
 from moco_tf.mechanisms.shuffling import permutation
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Step
@@ -151,6 +152,118 @@ def test_shuffling_within_one_group_is_a_warning(build_encoder, shuffle_bn, is_u
         fit(model, views(steps=1))
     messages = [str(warning.message) for warning in caught]
     assert is_useless == any(m.startswith("shuffle_bn=True has no effect") for m in messages)
+
+
+def refusal(function, *arguments, **options):
+    with pytest.raises(UserError) as error:
+        function(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"queue_size": 0}, "queue_size=0: must be 1 or greater"),
+        ({"queue_size": 2.5}, "queue_size=2.5: must be an integer, 1 or greater"),
+        ({"momentum": 1.5}, "momentum=1.5: must be between 0 and 1"),
+        ({"temperature": 0}, "temperature=0: must be greater than 0"),
+        ({"seed": None}, "seed=None: must be an integer, 0 or greater"),
+        ({"build_encoder": linear_encoder()}, "build_encoder is a model, but the mechanism builds"),
+        ({"build_encoder": lambda: 3}, "build_encoder returned a int with the output shape None"),
+        (
+            {"build_encoder": lambda: encoders.build("resnet8", stem="small").layers[1]},
+            "build_encoder returned a ",
+        ),
+    ],
+)
+def test_invalid_argument_is_refused(arguments, message):
+    arguments = {"build_encoder": linear_encoder, "queue_size": 16, **arguments}
+    assert refusal(MoCo, **arguments).startswith(message)
+
+
+def test_encoders_need_weights_of_their_own():
+    encoder = linear_encoder()
+    message = refusal(MoCo, lambda: encoder, queue_size=16)
+    assert message.startswith("build_encoder returned the same model twice")
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (lambda x: (x, x, np.zeros(N)), "a batch has 3 elements, but MoCo trains on 2"),
+        (lambda x: x, "a batch has 1 element, but MoCo trains on 2"),
+        (lambda x: (x, np.zeros(N)), "the two elements of a batch have the shapes"),
+        (lambda x: (x, x[:, :3]), "the two elements of a batch have the shapes"),
+        (lambda x: (x.astype("uint8"),) * 2, "the views are uint8, but without augment"),
+    ],
+)
+def test_invalid_batch_is_refused(batch, message):
+    model = MoCo(linear_encoder, queue_size=16, shuffle_bn=False)
+    model.compile(SGD(0.1))
+    views = np.zeros([N, SIDE, SIDE, 3], np.float32)
+    data = tf.data.Dataset.from_tensors(batch(views))
+    assert refusal(model.fit, data, verbose=0).startswith(message)
+
+
+def test_what_the_mechanism_does_not_have_is_refused():
+    model = MoCo(linear_encoder, queue_size=16, shuffle_bn=False)
+    for argument in ({"loss": "mse"}, {"metrics": ["mae"]}):
+        assert refusal(model.compile, SGD(0.1), **argument).startswith(
+            f"compile({next(iter(argument))}="
+        )
+    model.compile("sgd", loss=None)
+    data = tf.data.Dataset.from_tensors(np.zeros([2, N, SIDE, SIDE, 3], np.float32))
+    for function, arguments in ((model.fit, {"validation_data": data}), (model.evaluate, {})):
+        message = refusal(function, data, **arguments)
+        assert message.startswith("MoCo has no validation: evaluate the features of")
+    assert int(model.step.numpy()) == 0
+    assert refusal(model.get_config).startswith("MoCo cannot be saved as a whole: use")
+
+
+def test_change_of_momentum_or_temperature_takes_effect_in_the_next_step():
+    """As in a new model with these values and the same weights."""
+    batches = views(steps=4).astype(np.float32)
+    changed = MoCo(linear_encoder, queue_size=16, momentum=0.5, shuffle_bn=False)
+    changed.compile(SGD(0.1))
+    fit(changed, batches[:2])
+    new = MoCo(linear_encoder, queue_size=16, momentum=0.9, temperature=0.3, shuffle_bn=False)
+    new.compile(SGD(0.1))
+    for target, source in zip(
+        new.variables + new.optimizer.variables,
+        changed.variables + changed.optimizer.variables,
+        strict=True,
+    ):
+        target.assign(source)
+    changed.momentum, changed.temperature = 0.9, 0.3
+    for model in (changed, new):
+        fit(model, batches[2:])
+    for actual, expected in zip(changed.get_weights(), new.get_weights(), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    with pytest.raises(UserError, match=r"momentum=1.5: must be between 0 and 1"):
+        changed.momentum = 1.5
+
+
+def test_frozen_layers_of_the_query_encoder_do_not_move():
+    model = MoCo(lambda: small_encoder(groups=2), queue_size=16, momentum=0.5)
+    first, *_ = [layer for layer in model.query_encoder.layers if layer.weights]
+    first.trainable = False
+    model.compile(SGD(0.1))
+    before = [weight.numpy() for weight in model.key_encoder.weights]
+    fit(model, views(steps=3))
+    frozen = {id(weight) for weight in first.weights}
+    moved = {
+        weight_q.path: not np.array_equal(weight_k.numpy(), old)
+        for weight_q, weight_k, old in zip(
+            model.query_encoder.weights, model.key_encoder.weights, before, strict=True
+        )
+        if id(weight_q) in frozen or weight_q.trainable
+    }
+    assert moved == {
+        weight.path: id(weight) not in frozen
+        for weight in model.query_encoder.weights
+        if weight.path in moved
+    }
 
 
 def test_optimizer_updates_the_query_encoder_only():

@@ -209,11 +209,11 @@ def mutant(module, *replacements):
 ENQUEUE = "        self.queue.enqueue(tf.concat(k, 0), new_frames)\n"
 IN_PLACE = "        # One in-place operation"
 DECAY = "        variable.assign_sub(learning_rate * self.coupled_weight_decay * variable)"
-DECAYED = "gradient, variable.dtype) + self.coupled_weight_decay * variable"
+DECAYED = "            gradient += self.coupled_weight_decay * variable"
 MUTATIONS = {
     "decoupled weight decay": (
         optimizers,
-        (DECAYED, "gradient, variable.dtype)"),
+        (DECAYED, "            gradient = gradient"),
         (IN_PLACE, f"{DECAY}\n{IN_PLACE}"),
     ),
     "learning rate inside the momentum buffer": (
@@ -223,7 +223,7 @@ MUTATIONS = {
     ),
     "momentum update of the moving statistics": (
         moco,
-        ("self.momentum, self.key_encoder.trainable_variables", "0.9, self.key_encoder.weights"),
+        ("self.momentum, self._counterparts(theta_q)", "0.9, self.key_encoder.weights"),
         ("zip(theta_k, theta_q, strict", "zip(theta_k, self.query_encoder.weights, strict"),
     ),
     "enqueue before the loss": (
