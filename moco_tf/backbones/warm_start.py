@@ -23,7 +23,8 @@ from moco_tf.encoders import keras_files, originals, state_dict
 from moco_tf.encoders.names import encoder_name, initial_weights, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
-from moco_tf.mechanisms.base import Mechanism, copy_weights
+from moco_tf.mechanisms.base import Mechanism
+from moco_tf.mechanisms.building import copy_weights
 
 HEAD = "fc."  # The beginning of the keys of a projection head.
 CHUNK_BYTES = 2**24

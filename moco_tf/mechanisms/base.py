@@ -118,9 +118,11 @@ class Mechanism(DistributedModel):
         return tf.function(function, jit_compile=True, autograph=False)
 
     def _elements(self, data: Any, count: int) -> tuple[tf.Tensor, ...]:
-        """Return the elements of a batch, or raise a `UserError` if there are not `count` of them.
+        """Return the elements of a batch.
 
-        A class or a weight of each image would otherwise be ignored, or be taken for a view.
+        Raises:
+            UserError: If there are not `count` of them, because a class or a weight of each image
+                would have no effect, or if the first two are not views that a step can train on.
         """
         number = len(data) if isinstance(data, (tuple, list)) else 1
         if number != count:
@@ -128,6 +130,17 @@ class Mechanism(DistributedModel):
             raise UserError(
                 f"a batch has {number} {what}, but {type(self).__name__} trains on {count}: see "
                 "the documentation of the class"
+            )
+        x_q, x_k, *_ = data
+        if not x_q.shape == x_k.shape or len(x_q.shape) != 4:
+            raise UserError(
+                f"the first two elements of a batch have the shapes {x_q.shape} and {x_k.shape}: "
+                "both have to be views of the same images, [N, H, W, channels]"
+            )
+        if self.augment is None and not x_q.dtype.is_floating:
+            raise UserError(
+                f"the views are {x_q.dtype.name}, but without augment they are not normalized: "
+                "normalize them to floats, or pass a moco_tf.data.augment.Augment as augment"
             )
         return tuple(data)
 
@@ -141,7 +154,6 @@ class Mechanism(DistributedModel):
             x_k: `[n, H, W, channels]`, the second view of the same images.
             symmetric: Whether to add the pair with the two views exchanged.
         """
-        self._require_views(x_q, x_k)
         step = self.step.value
         query_view = View(x_q, seed_for("query_view", self.seed, step))
         key_view = View(x_k, seed_for("key_view", self.seed, step))
@@ -221,19 +233,6 @@ class Mechanism(DistributedModel):
         """The metrics that `fit` resets at the start of each epoch."""
         return [self.loss_metric, self.top1_metric, self.top5_metric]
 
-    def _require_views(self, x_q: tf.Tensor, x_k: tf.Tensor) -> None:
-        """Raise a `UserError` unless a step can train on two views."""
-        if not x_q.shape == x_k.shape or len(x_q.shape) != 4:
-            raise UserError(
-                f"the two elements of a batch have the shapes {x_q.shape} and {x_k.shape}: both "
-                "have to be views of the same images, [N, H, W, channels]"
-            )
-        if self.augment is None and not x_q.dtype.is_floating:
-            raise UserError(
-                f"the views are {x_q.dtype.name}, but without augment they are not normalized: "
-                "normalize them to floats, or pass a moco_tf.data.augment.Augment as augment"
-            )
-
     def compile(self, optimizer: keras.optimizers.Optimizer | str, **kwargs: Any) -> None:
         """Configure the training.
 
@@ -299,51 +298,3 @@ class Mechanism(DistributedModel):
             training: Whether BatchNormalization uses the statistics of the batch.
         """
         return self.query_encoder(images, training=training)
-
-
-def build(build_encoder: Callable[[], keras.Model]) -> keras.Model:
-    """Return a new encoder.
-
-    Args:
-        build_encoder: Function without arguments that returns it.
-
-    Raises:
-        UserError: If it is no function, or if it does not return a model from images to
-            projections.
-    """
-    remedy = (
-        "pass a function that builds a model from images to projections [N, C], such as "
-        'lambda: moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)'
-    )
-    if isinstance(build_encoder, keras.Model):
-        raise UserError(
-            f"build_encoder is a model, but the mechanism builds its encoders: {remedy}"
-        )
-    encoder = build_encoder()
-    shape = getattr(encoder, "output_shape", None)
-    if not isinstance(encoder, keras.Model) or not isinstance(shape, tuple) or len(shape) != 2:
-        what = f"{type(encoder).__name__} with the output shape {shape}"
-        raise UserError(f"build_encoder returned a {what}: {remedy}")
-    return encoder
-
-
-def build_two(build_encoder: Callable[[], keras.Model]) -> tuple[keras.Model, keras.Model]:
-    """Return two new encoders with the same weights, as `build`.
-
-    Raises:
-        UserError: As `build`, and if both are the same model.
-    """
-    first, second = build(build_encoder), build(build_encoder)
-    if first is second:
-        raise UserError(
-            "build_encoder returned the same model twice, but the query encoder and the key "
-            "encoder need weights of their own: build a new model in each call"
-        )
-    copy_weights(first, second)
-    return first, second
-
-
-def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Assign the weights of one model to another model of the same architecture."""
-    for source_weight, target_weight in zip(source.weights, target.weights, strict=True):
-        target_weight.assign(source_weight.value)

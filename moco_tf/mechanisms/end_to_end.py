@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import num_replicas, replica_rows
-from moco_tf.mechanisms.base import Augmentation, Mechanism, build_two
+from moco_tf.mechanisms.base import Augmentation, Mechanism
+from moco_tf.mechanisms.building import build_two
 from moco_tf.mechanisms.losses import info_nce_in_batch
 
 

@@ -7,7 +7,8 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import all_gather, num_replicas
-from moco_tf.mechanisms.base import Augmentation, Mechanism, View, build
+from moco_tf.mechanisms.base import Augmentation, Mechanism, View
+from moco_tf.mechanisms.building import build
 from moco_tf.mechanisms.dictionaries import Bank
 from moco_tf.mechanisms.losses import log_loss
 from moco_tf.ranges import COUNT, FRACTION, require
@@ -103,8 +104,7 @@ class MemoryBank(Mechanism):
         Returns:
             The values that `fit` reports.
         """
-        x_q, x_k, rows = self._elements(data, 3)
-        self._require_views(x_q, x_k)
+        x_q, _, rows = self._elements(data, 3)
         N = x_q.shape[0] * num_replicas()
         step = self.step.value
         view = View(x_q, seed_for("query_view", self.seed, step))

@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import all_gather, num_replicas, replica_rows
-from moco_tf.mechanisms.base import Augmentation, Mechanism, build_two
+from moco_tf.mechanisms.base import Augmentation, Mechanism
+from moco_tf.mechanisms.building import build_two
 from moco_tf.mechanisms.dictionaries import Queue
 from moco_tf.mechanisms.losses import info_nce
 from moco_tf.optimizers import move_towards

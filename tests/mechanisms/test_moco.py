@@ -193,8 +193,8 @@ def test_encoders_need_weights_of_their_own():
     [
         (lambda x: (x, x, np.zeros(N)), "a batch has 3 elements, but MoCo trains on 2"),
         (lambda x: x, "a batch has 1 element, but MoCo trains on 2"),
-        (lambda x: (x, np.zeros(N)), "the two elements of a batch have the shapes"),
-        (lambda x: (x, x[:, :3]), "the two elements of a batch have the shapes"),
+        (lambda x: (x, np.zeros(N)), "the first two elements of a batch have the shapes"),
+        (lambda x: (x, x[:, :3]), "the first two elements of a batch have the shapes"),
         (lambda x: (x.astype("uint8"),) * 2, "the views are uint8, but without augment"),
     ],
 )

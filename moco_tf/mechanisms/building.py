@@ -1,0 +1,55 @@
+"""The encoders of a mechanism, built by a function of the user."""
+
+from collections.abc import Callable
+
+import keras
+
+from moco_tf.errors import UserError
+
+
+def build(build_encoder: Callable[[], keras.Model]) -> keras.Model:
+    """Return a new encoder.
+
+    Args:
+        build_encoder: Function without arguments that returns it.
+
+    Raises:
+        UserError: If it is no function, or if it does not return a model from images to
+            projections.
+    """
+    remedy = (
+        "pass a function that builds a model from images to projections [N, C], such as "
+        'lambda: moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)'
+    )
+    if isinstance(build_encoder, keras.Model):
+        raise UserError(
+            f"build_encoder is a model, but the mechanism builds its encoders: {remedy}"
+        )
+    encoder = build_encoder()
+    shape = getattr(encoder, "output_shape", None)
+    if not isinstance(encoder, keras.Model) or not isinstance(shape, tuple) or len(shape) != 2:
+        what = f"{type(encoder).__name__} with the output shape {shape}"
+        raise UserError(f"build_encoder returned a {what}: {remedy}")
+    return encoder
+
+
+def build_two(build_encoder: Callable[[], keras.Model]) -> tuple[keras.Model, keras.Model]:
+    """Return two new encoders with the same weights, as `build`.
+
+    Raises:
+        UserError: As `build`, and if both are the same model.
+    """
+    first, second = build(build_encoder), build(build_encoder)
+    if first is second:
+        raise UserError(
+            "build_encoder returned the same model twice, but the query encoder and the key "
+            "encoder need weights of their own: build a new model in each call"
+        )
+    copy_weights(first, second)
+    return first, second
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Assign the weights of one model to another model of the same architecture."""
+    for source_weight, target_weight in zip(source.weights, target.weights, strict=True):
+        target_weight.assign(source_weight.value)
