@@ -40,7 +40,8 @@ def to_detectron2(backbone: keras.Model) -> dict[str, Any]:
     """Convert a backbone to the dict that Detectron2's checkpointer reads.
 
     Args:
-        backbone: A model of `moco_tf.encoders.build` without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`, such as a result of `moco_tf.load_backbone`.
 
     Returns:
         A dict with `model`, arrays under Detectron2's names; `__author__`; and
@@ -56,10 +57,11 @@ def to_detectron2(backbone: keras.Model) -> dict[str, Any]:
         >>> content["model"]["stem.conv1.weight"].shape
         (64, 3, 7, 7)
     """
+    from moco_tf import encoders
     from moco_tf.encoders import state_dict
 
     detectron2_settings(backbone)  # Raises an error if there is no such network.
-    arrays = state_dict.read(backbone)
+    arrays = state_dict.read(encoders.without_normalization(backbone))
     return {
         "model": {_detectron2_name(key): array for key, array in arrays.items()},
         "__author__": "MoCo",
@@ -88,6 +90,8 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
     from moco_tf.data.pixels import range_text
     from moco_tf.encoders import state_dict
 
+    pixels = encoders.pixels_of(backbone)
+    backbone = encoders.without_normalization(backbone)
     shapes = {entry.key: entry.shape for entry in state_dict.entries(backbone)}
     stem, first = shapes["conv1.weight"], shapes["layer1.0.conv1.weight"]
     blocks = {key.split(".")[0] + key.split(".")[1] for key in shapes if key.startswith("layer")}
@@ -119,7 +123,6 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
             f"Detectron2 has no wider {backbone.name}: its networks of depth 18 and 34 start with "
             "64 channels; export one of these, or a wider network of another depth"
         )
-    pixels = encoders.pixels_of(backbone)
     if not pixels.are_bytes:
         raise UserError(
             f"Detectron2 reads images with 8 bits per channel, but {backbone.name} takes "

@@ -74,7 +74,8 @@ def to_keras_hub(backbone: keras.Model) -> Any:
     """Rebuild a backbone as KerasHub's ResNet, with the same weights.
 
     Args:
-        backbone: A model of `moco_tf.encoders.build` without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`, such as a result of `moco_tf.load_backbone`.
 
     Returns:
         A `keras_hub.models.ResNetBackbone`, in variables of its own: from normalized images
@@ -117,7 +118,7 @@ def to_keras_hub(backbone: keras.Model) -> Any:
         image_shape=(None, None, channels),
         name=name,
     )
-    for layer in backbone.layers:
+    for layer in encoders.without_normalization(backbone).layers:
         if layer.weights:
             converted.get_layer(_keras_hub_name(layer.name)).set_weights(layer.get_weights())
     return converted

@@ -34,7 +34,8 @@ def to_keras(backbone: keras.Model) -> keras.Model:
     encoder from elsewhere brings along, such as those of KerasHub, stay as they are.
 
     Args:
-        backbone: A model of `moco_tf.encoders.build` without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`, such as a result of `moco_tf.load_backbone`.
 
     Returns:
         A model with the same weights in separate variables, from images `[N, H, W, C]` in the

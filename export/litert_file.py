@@ -88,7 +88,8 @@ def export_litert(
     """Write a backbone as a LiteRT file, and its model card to `<path>.md`.
 
     Args:
-        backbone: A model of `moco_tf.encoders.build` without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`, such as a result of `moco_tf.load_backbone`.
         path: Path of the file, where nothing exists yet.
         source: Images to compare the file on, the test images if there are any. With int8, a
             sample of its images for pre-training determines the ranges of the activations.
@@ -190,7 +191,7 @@ def _convert(
     channels = backbone.input_shape[-1]
     images = keras.Input([image_size, image_size, channels], name="images")
     normalized = encoders.rescaled(images, encoders.pixels_of(backbone))
-    model = keras.Model(images, backbone(normalized))
+    model = keras.Model(images, encoders.without_normalization(backbone)(normalized))
     spec = tf.TensorSpec([1, image_size, image_size, channels], tf.float32, name="images")
     with tempfile.TemporaryDirectory() as folder:
         model.export(folder, verbose=False, input_signature=[spec])

@@ -33,7 +33,8 @@ def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) 
     `features`, float32 `[batch, D]`, in inference mode.
 
     Args:
-        backbone: A model of `moco_tf.encoders.build` without a head.
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`, such as a result of `moco_tf.load_backbone`.
         path: Path of the file, where nothing exists yet.
         origin: Where the backbone comes from, for the model card; None if that is unknown.
 
@@ -82,7 +83,7 @@ def _export_with_keras(backbone: keras.Model, path: str) -> None:
     # `with_normalization` holds its mean in a tensor, which tf2onnx would turn into an input.
     images = keras.Input(backbone.input_shape[1:], name="images")
     normalized = encoders.rescaled(images, encoders.pixels_of(backbone))
-    model = keras.Model(images, backbone(normalized))
+    model = keras.Model(images, encoders.without_normalization(backbone)(normalized))
     spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
     # tf2onnx logs its optimizations, and Keras looks up names that NumPy no longer has.
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)

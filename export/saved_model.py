@@ -49,7 +49,8 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
     central views.
 
     Args:
-        backbone: A model from such images to features.
+        backbone: A model from such images to features, such as a result of `moco_tf.load_backbone`.
+            A model of `moco_tf.encoders.build` gets its normalization.
         image_size: Side of the central view in pixels.
 
     Returns:
@@ -63,6 +64,9 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
     import keras
     import tensorflow as tf
 
+    from moco_tf import encoders
+
+    backbone = encoders.for_images(backbone)
     images = tf.TensorSpec(backbone.input_shape, tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(backbone)
@@ -85,7 +89,8 @@ def export_saved_model(
     """Write a backbone as a SavedModel, with a model card in it.
 
     Args:
-        backbone: A model such as `moco_tf.load_backbone` returns.
+        backbone: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`, such as a result of `moco_tf.load_backbone`.
         path: Path of the directory, which must not exist.
         origin: Where the backbone comes from, for the model card; None if that is unknown.
         image_size: As for `to_archive`.
@@ -101,6 +106,7 @@ def export_saved_model(
 
     saving.require_free(path)
     require_no_pattern(path)
+    backbone = encoders.with_normalization(backbone)
     require_finite(backbone.weights)
     network, pixels = encoders.network_of(backbone), encoders.pixels_of(backbone)
     encoders.foreign.require_image_size(backbone, image_size, network.encoder, "image_size")
@@ -197,7 +203,7 @@ def _define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _export(values: flags.FlagValues) -> None:
-    from moco_tf import encoders, run_directory
+    from moco_tf import run_directory
     from moco_tf.backbones import network_file
     from moco_tf.cli import backbone_flags
     from moco_tf.config import evaluation_size
@@ -211,9 +217,8 @@ def _export(values: flags.FlagValues) -> None:
     elif origin.source == "saved_model" and (content := network_file.read(origin.path)):
         image_size = image_size or content.image_size
     image_size = image_size or backbone.input_shape[1] or IMAGE_SIZE
-    model = encoders.with_normalization(backbone)
-    export_saved_model(model, values.out, origin, image_size)
-    if is_oriented and _takes_files(model):
+    export_saved_model(backbone, values.out, origin, image_size)
+    if is_oriented and _takes_files(backbone):
         print(
             f"note: {SERVE_ENCODED} does not turn images as their EXIF orientation says, but the "
             f"run does (config.data.orientation=True): turn the images before, or use {SERVE}"

@@ -21,7 +21,8 @@ def extract_features(
 
     Args:
         backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
-            `[N, D]`, such as the result of `moco_tf.load_backbone`.
+            `[N, D]`, such as the result of `moco_tf.load_backbone`. A model of
+            `moco_tf.encoders.build` gets its normalization.
         source: The result of `moco_tf.load_source`.
         part: `"train"` or `"test"`, the two disjoint parts of an evaluation; `"pretrain"`, the
             images of pre-training; or `"all"`.

@@ -111,8 +111,7 @@ def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
             model = keras_files.load(path)
         except UserError:  # Whoever reads the weights reports it.
             return None
-        is_export = model.name.endswith(encoders.FROM_IMAGES)
-        network = encoders.network_of(model) if is_export else None
+        network = encoders.network_of(model) if encoders.has_normalization(model) else None
     return None if network is None or is_foreign(network.encoder) else network
 
 

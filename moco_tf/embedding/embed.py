@@ -12,7 +12,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 import moco_tf
-from moco_tf import run_data
+from moco_tf import encoders, run_data
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.data.unreadable import MAX_NAMES
@@ -70,7 +70,8 @@ def embed(
 
     Args:
         backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
-            `[N, D]`, such as the result of `moco_tf.load_backbone`.
+            `[N, D]`, such as the result of `moco_tf.load_backbone`. A model of
+            `moco_tf.encoders.build` gets its normalization.
         source: The result of `moco_tf.load_source`.
         out: Directory to write to, local or a path of TensorFlow such as `gs://...`: a new one, or
             one that an earlier call with the same arguments wrote.
@@ -114,6 +115,7 @@ def embed(
     _check_arguments(format, dtype, rows_per_file, shard)
     if not len(indices):
         raise UserError(f"data source '{source.name}' has no images in the part '{part}'")
+    backbone = encoders.for_images(backbone)  # Before its network is recognized in the directory.
     weights_checksum = _weights_checksum(backbone)
     if weights_checksum is None and not facts:
         raise UserError(

@@ -1,7 +1,7 @@
 """Encoders: convolutional backbones, with or without a projection head."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ from moco_tf.encoders import foreign
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.names import check_name, encoder_name, is_foreign
 from moco_tf.encoders.resnet import resnet
+from moco_tf.errors import UserError
 
 __all__ = [
     "Network",
@@ -22,9 +23,11 @@ __all__ = [
     "random_backbone",
     "random_network",
     "with_normalization",
+    "without_normalization",
 ]
 
 
+NORMALIZATION = "normalization"  # The name of the layer that normalizes.
 RANGE = "value_range"  # The name of the layer that maps the value range to [0, 1].
 FROM_IMAGES = "_from_images"  # The end of the name of a model of `with_normalization`.
 
@@ -113,7 +116,8 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
     """Return a model that normalizes its images before it applies a backbone.
 
     Args:
-        backbone: A model from normalized images `[N, H, W, C]` to features `[N, D]`.
+        backbone: A model from normalized images `[N, H, W, C]` to features `[N, D]`. A model that
+            this function returned is returned as it is.
         pixels: The pixel values of the images, and their mean and deviation; by default those that
             `pixels_of` returns for the backbone.
 
@@ -124,6 +128,9 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         channel, which are never outside. It has the attribute `pixels`, and `checkpoint` if the
         backbone has it.
 
+    Raises:
+        UserError: If the backbone normalizes its images already, and as other values than `pixels`.
+
     Example:
         >>> import numpy as np
         >>> import moco_tf
@@ -133,6 +140,13 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         >>> model.predict(images, verbose=0).shape
         (2, 64)
     """
+    if has_normalization(backbone):
+        if pixels not in (None, pixels_of(backbone)):
+            raise UserError(
+                f"the model {backbone.name} normalizes images already, as other pixel values than "
+                "the given ones: pass its network, encoders.without_normalization(model)"
+            )
+        return backbone
     pixels = pixels or pixels_of(backbone)
     # The mean and the deviation are for values in [0, unit].
     unit = 255.0 if pixels.are_bytes else 1.0
@@ -140,7 +154,7 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         mean=[unit * value for value in pixels.mean],
         variance=[(unit * value) ** 2 for value in pixels.std],
         dtype="float32",
-        name="normalization",
+        name=NORMALIZATION,
     )
     images = keras.Input(backbone.input_shape[1:], name="images")
     features = backbone(normalize(in_range(images, pixels)))
@@ -150,6 +164,55 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
     if checkpoint := getattr(backbone, "checkpoint", ""):
         model.checkpoint = checkpoint
     return model
+
+
+def for_images(backbone: Any) -> Any:
+    """Return a backbone that takes images as they are, with normalization if it needs it.
+
+    Args:
+        backbone: A model of `build`, which gets the normalization, or any other callable from
+            images to features, such as a result of `with_normalization`, which stays as it is.
+
+    Example:
+        >>> import moco_tf
+        >>> for_images(moco_tf.encoders.build("resnet8", stem="small")).name
+        'resnet8_from_images'
+    """
+    is_built = isinstance(backbone, keras.Model) and isinstance(
+        getattr(backbone, "pixels", None), Pixels
+    )
+    return with_normalization(backbone) if is_built else backbone
+
+
+def has_normalization(model: keras.Model) -> bool:
+    """Return whether a model is a result of `with_normalization`, or was loaded from its file."""
+    # The name of a backbone from a .keras file is that of the file, which may end in the same way.
+    networks = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    names = [layer.name for layer in model.layers]
+    return model.name.endswith(FROM_IMAGES) and NORMALIZATION in names and len(networks) == 1
+
+
+def without_normalization(backbone: keras.Model) -> keras.Model:
+    """Return the network of a model of `with_normalization`, or any other model as it is.
+
+    Args:
+        backbone: A model of `build` or of `with_normalization`. `pixels_of` returns the pixel
+            values of the latter; the network of a model that was loaded from a file does not know
+            them.
+
+    Returns:
+        A model that shares the weights, from normalized images `[N, H, W, C]` to features `[N, D]`.
+
+    Example:
+        >>> import moco_tf
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> without_normalization(backbone).name
+        'resnet8'
+    """
+    if not has_normalization(backbone):
+        return backbone
+    [network] = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
+    return network
 
 
 def rescaled(images: keras.KerasTensor, pixels: Pixels) -> keras.KerasTensor:
@@ -190,9 +253,9 @@ def pixels_of(model: keras.Model) -> Pixels:
         return pixels
     pixels = pixel_values.default(model.input_shape[-1])
     found = {layer.name: layer for layer in getattr(model, "layers", [])}
-    if "normalization" not in found:
+    if NORMALIZATION not in found:
         return pixels
-    config, unit = found["normalization"].get_config(), 255.0
+    config, unit = found[NORMALIZATION].get_config(), 255.0
     if RANGE in found:
         scale, offset, unit = found[RANGE].scale, found[RANGE].offset, 1.0
         low = pixel_values.rounded(-offset / scale)
@@ -213,16 +276,25 @@ def network_of(backbone: keras.Model) -> Network:
     Args:
         backbone: A model of `build` without a head, or of `with_normalization`.
 
+    Raises:
+        UserError: If it is another model.
+
     Example:
         >>> import moco_tf
         >>> network_of(moco_tf.encoders.build("resnet8", stem="small"))
         Network(encoder='resnet8', stem='small', channels=3)
     """
-    backbone = _without_normalization(backbone)
+    backbone = without_normalization(backbone)
     channels = backbone.input_shape[-1]
     if name := encoder_name(backbone.name):
         return Network(name, "imagenet", channels)
-    is_imagenet = backbone.get_layer("stem_conv").kernel_size == (7, 7)
+    stems = [layer for layer in backbone.layers if layer.name == "stem_conv"]
+    if not stems:
+        raise UserError(
+            f"the model {backbone.name} is not a backbone of this project: use a result of "
+            "moco_tf.load_backbone, or of moco_tf.encoders.build without a head"
+        )
+    is_imagenet = stems[0].kernel_size == (7, 7)
     return Network(backbone.name, "imagenet" if is_imagenet else "small", channels)
 
 
@@ -232,15 +304,8 @@ def foreign_part(backbone: keras.Model) -> keras.Model | None:
     Args:
         backbone: A model of `build` without a head, or of `with_normalization`.
     """
-    backbone = _without_normalization(backbone)
+    backbone = without_normalization(backbone)
     return backbone if encoder_name(backbone.name) else None
-
-
-def _without_normalization(backbone: keras.Model) -> keras.Model:
-    if not backbone.name.endswith(FROM_IMAGES):
-        return backbone
-    [inner] = [layer for layer in backbone.layers if isinstance(layer, keras.Model)]
-    return inner
 
 
 def random_network(

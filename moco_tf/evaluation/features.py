@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from moco_tf import encoders
 from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
@@ -220,13 +221,14 @@ def batch_size(image_size: int) -> int:
 def feature_step(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Step:
     """Return a function that runs a backbone on the replicas of the current strategy.
 
-    It is traced once for all batches of the same shape.
+    It is traced once for all batches of the same shape. A model of `moco_tf.encoders.build` gets
+    its normalization, because the images of a source are not normalized.
 
     Args:
         backbone: As for `extract`.
     """
     strategy = tf.distribute.get_strategy()
-    backbone = traceable(backbone)
+    backbone = traceable(encoders.for_images(backbone))
 
     def replica_step(indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)

@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief, num_replicas
@@ -85,6 +86,7 @@ def fit(
             image of an epoch can be read, a feature of a test image is NaN or infinity before the
             training, or the training diverges.
     """
+    backbone = encoders.for_images(backbone)
     require_shareable(settings.batch_size)
     require_two_classes(source)
     train_labels = np.asarray(source.labels)[source.train]

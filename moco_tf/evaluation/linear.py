@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
@@ -79,6 +80,7 @@ def classify(
         UserError: If the backbone has changed, no image can be read, a feature of a test image or
             of a held-out image is NaN or infinity, or `fit` fails.
     """
+    backbone = encoders.for_images(backbone)
     before = checksums(backbone)
     step = feature_step(backbone)
     # Test features come first, so that unreadable test images are reported before the training.
@@ -233,7 +235,7 @@ def train(
     require_shareable(settings.batch_size)
     require_two_classes(source)
     dtype = keras.config.floatx()
-    call = traceable(backbone)
+    call = traceable(encoders.for_images(backbone))
     steps_per_epoch = -(-len(indices) // settings.batch_size)
     layers, trained = [], []
     for rate in settings.learning_rates or (settings.learning_rate,):

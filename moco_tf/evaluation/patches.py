@@ -35,7 +35,8 @@ def third_stage(network: keras.Model) -> keras.Model:
     """Return a model from images to the map of the third stage of a ResNet.
 
     Args:
-        network: A model of `moco_tf.encoders.build` without a head.
+        network: A model of `moco_tf.encoders.build` without a head, or of
+            `moco_tf.encoders.with_normalization`.
 
     Returns:
         A model that shares its weights, from images `[N, H, W, C]` in [0, 255] to
@@ -44,6 +45,7 @@ def third_stage(network: keras.Model) -> keras.Model:
     Raises:
         UserError: If the network is not one of this project's ResNets.
     """
+    model, network = network, encoders.without_normalization(network)
     names = [layer.name for layer in network.layers]
     names = [name for name in names if re.fullmatch(r"stage3_block\d+_relu", name)]
     if not names:
@@ -51,7 +53,7 @@ def third_stage(network: keras.Model) -> keras.Model:
             f"level=patch needs one of this project's ResNets, not {network.name}: use level=image"
         )
     stage = keras.Model(network.inputs, network.get_layer(names[-1]).output, name=network.name)
-    with_images = encoders.with_normalization(stage, encoders.pixels_of(network))
+    with_images = encoders.with_normalization(stage, encoders.pixels_of(model))
     averaged = keras.layers.AveragePooling2D(3, 1, padding="same")(with_images.output)
     return keras.Model(with_images.inputs, averaged)
 
@@ -141,7 +143,7 @@ def evaluate(
     """Apply the protocol "anomaly" to patches; call this in every process of the strategy.
 
     Args:
-        network: A model of `moco_tf.encoders.build` without a head.
+        network: As for `third_stage`.
         gallery: A source of normal images, of which only those of the class `settings.normal` are
             used if it has labels. The test images are then all labeled images of `source`.
             None for the training and the test images of `source`.

@@ -359,3 +359,13 @@ def test_images_none_of_which_can_be_read(backbone, tmp_path):
     source = sources.load(f"folder:{tmp_path}")
     with pytest.raises(UserError, match="none of the 2 images can be read"):
         moco_tf.embed(backbone, source, tmp_path / "out", SIZE)
+
+
+def test_network_of_build_gets_its_normalization(backbone, source, expected, tmp_path):
+    network = encoders.without_normalization(backbone)
+    moco_tf.embed(network, source, tmp_path, SIZE)
+    features = pd.read_parquet(tmp_path)["features"].dropna()
+    np.testing.assert_array_equal(np.stack(features), expected.features)
+    # It is recognized as the same network with its normalization.
+    assert moco_tf.embed(network, source, tmp_path, SIZE).num_files == 0
+    assert moco_tf.embed(backbone, source, tmp_path, SIZE).num_files == 0

@@ -1,5 +1,6 @@
 """Projection heads against NumPy, and encoders made of a backbone and a head."""
 
+import dataclasses
 import re
 
 import keras
@@ -115,3 +116,26 @@ def test_random_backbone_is_the_random_network_with_normalization():
     expected = encoders.with_normalization(network)(images)
     np.testing.assert_array_equal(backbone(images), expected)
     assert encoders.network_of(backbone) == encoders.Network("resnet8", "small", 1)
+
+
+@pytest.mark.parametrize("head", [None, "mlp"])
+def test_model_that_normalizes_is_not_normalized_again(head):
+    network = encoders.build("resnet8", head=head, stem="small")
+    model = encoders.with_normalization(network)
+    assert encoders.with_normalization(model) is model
+    assert encoders.with_normalization(model, encoders.pixels_of(model)) is model
+    assert encoders.without_normalization(model) is network
+    assert encoders.without_normalization(network) is network
+    other = dataclasses.replace(encoders.pixels_of(model), mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match=f"{model.name} normalizes images already"):
+        encoders.with_normalization(model, other)
+
+
+def test_backbone_named_like_a_model_that_normalizes_gets_a_normalization(tmp_path):
+    images = keras.Input((8, 8, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
+    keras.Model(images, features).save(tmp_path / "trained_from_images.keras")
+    network = encoders.build(str(tmp_path / "trained_from_images.keras"))
+    model = encoders.with_normalization(network)
+    assert model is not network
+    assert encoders.without_normalization(model) is network

@@ -158,3 +158,19 @@ def test_backbone_may_be_a_function_with_statements_on_tensors(folder):
     result = extract(flat, sources.load(f"folder:{folder}"), np.array([0, 6]), SIZE)
     expected = [np.asarray(Image.open(folder / PATHS[i]), np.float32).ravel() for i in (0, 6)]
     np.testing.assert_array_equal(result.features, expected)
+
+
+def test_network_of_build_gets_its_normalization(folder, backbone):
+    network = encoders.without_normalization(backbone)
+    result = extract(network, sources.load(f"folder:{folder}"), np.array([0, 6]), SIZE)
+    images = np.stack([np.asarray(Image.open(folder / PATHS[i]), np.float32) for i in (0, 6)])
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+    expected = network((images / 255 - mean) / std, training=False)
+    np.testing.assert_allclose(result.features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_models_from_elsewhere_take_images_as_they_are(folder):
+    flat = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten()])
+    result = extract(flat, sources.load(f"folder:{folder}"), np.array([0, 6]), SIZE)
+    expected = [np.asarray(Image.open(folder / PATHS[i]), np.float32).ravel() for i in (0, 6)]
+    np.testing.assert_array_equal(result.features, expected)

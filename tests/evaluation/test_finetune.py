@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
@@ -489,3 +490,12 @@ def test_result_has_the_settings_that_were_used(backbone):
     assert settings.used().items() <= result.items()
     assert result["protocol"] == "finetune"
     assert result["seconds"] > 0
+
+
+@pytest.mark.parametrize("layers", ["head", "all"])
+def test_network_of_build_gets_its_normalization(layers):
+    network, source = encoders.random_network("resnet8", stem="small"), example()
+    _, _, expected = fit(encoders.with_normalization(network), source, layers=layers, epochs=1)
+    tuned, _, result = fit(network, source, layers=layers, epochs=1)
+    assert result == expected
+    assert encoders.has_normalization(tuned)

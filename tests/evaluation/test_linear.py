@@ -9,6 +9,7 @@ import scipy.special
 import tensorflow as tf
 from PIL import Image
 
+from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
@@ -358,3 +359,17 @@ def test_training_images_of_one_class_are_refused():
     source = source_of(images, [1, 1, 1, 1, 0], range(4), [4])
     with pytest.raises(UserError, match="training images of two or more classes"):
         fit(source)
+
+
+def test_network_of_build_gets_its_normalization():
+    network = encoders.random_network("resnet8", stem="small")
+    source, settings = example(), SETTINGS
+    normalized = encoders.with_normalization(network)
+    assert linear.classify(network, source, SIZE, settings) == linear.classify(
+        normalized, source, SIZE, settings
+    )
+    weights, expected = (
+        linear.fit(model, source, SIZE, network.output_shape[-1], CLASSES, settings)[0]
+        for model in (network, normalized)
+    )
+    np.testing.assert_array_equal(weights, expected)

@@ -138,3 +138,11 @@ def test_other_networks_are_refused(source):
 def test_settings_without_effect_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         AnomalySettings(**settings)
+
+
+def test_network_with_normalization_has_the_same_maps(network, source):
+    stage = patches.third_stage(encoders.with_normalization(network))
+    indices = np.arange(2)
+    images = np.stack([source.read(tf.constant(i, tf.int64)) for i in indices])
+    maps = tf.math.l2_normalize(stage(np.float32(images), training=False), axis=-1)
+    np.testing.assert_allclose(maps, maps_in_numpy(network, source, indices), atol=1e-5)

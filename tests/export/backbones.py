@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 
+from moco_tf import encoders
 from moco_tf.config import default_config
 from moco_tf.training.run_model import start_from
 from tests.images import crops
@@ -32,6 +33,19 @@ def make_run(workdir, encoder, stem):
     config.update_from_flattened_dict(settings)
     start_from(lambda model: randomize(model.query_encoder.backbone), config, str(workdir))
     return workdir
+
+
+def features_of(network, images):
+    """Return the features of images that NumPy normalizes with the numbers of ImageNet."""
+    mean, std = np.float64([0.485, 0.456, 0.406]), np.float64([0.229, 0.224, 0.225])
+    normalized = (np.float64(images) / 255 - mean) / std
+    return network(normalized.astype(np.float32), training=False).numpy()
+
+
+def both_kinds():
+    """Return a network of `encoders.build`, and the same one in a model that normalizes."""
+    network = randomize(encoders.random_network("resnet8", stem="small"))
+    return network, encoders.with_normalization(network)
 
 
 def photographs(count, height, width):

@@ -129,3 +129,13 @@ def test_existing_file_is_left_alone(resnet50, tmp_path):
         export_detectron2(resnet50, str(out))
     assert [path.name for path in tmp_path.iterdir()] == ["backbone.pkl"]
     assert out.read_bytes() == b"mine"
+
+
+def test_backbone_with_normalization_has_the_same_weights_and_settings():
+    network = encoders.build("resnet18")
+    normalized = encoders.with_normalization(network)
+    content = to_detectron2(normalized)["model"]
+    kernel = network.get_layer("stem_conv").kernel.numpy()
+    np.testing.assert_array_equal(content["stem.conv1.weight"], kernel.transpose(3, 2, 0, 1))
+    assert content.keys() == to_detectron2(network)["model"].keys()
+    assert detectron2_settings(normalized) == detectron2_settings(network)

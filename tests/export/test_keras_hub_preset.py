@@ -126,3 +126,10 @@ def test_training_mode_is_the_same(backbone):
 def test_network_that_keras_hub_lacks_is_refused(network, message):
     with pytest.raises(UserError, match=message):
         to_keras_hub(encoders.build(**network))
+
+
+def test_backbone_with_normalization_becomes_the_same_network(backbone):
+    converted = to_keras_hub(encoders.with_normalization(backbone))
+    images = photographs(2, 48, 48) / 255
+    features = np.mean(converted(images, training=False), axis=(1, 2))
+    assert_close(features, backbone(images, training=False))

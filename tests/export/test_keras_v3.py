@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -9,7 +10,14 @@ from moco_tf import encoders, load_backbone
 from moco_tf.errors import UserError
 from moco_tf.export.keras_v3 import export_keras, to_keras
 from tests import in_process
-from tests.export.backbones import assert_close, consume, photographs, randomize
+from tests.export.backbones import (
+    assert_close,
+    both_kinds,
+    consume,
+    features_of,
+    photographs,
+    randomize,
+)
 
 SCRIPT = "export/keras_v3.py"
 
@@ -95,3 +103,21 @@ def test_existing_card_is_left_alone(tmp_path):
         export_keras(backbone, str(tmp_path / "out.keras"))
     assert [path.name for path in tmp_path.iterdir()] == ["out.keras.md"]
     assert (tmp_path / "out.keras.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["with normalization", "without"])
+def test_both_kinds_of_backbone_become_the_same_file(tmp_path, kind):
+    network, normalized = both_kinds()
+    backbone = normalized if kind == "with normalization" else network
+    export_keras(backbone, str(tmp_path / "backbone.keras"))
+    saved, images = keras.saving.load_model(tmp_path / "backbone.keras"), photographs(3, 40, 32)
+    assert_close(saved(images, training=False), features_of(network, images))
+    # What was exported and loaded can be exported again.
+    assert_close(to_keras(saved)(images, training=False), features_of(network, images))
+
+
+def test_model_that_is_not_a_backbone_is_refused(tmp_path):
+    encoder = encoders.build("resnet8", head="mlp", stem="small")
+    with pytest.raises(UserError, match="resnet8_encoder is not a backbone .*: use a result of"):
+        export_keras(encoder, str(tmp_path / "backbone.keras"))
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from moco_tf.evaluation.features import extract
 from moco_tf.export import litert_file
 from moco_tf.export.litert_file import export_litert
 from tests import in_process
-from tests.export.backbones import assert_close, consume, photographs
+from tests.export.backbones import assert_close, both_kinds, consume, features_of, photographs
 
 pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 
@@ -143,3 +143,19 @@ def test_saved_model_needs_images(tmp_path):
     flags = [f"--saved_model={tmp_path}", f"--out={tmp_path / 'b.tflite'}", "--encoder=resnet8"]
     line = in_process.run_mistake("export/litert_file.py", *flags)
     assert line == "error: --saved_model requires --data and --image_size as well"
+
+
+@pytest.mark.slow
+def test_backbone_with_normalization_is_converted_without_a_second_one(tmp_path):
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    network, normalized = both_kinds()
+    out, [image] = tmp_path / "backbone.tflite", photographs(1, 32, 32)
+    agreement = export_litert(normalized, str(out), sources.load("photos"), 32)
+    assert agreement.least_cosine > 0.9999
+    interpreter = interpreters.Interpreter(str(out))
+    interpreter.allocate_tensors()
+    [taken], [returned] = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(taken["index"], image[np.newaxis])
+    interpreter.invoke()
+    expected = features_of(network, image[np.newaxis])
+    assert_close(interpreter.get_tensor(returned["index"]), expected)

@@ -9,7 +9,13 @@ from moco_tf import encoders, load_backbone
 from moco_tf.errors import UserError
 from moco_tf.export.onnx_file import export_onnx
 from tests import in_process
-from tests.export.backbones import assert_close, consume, photographs
+from tests.export.backbones import (
+    assert_close,
+    both_kinds,
+    consume,
+    features_of,
+    photographs,
+)
 
 SHAPES = ((1, 32, 32), (3, 57, 91))
 
@@ -52,3 +58,17 @@ def test_missing_package_is_named(tmp_path, monkeypatch, package):
     ):
         export_onnx(backbone, str(tmp_path / "backbone.onnx"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["with normalization", "without"])
+def test_both_kinds_of_backbone_become_the_same_file(tmp_path, kind):
+    for package in ("onnx", "tf2onnx"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network, normalized = both_kinds()
+    out = tmp_path / "backbone.onnx"
+    export_onnx(normalized if kind == "with normalization" else network, str(out))
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    images = photographs(3, 40, 32)
+    [features] = session.run(["features"], {"images": images})
+    assert_close(features, features_of(network, images))

@@ -19,7 +19,14 @@ from moco_tf.errors import UserError
 from moco_tf.export.saved_model import export_saved_model
 from tests import in_process
 from tests.command import ROOT
-from tests.export.backbones import assert_close, consume, photographs, randomize
+from tests.export.backbones import (
+    assert_close,
+    both_kinds,
+    consume,
+    features_of,
+    photographs,
+    randomize,
+)
 from tests.images import crops
 
 SIDE = 32  # of the views of encoded images
@@ -212,3 +219,12 @@ def test_backbone_of_five_channels_takes_no_files(tmp_path):
     assert "serve_encoded" not in (tmp_path / "saved_model" / "README.md").read_text()
     signatures = tf.saved_model.load(str(tmp_path / "saved_model")).signatures
     assert set(signatures) == {"serve", "train", "serving_default"}
+
+
+@pytest.mark.parametrize("kind", ["with normalization", "without"])
+def test_both_kinds_of_backbone_become_the_same_file(tmp_path, kind):
+    network, normalized = both_kinds()
+    backbone = normalized if kind == "with normalization" else network
+    export_saved_model(backbone, str(tmp_path / "export"), image_size=SIDE)
+    saved, images = tf.saved_model.load(tmp_path / "export"), photographs(3, 40, 32)
+    assert_close(saved.serve(images), features_of(network, images))
