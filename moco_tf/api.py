@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.source import Source, require_source
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
-from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.features import Features, extract, require_comparable
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 
 
@@ -36,7 +36,8 @@ def extract_features(
 
     Raises:
         ValueError: If there is no such part.
-        UserError: If none of the images can be read.
+        UserError: If the source is not the result of `moco_tf.load_source`, the backbone cannot be
+            called, or none of the images can be read.
 
     Example:
         >>> import moco_tf
@@ -46,6 +47,7 @@ def extract_features(
         >>> test.features.shape, test.labels.shape
         ((1818, 64), (1818,))
     """
+    require_source(source)
     return extract(backbone, source, source.part(part), image_size, f"{part} features")
 
 
@@ -68,7 +70,8 @@ def knn(
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
 
     Raises:
-        UserError: If `k` or `temperature` is out of range, or there are no labels.
+        UserError: If `train` and `test` are not results of `extract_features` with the same
+            backbone, `k` or `temperature` is out of range, or there are no labels.
 
     Example:
         >>> import moco_tf
@@ -79,6 +82,7 @@ def knn(
         >>> sorted(moco_tf.knn(train, test, k=20))
         ['top1', 'top5']
     """
+    require_comparable(train, test)
     return knn_protocol.classify(train, test, KNNSettings(k, temperature))
 
 
@@ -101,7 +105,8 @@ def linear_probe(
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
 
     Raises:
-        UserError: If a setting is out of range, all training images are of one class, or there are
+        UserError: If `train` and `test` are not results of `extract_features` with the same
+            backbone, a setting is out of range, all training images are of one class, or there are
             no labels.
 
     Example:
@@ -113,4 +118,5 @@ def linear_probe(
         >>> sorted(moco_tf.linear_probe(train, test, iterations=20))
         ['top1', 'top5']
     """
+    require_comparable(train, test)
     return logistic.probe(train, test, ProbeSettings(l2, iterations))

@@ -1,5 +1,7 @@
 """The functions for notebooks against the modules that they call."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -105,3 +107,42 @@ print(moco_tf.configs.photos.__file__, moco_tf.export.__file__)
 """
     files = command.run("-c", program).split()
     assert files == [str(ROOT / "configs" / "photos.py"), str(ROOT / "export" / "__init__.py")]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("npy:a.npy", r"the text 'npy:a.npy': .* result of moco_tf.load_source\('npy:a.npy'\)$"),
+        (np.zeros([2, 8, 8, 3]), r"of the type ndarray: .* result of moco_tf.load_source"),
+        (None, r"of the type NoneType: .* result of moco_tf.load_source"),
+    ],
+    ids=["text", "array", "None"],
+)
+@pytest.mark.parametrize("function", ["extract_features", "embed", "prepare"])
+def test_source_that_is_not_open_is_refused(backbone, tmp_path, function, source, message):
+    calls = {
+        "extract_features": lambda: moco_tf.extract_features(backbone, source, "all", SIZE),
+        "embed": lambda: moco_tf.embed(backbone, source, tmp_path / "out", SIZE),
+        "prepare": lambda: moco_tf.prepare(source, tmp_path / "out"),
+    }
+    with pytest.raises(UserError, match=message):
+        calls[function]()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_backbone_that_cannot_be_called_is_refused(source):
+    with pytest.raises(UserError, match="backbone is of the type str, .* moco_tf.load_backbone"):
+        moco_tf.extract_features("resnet8", source, "all", SIZE)
+
+
+@pytest.mark.parametrize("function", [moco_tf.knn, moco_tf.linear_probe])
+def test_arrays_in_place_of_features_are_refused(features, function):
+    train, test = features
+    with pytest.raises(UserError, match="^train is of the type ndarray: .*extract_features"):
+        function(train.features, test.features)
+    with pytest.raises(UserError, match="^test is of the type tuple: .*extract_features"):
+        function(train, (test.features, test.labels))
+    shorter = dataclasses.replace(test, features=test.features[:, :5])
+    message = rf"train have the shape \[{len(train.labels)}, 64\], .* \[{len(test.labels)}, 5\]"
+    with pytest.raises(UserError, match=message):
+        function(train, shorter)

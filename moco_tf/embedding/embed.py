@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 import moco_tf
 from moco_tf import encoders, run_data
 from moco_tf.data.sources.indices import Indices
-from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.source import Source, require_source
 from moco_tf.data.unreadable import MAX_NAMES
 from moco_tf.data.views import central_view
 from moco_tf.distribution import several_workers
@@ -94,8 +94,9 @@ def embed(
 
     Raises:
         ValueError: If there is no such part.
-        UserError: If another argument is out of range, the directory holds other files or cannot
-            be written, a feature is NaN or infinity, or none of the images can be read.
+        UserError: If another argument is of the wrong kind or out of range, the directory holds
+            other files or cannot be written, a feature is NaN or infinity, or none of the images
+            can be read.
 
     Example:
         >>> import pandas as pd
@@ -108,6 +109,7 @@ def embed(
         >>> len(table), len(table["features"][0])
         (1818, 64)
     """
+    require_source(source)
     path = expand_argument(out, "out")
     indices = source.part(part)
     if image_size < 1:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -101,6 +102,27 @@ def with_classes_of(train: Features, test: Features) -> Features:
     new_labels = np.array([numbers.get(name, -1) for name in test.class_names], np.int32)
     labels = np.where(has_label, new_labels[test.labels], np.int32(-1))
     return dataclasses.replace(test, labels=labels, num_classes=len(names), class_names=names)
+
+
+def require_comparable(train: Any, test: Any) -> None:
+    """Raise a `UserError` unless two arguments are features with the same number of dimensions.
+
+    Args:
+        train: The argument `train` of a function.
+        test: The argument `test`.
+    """
+    for name, part in (("train", train), ("test", test)):
+        if not isinstance(part, Features):
+            raise UserError(
+                f"{name} is of the type {type(part).__name__}: pass the features and the labels "
+                "together, as moco_tf.extract_features returns them"
+            )
+    if train.features.shape[1:] != test.features.shape[1:]:
+        shapes = [list(part.features.shape) for part in (train, test)]
+        raise UserError(
+            f"the features of train have the shape {shapes[0]}, and those of test {shapes[1]}: "
+            "extract both with the same backbone"
+        )
 
 
 def require_finite(*parts: Features) -> None:
@@ -248,7 +270,15 @@ def traceable(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor
 
     Keras layers do not need AutoGraph. A function of the user's own may have Python's `if`, `for`
     and `len` on tensors.
+
+    Raises:
+        UserError: If the backbone cannot be called.
     """
+    if not callable(backbone):
+        raise UserError(
+            f"backbone is of the type {type(backbone).__name__}, which cannot be called: pass a "
+            "model, such as the result of moco_tf.load_backbone"
+        )
     return backbone if isinstance(backbone, keras.layers.Layer) else tf.function(backbone)
 
 

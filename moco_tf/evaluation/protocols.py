@@ -22,7 +22,14 @@ from moco_tf.evaluation import (
     retrieval,
     unreadable,
 )
-from moco_tf.evaluation.features import Extractor, Features, feature_step, labeled, with_classes_of
+from moco_tf.evaluation.features import (
+    Extractor,
+    Features,
+    feature_step,
+    labeled,
+    require_comparable,
+    with_classes_of,
+)
 from moco_tf.evaluation.metrics import classification
 from moco_tf.evaluation.settings import (
     SETTINGS,
@@ -153,9 +160,11 @@ def evaluate(
         and the settings.
 
     Raises:
-        UserError: If the protocol cannot be applied to these features, or test images are of a
+        UserError: If the protocol cannot be applied to these features, they are not of the same
+            number of dimensions, or test images are of a
             class that the training images do not have.
     """
+    require_comparable(train, test)
     settings = settings or SETTINGS[protocol]()
     if protocol in CLASSIFIERS:
         train = labeled(train)

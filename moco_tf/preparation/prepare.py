@@ -15,7 +15,7 @@ import moco_tf
 from moco_tf import run_data
 from moco_tf.data.sources.layout import TEST, TRAIN, UNLABELED
 from moco_tf.data.sources.record_parts import HELD_OUT, LABEL_NAMES_FILE
-from moco_tf.data.sources.source import Source
+from moco_tf.data.sources.source import Source, require_source
 from moco_tf.embedding.settings import require_shard
 from moco_tf.errors import UserError
 from moco_tf.files import read_json
@@ -91,8 +91,8 @@ def prepare(
         The source to open, and the numbers of files, images and bytes.
 
     Raises:
-        UserError: If an argument is out of range, the images are not RGB, the directory holds other
-            files or cannot be written, or none of the images can be read.
+        UserError: If an argument is of the wrong kind or out of range, the images are not RGB, the
+            directory holds other files or cannot be written, or none of the images can be read.
 
     Example:
         >>> import moco_tf
@@ -102,6 +102,7 @@ def prepare(
         >>> moco_tf.load_source(outcome.data).class_names[:2]
         ['astronaut', 'brick']
     """
+    require_source(source)
     path = expand_argument(out, "out")
     _check_arguments(source, format, max_side, quality, images_per_file, shard)
     parts = _parts(source)

@@ -33,7 +33,7 @@ SCHEMES_OF_OPTION = {
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     image_feature: str = "image/encoded",
     label_feature: str = "image/class/label",
     tfds_dir: str = "",
@@ -63,7 +63,8 @@ def load(
               on the Hugging Face hub;
             - `"video:PATH"`: the frames of a video file, or of those below a folder; needs PyAV;
             - `"tfds:NAME[/CONFIG][:VERSION][:SPLIT]"`: a data set of tensorflow-datasets;
-            - several of them, separated by semicolons: the images of all of them.
+            - several of them, separated by semicolons: the images of all of them;
+            - a `pathlib.Path`: the folder of this path.
         image_feature: Feature of a `tfrecord` or `arrayrecord` record that holds the encoded image.
             Another value than the default also chooses the extension of the images in `webdataset`
             files, the column of `parquet` files, or the feature of a `tfds` data set.
@@ -92,6 +93,7 @@ def load(
         >>> source.size, len(source.class_names)
         (9934, 19)
     """
+    name = _name(name)
     defaults = {key: inspect.signature(load).parameters[key].default for key in OPTIONS}
     limited: dict[str, Any] = {
         "image_feature": image_feature,
@@ -151,6 +153,26 @@ def load(
     if values != WHOLE_RANGES.get(pixels):
         changed["value_range"] = list(values)
     return dataclasses.replace(source, value_range=values, options=changed)
+
+
+def _name(name: Any) -> str:
+    """Return the string that names a source, which may be given as the path of a folder."""
+    if isinstance(name, str):
+        return name
+    if isinstance(name, os.PathLike):
+        path = os.fsdecode(name)
+        if os.path.isfile(path):
+            raise UserError(
+                f"the path {printable(path)} is that of a file: name its kind as well, such as "
+                f"'npy:{printable(path)}' for an array or 'files:{printable(path)}' for a list of "
+                "image files"
+            )
+        return f"folder:{path}"
+    raise UserError(
+        f"the name of the data source is of the type {type(name).__name__}: use {SOURCE_NAMES}. "
+        "Save an array with numpy.save for npy:FILE, and the paths of image files, each on a line "
+        "of a text, for files:LIST"
+    )
 
 
 def applies(option: str, name: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from moco_tf.data.pixels import BYTES
 from moco_tf.data.sources.indices import Blocks, Indices, is_in
 from moco_tf.data.timeline import Timeline
+from moco_tf.errors import UserError
 
 if TYPE_CHECKING:
     # Not at run time, because `moco_tf.config` reads this module and loads without TensorFlow.
@@ -149,6 +150,21 @@ class Source:
         if name not in PARTS:
             raise ValueError(f"part={name!r}: choose one of {', '.join(PARTS)}")
         return Blocks([0], [self.size]) if name == "all" else getattr(self, name)
+
+
+def require_source(source: Any) -> None:
+    """Raise a `UserError` unless an argument is a data source that was opened.
+
+    Args:
+        source: The argument `source` of a function.
+    """
+    if not isinstance(source, Source):
+        is_text = isinstance(source, str)
+        given = f"the text {source!r}" if is_text else f"of the type {type(source).__name__}"
+        raise UserError(
+            f"source is {given}: pass an open data source, the result of "
+            f"moco_tf.load_source({repr(source) if is_text else '...'})"
+        )
 
 
 def evenly_spaced(indices: Indices, count: int) -> np.ndarray:

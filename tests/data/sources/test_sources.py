@@ -9,6 +9,7 @@ import pytest
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
+from tests.images import write_folder
 
 FEATURES = ("image_feature", "label_feature")
 
@@ -24,6 +25,23 @@ def test_error_names_an_unknown_source_and_the_choices(name):
 def test_path_without_a_scheme_is_taken_for_a_folder():
     with pytest.raises(UserError, match="did you mean folder:/data[?]"):
         sources.load("/data")
+
+
+def test_path_object_is_a_folder(tmp_path):
+    write_folder(tmp_path / "photos", images_per_class=2)
+    source = sources.load(tmp_path / "photos")
+    assert source.name == f"folder:{tmp_path / 'photos'}"
+    assert source.size == 4
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(UserError, match=f"that of a file: .* 'npy:{tmp_path / 'a.npy'}'"):
+        sources.load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("images", [np.zeros([2, 8, 8, 3], np.uint8), ["a.jpg"], None, b"photos"])
+def test_images_themselves_are_refused(images):
+    message = f"is of the type {type(images).__name__}: use photos, folder:PATH.*numpy.save"
+    with pytest.raises(UserError, match=message):
+        sources.load(images)
 
 
 def make_source(load_labels):
