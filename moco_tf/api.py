@@ -9,6 +9,8 @@ from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
 from moco_tf.evaluation.features import Features, extract, require_comparable
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
+from moco_tf.ranges import checked
+from moco_tf.settings import COUNT
 
 
 def extract_features(
@@ -37,7 +39,8 @@ def extract_features(
     Raises:
         ValueError: If there is no such part.
         UserError: If the source is not the result of `moco_tf.load_source`, the backbone cannot be
-            called, or none of the images can be read.
+            called or does not return features, the size is not an integer of 1 or greater, or none
+            of the images can be read.
 
     Example:
         >>> import moco_tf
@@ -48,6 +51,7 @@ def extract_features(
         ((1818, 64), (1818,))
     """
     require_source(source)
+    image_size = checked("image_size", image_size, COUNT)
     return extract(backbone, source, source.part(part), image_size, f"{part} features")
 
 

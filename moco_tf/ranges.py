@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 from moco_tf.errors import UserError
@@ -87,14 +88,34 @@ NOT_NEGATIVE = Range(minimum=0)
 FRACTION = Range(minimum=0, maximum=1)
 
 
-def require(name: str, value: Any, valid: Range) -> None:
-    """Raise a `UserError` unless an argument is valid.
+def checked(name: str, value: Any, valid: Range) -> Any:
+    """Return one value that a function was given, after checking it.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: The argument.
+        valid: The valid values.
+
+    Returns:
+        The value. A number of NumPy is an `int` or a `float`, which can be written as JSON.
+
+    Raises:
+        UserError: If it is out of range, or there are several.
 
     Example:
-        >>> require("queue_size", 16, COUNT)
+        >>> checked("image_size", np.int64(32), Range(minimum=1, is_whole=True))
+        32
     """
-    if problem := valid.error(value):
-        raise UserError(f"{name}={value!r}: {problem}")
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        value = int(value) if isinstance(value, numbers.Integral) else float(value)
+    problem = valid.error(value)
+    if isinstance(value, tuple | list):  # Each value in it may be valid.
+        kind = "an integer" if valid.is_whole else "a number"
+        problem = f"choose {valid}" if valid.choices else f"must be {kind}, {valid}"
+    if problem:
+        shown = str(value) if valid.choices else repr(value)
+        raise UserError(f"{name}={shown:.100}: {problem}")
+    return value
 
 
 def _whole(is_tuple: bool) -> str:

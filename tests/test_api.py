@@ -146,3 +146,40 @@ def test_arrays_in_place_of_features_are_refused(features, function):
     message = rf"train have the shape \[{len(train.labels)}, 64\], .* \[{len(test.labels)}, 5\]"
     with pytest.raises(UserError, match=message):
         function(train, shorter)
+
+
+@pytest.mark.parametrize("size", [0, -1, 16.0, (16, 16), "16", None])
+def test_size_that_is_not_a_positive_integer_is_refused(source, backbone, tmp_path, size):
+    with pytest.raises(UserError, match="^image_size=.*: must be .*1 or greater$"):
+        moco_tf.extract_features(backbone, source, "all", size)
+    with pytest.raises(UserError, match="^image_size=.*: must be .*1 or greater$"):
+        moco_tf.embed(backbone, source, tmp_path / "out", size)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "settings"),
+    [
+        *((moco_tf.knn, {"k": 2.5}), (moco_tf.knn, {"k": "3"}), (moco_tf.knn, {"k": None})),
+        *((moco_tf.knn, {"k": (5, 20)}), (moco_tf.linear_probe, {"iterations": 2.5})),
+    ],
+    ids=str,
+)
+def test_number_that_is_not_an_integer_is_refused(features, function, settings):
+    [name] = settings
+    with pytest.raises(UserError, match=f"^{name}=.*: must be an integer, 1 or greater$"):
+        function(*features, **settings)
+
+
+def test_integers_of_numpy_are_accepted(source, backbone, features):
+    again = moco_tf.extract_features(backbone, source, "test", np.int64(SIZE))
+    np.testing.assert_array_equal(again.features, features[1].features)
+    assert moco_tf.knn(*features, k=np.int64(3)) == moco_tf.knn(*features, k=3)
+
+
+def test_feature_maps_are_refused(source):
+    message = r"an array of the shape \[\d+, 16, 16, 3\] for a batch of \d+: .* \[N, D\]"
+    with pytest.raises(UserError, match=message):
+        moco_tf.extract_features(lambda images: images, source, "all", SIZE)
+    with pytest.raises(UserError, match=r"shape \[1, 3\] for a batch"):
+        moco_tf.extract_features(lambda images: images[:1, 0, 0], source, "all", SIZE)

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from moco_tf.ranges import Range
+from moco_tf.errors import UserError
+from moco_tf.ranges import Range, checked
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,30 @@ def test_other_types_are_errors_where_there_are_limits():
     assert Range(minimum=1).error(("60,x",)) == "must be numbers separated by commas, 1 or greater"
     assert Range().error("text") is None
     assert Range().error(False) is None
+
+
+@pytest.mark.parametrize("value", [16, np.int64(16), np.uint8(16)])
+def test_integers_of_numpy_are_integers(value):
+    number = checked("image_size", value, Range(minimum=1, is_whole=True))
+    assert number == 16
+    assert type(number) is int
+    assert type(checked("temperature", np.float32(0.5), Range(above=0))) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *((16.0, "16.0"), ((16, 16), "(16, 16)"), ([16], "[16]"), ("16", "'16'")),
+        *((None, "None"), (True, "True"), (np.float64(16), "16.0")),
+    ],
+    ids=str,
+)
+def test_value_that_is_not_one_integer_is_refused(value, shown):
+    with pytest.raises(UserError) as error:
+        checked("image_size", value, Range(minimum=1, is_whole=True))
+    assert str(error.value) == f"image_size={shown}: must be an integer, 1 or greater"
+
+
+def test_several_choices_in_place_of_one_are_refused():
+    with pytest.raises(UserError, match="choose a or b"):
+        checked("layers", ("a",), Range(choices=("a", "b")))

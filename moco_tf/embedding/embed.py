@@ -27,6 +27,8 @@ from moco_tf.evaluation.features import Extractor, Features, feature_step, requi
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
+from moco_tf.ranges import checked
+from moco_tf.settings import COUNT
 
 
 class Outcome(NamedTuple):
@@ -112,9 +114,9 @@ def embed(
     require_source(source)
     path = expand_argument(out, "out")
     indices = source.part(part)
-    if image_size < 1:
-        raise UserError(f"image_size={image_size}: must be 1 or greater")
-    _check_arguments(format, dtype, rows_per_file, shard)
+    image_size = checked("image_size", image_size, COUNT)
+    rows_per_file = checked("rows_per_file", rows_per_file, COUNT)
+    _check_arguments(format, dtype, shard)
     if not len(indices):
         raise UserError(f"data source '{source.name}' has no images in the part '{part}'")
     backbone = encoders.for_images(backbone)  # Before its network is recognized in the directory.
@@ -162,13 +164,11 @@ def embed(
     return Outcome(len(numbers), num_images, len(unreadable), unreadable[:MAX_NAMES], is_complete)
 
 
-def _check_arguments(format: str, dtype: str, rows_per_file: int, shard: tuple[int, int]) -> None:
+def _check_arguments(format: str, dtype: str, shard: tuple[int, int]) -> None:
     for name, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in choices:
             raise UserError(f"{name}={value}: choose one of {', '.join(choices)}")
-    if rows_per_file < 1:
-        raise UserError(f"rows_per_file={rows_per_file}: must be 1 or greater")
-    require_shard(*shard)
+    require_shard(shard)
     if several_workers():
         raise UserError(
             "several workers cannot write features together: run an independent process on each "
@@ -196,11 +196,6 @@ def _files(
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with tqdm(total=len(positions), desc="features", unit="img", disable=None) as bar:
         for batch in extractor.batches(feature_step(backbone)):
-            if batch[1].ndim != 2:
-                raise UserError(
-                    f"the backbone returns an array of the shape {list(batch[1].shape)} for a "
-                    "batch: it must return features [N, D]"
-                )
             parts.append(batch)
             while files and sum(len(found) for found, _ in parts) >= files[0][1]:
                 number, size = files.popleft()

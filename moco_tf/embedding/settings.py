@@ -1,6 +1,7 @@
 """What the command line and the library share about embeddings; it loads without TensorFlow."""
 
 import re
+from typing import Any
 
 from moco_tf.errors import UserError
 
@@ -10,8 +11,15 @@ DTYPES = ("float32", "float16")
 ROWS_PER_FILE = 8192
 
 
-def require_shard(number: int, count: int) -> None:
-    """Raise a `UserError` unless a number is that of one of `count` shards."""
+def require_shard(shard: Any) -> None:
+    """Raise a `UserError` unless an argument is a shard `(i, n)`, two integers with i in [0, n)."""
+    is_pair = isinstance(shard, tuple | list) and len(shard) == 2
+    if not is_pair or not all(isinstance(number, int) for number in shard):
+        raise UserError(
+            f"shard={shard!r:.100}: must be two integers (i, n), such as (0, 4) for the first of "
+            "four"
+        )
+    number, count = shard
     if not 0 <= number < count:
         raise UserError(
             f"shard={number}/{count}: must be i/n with i from 0 to n - 1, such as 0/4 for the "
@@ -33,5 +41,5 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not match:
         raise UserError(f"shard={text}: must be i/n, such as 0/4 for the first of four")
     shard = int(match[1]), int(match[2])
-    require_shard(*shard)
+    require_shard(shard)
     return shard

@@ -182,7 +182,8 @@ class Extractor:
             progress: Label of the progress bar, or None for no bar.
 
         Raises:
-            UserError: If there are no images, or none of them can be read.
+            UserError: If there are no images, none of them can be read, or the backbone does not
+                return features.
         """
         if not len(self.indices):
             raise UserError(
@@ -216,16 +217,30 @@ class Extractor:
 
         Yields:
             int64 `[n]` and float32 `[n, D]`.
+
+        Raises:
+            UserError: If the step returns anything but one feature for each image.
         """
         waiting = None
         for batch in self._batches:
             result = step(batch)
             # The device computes this batch while the caller uses the one before.
             if waiting is not None:
-                yield waiting[0].numpy(), waiting[1].numpy()
+                yield _arrays(*waiting)
             waiting = result
         if waiting is not None:
-            yield waiting[0].numpy(), waiting[1].numpy()
+            yield _arrays(*waiting)
+
+
+def _arrays(indices: tf.Tensor, features: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices and the features of a batch as arrays, after checking their shapes."""
+    shape = list(features.shape)
+    if len(shape) != 2 or shape[0] != len(indices):
+        raise UserError(
+            f"the backbone returns an array of the shape {shape} for a batch of {len(indices)}: it "
+            "must return features [N, D], such as the mean of feature maps over height and width"
+        )
+    return indices.numpy(), features.numpy()
 
 
 def batch_size(image_size: int) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from moco_tf.errors import UserError
-from moco_tf.ranges import Range
+from moco_tf.ranges import Range, checked
 
 
 def setting(
@@ -31,7 +31,8 @@ def setting(
         choices: All valid values.
         item: Type of the items, for a setting that is a tuple.
     """
-    valid = Range(minimum, above, maximum, choices)
+    is_whole = item is int or type(default) is int
+    valid = Range(minimum, above, maximum, choices, is_whole=is_whole)
     return dataclasses.field(default=default, metadata=dict(help=help, range=valid, item=item))
 
 
@@ -41,11 +42,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            problem = None if value is None else field.metadata["range"].error(value)
-            if problem:
-                shown = ",".join(map(str, value)) if field.metadata["item"] else value
-                raise UserError(f"{field.name}={shown}: {problem}")
+            value, valid = getattr(self, field.name), field.metadata["range"]
+            if value is None and field.default is None:
+                continue
+            if not field.metadata["item"]:
+                object.__setattr__(self, field.name, checked(field.name, value, valid))
+            elif problem := valid.error(value):
+                raise UserError(f"{field.name}={','.join(map(str, value))}: {problem}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,10 @@ from moco_tf.preparation.settings import (
     QUALITY,
 )
 from moco_tf.preparation.writers import WRITERS, Item
+from moco_tf.ranges import Range, checked
+from moco_tf.settings import COUNT
 
+QUALITIES = Range(minimum=1, maximum=MAX_QUALITY, is_whole=True)
 DROPPED_FILE = "dropped.tsv"
 
 
@@ -104,7 +107,10 @@ def prepare(
     """
     require_source(source)
     path = expand_argument(out, "out")
-    _check_arguments(source, format, max_side, quality, images_per_file, shard)
+    _check_arguments(source, format, shard)
+    max_side = checked("max_side", max_side, COUNT)
+    quality = checked("quality", quality, QUALITIES)
+    images_per_file = checked("images_per_file", images_per_file, COUNT)
     parts = _parts(source)
     facts = {
         "moco_tf": moco_tf.__version__,
@@ -159,22 +165,10 @@ class _File(NamedTuple):
         return tf.io.gfile.exists(self.path) and tf.io.gfile.exists(self.report)
 
 
-def _check_arguments(
-    source: Source,
-    format: str,
-    max_side: int,
-    quality: int,
-    images_per_file: int,
-    shard: tuple[int, int],
-) -> None:
+def _check_arguments(source: Source, format: str, shard: tuple[int, int]) -> None:
     if format not in FORMATS:
         raise UserError(f"format={format}: choose one of {', '.join(FORMATS)}")
-    for name, value in (("max_side", max_side), ("images_per_file", images_per_file)):
-        if value < 1:
-            raise UserError(f"{name}={value}: must be 1 or greater")
-    if not 1 <= quality <= MAX_QUALITY:
-        raise UserError(f"quality={quality}: must be from 1 to {MAX_QUALITY}")
-    require_shard(*shard)
+    require_shard(shard)
     if source.channels != 3 or source.dtype != "uint8":
         raise UserError(
             f"data source '{source.name}' has images with {source.channels} channels of the type "

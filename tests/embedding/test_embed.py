@@ -319,6 +319,8 @@ def test_other_directory_is_refused(backbone, source, tmp_path):
     [
         ({"format": "xlsx"}, "format=xlsx: choose one of parquet, npy, csv"),
         ({"dtype": "int8"}, "dtype=int8: choose one of float32, float16"),
+        ({"rows_per_file": 10.5}, "rows_per_file=10.5: must be an integer, 1 or greater"),
+        ({"shard": (0.0, 2)}, r"shard=\(0.0, 2\): must be two integers"),
         ({"rows_per_file": 0}, "rows_per_file=0: must be 1 or greater"),
         ({"shard": (4, 4)}, "shard=4/4: must be i/n"),
         ({"shard": (0, 0)}, "shard=0/0: must be i/n"),

@@ -69,6 +69,13 @@ def test_every_setting_has_help_and_a_range(settings, field):
     ("settings", "values", "message"),
     [
         (KNNSettings, dict(k=0), "k=0: must be 1 or greater"),
+        (KNNSettings, dict(k=2.5), "k=2.5: must be an integer, 1 or greater"),
+        (KNNSettings, dict(k=(5, 20)), "k=(5, 20): must be an integer, 1 or greater"),
+        (
+            KNNSettings,
+            dict(ks=(5, 2.5)),
+            "ks=5,2.5: must be integers separated by commas, 1 or greater",
+        ),
         (KNNSettings, dict(temperature=0.0), "temperature=0.0: must be greater than 0"),
         (
             FinetuneSettings,

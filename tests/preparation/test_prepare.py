@@ -348,8 +348,13 @@ def test_directory_of_an_earlier_version_is_continued(source, tmp_path):
     [
         ({"format": "zip"}, "format=zip: choose one of tfrecord, arrayrecord, webdataset"),
         ({"max_side": 0}, "max_side=0: must be 1 or greater"),
+        ({"max_side": 16.5}, "max_side=16.5: must be an integer, 1 or greater"),
+        ({"quality": "90"}, "quality='90': must be an integer, between 1 and 95"),
+        ({"images_per_file": 2.0}, "images_per_file=2.0: must be an integer, 1 or greater"),
+        ({"shard": None}, r"shard=None: must be two integers \(i, n\)"),
+        ({"shard": "0/2"}, r"shard='0/2': must be two integers \(i, n\)"),
         ({"images_per_file": 0}, "images_per_file=0: must be 1 or greater"),
-        ({"quality": 96}, "quality=96: must be from 1 to 95"),
+        ({"quality": 96}, "quality=96: must be between 1 and 95"),
         ({"shard": (2, 2)}, "shard=2/2: must be i/n"),
     ],
 )
