@@ -9,6 +9,7 @@ experiments.
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import sys
@@ -20,6 +21,7 @@ from absl import flags
 from moco_tf.cli import export as export_command
 from moco_tf.cli.flag_groups import define_export_flags
 from moco_tf.errors import UserError
+from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
     import keras
@@ -150,7 +152,9 @@ def detectron2_settings(backbone: keras.Model) -> dict[str, Any]:
     }
 
 
-def export_detectron2(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+def export_detectron2(
+    backbone: keras.Model, path: str | os.PathLike[str], origin: Origin | None = None
+) -> None:
     """Write a backbone as a pickle for Detectron2, and its model card to `<path>.md`.
 
     Args:
@@ -166,6 +170,7 @@ def export_detectron2(backbone: keras.Model, path: str, origin: Origin | None = 
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import model_card
 
+    path = expand_argument(path, "path")
     require_finite(backbone.weights)
     content = to_detectron2(backbone)
 

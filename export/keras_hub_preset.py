@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from moco_tf.cli import export as export_command
 from moco_tf.errors import UserError
+from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from moco_tf.data.pixels import Pixels
 
 
-def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+def export_keras_hub(
+    backbone: keras.Model, path: str | os.PathLike[str], origin: Origin | None = None
+) -> None:
     """Write a preset, with a model card in it.
 
     Args:
@@ -53,6 +56,7 @@ def export_keras_hub(backbone: keras.Model, path: str, origin: Origin | None = N
     from moco_tf.data.pixels import to_json
     from moco_tf.encoders.originals import PIXELS_FILE
 
+    path = expand_argument(path, "path")
     saving.require_free(path)
     require_finite(backbone.weights)
     converted = to_keras_hub(backbone)

@@ -14,12 +14,14 @@ has the layers of the stages.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moco_tf.cli import export as export_command
 from moco_tf.errors import UserError
+from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
     import keras
@@ -52,7 +54,9 @@ def to_keras(backbone: keras.Model) -> keras.Model:
     return with_keras_layers(encoders.with_normalization(backbone))
 
 
-def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+def export_keras(
+    backbone: keras.Model, path: str | os.PathLike[str], origin: Origin | None = None
+) -> None:
     """Write a backbone as a .keras file, and its model card to `<path>.md`.
 
     Args:
@@ -68,6 +72,7 @@ def export_keras(backbone: keras.Model, path: str, origin: Origin | None = None)
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import Format, model_card
 
+    path = expand_argument(path, "path")
     if not path.endswith(".keras"):
         raise UserError(
             f"the path {path} does not end in .keras, as Keras requires: use "

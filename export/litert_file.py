@@ -17,6 +17,7 @@ It needs one more package, the extra `litert`: pip install '.[litert]' in a chec
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ from absl import flags
 from moco_tf.cli import export as export_command
 from moco_tf.cli.flag_groups import define_export_flags
 from moco_tf.errors import UserError
+from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +80,7 @@ class Agreement(NamedTuple):
 
 def export_litert(
     backbone: keras.Model,
-    path: str,
+    path: str | os.PathLike[str],
     source: Source,
     image_size: int,
     precision: str = "float32",
@@ -113,6 +115,7 @@ def export_litert(
     from moco_tf.cli.start import held_back_output
     from moco_tf.data.pixels import range_text
 
+    path = expand_argument(path, "path")
     interpreter_class = _import_interpreter()
     saving.require_free(path)
     require_finite(backbone.weights)

@@ -13,12 +13,14 @@ It needs two more packages, the extra `onnx`: pip install '.[onnx]' in a checkou
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moco_tf.cli import export as export_command
 from moco_tf.errors import UserError
+from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from moco_tf.backbones.model_card import Origin
 
 
-def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) -> None:
+def export_onnx(
+    backbone: keras.Model, path: str | os.PathLike[str], origin: Origin | None = None
+) -> None:
     """Write a backbone as an ONNX file, and its model card to `<path>.md`.
 
     Its input is `images`, float32 `[batch, height, width, C]` in [0, 255], and its output
@@ -46,6 +50,7 @@ def export_onnx(backbone: keras.Model, path: str, origin: Origin | None = None) 
     from moco_tf.backbones.finite import require_finite
     from moco_tf.backbones.model_card import Format, model_card
 
+    path = expand_argument(path, "path")
     onnx = _import_onnx()
     saving.require_free(path)
     require_finite(backbone.weights)

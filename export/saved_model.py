@@ -19,6 +19,7 @@ not applied.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from absl import flags
 
 from moco_tf.cli import export as export_command
 from moco_tf.cli.flag_groups import define_export_flags
+from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
     import keras
@@ -84,7 +86,10 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
 
 
 def export_saved_model(
-    backbone: keras.Model, path: str, origin: Origin | None = None, image_size: int = IMAGE_SIZE
+    backbone: keras.Model,
+    path: str | os.PathLike[str],
+    origin: Origin | None = None,
+    image_size: int = IMAGE_SIZE,
 ) -> None:
     """Write a backbone as a SavedModel, with a model card in it.
 
@@ -104,6 +109,7 @@ def export_saved_model(
     from moco_tf.backbones.model_card import model_card
     from moco_tf.files import require_no_pattern
 
+    path = expand_argument(path, "path")
     saving.require_free(path)
     require_no_pattern(path)
     backbone = encoders.with_normalization(backbone)

@@ -194,6 +194,8 @@ def _converted(key: str, value: Any) -> Any:
     expected = VALUE_TYPES[key]
     if isinstance(value, np.generic):
         value = value.item()
+    if expected is str and isinstance(value, os.PathLike):
+        value = os.fsdecode(value)
     if expected is tuple and isinstance(value, (list, np.ndarray)):
         value = tuple(np.asarray(value).tolist())
     if expected is float and type(value) is int:

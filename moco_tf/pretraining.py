@@ -23,8 +23,8 @@ def train(
     workdir: str | os.PathLike[str],
     config: str | os.PathLike[str] | ml_collections.ConfigDict = "folder",
     *,
-    init: str | None = None,
-    encoder: str | None = None,
+    init: str | os.PathLike[str] | None = None,
+    encoder: str | os.PathLike[str] | None = None,
     strategy: tf.distribute.Strategy | None = None,
     **settings: Any,
 ) -> Run:
@@ -54,7 +54,8 @@ def train(
         config: Name of an installed config, such as `"folder"` or `"photos"`; path of a config
             file; or a config, which is not changed.
         init: Weights to start from, such as `"run:DIR"`; by default as the config says.
-        encoder: Name of the encoder, such as `"resnet18"`; by default that of the config.
+        encoder: Name of the encoder, such as `"resnet18"`, or the path of a .keras file; by default
+            that of the config.
         strategy: A `tf.distribute.Strategy`; by default the current one.
         **settings: Settings of the config to change, such as `epochs=100`, `augment={"hue": 0.1}`
             or `**{"data.on_error": "fail"}`.
@@ -101,8 +102,8 @@ def preview(
     path: str | os.PathLike[str],
     config: str | os.PathLike[str] | ml_collections.ConfigDict = "folder",
     *,
-    init: str | None = None,
-    encoder: str | None = None,
+    init: str | os.PathLike[str] | None = None,
+    encoder: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> str:
     """Plot the first images of a run beside the augmented views that it would train on.
@@ -149,8 +150,8 @@ def _with_images(config: ml_collections.ConfigDict, data: Any, directory: str) -
 def _config(
     data: Any,
     config: str | os.PathLike[str] | ml_collections.ConfigDict,
-    init: str | None,
-    encoder: str | None,
+    init: str | os.PathLike[str] | None,
+    encoder: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
 ) -> ml_collections.ConfigDict:
     """Return the config with the changed settings; that of the data is still missing."""

@@ -40,7 +40,7 @@ def load_run(workdir: str | os.PathLike[str]) -> "Run":
         >>> run.step, run.total_steps, run.finished
         (12, 12, True)
     """
-    return Run(paths.expand_argument(workdir, "workdir"))
+    return Run(workdir)
 
 
 class Run:
@@ -50,7 +50,7 @@ class Run:
     is being trained elsewhere can be watched.
 
     Args:
-        workdir: Path of the run directory.
+        workdir: Path of the run directory, as for `load_run`.
 
     Attributes:
         workdir: Path of the run directory, absolute.
@@ -68,7 +68,8 @@ class Run:
         [0, 6, 12]
     """
 
-    def __init__(self, workdir: str) -> None:
+    def __init__(self, workdir: str | os.PathLike[str]) -> None:
+        workdir = paths.expand_argument(workdir, "workdir")
         self.config = run_directory.read_config(workdir)
         # The working directory may change.
         self.workdir = paths.absolute(workdir)

@@ -1,5 +1,6 @@
 """Configs by name, and changes of their settings; the flag --config is tested with the commands."""
 
+import pathlib
 import re
 
 import numpy as np
@@ -55,6 +56,8 @@ def test_settings_are_changed_in_their_own_type():
     )
     assert values == (3, 1.0, 0.5, (2, 3), False, 0.0, (0.5, 1.0), "fail")
     assert [type(value) for value in values[:3]] == [int, float, float]
+    config_files.change(config, {"encoder": pathlib.Path("mine.keras")})
+    assert config.encoder == "mine.keras"
     config_files.change(config, {"augment.hue": None})
     assert config.augment.hue is None
 

@@ -153,6 +153,12 @@ CONFIG = photos.get_config()
         ("photos", {"epochs": 0}, "config.epochs=0: must be 1 or greater"),
         ("photos", {"encoder": 3}, "encoder=3: must be a text, not int"),
         ("photos", {"init": "weights.h5"}, "config.init='weights.h5': use run:DIR"),
+        ("photos", {"init": pathlib.Path("weights.h5")}, "config.init='weights.h5': use run:DIR"),
+        (
+            "photos",
+            {"encoder": pathlib.Path("mine.keras")},
+            "stem=small has no effect on the encoder 'mine.keras'",
+        ),
         ("photos", {"config": "foto"}, "config=foto: there is no such file; installed are configs"),
         ("photos", {"config": {"epochs": 3}}, "config is of the type dict: use the name of"),
         ("photos", {"data.source": "photos"}, "there are images in data and in the setting data."),

@@ -14,13 +14,13 @@ from moco_tf.encoders import keras_files, state_dict
 from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, require_no_pattern
-from moco_tf.paths import expand
+from moco_tf.paths import expand_argument
 
 # What TensorFlow and Keras raise when they load a damaged SavedModel.
 LOAD_ERRORS = (tf.errors.OpError, AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
-def load_backbone(workdir: str) -> keras.Model:
+def load_backbone(workdir: str | os.PathLike[str]) -> keras.Model:
     """Load the backbone of a run's query encoder from its newest checkpoint.
 
     Its BatchNormalization has one group, so the backbone can be fine-tuned with any batch size.
@@ -48,15 +48,15 @@ def load_backbone(workdir: str) -> keras.Model:
         >>> backbone.predict(images, verbose=0).shape
         (4, 64)
     """
-    workdir = expand(workdir, "workdir")
+    workdir = expand_argument(workdir, "workdir")
     return encoders.with_normalization(load_query_encoder(workdir).backbone)
 
 
-def load_encoder(workdir: str) -> keras.Model:
+def load_encoder(workdir: str | os.PathLike[str]) -> keras.Model:
     """Load a run's query encoder, including its projection head, from its newest checkpoint.
 
     Args:
-        workdir: Path of the run directory.
+        workdir: As for `load_backbone`.
 
     Returns:
         A `keras.Model` as `load_backbone` returns, but to projections `[N, dim]`, which are not
@@ -65,10 +65,11 @@ def load_encoder(workdir: str) -> keras.Model:
     Raises:
         UserError: As for `load_backbone`.
     """
+    workdir = expand_argument(workdir, "workdir")
     return encoders.with_normalization(load_query_encoder(workdir))
 
 
-def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
+def load_saved_model(path: str | os.PathLike[str]) -> tuple[keras.layers.Layer, int]:
     """Load a backbone that `moco_tf.export.saved_model` wrote, frozen.
 
     Args:
@@ -81,6 +82,7 @@ def load_saved_model(path: str) -> tuple[keras.layers.Layer, int]:
     Raises:
         UserError: If there is no such SavedModel, or it holds NaN or infinity.
     """
+    path = expand_argument(path, "path")
     _require_saved_model(path)
     try:
         layer = keras.layers.TFSMLayer(path, call_endpoint="serve", trainable=False)
@@ -115,7 +117,9 @@ def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
     return None if network is None or is_foreign(network.encoder) else network
 
 
-def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") -> keras.Model:
+def load_network(
+    path: str | os.PathLike[str], encoder: str | None = None, stem: str = "imagenet"
+) -> keras.Model:
     """Rebuild the network in a SavedModel of `moco_tf.export.saved_model`.
 
     Args:
@@ -131,6 +135,7 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
     Raises:
         UserError: If there is no such SavedModel, or it holds another network, or NaN or infinity.
     """
+    path = expand_argument(path, "path")
     _require_saved_model(path)
     try:
         saved = tf.saved_model.load(path)
@@ -166,7 +171,7 @@ def load_network(path: str, encoder: str | None = None, stem: str = "imagenet") 
     return backbone
 
 
-def load_keras(path: str) -> keras.Model:
+def load_keras(path: str | os.PathLike[str]) -> keras.Model:
     """Load the network in a file of `moco_tf.export.keras_v3`.
 
     Args:
@@ -180,6 +185,7 @@ def load_keras(path: str) -> keras.Model:
         UserError: If there is no such file, it cannot be read, or it holds another model, or NaN
             or infinity.
     """
+    path = expand_argument(path, "path")
     if not path.endswith(".keras"):
         raise UserError(f"{path} does not end in .keras, as the files of the Keras export do")
     try:
@@ -200,7 +206,9 @@ def load_keras(path: str) -> keras.Model:
     return network
 
 
-def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Model:
+def load_checkpoint(
+    path: str | os.PathLike[str], encoder: str, stem: str = "imagenet"
+) -> keras.Model:
     """Load the backbone in a file of facebookresearch/moco, torchvision, timm and others.
 
     Args:
@@ -216,6 +224,7 @@ def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Mo
         UserError: If PyTorch is not installed, there is no such file, it cannot be read, it holds
             another network or several that fit, or it holds NaN or infinity.
     """
+    path = expand_argument(path, "path")
     if is_foreign(encoder):
         raise UserError(
             f"the checkpoint {path} cannot be loaded as '{encoder}': files of PyTorch are read as "
@@ -235,7 +244,7 @@ def load_checkpoint(path: str, encoder: str, stem: str = "imagenet") -> keras.Mo
     return backbone
 
 
-def load_query_encoder(workdir: str) -> keras.Model:
+def load_query_encoder(workdir: str | os.PathLike[str]) -> keras.Model:
     """Load a run's query encoder as it was built, from its newest checkpoint.
 
     Args:
@@ -250,6 +259,7 @@ def load_query_encoder(workdir: str) -> keras.Model:
     Raises:
         UserError: As for `load_backbone`.
     """
+    workdir = expand_argument(workdir, "workdir")
     config = run_directory.read_config(workdir)
     path, channels = run_directory.require_checkpoint(workdir), run_data.read_channels(workdir)
     encoder = encoders.build(

@@ -1,6 +1,7 @@
 """Encoders: convolutional backbones, with or without a projection head."""
 
 import dataclasses
+import os
 from typing import Any, NamedTuple
 
 import keras
@@ -11,9 +12,11 @@ from moco_tf.data import pixels as pixel_values
 from moco_tf.data.pixels import Pixels
 from moco_tf.encoders import foreign
 from moco_tf.encoders.heads import head as build_head
-from moco_tf.encoders.names import check_name, encoder_name, is_foreign
+from moco_tf.encoders.names import check_name, encoder_argument, encoder_name, is_foreign
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
+from moco_tf.ranges import checked
+from moco_tf.settings import COUNT
 
 __all__ = [
     "Network",
@@ -47,7 +50,7 @@ class Network(NamedTuple):
 
 
 def build(
-    name: str,
+    name: str | os.PathLike[str],
     head: str | None = None,
     dim: int = 128,
     stem: str = "imagenet",
@@ -71,8 +74,9 @@ def build(
             the head of MoCo v2.
         dim: Length C of queries and keys; ignored without a head.
         stem: `"imagenet"`, or `"small"` for images of about 32 pixels (our ResNets only).
-        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into.
-        channels: Number of channels of the images; 3 is RGB.
+        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into, 1
+            or greater.
+        channels: Number of channels of the images, 1 or greater; 3 is RGB.
         description: What `moco_tf.encoders.foreign.describe` returned for a backbone that is not
             one of our ResNets. It is built from that, with random weights, and the name is only a
             name.
@@ -85,7 +89,8 @@ def build(
         the attribute `pixels`, and with a head the attributes `backbone` and `head`.
 
     Raises:
-        UserError: If the name, the head or the stem is unknown, or the network cannot be used.
+        UserError: If the name, the head or the stem is unknown, a number is out of range, or the
+            network cannot be used.
 
     Example:
         >>> import moco_tf
@@ -95,7 +100,10 @@ def build(
         >>> encoder.backbone.output_shape
         (None, 512)
     """
+    name = encoder_argument(name)
     check_name(name, stem)
+    bn_groups = checked("bn_groups", bn_groups, COUNT)
+    channels = checked("channels", channels, COUNT)
     if not is_foreign(name):
         backbone = resnet(name, stem=stem, bn_groups=bn_groups, channels=channels)
     elif description is None:
@@ -105,6 +113,7 @@ def build(
     backbone.pixels = pixels or pixel_values.default(channels)
     if head is None:
         return backbone
+    dim = checked("dim", dim, COUNT)
     images = keras.Input(backbone.input_shape[1:], name="images")
     projection = build_head(head, backbone.output_shape[-1], dim)
     encoder = keras.Model(images, projection(backbone(images)), name=f"{backbone.name}_encoder")
@@ -309,7 +318,7 @@ def foreign_part(backbone: keras.Model) -> keras.Model | None:
 
 
 def random_network(
-    name: str,
+    name: str | os.PathLike[str],
     stem: str = "imagenet",
     channels: int = 3,
     seed: int = 0,
@@ -334,6 +343,7 @@ def random_network(
     Raises:
         UserError: If the name or the stem is unknown.
     """
+    name = encoder_argument(name)
     if is_foreign(name) and description is None:
         description = foreign.describe(name, channels)
     keras.utils.set_random_seed(seed)
@@ -341,7 +351,7 @@ def random_network(
 
 
 def random_backbone(
-    name: str,
+    name: str | os.PathLike[str],
     stem: str = "imagenet",
     channels: int = 3,
     seed: int = 0,

@@ -8,6 +8,7 @@ be checked without the network.
 import difflib
 import os
 import re
+from typing import Any
 
 from moco_tf.encoders.resnet import parse_name
 from moco_tf.errors import UserError
@@ -30,6 +31,20 @@ APPLICATIONS: dict[str, str] = {
 }
 # How the name of a Keras model of a network from elsewhere begins. Keras allows no ":" in it.
 MODEL_NAMES = {"keras:": "keras_", "keras_hub:": "keras_hub_", "": "file_"}
+
+
+def encoder_argument(name: Any) -> str:
+    """Return the name of an encoder that a function was given.
+
+    Args:
+        name: The argument, a text or the path of a .keras file as a `pathlib.Path`.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"the encoder is of the type {type(name).__name__}: use {FORMS}")
+    return os.fsdecode(name)
 
 
 def is_foreign(name: str) -> bool:

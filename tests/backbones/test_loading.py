@@ -1,6 +1,7 @@
 """Backbones come back as they were saved, and other files and networks are refused."""
 
 import json
+import pathlib
 import shutil
 
 import keras
@@ -12,6 +13,7 @@ from moco_tf import encoders, run_directory
 from moco_tf.backbones import loading
 from moco_tf.encoders import Network
 from moco_tf.errors import UserError
+from moco_tf.export.keras_v3 import export_keras
 from moco_tf.export.saved_model import export_saved_model
 
 
@@ -177,3 +179,31 @@ def test_run_of_another_architecture_is_refused(trained_run, tmp_path):
     values = json.loads((workdir / "config.json").read_text())
     (workdir / "config.json").write_text(json.dumps({**values, "encoder": "resnet14"}))
     assert "cannot be read" in refusal(loading.load_backbone, str(workdir))
+
+
+@pytest.mark.parametrize("load", [loading.load_backbone, loading.load_encoder])
+def test_run_is_loaded_from_a_path_object(trained_run, load, monkeypatch):
+    images = np.zeros([1, 32, 32, 3], np.float32)
+    expected = load(str(trained_run))(images, training=False)
+    np.testing.assert_array_equal(load(pathlib.Path(trained_run))(images, training=False), expected)
+    monkeypatch.setenv("WORKDIR", str(trained_run))
+    np.testing.assert_array_equal(load("$WORKDIR")(images, training=False), expected)
+    with pytest.raises(UserError, match="workdir is None: use a path"):
+        load(None)
+
+
+def test_exports_are_loaded_from_path_objects(tmp_path):
+    backbone = encoders.random_backbone("resnet8", stem="small")
+    export_saved_model(backbone, tmp_path / "saved_model")
+    export_keras(backbone, tmp_path / "backbone.keras")
+    images = np.random.default_rng(0).uniform(0, 255, [2, 16, 16, 3]).astype(np.float32)
+    expected = backbone(images, training=False)
+    saved, channels = loading.load_saved_model(tmp_path / "saved_model")
+    assert channels == 3
+    np.testing.assert_allclose(saved(images), expected, rtol=1e-4, atol=1e-5)
+    for network in (
+        loading.load_network(tmp_path / "saved_model"),
+        loading.load_keras(tmp_path / "backbone.keras"),
+    ):
+        again = encoders.with_normalization(network)(images, training=False)
+        np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-5)

@@ -139,3 +139,27 @@ def test_backbone_named_like_a_model_that_normalizes_gets_a_normalization(tmp_pa
     model = encoders.with_normalization(network)
     assert model is not network
     assert encoders.without_normalization(model) is network
+
+
+def test_encoder_is_built_from_a_path_object(tmp_path):
+    images = keras.Input((8, 8, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
+    model = keras.Model(images, features)
+    model.save(tmp_path / "mine.keras")
+    network = encoders.build(tmp_path / "mine.keras")
+    for weight, expected in zip(network.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert encoders.random_backbone(tmp_path / "mine.keras").output_shape == (None, 4)
+    with pytest.raises(UserError, match="the encoder is of the type NoneType: use a ResNet"):
+        encoders.build(None)
+
+
+@pytest.mark.parametrize("name", ["bn_groups", "channels", "dim"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", None])
+def test_number_that_is_not_a_positive_integer_is_refused(name, value):
+    with pytest.raises(UserError, match=f"^{name}=.*: must be .*1 or greater$"):
+        encoders.build("resnet8", "linear", stem="small", **{name: value})
+
+
+def test_length_of_queries_is_ignored_without_a_head():
+    assert encoders.build("resnet8", dim=0, stem="small").output_shape == (None, 64)

@@ -109,7 +109,7 @@ def test_existing_card_is_left_alone(tmp_path):
 def test_both_kinds_of_backbone_become_the_same_file(tmp_path, kind):
     network, normalized = both_kinds()
     backbone = normalized if kind == "with normalization" else network
-    export_keras(backbone, str(tmp_path / "backbone.keras"))
+    export_keras(backbone, tmp_path / "backbone.keras")
     saved, images = keras.saving.load_model(tmp_path / "backbone.keras"), photographs(3, 40, 32)
     assert_close(saved(images, training=False), features_of(network, images))
     # What was exported and loaded can be exported again.

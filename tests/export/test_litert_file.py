@@ -150,7 +150,7 @@ def test_backbone_with_normalization_is_converted_without_a_second_one(tmp_path)
     interpreters = pytest.importorskip("ai_edge_litert.interpreter")
     network, normalized = both_kinds()
     out, [image] = tmp_path / "backbone.tflite", photographs(1, 32, 32)
-    agreement = export_litert(normalized, str(out), sources.load("photos"), 32)
+    agreement = export_litert(normalized, out, sources.load("photos"), 32)
     assert agreement.least_cosine > 0.9999
     interpreter = interpreters.Interpreter(str(out))
     interpreter.allocate_tensors()

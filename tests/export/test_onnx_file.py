@@ -67,7 +67,7 @@ def test_both_kinds_of_backbone_become_the_same_file(tmp_path, kind):
     onnxruntime = pytest.importorskip("onnxruntime")
     network, normalized = both_kinds()
     out = tmp_path / "backbone.onnx"
-    export_onnx(normalized if kind == "with normalization" else network, str(out))
+    export_onnx(normalized if kind == "with normalization" else network, out)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     images = photographs(3, 40, 32)
     [features] = session.run(["features"], {"images": images})

@@ -225,6 +225,6 @@ def test_backbone_of_five_channels_takes_no_files(tmp_path):
 def test_both_kinds_of_backbone_become_the_same_file(tmp_path, kind):
     network, normalized = both_kinds()
     backbone = normalized if kind == "with normalization" else network
-    export_saved_model(backbone, str(tmp_path / "export"), image_size=SIDE)
+    export_saved_model(backbone, tmp_path / "export", image_size=SIDE)
     saved, images = tf.saved_model.load(tmp_path / "export"), photographs(3, 40, 32)
     assert_close(saved.serve(images), features_of(network, images))
