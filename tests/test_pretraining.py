@@ -306,6 +306,15 @@ def test_path_of_a_preview_is_a_path():
         moco_tf.preview("photos", None, "photos")
 
 
+@pytest.mark.parametrize("name", ["views.jpg", "views.PDF", "views.png.svg"])
+def test_preview_with_the_extension_of_another_format_is_refused(tmp_path, name):
+    extension = pathlib.Path(name).suffix
+    expected = f"{tmp_path / name} ends in {extension}, .*: use {tmp_path / 'views.png'}$"
+    with pytest.raises(UserError, match=expected):
+        moco_tf.preview("photos", tmp_path / name, "photos")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_preview_shows_the_images_of_a_list(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path, image in zip(paths, IMAGES, strict=False):

@@ -140,12 +140,18 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
     Args:
         config: A config with the keys of `moco_tf.default_config`.
-        path: Path of the PNG file to write.
+        path: Path of the PNG file to write, which ends in .png or has no extension.
 
     Raises:
-        UserError: If a setting is invalid, the data source cannot be read, or the file cannot be
-            written.
+        UserError: If the path has another extension, a setting is invalid, the data source cannot
+            be read, or the file cannot be written.
     """
+    root, extension = os.path.splitext(path)
+    if extension.lower() not in ("", ".png"):
+        png = f"{root.removesuffix('.png')}.png"
+        raise UserError(
+            f"the preview {path} ends in {extension}, but it is written as a PNG file: use {png}"
+        )
     config = run_pixels.resolve(plan.resolve(config))
     from moco_tf.plots.run import plot_preview  # Imports Matplotlib, which a training need not.
 

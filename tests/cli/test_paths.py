@@ -153,3 +153,11 @@ def test_output_passes_every_terminal(monkeypatch, encoding):
     assert out.getvalue() == expected
     expected = "error: no file 'Käse 🐱\\x1b[31m'\n".encode(encoding, errors="backslashreplace")
     assert err.getvalue() == expected
+
+
+def test_preview_with_the_extension_of_another_format_is_refused(image_folder, tmp_path):
+    line = in_process.run_mistake(
+        "train.py", *TRAINED_RUN, source_flag(image_folder), f"--preview={tmp_path}/views.jpg"
+    )
+    assert f"{tmp_path}/views.jpg ends in .jpg, but it is written as a PNG file" in line
+    assert not (tmp_path / "views.jpg").exists()
