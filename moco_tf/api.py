@@ -9,8 +9,7 @@ from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
 from moco_tf.evaluation.features import Features, extract, require_comparable
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
-from moco_tf.ranges import checked
-from moco_tf.settings import COUNT
+from moco_tf.ranges import COUNT, checked
 
 
 def extract_features(

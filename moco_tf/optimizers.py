@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.keras_internals import uses_weight_decay, variable_index
-from moco_tf.ranges import FRACTION, NOT_NEGATIVE, require
+from moco_tf.ranges import FRACTION, NOT_NEGATIVE, checked
 
 
 @keras.saving.register_keras_serializable("moco_tf")
@@ -53,11 +53,9 @@ class SGD(keras.optimizers.Optimizer):
         **kwargs: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        require("momentum", momentum, FRACTION)
-        require("weight_decay", weight_decay, NOT_NEGATIVE)
-        self.momentum = momentum
+        self.momentum = checked("momentum", momentum, FRACTION)
         # With the name `weight_decay`, Keras would apply its decoupled decay as well.
-        self.coupled_weight_decay = weight_decay
+        self.coupled_weight_decay = checked("weight_decay", weight_decay, NOT_NEGATIVE)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Create a momentum buffer for each variable."""

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from moco_tf.ranges import COUNT, POSITIVE, require
+from moco_tf.ranges import COUNT, POSITIVE, checked
 
 SCHEDULES = ("step", "cosine", "exponential")
 
@@ -66,9 +66,8 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
         milestones: Sequence[int] = (120, 160),
         factor: float = 0.1,
     ) -> None:
-        require("steps_per_epoch", steps_per_epoch, COUNT)
         self.learning_rate = learning_rate
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, COUNT)
         self.milestones = tuple(milestones)
         self.factor = factor
 
@@ -108,11 +107,9 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, learning_rate: float, steps_per_epoch: int, epochs: float) -> None:
-        require("steps_per_epoch", steps_per_epoch, COUNT)
-        require("epochs", epochs, POSITIVE)
         self.learning_rate = learning_rate
-        self.steps_per_epoch = steps_per_epoch
-        self.epochs = epochs
+        self.steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, COUNT)
+        self.epochs = checked("epochs", epochs, POSITIVE)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """Return the learning rate of a step, a scalar of dtype `keras.config.floatx()`."""

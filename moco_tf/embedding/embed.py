@@ -27,8 +27,7 @@ from moco_tf.evaluation.features import Extractor, Features, feature_step, requi
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
-from moco_tf.ranges import checked
-from moco_tf.settings import COUNT
+from moco_tf.ranges import COUNT, checked
 
 
 class Outcome(NamedTuple):

@@ -15,8 +15,7 @@ from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.names import check_name, encoder_argument, encoder_name, is_foreign
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
-from moco_tf.ranges import checked
-from moco_tf.settings import COUNT
+from moco_tf.ranges import COUNT, checked
 
 __all__ = [
     "Network",

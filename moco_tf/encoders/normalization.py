@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.ranges import COUNT, require
+from moco_tf.ranges import COUNT, checked
 
 
 @keras.saving.register_keras_serializable("moco_tf")
@@ -60,8 +60,7 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require("groups", groups, COUNT)
-        self.groups = groups
+        self.groups = checked("groups", groups, COUNT)
         self.momentum = momentum
         self.epsilon = epsilon
         self.scale = scale

@@ -13,7 +13,7 @@ from moco_tf.keras_internals import DistributedModel, all_layers
 from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
 from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
-from moco_tf.ranges import POSITIVE, Range, require
+from moco_tf.ranges import POSITIVE, Range, checked
 from moco_tf.seeds import seed_for
 
 P = ParamSpec("P")
@@ -64,10 +64,9 @@ class Mechanism(DistributedModel):
         self, temperature: float, augment: Augmentation | None, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        require("seed", seed, Range(minimum=0, is_whole=True))
         self.temperature = temperature
         self.augment = augment
-        self.seed = seed
+        self.seed = checked("seed", seed, Range(minimum=0, is_whole=True))
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step"
         )
@@ -83,8 +82,7 @@ class Mechanism(DistributedModel):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        require("temperature", value, POSITIVE)
-        self._temperature = value
+        self._temperature = checked("temperature", value, POSITIVE)
         self._compile_again()
 
     def _compile_again(self) -> None:

@@ -11,7 +11,7 @@ from moco_tf.mechanisms.base import Augmentation, Mechanism, View
 from moco_tf.mechanisms.building import build
 from moco_tf.mechanisms.dictionaries import Bank
 from moco_tf.mechanisms.losses import log_loss
-from moco_tf.ranges import COUNT, FRACTION, require
+from moco_tf.ranges import COUNT, FRACTION, checked
 from moco_tf.seeds import seed_for
 
 
@@ -86,9 +86,9 @@ class MemoryBank(Mechanism):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
-        require("num_images", num_images, COUNT)
-        require("num_negatives", num_negatives, COUNT)
-        require("momentum", momentum, FRACTION)
+        num_images = checked("num_images", num_images, COUNT)
+        num_negatives = checked("num_negatives", num_negatives, COUNT)
+        momentum = checked("momentum", momentum, FRACTION)
         self.num_negatives = num_negatives
         self.query_encoder = build(build_encoder)
         self.bank = Bank(num_images, self.query_encoder.output_shape[-1], momentum, seed)

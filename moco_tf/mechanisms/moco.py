@@ -15,7 +15,7 @@ from moco_tf.mechanisms.building import build_two
 from moco_tf.mechanisms.dictionaries import Queue
 from moco_tf.mechanisms.losses import info_nce
 from moco_tf.optimizers import move_towards
-from moco_tf.ranges import COUNT, FRACTION, require
+from moco_tf.ranges import COUNT, FRACTION, checked
 
 
 class MoCo(Mechanism):
@@ -97,7 +97,7 @@ class MoCo(Mechanism):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
-        require("queue_size", queue_size, COUNT)
+        queue_size = checked("queue_size", queue_size, COUNT)
         self.momentum = momentum
         self.shuffle_bn = shuffle_bn
         self.symmetric_loss = symmetric_loss
@@ -118,8 +118,7 @@ class MoCo(Mechanism):
 
     @momentum.setter
     def momentum(self, value: float) -> None:
-        require("momentum", value, FRACTION)
-        self._momentum = value
+        self._momentum = checked("momentum", value, FRACTION)
         self._compile_again()
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:

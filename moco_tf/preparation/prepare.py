@@ -31,8 +31,7 @@ from moco_tf.preparation.settings import (
     QUALITY,
 )
 from moco_tf.preparation.writers import WRITERS, Item
-from moco_tf.ranges import Range, checked
-from moco_tf.settings import COUNT
+from moco_tf.ranges import COUNT, Range, checked
 
 QUALITIES = Range(minimum=1, maximum=MAX_QUALITY, is_whole=True)
 DROPPED_FILE = "dropped.tsv"
