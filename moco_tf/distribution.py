@@ -6,7 +6,9 @@ import math
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -149,6 +151,19 @@ def split_cpu(count: int) -> None:
     )
 
 
+# What a collective raises if a worker has died.
+ERRORS_OF_A_LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
+# How messages name an operation, or a process that it communicates with.
+OPERATION = re.compile(r"\[Op:|\{\{node|/job:")
+FILE_OPERATION = re.compile("SaveV2|RestoreV2|MergeV2Checkpoints|ReadFile")
+
+
 def several_workers() -> bool:
     """Return whether several processes share the current strategy."""
     return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
@@ -172,16 +187,18 @@ def task_id() -> int:
 
 
 def worker_is_gone(error: Exception) -> bool:
-    """Return whether an error is of the kind that a collective raises if a worker has died."""
-    return several_workers() and isinstance(
-        error,
-        (
-            tf.errors.UnavailableError,
-            tf.errors.AbortedError,
-            tf.errors.CancelledError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.FailedPreconditionError,
-        ),
+    """Return whether an error is of the kind that a collective raises if a worker has died.
+
+    File systems raise the same exceptions, for example if a network drive cannot be reached. Their
+    messages name no operation, or one that reads or writes files.
+    """
+    if not several_workers() or not isinstance(error, tf.errors.OpError):
+        return False
+    message = str(error)
+    return "Collective ops is aborted" in message or (
+        isinstance(error, ERRORS_OF_A_LOST_WORKER)
+        and OPERATION.search(message) is not None
+        and FILE_OPERATION.search(message) is None
     )
 
 
@@ -224,6 +241,25 @@ def gather_from_workers(number: int) -> list[int]:
         lambda _: tf.constant([number], tf.int64)
     )
     return [int(gathered) for gathered in strategy.gather(numbers, axis=0)]
+
+
+def require_same(facts: Mapping[str, Any]) -> None:
+    """Raise a `UserError` if a fact is not the same on all workers.
+
+    Every worker has to call it at the same point of the program, with the same names.
+
+    Args:
+        facts: Values that can be written as JSON, by what they are.
+    """
+    if not several_workers():
+        return
+    for name, value in facts.items():
+        text = json.dumps(value)
+        if len(set(gather_from_workers(zlib.crc32(text.encode())))) > 1:
+            raise UserError(
+                f"the workers differ in {name}: on this one, it is {text:.300}. Start all workers "
+                "with the same settings and images, and with a run directory that they share"
+            )
 
 
 def num_replicas() -> int:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from absl import flags
 
-from moco_tf import distribution, encoders, run_directory, run_pixels
+from moco_tf import distribution, encoders, run_data, run_directory, run_pixels
 from moco_tf.backbones import descriptions, network_file
 from moco_tf.cli import backbone_flags
 from moco_tf.config_checks import check
@@ -75,6 +75,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
         except UserError as error:
             raise UserError(f"--{error}") from error
+    if distribution.several_workers():
+        _require_identical_workers(protocol, settings, backbone, source, gallery, image_size)
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)
@@ -253,6 +255,30 @@ def _load_backbone(
     backbone, channels = backbone_flags.load_with_normalization(values, kind, source, head)
     path: Any = values[kind].value
     return backbone, path, "." if kind == "checkpoint" else path, channels
+
+
+def _require_identical_workers(
+    protocol: str,
+    settings: Settings | None,
+    backbone: Any,
+    source: Source,
+    gallery: Source | None,
+    image_size: int,
+) -> None:
+    """Raise a `UserError` unless all workers evaluate the same backbone on the same images.
+
+    A run that goes on may have a newer checkpoint on one of them.
+    """
+    identity = comparison.identify(backbone, source, image_size)
+    facts = {
+        "the protocol and its settings": [protocol, settings and dataclasses.asdict(settings)],
+        "the backbone": [identity.pop("weights"), identity.pop("network")],
+        "the images of the evaluation": identity,
+        "the images of the gallery": None
+        if gallery is None
+        else [gallery.name, gallery.size, run_data.of_source(gallery).checksum],
+    }
+    distribution.require_same(facts)
 
 
 def _load_network(values: flags.FlagValues, config: Any, source: Source) -> keras.Model:

@@ -1,5 +1,6 @@
 """The protocols detection and segmentation of moco-evaluate."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -13,7 +14,7 @@ from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
-from moco_tf.evaluation import protocols, unreadable
+from moco_tf.evaluation import comparison, protocols, unreadable
 from moco_tf.evaluation.settings import Settings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, training, trials
 from moco_tf.export.keras_hub_preset import to_keras_hub
@@ -47,6 +48,15 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     initializations, name, directory = _initializations(values, backbones)
     tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
     images = _load_images(values, task is segmentation.SEGMENTATION, tfds_dir)
+    if distribution.several_workers():
+        weights = {flag: comparison.checksum(one) for flag, one in backbones.items()}
+        distribution.require_same(
+            {
+                "the protocol and its settings": [protocol, dataclasses.asdict(settings)],
+                "the backbones": weights,
+                "the images or their annotations": [images.name, images.checksum, image_size],
+            }
+        )
     directory = values.output_dir or directory
     if distribution.is_chief():
         protocols.require_writable(directory)

@@ -67,7 +67,8 @@ def embed(
 
     Every image has a row, in the order of the source. Files are written atomically. If the call is
     interrupted, the same call writes the files that are missing. The replicas of the current
-    `tf.distribute` strategy share the work. Only the rows of one file are held in memory.
+    `tf.distribute` strategy share the work. The rows of one file and about 40 bytes for each image
+    are held in memory.
 
     Args:
         backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from tqdm.auto import tqdm
 
 from moco_tf import distribution
+from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 
 
@@ -14,10 +15,13 @@ class Accessory:
 
     Args:
         what: What the run goes on without, such as "curves.png".
+        is_shared: Whether all workers compute it together. If there are several, a failure of one
+            of them then ends the run, because the others would wait for it.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, is_shared: bool = False) -> None:
         self.what = what
+        self.is_shared = is_shared
         self.has_failed = False
 
     @contextlib.contextmanager
@@ -28,6 +32,8 @@ class Accessory:
         except Exception as error:
             if distribution.worker_is_gone(error):
                 raise
+            if self.is_shared and distribution.several_workers():
+                raise UserError(f"{self.what} failed: {error_reason(error)}") from error
             if not self.has_failed:
                 tqdm.write(f"warning: the run goes on without {self.what}: {error_reason(error)}")
             self.has_failed = True

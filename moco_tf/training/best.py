@@ -96,7 +96,10 @@ class BestCheckpoint:
             UserError: If the training has diverged, or the checkpoint cannot be written.
         """
         value = values.get(self.name)  # Absent if too few images can be read.
-        if value is None or (self.value is not None and value <= self.value):
+        is_better = value is not None and (self.value is None or value > self.value)
+        # The chief decides, because all workers save together, and the values of workers with
+        # other processors may differ by rounding.
+        if not distribution.gather_from_workers(int(is_better))[0]:
             return False
         self.checkpoints.finite.require(step)
         folder, name = os.path.join(self.directory, "checkpoints"), f"step-{step}"
@@ -124,7 +127,7 @@ class BestCheckpoint:
                 f"({error_reason(error)}): {write_remedy(error, self.output_dir)}, or set "
                 "config.keep_best to '', and run the same command again"
             ) from error
-        self.value = float(value)
+        self.value = value
         return True
 
     def _set_aside(self) -> None:

@@ -74,7 +74,7 @@ class KNNMonitor(GlobalStep):
         self.batches = batches
         self.train = sample(source.train, MAX_TRAIN)
         self.test = _measured(source)
-        self.evaluation = Accessory("the kNN monitor")
+        self.evaluation = Accessory("the kNN monitor", is_shared=True)
         self.every = config.knn_every * steps_per_epoch
         self.has_warned = False
 

@@ -173,7 +173,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     source, batches = build_data(config)
     monitored = monitored_source(config, source)
     data = run_data.of_source(source)
-    _require_identical_workers(config, workdir, data)
+    _require_identical_workers(config, workdir, data, monitored)
     run_directory.require_same_run(workdir, config, data)
     description = descriptions.of_run(workdir, config, data.channels)
     callbacks: list[keras.callbacks.Callback] = []
@@ -286,9 +286,22 @@ def _callbacks(
 
 
 def _require_identical_workers(
-    config: ml_collections.ConfigDict, workdir: str, data: RunData
+    config: ml_collections.ConfigDict, workdir: str, data: RunData, monitored: Source
 ) -> None:
-    """Raise a `UserError` unless all workers have the same config, images and checkpoint."""
+    """Raise a `UserError` unless all workers have the same config, images and checkpoint.
+
+    Args:
+        config: The config of this worker.
+        workdir: The run directory.
+        data: The images of the run.
+        monitored: The images of the kNN monitor.
+    """
+    if config.monitor_source and config.knn_every:
+        checksum = run_data.of_source(monitored).checksum
+        labels = run_data.labels_checksum(monitored)
+        distribution.require_same(
+            {f"the images of {monitored.name}": [monitored.size, checksum, labels]}
+        )
     checkpoint = run_directory.latest_checkpoint(workdir)
     saved = os.path.basename(checkpoint) if checkpoint else "no checkpoint"
     same = [flatten(config), saved, data.num_images, data.channels, data.checksum]

@@ -1,6 +1,7 @@
 """Two workers in separate processes train one run together, or are refused."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.run_data import RunData
+from moco_tf.training.accessory import Accessory
+from moco_tf.training.best import BestCheckpoint
 from moco_tf.training.run import _require_identical_workers, train
 from tests import replicas
 from tests.command import ROOT, TINY, logged_steps, state, wait_for
@@ -348,8 +352,105 @@ def test_workers_differ_in_settings_images_or_checkpoint(trained_run, tmp_path, 
         (config, empty, RunData(100, 3, (b"left/1.jpg",))),
     ]
     for arguments in workers:
-        _require_identical_workers(*arguments)
+        _require_identical_workers(*arguments, monitored=None)
     assert len(set(hashes)) == len(workers)
     monkeypatch.setattr(distribution, "gather_from_workers", lambda value: hashes)
     with pytest.raises(UserError, match="^the workers differ: .* 100 images with 3 channels"):
-        _require_identical_workers(*workers[0])
+        _require_identical_workers(*workers[0], monitored=None)
+
+
+def test_workers_differ_in_the_images_of_the_monitor(tmp_path, monkeypatch):
+    texts = []
+
+    def gather(value):
+        texts.append(value)
+        return [value]
+
+    monkeypatch.setattr(distribution, "several_workers", lambda: True)
+    monkeypatch.setattr(distribution, "gather_from_workers", gather)
+    config = default_config()
+    config.monitor_source = "photos"
+    source = sources.load("photos")
+    others = [
+        source,
+        dataclasses.replace(source, size=9_000),
+        dataclasses.replace(source, load_labels=lambda: (source.labels[::-1], source.class_names)),
+    ]
+    for monitored in others:
+        _require_identical_workers(config, str(tmp_path), RunData(100, 3), monitored)
+    assert len(set(texts[::2])) == len(others)
+    assert len(set(texts[1::2])) == 1
+    monkeypatch.setattr(distribution, "gather_from_workers", lambda value: [value, value + 1])
+    with pytest.raises(UserError, match="^the workers differ in the images of photos: on this one"):
+        _require_identical_workers(config, str(tmp_path), RunData(100, 3), source)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_workers_with_other_images_do_not_evaluate_together(trained_run, tmp_path):
+    """Each worker classifies its share of the images, so their accuracy would mean nothing."""
+    generator = np.random.default_rng(0)
+    environments = tf_config()
+    for number, environment in enumerate(environments):
+        np.save(tmp_path / f"{number}.npy", generator.integers(0, 256, [20, 32, 32, 3], np.uint8))
+        np.save(tmp_path / f"{number}.labels.npy", np.arange(20) % 2)
+        environment["IMAGES"] = str(tmp_path / f"{number}.npy")
+    arguments = (
+        "evaluate.py",
+        "--strategy=multiworker",
+        "--protocol=knn",
+        f"--output_dir={tmp_path}",
+    )
+    arguments = (*arguments, f"--workdir={trained_run}", "--data=npy:$IMAGES")
+    outputs = run_both(*arguments, environments=environments, status=2)
+    for output in outputs:
+        assert "error: the workers differ in the images of the evaluation: on this one" in output
+        assert "top-1" not in output
+
+
+@pytest.mark.parametrize(
+    ("error", "is_gone"),
+    [
+        # Messages of TensorFlow 2.21.
+        (tf.errors.UnavailableError(None, None, "reset by peer\n [[{{node allgather}}]]"), True),
+        (tf.errors.AbortedError(None, None, "aborted [Op:CollectiveGatherV2]"), True),
+        (tf.errors.InternalError(None, None, "Collective ops is aborted by: ..."), True),
+        (tf.errors.UnavailableError(None, None, "/nfs/run/metrics.jsonl; Network is down"), False),
+        (tf.errors.FailedPreconditionError(None, None, "/a/b; Not a directory"), False),
+        (tf.errors.AbortedError(None, None, "/nfs/x; Stale file handle [Op:SaveV2]"), False),
+        (tf.errors.InternalError(None, None, "[Op:Conv2D]"), False),
+        (OSError("Stale file handle"), False),
+    ],
+)
+def test_error_of_a_lost_worker_is_told_from_one_of_a_file(error, is_gone, monkeypatch):
+    assert not distribution.worker_is_gone(error)  # There is one worker.
+    monkeypatch.setattr(distribution, "several_workers", lambda: True)
+    assert distribution.worker_is_gone(error) == is_gone
+
+
+def test_failure_of_what_workers_compute_together_ends_the_run(monkeypatch, capsys):
+    monitor, plots = Accessory("the kNN monitor", is_shared=True), Accessory("curves.png")
+    for accessory in (monitor, plots):
+        with accessory.may_fail():
+            raise ValueError("no reason")
+    monkeypatch.setattr(distribution, "several_workers", lambda: True)
+    with plots.may_fail():
+        raise ValueError("no reason")
+    message = "^the kNN monitor failed: no reason$"
+    with pytest.raises(UserError, match=message), monitor.may_fail():
+        raise ValueError("no reason")
+
+
+@pytest.mark.parametrize("decision", [True, False])
+def test_chief_decides_which_checkpoint_is_the_best(decision, tmp_path, monkeypatch):
+    monkeypatch.setattr(distribution, "gather_from_workers", lambda own: [int(decision), own])
+    checkpoints = types.SimpleNamespace(
+        finite=types.SimpleNamespace(require=lambda step: None),
+        checkpoint=tf.train.Checkpoint(weight=tf.Variable(1.0)),
+    )
+    arguments = (checkpoints, str(tmp_path), str(tmp_path), "knn_top1", "photos", 32, 32)
+    best = BestCheckpoint(*arguments)
+    best._describe = lambda step: None
+    best.value = 0.5
+    assert best.update(7, {"knn_top1": 0.4 if decision else 0.6}) == decision
+    assert (tmp_path / "best" / "checkpoints" / "step-7.index").exists() == decision
