@@ -163,7 +163,6 @@ def test_size_that_is_not_a_positive_integer_is_refused(source, backbone, tmp_pa
         *((moco_tf.knn, {"k": 2.5}), (moco_tf.knn, {"k": "3"}), (moco_tf.knn, {"k": None})),
         *((moco_tf.knn, {"k": (5, 20)}), (moco_tf.linear_probe, {"iterations": 2.5})),
     ],
-    ids=str,
 )
 def test_number_that_is_not_an_integer_is_refused(features, function, settings):
     [name] = settings
