@@ -117,29 +117,35 @@ def train_on_one_device(out, resume=None):
 def states(tmp_path_factory):
     """Return a folder of results of tests.replicas.
 
-    "one" is from one device, "0" and "1" are from two workers with two replicas each, and
-    "resumed-0" and "resumed-1" are from two such workers that continue the run of the one device.
+    "one" is from one device, and "0" and "1" are from two workers with two replicas each.
     """
     folder = tmp_path_factory.mktemp("states")
     train_on_one_device(folder / "one")
-    own_arguments = [
-        [f"--out={folder / str(i)}", "--then_resume", folder / "one", folder / f"resumed-{i}"]
-        for i in range(2)
-    ]
-    arguments = ("-m", "tests.replicas", "--multiworker", "--settings", RESUMED)
-    run_both(*arguments, own_arguments=own_arguments)
+    train_on_two_workers(folder)
     return folder
+
+
+def train_on_two_workers(folder, *arguments):
+    arguments = ("-m", "tests.replicas", "--multiworker", "--settings", RESUMED, *arguments)
+    run_both(*arguments, own_arguments=[[f"--out={folder / str(i)}"] for i in range(2)])
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("prefix", "steps"),
-    [("", STEPS), pytest.param("resumed-", STEPS // 2, marks=pytest.mark.nightly)],
-)
-def test_two_workers_compute_what_one_device_computes(states, prefix, steps):
+def test_two_workers_compute_what_one_device_computes(states):
     """tests/mechanisms/test_equivalence.py checks the same for four replicas of one process."""
-    paths = [states / f"{prefix}{index}" / f"{RESUMED}.npz" for index in range(2)]
+    assert_workers_equal_one_device(states, states, STEPS)
+
+
+@pytest.mark.nightly
+@pytest.mark.distributed
+def test_two_workers_continue_a_run_of_one_device(states, tmp_path):
+    train_on_two_workers(tmp_path, f"--resume={states / 'one'}")
+    assert_workers_equal_one_device(tmp_path, states, STEPS // 2)
+
+
+def assert_workers_equal_one_device(folder, states, steps):
+    paths = [folder / str(index) / f"{RESUMED}.npz" for index in range(2)]
     first, second = map(np.load, paths)
     assert first.files == second.files
     for name in first.files:
