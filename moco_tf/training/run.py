@@ -190,7 +190,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
         else:
             # Every worker saves, since each holds a part of the moving statistics. Only the
             # chief's checkpoints are kept.
-            output_dir = stack.enter_context(tempfile.TemporaryDirectory())
+            output_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="moco_tf_"))
         model = build_model(
             config, batches.steps_per_epoch, data.channels, data.num_images, description
         )
