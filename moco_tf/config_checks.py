@@ -57,19 +57,21 @@ def check(config: ml_collections.ConfigDict, num_replicas: int = 1) -> None:
         )
 
 
-def require_several_images_per_group(config: ml_collections.ConfigDict) -> None:
-    """Raise a `UserError` if each BatchNormalization group of a new run would hold one image.
+def single_image_groups(config: ml_collections.ConfigDict) -> str | None:
+    """Return a warning if each BatchNormalization group holds a single image, or None.
 
     Where a feature map has a single pixel, such a group normalizes it to 0, so nothing is learned.
-    Only new runs are checked, because version 0.1 accepted such a config.
+
+    Args:
+        config: A config whose encoder has BatchNormalization.
     """
-    batch, groups = config.batch_size, config.bn_groups
-    if batch == groups > 1:
-        raise UserError(
-            f"config.bn_groups={groups} leaves a single image in each BatchNormalization group of "
-            f"config.batch_size={batch}: for this batch size set bn_groups to "
-            f"{_divisors(batch, batch // 2)}"
-        )
+    if config.batch_size > config.bn_groups or config.bn_groups == 1:
+        return None
+    return (
+        f"config.bn_groups={config.bn_groups} leaves a single image in each BatchNormalization "
+        f"group of config.batch_size={config.batch_size}, where a feature map of one pixel becomes "
+        "0: use a larger batch, or fewer groups"
+    )
 
 
 def check_values(config: ml_collections.ConfigDict, unset: Sequence[str] = ()) -> None:
@@ -288,7 +290,5 @@ def _require(condition: bool, config: ml_collections.ConfigDict, key: str, remed
         raise UserError(f"config.{key}={value_of(config, key)!r}: {remedy}")
 
 
-def _divisors(number: int, largest: int | None = None) -> str:
-    """Return the divisors of a number, up to the largest one that is asked for."""
-    candidates = range(1, (largest or number) + 1)
-    return " or ".join(str(divisor) for divisor in candidates if number % divisor == 0)
+def _divisors(number: int) -> str:
+    return " or ".join(str(d) for d in range(1, number + 1) if number % d == 0)

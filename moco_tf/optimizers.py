@@ -106,6 +106,10 @@ class LossScaling(keras.optimizers.LossScaleOptimizer):
     are those of `keras.optimizers.LossScaleOptimizer`.
     """
 
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        """Exclude variables from the weight decay of the wrapped optimizer, which applies it."""
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
     def check_finite(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return whether the gradients of all replicas are finite."""
         overflow = tf.logical_not(super().check_finite(gradients))

@@ -110,7 +110,7 @@ def preview(
 
     Args:
         data: The images, as in `moco_tf.train`.
-        path: Path of the PNG file to write, which ends in .png or has no extension.
+        path: Path of the PNG file to write, which does not end as another format, such as .jpg.
         config: As in `moco_tf.train`.
         init: As in `moco_tf.train`.
         encoder: As in `moco_tf.train`.

@@ -88,6 +88,13 @@ NOT_NEGATIVE = Range(minimum=0)
 FRACTION = Range(minimum=0, maximum=1)
 
 
+def plain(value: Any) -> Any:
+    """Return a number of NumPy as an `int` or a `float`, and any other value as it is."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return value
+
+
 def checked(name: str, value: Any, valid: Range) -> Any:
     """Return one value that a function was given, after checking it.
 
@@ -106,8 +113,7 @@ def checked(name: str, value: Any, valid: Range) -> Any:
         >>> checked("image_size", np.int64(32), Range(minimum=1, is_whole=True))
         32
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        value = int(value) if isinstance(value, numbers.Integral) else float(value)
+    value = plain(value)
     problem = valid.error(value)
     if isinstance(value, tuple | list):  # Each value in it may be valid.
         kind = "an integer" if valid.is_whole else "a number"

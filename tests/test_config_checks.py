@@ -6,8 +6,7 @@
 import pytest
 
 from moco_tf.config import default_config, flatten, total_steps
-from moco_tf.config_checks import late_decay, require_several_images_per_group, without_effect
-from moco_tf.errors import UserError
+from moco_tf.config_checks import late_decay, single_image_groups, without_effect
 from tests.test_config import learning_rate_at
 
 
@@ -95,16 +94,11 @@ def test_settings_without_effect_have_their_reason(settings, expected):
     assert without_effect(config) == expected
 
 
-def test_groups_of_one_image_are_refused():
+@pytest.mark.parametrize(("groups", "is_single"), [(1, False), (6, False), (12, True)])
+def test_groups_of_a_single_image_are_named(groups, is_single):
     config = default_config()
-    config.batch_size = 12
-    for groups in (1, 6):
-        config.bn_groups = groups
-        require_several_images_per_group(config)
-    config.bn_groups = 12
-    with pytest.raises(UserError) as error:
-        require_several_images_per_group(config)
-    assert str(error.value) == (
-        "config.bn_groups=12 leaves a single image in each BatchNormalization group of "
-        "config.batch_size=12: for this batch size set bn_groups to 1 or 2 or 3 or 4 or 6"
-    )
+    config.batch_size, config.bn_groups = 12, groups
+    note = single_image_groups(config)
+    assert (note or "").startswith("config.bn_groups=12 leaves a single image") == is_single
+    config.batch_size, config.bn_groups = 1, 1
+    assert single_image_groups(config) is None

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf.errors import UserError
-from moco_tf.optimizers import SGD, move_towards
+from moco_tf.optimizers import SGD, LossScaling, move_towards
 
 STEPS = 20
 # Powers of two are exact in float32, in which Keras stores the rate.
@@ -94,8 +94,9 @@ def test_move_towards_moves_the_variable_by_a_fraction_and_keeps_the_target(dtyp
         np.testing.assert_array_equal(target.numpy(), other)
 
 
-def test_weight_decay_leaves_out_excluded_variables():
-    optimizer = SGD(0.5, momentum=0.0, weight_decay=0.25)
+@pytest.mark.parametrize("wrap", [lambda sgd: sgd, LossScaling])
+def test_weight_decay_leaves_out_excluded_variables(wrap):
+    optimizer = wrap(SGD(0.5, momentum=0.0, weight_decay=0.25))
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     variables = [keras.Variable(1.0, name="kernel"), keras.Variable(1.0, name="bias")]
     optimizer.apply([tf.constant(0.0)] * 2, variables)

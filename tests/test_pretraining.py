@@ -315,6 +315,11 @@ def test_preview_with_the_extension_of_another_format_is_refused(tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_name_of_a_preview_may_have_a_dot(tmp_path):
+    moco_tf.preview("photos", tmp_path / "lr0.03", "photos")
+    assert (tmp_path / "lr0.03").read_bytes().startswith(b"\x89PNG")
+
+
 def test_preview_shows_the_images_of_a_list(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for path, image in zip(paths, IMAGES, strict=False):

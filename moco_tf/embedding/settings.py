@@ -1,5 +1,6 @@
 """What the command line and the library share about embeddings; it loads without TensorFlow."""
 
+import numbers
 import re
 from typing import Any
 
@@ -14,12 +15,12 @@ ROWS_PER_FILE = 8192
 def require_shard(shard: Any) -> None:
     """Raise a `UserError` unless an argument is a shard `(i, n)`, two integers with i in [0, n)."""
     is_pair = isinstance(shard, tuple | list) and len(shard) == 2
-    if not is_pair or not all(isinstance(number, int) for number in shard):
+    if not is_pair or not all(isinstance(number, numbers.Integral) for number in shard):
         raise UserError(
             f"shard={shard!r:.100}: must be two integers (i, n), such as (0, 4) for the first of "
             "four"
         )
-    number, count = shard
+    number, count = map(int, shard)
     if not 0 <= number < count:
         raise UserError(
             f"shard={number}/{count}: must be i/n with i from 0 to n - 1, such as 0/4 for the "

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from moco_tf.errors import UserError
-from moco_tf.ranges import Range, checked
+from moco_tf.ranges import Range, checked, plain
 
 
 def setting(
@@ -45,6 +45,9 @@ class Settings:
             value, valid = getattr(self, field.name), field.metadata["range"]
             if value is None and field.default is None:
                 continue
+            if isinstance(value, tuple | list):
+                value = tuple(map(plain, value))
+                object.__setattr__(self, field.name, value)
             if not field.metadata["item"]:
                 object.__setattr__(self, field.name, checked(field.name, value, valid))
             elif problem := valid.error(value):

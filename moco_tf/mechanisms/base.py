@@ -77,13 +77,14 @@ class Mechanism(DistributedModel):
 
     @property
     def temperature(self) -> float:
-        """The temperature tau of equation 1. The next step uses a new value."""
+        """The temperature tau of equation 1. The step is compiled again for a new value."""
         return self._temperature
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._temperature = checked("temperature", value, POSITIVE)
-        self._compile_again()
+        if value != getattr(self, "_temperature", None):
+            self._temperature = checked("temperature", value, POSITIVE)
+            self._compile_again()
 
     def _compile_again(self) -> None:
         """Let the next step use a new value of a number that the compiled step holds."""
@@ -122,6 +123,8 @@ class Mechanism(DistributedModel):
             UserError: If there are not `count` of them, because a class or a weight of each image
                 would have no effect, or if the first two are not views that a step can train on.
         """
+        if isinstance(data, (tuple, list)) and data[-1] is None:
+            data = data[:-1]  # `train_on_batch` adds the weights of the images, if there are any.
         number = len(data) if isinstance(data, (tuple, list)) else 1
         if number != count:
             what = "element" if number == 1 else "elements"
@@ -247,7 +250,8 @@ class Mechanism(DistributedModel):
             UserError: If another argument is given, such as a loss.
         """
         for name, value in kwargs.items():
-            if name not in ("jit_compile", "run_eagerly", "steps_per_execution") and value:
+            is_given = value is not None and value is not False and value != []
+            if name not in ("jit_compile", "run_eagerly", "steps_per_execution") and is_given:
                 raise UserError(
                     f"compile({name}=...) has no effect, because {type(self).__name__} has its own "
                     "loss and metrics: leave it out"

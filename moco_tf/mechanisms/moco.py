@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import all_gather, num_replicas, replica_rows
+from moco_tf.keras_internals import all_layers
 from moco_tf.mechanisms.base import Augmentation, Mechanism
 from moco_tf.mechanisms.building import build_two
 from moco_tf.mechanisms.dictionaries import Queue
@@ -113,13 +114,25 @@ class MoCo(Mechanism):
 
     @property
     def momentum(self) -> float:
-        """The momentum m of equation 2. The next step uses a new value."""
+        """The momentum m of equation 2. The step is compiled again for a new value."""
         return self._momentum
 
     @momentum.setter
     def momentum(self, value: float) -> None:
-        self._momentum = checked("momentum", value, FRACTION)
-        self._compile_again()
+        if value != getattr(self, "_momentum", None):
+            self._momentum = checked("momentum", value, FRACTION)
+            self._compile_again()
+
+    def compile(self, optimizer: keras.optimizers.Optimizer | str, **kwargs: Any) -> None:
+        """Configure the training, as `Mechanism.compile`.
+
+        Layers of the query encoder that are frozen are frozen in the key encoder as well.
+        """
+        encoders = all_layers(self.query_encoder), all_layers(self.key_encoder)
+        for layer_q, layer_k in zip(*encoders, strict=True):
+            if layer_k.trainable != layer_q.trainable:
+                layer_k.trainable = layer_q.trainable
+        super().compile(optimizer, **kwargs)
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Take one step of Algorithm 1 with this replica's n of the N images of the global batch.

@@ -34,7 +34,7 @@ from moco_tf.config import (
 from moco_tf.config_checks import (
     check,
     late_decay,
-    require_several_images_per_group,
+    single_image_groups,
     without_effect,
 )
 from moco_tf.config_files import require_settings
@@ -42,6 +42,7 @@ from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
+from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.plan import plan
@@ -64,6 +65,9 @@ from moco_tf.training.printing import printing_may_fail
 from moco_tf.training.progress import Progress
 from moco_tf.training.signals import StopOnSignals
 from moco_tf.training.tensorboard import Projector, ViewImages
+
+# Endings of paths that promise another format than the PNG of a preview.
+OTHER_FORMATS = (".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,14 +144,14 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 
     Args:
         config: A config with the keys of `moco_tf.default_config`.
-        path: Path of the PNG file to write, which ends in .png or has no extension.
+        path: Path of the PNG file to write, which does not end as another format, such as .jpg.
 
     Raises:
-        UserError: If the path has another extension, a setting is invalid, the data source cannot
+        UserError: If the path ends as another format, a setting is invalid, the data source cannot
             be read, or the file cannot be written.
     """
     root, extension = os.path.splitext(path)
-    if extension.lower() not in ("", ".png"):
+    if extension.lower() in OTHER_FORMATS:
         png = f"{root.removesuffix('.png')}.png"
         raise UserError(
             f"the preview {path} ends in {extension}, but it is written as a PNG file: use {png}"
@@ -167,7 +171,6 @@ def preview(config: ml_collections.ConfigDict, path: str) -> None:
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     require_not_best(workdir)
     if not run_directory.exists(workdir):
-        require_several_images_per_group(config)
         sources.require_effect(config)
     config = run_pixels.resolve(warm_start.resolve(config, workdir), workdir)
     source, batches = build_data(config)
@@ -339,6 +342,8 @@ def _announce(
             f"set config.queue_size={suggested_queue_size(num_images)}, for example"
         )
     if note := late_decay(flatten(config), steps_per_epoch):
+        print(f"note: {note}")
+    if not is_foreign(config.encoder) and (note := single_image_groups(config)):
         print(f"note: {note}")
     for key, reason in without_effect(config).items():
         print(f"note: config.{key} has no effect, because {reason}")

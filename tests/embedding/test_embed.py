@@ -99,7 +99,8 @@ def test_files_are_of_a_fixed_number_of_rows_and_say_what_they_hold(written, bac
 
 def test_stopped_embedding_goes_on_with_the_missing_files(written, backbone, source, tmp_path):
     out = tmp_path / "out"
-    moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4, shard=(0, 3))
+    shard = (np.int64(0), np.int64(3))
+    moco_tf.embed(backbone, source, out, SIZE, rows_per_file=np.int64(4), shard=shard)
     # What a kill leaves behind while it writes a file.
     (out / ".part-00001-of-00003.parquet.abcdefgh.unfinished").mkdir()
     last = "part-00002-of-00003.parquet"

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from moco_tf import encoders
+from moco_tf.data.pixels import Pixels
 from moco_tf.encoders.heads import head
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
@@ -163,3 +164,14 @@ def test_number_that_is_not_a_positive_integer_is_refused(name, value):
 
 def test_length_of_queries_is_ignored_without_a_head():
     assert encoders.build("resnet8", dim=0, stem="small").output_shape == (None, 64)
+
+
+def test_model_from_a_file_normalizes_as_the_pixel_values_that_it_was_saved_with(tmp_path):
+    pixels = Pixels((0.4,), (0.2,), "uint16", (0, 65535))
+    network = encoders.build("resnet8", stem="small", channels=1, pixels=pixels)
+    encoders.with_normalization(network).save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert encoders.with_normalization(loaded, pixels) is loaded
+    other = dataclasses.replace(pixels, value_range=(0, 4095))
+    with pytest.raises(UserError, match="normalizes images already, as other pixel values"):
+        encoders.with_normalization(loaded, other)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from moco_tf.errors import UserError
@@ -197,3 +198,9 @@ def test_settings_of_the_backbone_are_unused_for_the_head_alone():
 )
 def test_defaults_are_those_of_the_papers(settings, expected):
     assert expected.items() <= dataclasses.asdict(settings()).items()
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    settings = LinearSettings(epochs=np.int64(9), milestones=[np.int64(3), np.int64(6)])
+    assert settings == LinearSettings(epochs=9, milestones=(3, 6))
+    assert [type(number) for number in (settings.epochs, *settings.milestones)] == [int] * 3
