@@ -149,12 +149,12 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         (2, 64)
     """
     if has_normalization(backbone):
+        own = pixels_of(backbone)
         # The file of a model does not say in which type its images were stored.
-        own = dataclasses.replace(pixels_of(backbone), dtype=(pixels or pixels_of(backbone)).dtype)
-        if pixels not in (None, own):
+        if pixels and pixels != dataclasses.replace(own, dtype=pixels.dtype):
             raise UserError(
-                f"the model {backbone.name} normalizes images already, as other pixel values than "
-                "the given ones: pass its network, encoders.without_normalization(model)"
+                f"the model {backbone.name} already normalizes its images, for other pixel values "
+                "than the given ones: pass its network, encoders.without_normalization(model)"
             )
         return backbone
     pixels = pixels or pixels_of(backbone)

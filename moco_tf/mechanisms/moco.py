@@ -175,7 +175,7 @@ class MoCo(Mechanism):
         self.optimizer.apply(tape.gradient(loss, weights_q), theta_q)
 
         # momentum update: key encoder (equation 2; parameters only, no moving statistics)
-        m, theta_k = self.momentum, self._counterparts(theta_q)
+        m, theta_k = self.momentum, self.key_encoder.trainable_variables
 
         def momentum_update() -> None:
             for variable_k, variable_q in zip(theta_k, theta_q, strict=True):
@@ -188,15 +188,6 @@ class MoCo(Mechanism):
         self.queue.enqueue(tf.concat(k, 0), new_frames)
         self.step.assign(self.step.value + 1)
         return logs
-
-    def _counterparts(self, theta_q: list[keras.Variable]) -> list[keras.Variable]:
-        """Return the parameters of the key encoder that correspond to those of the query encoder.
-
-        Without the counterparts of frozen layers of the query encoder, which do not move.
-        """
-        ids = map(id, self.query_encoder.variables)
-        counterparts = dict(zip(ids, self.key_encoder.variables, strict=True))
-        return [counterparts[id(variable_q)] for variable_q in theta_q]
 
     def _neighbors(
         self, frames: tf.Tensor | None = None

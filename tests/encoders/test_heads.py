@@ -128,7 +128,7 @@ def test_model_that_normalizes_is_not_normalized_again(head):
     assert encoders.without_normalization(model) is network
     assert encoders.without_normalization(network) is network
     other = dataclasses.replace(encoders.pixels_of(model), mean=(0.5, 0.5, 0.5))
-    with pytest.raises(UserError, match=f"{model.name} normalizes images already"):
+    with pytest.raises(UserError, match=f"{model.name} already normalizes its images"):
         encoders.with_normalization(model, other)
 
 
@@ -173,5 +173,5 @@ def test_model_from_a_file_normalizes_as_the_pixel_values_that_it_was_saved_with
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert encoders.with_normalization(loaded, pixels) is loaded
     other = dataclasses.replace(pixels, value_range=(0, 4095))
-    with pytest.raises(UserError, match="normalizes images already, as other pixel values"):
+    with pytest.raises(UserError, match="already normalizes its images, for other pixel values"):
         encoders.with_normalization(loaded, other)

@@ -223,7 +223,7 @@ MUTATIONS = {
     ),
     "momentum update of the moving statistics": (
         moco,
-        ("self.momentum, self._counterparts(theta_q)", "0.9, self.key_encoder.weights"),
+        ("self.momentum, self.key_encoder.trainable_variables", "0.9, self.key_encoder.weights"),
         ("zip(theta_k, theta_q, strict", "zip(theta_k, self.query_encoder.weights, strict"),
     ),
     "enqueue before the loss": (
