@@ -85,16 +85,19 @@ def _factor(name: str, key: str, others: set[str]) -> str:
     path = STUDIES / "small_data" / name / "results.json"
     base = json.loads(path.read_text(encoding="utf-8"))["config"]
     percents = _percents(name)
-    parts = [f"**{base[key]}**"]
+    shuffled, unshuffled = [f"**{base[key]}**"], []
     for run in {run["name"]: run for run in _runs(name)}.values():
         settings = run["settings"]
-        if key in settings and set(settings) <= {key} | others:
-            changes = _changes(percents, run["name"], BASE, list(METRICS))
-            parts.append(f"{settings[key]}: {_cell(changes, '+')}")
-    if "shuffle_bn" in others:
-        changes = _changes(percents, "shuffle_bn=False", BASE, list(METRICS))
-        parts.append(f"{base[key]} without shuffling: {_cell(changes, '+')}")
-    return "; ".join(parts)
+        if not settings.keys() & {key, *others} or settings.keys() - {key, *others}:
+            continue
+        value = settings.get(key, base[key])
+        cell = _cell(_changes(percents, run["name"], BASE, list(METRICS)), "+")
+        # Shuffling has no effect on a single group.
+        if "shuffle_bn" in settings and value > 1:
+            unshuffled.append(f"{value} without shuffling: {cell}")
+        elif key in settings:
+            shuffled.append(f"{value}: {cell}")
+    return "; ".join(shuffled + unshuffled)
 
 
 def _momenta(name: str) -> dict[int, str]:

@@ -83,6 +83,7 @@ def design(num_images: int) -> list[dict[str, Any]]:
     changes.append({"bn_groups": 1, "shuffle_bn": False})
     changes.append({"shuffle_bn": False})
     changes += [{"bn_groups": groups} for groups in (2, 4, 16)]
+    changes += [{"bn_groups": groups, "shuffle_bn": False} for groups in (2, 4, 16)]
     changes += [{"temperature": temperature} for temperature in (0.07, 0.2)]
     changes += [{"learning_rate": rate} for rate in (0.12, 0.48)]
     # As many images in all, so that only the size of a batch changes.

@@ -47,7 +47,7 @@ def test_every_run_is_another_one_and_can_be_trained(size):
     base = flatten(config)
     design = small_data.design(size)
     names = {experiments.run_name(base, settings) for settings in design}
-    assert len(names) == len(design) == 31
+    assert len(names) == len(design) == 34
     for settings in design[1:]:
         check(runs.with_settings(config, settings))
         if "batch_size" in settings:
@@ -99,19 +99,19 @@ def test_runs_see_the_first_images_and_are_evaluated_on_the_last(arguments, monk
     monkeypatch.setattr(study, "run_in_process", make_run)
     assert small_data.main(arguments) == 0
     # The smallest queues of so few images are the same.
-    assert len(started) == 60
+    assert len(started) == 66
     images = np.load(tmp_path / "runs" / "first_300.npy")
     assert images.shape == (300, 28, 28, 1)
     evaluated = np.load(tmp_path / "runs" / "evaluated.npy")
     assert np.load(tmp_path / "runs" / "evaluated.labels.npy").tolist() == [*range(10)] * 10
     assert evaluated.shape == (100, 28, 28, 1)
-    assert {config.data.source for config in started[:30]} == {f"npy:{tmp_path}/runs/first_200.npy"}
+    assert {config.data.source for config in started[:33]} == {f"npy:{tmp_path}/runs/first_200.npy"}
     results = json.loads((tmp_path / "out" / "200" / "results.json").read_text())
-    assert len(results["runs"]) == 30
+    assert len(results["runs"]) == 33
     assert results["data"]["num_images"] == 200
     assert results["data"]["num_train"] + results["data"]["num_test"] == 100
     assert small_data.main(arguments) == 0
-    assert len(started) == 60  # They are not run again.
+    assert len(started) == 66  # They are not run again.
 
 
 @pytest.mark.nightly
