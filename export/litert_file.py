@@ -190,10 +190,11 @@ def _convert(
     import tensorflow as tf
 
     from moco_tf import encoders
+    from moco_tf.encoders import preprocessing
 
     channels = backbone.input_shape[-1]
     images = keras.Input([image_size, image_size, channels], name="images")
-    normalized = encoders.rescaled(images, encoders.pixels_of(backbone))
+    normalized = preprocessing.rescaled(images, encoders.pixels_of(backbone))
     model = keras.Model(images, encoders.without_normalization(backbone)(normalized))
     spec = tf.TensorSpec([1, image_size, image_size, channels], tf.float32, name="images")
     with tempfile.TemporaryDirectory() as folder:

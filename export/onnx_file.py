@@ -84,10 +84,11 @@ def _export_with_keras(backbone: keras.Model, path: str) -> None:
     import tensorflow as tf
 
     from moco_tf import encoders
+    from moco_tf.encoders import preprocessing
 
     # `with_normalization` holds its mean in a tensor, which tf2onnx would turn into an input.
     images = keras.Input(backbone.input_shape[1:], name="images")
-    normalized = encoders.rescaled(images, encoders.pixels_of(backbone))
+    normalized = preprocessing.rescaled(images, encoders.pixels_of(backbone))
     model = keras.Model(images, encoders.without_normalization(backbone)(normalized))
     spec = tf.TensorSpec(model.input_shape, tf.float32, name="images")
     # tf2onnx logs its optimizations, and Keras looks up names that NumPy no longer has.

@@ -66,9 +66,9 @@ def to_archive(backbone: keras.Model, image_size: int = IMAGE_SIZE) -> keras.exp
     import keras
     import tensorflow as tf
 
-    from moco_tf import encoders
+    from moco_tf.encoders import preprocessing
 
-    backbone = encoders.for_images(backbone)
+    backbone = preprocessing.for_images(backbone)
     images = tf.TensorSpec(backbone.input_shape, tf.float32, name="images")
     archive = keras.export.ExportArchive()
     archive.track(backbone)

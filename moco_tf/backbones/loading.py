@@ -10,7 +10,7 @@ from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import descriptions, network_file, pytorch_files
 from moco_tf.backbones.finite import require_finite
 from moco_tf.data.pixels import default, from_config
-from moco_tf.encoders import keras_files, state_dict
+from moco_tf.encoders import keras_files, preprocessing, state_dict
 from moco_tf.encoders.names import encoder_name, is_foreign
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, require_no_pattern
@@ -113,7 +113,7 @@ def read_exported_network(scheme: str, path: str) -> encoders.Network | None:
             model = keras_files.load(path)
         except UserError:  # Whoever reads the weights reports it.
             return None
-        network = encoders.network_of(model) if encoders.has_normalization(model) else None
+        network = encoders.network_of(model) if preprocessing.has_normalization(model) else None
     return None if network is None or is_foreign(network.encoder) else network
 
 

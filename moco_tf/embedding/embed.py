@@ -12,7 +12,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 import moco_tf
-from moco_tf import encoders, run_data
+from moco_tf import run_data
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.data.unreadable import MAX_NAMES
@@ -21,6 +21,7 @@ from moco_tf.distribution import several_workers
 from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import Rows
 from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, require_shard
+from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
@@ -119,7 +120,9 @@ def embed(
     _check_arguments(format, dtype, shard)
     if not len(indices):
         raise UserError(f"data source '{source.name}' has no images in the part '{part}'")
-    backbone = encoders.for_images(backbone)  # Before its network is recognized in the directory.
+    backbone = preprocessing.for_images(
+        backbone
+    )  # Before its network is recognized in the directory.
     weights_checksum = _weights_checksum(backbone)
     if weights_checksum is None and not facts:
         raise UserError(

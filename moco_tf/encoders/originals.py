@@ -11,6 +11,7 @@ from moco_tf.data.pixels import Pixels, from_json, range_text
 from moco_tf.encoders import applications, keras_files
 from moco_tf.encoders.applications import Images, Original
 from moco_tf.encoders.names import split
+from moco_tf.encoders.preprocessing import pixels_of
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.paths import expand
@@ -45,9 +46,6 @@ def read(
 
 
 def _file(path: str) -> keras.Model:
-    # Imported here because it imports this module.
-    from moco_tf.encoders import pixels_of
-
     network = keras_files.functional(keras_files.load(path))
     _require_bytes(pixels_of(network), f"use config.init=keras:{path} with the encoder of its run")
     applications.require_preprocessing(network, path)

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import encoders
 from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import all_gather, is_chief
+from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 
 # Views are kept in memory for the next call if they take up to so many bytes.
@@ -265,7 +265,7 @@ def feature_step(backbone: Callable[[tf.Tensor], tf.Tensor]) -> Step:
         backbone: As for `extract`.
     """
     strategy = tf.distribute.get_strategy()
-    backbone = traceable(encoders.for_images(backbone))
+    backbone = traceable(preprocessing.for_images(backbone))
 
     def replica_step(indices: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.cast(backbone(tf.cast(images, tf.float32)), tf.float32)

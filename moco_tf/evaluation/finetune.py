@@ -24,10 +24,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief, num_replicas
+from moco_tf.encoders import preprocessing
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
@@ -86,7 +86,7 @@ def fit(
             image of an epoch can be read, a feature of a test image is NaN or infinity before the
             training, or the training diverges.
     """
-    backbone = encoders.for_images(backbone)
+    backbone = preprocessing.for_images(backbone)
     require_shareable(settings.batch_size)
     require_two_classes(source)
     train_labels = np.asarray(source.labels)[source.train]

@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import is_chief
+from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
 from moco_tf.evaluation.features import (
@@ -80,7 +80,7 @@ def classify(
         UserError: If the backbone has changed, no image can be read, a feature of a test image or
             of a held-out image is NaN or infinity, or `fit` fails.
     """
-    backbone = encoders.for_images(backbone)
+    backbone = preprocessing.for_images(backbone)
     before = checksums(backbone)
     step = feature_step(backbone)
     # Test features come first, so that unreadable test images are reported before the training.
@@ -235,7 +235,7 @@ def train(
     require_shareable(settings.batch_size)
     require_two_classes(source)
     dtype = keras.config.floatx()
-    call = traceable(encoders.for_images(backbone))
+    call = traceable(preprocessing.for_images(backbone))
     steps_per_epoch = -(-len(indices) // settings.batch_size)
     layers, trained = [], []
     for rate in settings.learning_rates or (settings.learning_rate,):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
+from moco_tf.encoders import preprocessing
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import finetune, protocols, unreadable
@@ -498,4 +499,4 @@ def test_network_of_build_gets_its_normalization(layers):
     _, _, expected = fit(encoders.with_normalization(network), source, layers=layers, epochs=1)
     tuned, _, result = fit(network, source, layers=layers, epochs=1)
     assert result == expected
-    assert encoders.has_normalization(tuned)
+    assert preprocessing.has_normalization(tuned)
