@@ -36,10 +36,9 @@ def extract_features(
         Images that cannot be read are left out.
 
     Raises:
-        ValueError: If there is no such part.
-        UserError: If the source is not the result of `moco_tf.load_source`, the backbone cannot be
-            called or does not return features, the size is not an integer of 1 or greater, or none
-            of the images can be read.
+        UserError: If the source is not the result of `moco_tf.load_source`, it has no such part,
+            the backbone cannot be called or does not return features, the size is not an integer of
+            1 or greater, or none of the images can be read.
 
     Example:
         >>> import moco_tf

@@ -246,20 +246,29 @@ def gather_from_workers(number: int) -> list[int]:
 def require_same(facts: Mapping[str, Any]) -> None:
     """Raise a `UserError` if a fact is not the same on all workers.
 
-    Every worker has to call it at the same point of the program, with the same names.
+    Every worker has to call it at the same point of the program.
 
     Args:
         facts: Values that can be written as JSON, by what they are.
     """
     if not several_workers():
         return
+    if not _is_same(list(facts)):
+        raise UserError("the workers differ in the version of moco-tf: install the same one on all")
+    if _is_same(list(facts.values())):
+        return
     for name, value in facts.items():
-        text = json.dumps(value)
-        if len(set(gather_from_workers(zlib.crc32(text.encode())))) > 1:
+        if not _is_same(value):
             raise UserError(
-                f"the workers differ in {name}: on this one, it is {text:.300}. Start all workers "
-                "with the same settings and images, and with a run directory that they share"
+                f"the workers differ in {name}: on this one, it is {json.dumps(value):.300}. Start "
+                "all workers with the same settings and images, and with a run directory that they "
+                "share"
             )
+
+
+def _is_same(value: Any) -> bool:
+    """Return whether a value that can be written as JSON is the same on all workers."""
+    return len(set(gather_from_workers(zlib.crc32(json.dumps(value).encode())))) == 1
 
 
 def num_replicas() -> int:

@@ -112,11 +112,12 @@ def write_remedy(error: Exception, directory: str) -> str:
     return "check the disk or the network that it is on"
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Return the object in a JSON file of a run directory.
+def read_json(path: str, remedy: str = "restore it from a backup") -> dict[str, Any]:
+    """Return the object in a JSON file.
 
     Args:
         path: Path of the file.
+        remedy: What to do about a damaged file.
 
     Raises:
         UserError: If the file does not exist or is damaged.
@@ -127,7 +128,5 @@ def read_json(path: str) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__} and not an object")
     except (tf.errors.OpError, OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error_reason(error)}): restore it from a backup"
-        ) from error
+        raise UserError(f"{path} cannot be read ({error_reason(error)}): {remedy}") from error
     return values

@@ -15,6 +15,7 @@ from moco_tf import config_files, distribution, paths, run_images
 from moco_tf.data import given
 from moco_tf.errors import UserError
 from moco_tf.runs import Run
+from moco_tf.training import preview as previews
 from moco_tf.training import run as training
 
 
@@ -131,7 +132,7 @@ def preview(
     path = paths.expand_argument(path, "path")
     changed = _config(data, config, init, encoder, settings)
     with tempfile.TemporaryDirectory() as directory, _with_images(changed, data, directory):
-        training.preview(changed, path)
+        previews.preview(changed, path)
     return path
 
 

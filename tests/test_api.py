@@ -86,7 +86,7 @@ def test_linear_probe_equals_the_protocol(features):
 
 def test_unknown_part_is_refused(source, backbone):
     message = "part='val': choose one of train, test, pretrain, all"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         moco_tf.extract_features(backbone, source, "val", SIZE)
 
 

@@ -4,6 +4,7 @@ The names of their layers are not fixed, as Keras numbers layers of one kind. Th
 weights is: it follows from the graph of the network.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -160,13 +161,11 @@ def _first_inputs(network: keras.Model, colors: np.ndarray) -> np.ndarray | None
         and not has_graph(layer)
         and not isinstance(layer, keras.layers.Normalization)
     ]
-    try:
+    with contextlib.ExitStack() as patches:
         for layer in weighted:
             layer.call = recorded(layer.call)
+            patches.callback(delattr, layer, "call")
         network(images.astype(np.float32), training=False)
-    finally:
-        for layer in weighted:
-            del layer.call
     if not inputs or inputs[0].ndim != 4:
         return None
     _, height, width, _ = inputs[0].shape

@@ -15,6 +15,7 @@ from moco_tf.backbones.saving import CARD
 from moco_tf.data.pixels import range_text
 from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
+from moco_tf.files import read_json
 from moco_tf.markdown import code, table, text
 
 UNKNOWN = "The training data and the recipe are not known."
@@ -204,8 +205,7 @@ def _results(directory: str, checkpoint: str) -> str:
     names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
     for path in [os.path.join(folder, name) for name in sorted(names) if name.endswith(".json")]:
         try:
-            with tf.io.gfile.GFile(path) as file:
-                result = json.loads(file.read())
+            result = read_json(path, "delete the file")
             if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
                 protocol, data = code(str(result["protocol"])), code(str(result["data"]))
                 line = f"- {protocol} on {data}: {text(_describe_result(result))}"

@@ -9,7 +9,7 @@ import tensorflow as tf
 from moco_tf import encoders
 from moco_tf.data.pixels import Pixels, default, from_json, to_json
 from moco_tf.errors import UserError
-from moco_tf.files import write_atomically
+from moco_tf.files import read_json, write_atomically
 
 FILE = "network.json"
 
@@ -40,18 +40,15 @@ def read(directory: str) -> NetworkFile | None:
     path = os.path.join(directory, FILE)
     if not tf.io.gfile.exists(path):
         return None
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
+    remedy = "delete it, and set encoder"
+    values = read_json(path, remedy)
     try:
-        values = json.loads(text)
         pixels, image_size = values.pop("pixels", None), values.pop("image_size", None)
         network = encoders.Network(**values)
         pixels = default(network.channels) if pixels is None else from_json(pixels)
         return NetworkFile(network, pixels, None if image_size is None else int(image_size))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} was not written by the SavedModel export: delete it, and set encoder"
-        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} was not written by the SavedModel export: {remedy}") from error
 
 
 def require(directory: str) -> NetworkFile:

@@ -69,9 +69,9 @@ def train(values: flags.FlagValues) -> int:
         _plan(values)
         return 0
     if values.preview:
-        from moco_tf.training.run import preview
+        from moco_tf.training.preview import preview
 
-        preview(values.config, values.preview)
+        preview(values.config, values.preview, values.workdir)
         print(f"wrote {values.preview}")
         return 0
     app.require(values, "workdir")

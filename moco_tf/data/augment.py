@@ -4,8 +4,9 @@ The random parameters of an image depend only on the seed of the step and on the
 global batch, so views do not depend on the number of devices that share the batch.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -77,6 +78,11 @@ class Augment:
         self._change = tf.function(self._augment, jit_compile=compiled, autograph=False)
         # By itself: on the CPU, the augmentation takes twice as long if XLA fuses the two.
         self._normal = tf.function(standard_normal, jit_compile=compiled, autograph=False)
+
+    @functools.cached_property
+    def in_graph(self) -> Callable[..., tf.Tensor]:
+        """This augmentation in a graph, as in the training step, which then compiles it once."""
+        return tf.function(self.__call__, autograph=False)
 
     def __call__(
         self,

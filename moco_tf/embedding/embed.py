@@ -96,10 +96,9 @@ def embed(
         The numbers of files and images that were written, and the images that cannot be read.
 
     Raises:
-        ValueError: If there is no such part.
-        UserError: If another argument is of the wrong kind or out of range, the directory holds
-            other files or cannot be written, a feature is NaN or infinity, or none of the images
-            can be read.
+        UserError: If an argument is of the wrong kind or out of range, there is no such part, the
+            directory holds other files or cannot be written, a feature is NaN or infinity, or none
+            of the images can be read.
 
     Example:
         >>> import pandas as pd

@@ -10,7 +10,12 @@ from moco_tf.data.pixels import Pixels
 from moco_tf.encoders import foreign
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.names import check_name, encoder_argument, encoder_name, is_foreign
-from moco_tf.encoders.preprocessing import pixels_of, with_normalization, without_normalization
+from moco_tf.encoders.preprocessing import (
+    STEM,
+    pixels_of,
+    with_normalization,
+    without_normalization,
+)
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
 from moco_tf.ranges import COUNT, checked
@@ -131,7 +136,7 @@ def network_of(backbone: keras.Model) -> Network:
     channels = backbone.input_shape[-1]
     if name := encoder_name(backbone.name):
         return Network(name, "imagenet", channels)
-    stems = [layer for layer in backbone.layers if layer.name == "stem_conv"]
+    stems = [layer for layer in backbone.layers if layer.name == STEM]
     if not stems:
         raise UserError(
             f"the model {backbone.name} is not a backbone of this project: use a result of "

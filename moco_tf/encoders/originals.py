@@ -1,6 +1,5 @@
 """Networks of keras.applications, of presets of KerasHub and of .keras files, as they come."""
 
-import json
 import os
 from typing import Any
 
@@ -13,7 +12,7 @@ from moco_tf.encoders.applications import Images, Original
 from moco_tf.encoders.names import split
 from moco_tf.encoders.preprocessing import pixels_of
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason
+from moco_tf.files import error_reason, read_json
 from moco_tf.paths import expand
 
 # The pixel values of a preset that moco-tf has exported, if they are not bytes.
@@ -77,8 +76,13 @@ def _preset(preset: str, load_weights: bool) -> tuple[keras.Model, Images]:
     preset = expand(preset, "the preset")
     saved = os.path.join(preset, PIXELS_FILE)
     if tf.io.gfile.exists(saved):
-        with tf.io.gfile.GFile(saved) as file:
-            pixels = from_json(json.loads(file.read()))
+        values = read_json(saved)
+        try:
+            pixels = from_json(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{saved} does not hold pixel values: export the preset again"
+            ) from error
         _require_bytes(pixels, "use the encoder of its run with config.init=run:DIR")
     try:
         network = keras_hub.models.Backbone.from_preset(preset, load_weights=load_weights)

@@ -13,6 +13,7 @@ from moco_tf.errors import UserError
 
 NORMALIZATION = "normalization"  # The name of the layer that normalizes.
 RANGE = "value_range"  # The name of the layer that maps the value range to [0, 1].
+STEM = "stem_conv"  # The name of the first layer of our ResNets.
 FROM_IMAGES = "_from_images"  # The end of the name of a model of `with_normalization`.
 
 

@@ -10,6 +10,7 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation.bootstrap import interval, share_interval
 from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.knn import nearest
+from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import AnomalySettings
 
 # Number of the most anomalous test images that a result names.
@@ -44,7 +45,7 @@ def detect(
             training images, no normal test images or no anomalous ones.
     """
     require_finite(train, test)
-    normal = normal_label(_names(test), settings)
+    normal = normal_label(class_names(test), settings)
     bank = train.features if train.labels is None else train.features[train.labels == normal]
     if not len(bank):
         raise UserError(f"normal={settings.normal}: there are no normal training images: add some")
@@ -92,7 +93,7 @@ def evaluate_scores(
         scores = scores[test.labels >= 0]
     test = labeled(test)
     assert test.labels is not None
-    names = _names(test)
+    names = class_names(test)
     is_anomalous = test.labels != normal_label(names, settings)
     for count, what in (((~is_anomalous).sum(), "normal"), (is_anomalous.sum(), "anomalous")):
         if not count:
@@ -132,10 +133,6 @@ def evaluate_scores(
             for row in most
         ],
     }
-
-
-def _names(test: Features) -> list[str]:
-    return test.class_names or [str(label) for label in range(test.num_classes)]
 
 
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:

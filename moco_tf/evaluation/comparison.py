@@ -9,18 +9,18 @@ import dataclasses
 import hashlib
 import json
 import os
-import zlib
 from typing import Any
 
 import tensorflow as tf
 
 from moco_tf import run_data
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import gather_from_workers, is_chief
+from moco_tf.distribution import is_chief, require_same
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import FinetuneSettings
+from moco_tf.files import read_json
 
 PROTOCOL = "finetune_comparison"
 EARLIER = "earlier"  # The key of results of earlier calls that are not part of a comparison.
@@ -129,15 +129,12 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
     path = os.path.join(directory, "eval", f"{protocol}.json")
     if not tf.io.gfile.exists(path):
         return []
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
+    remedy = "delete it to start again"
+    content = read_json(path, remedy)
     try:
-        content = json.loads(text)
         return [dict(record) for record in [*content[key], *content.get(EARLIER, [])]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is not the result of a comparison: delete it to start again"
-        ) from error
+        raise UserError(f"{path} is not the result of a comparison: {remedy}") from error
 
 
 def read_together(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
@@ -147,12 +144,7 @@ def read_together(directory: str, protocol: str, key: str) -> list[dict[str, Any
         UserError: As `read`, or if the workers do not read the same results.
     """
     records = read(directory, protocol, key)
-    number = zlib.crc32(json.dumps(records, sort_keys=True).encode())
-    if len(set(gather_from_workers(number))) > 1:
-        raise UserError(
-            f"the workers find different results of an earlier {protocol} in {directory}: use a "
-            "directory that all of them share"
-        )
+    require_same({f"the results of an earlier {protocol}": records})
     return records
 
 

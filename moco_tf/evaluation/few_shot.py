@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features, labeled
 from moco_tf.evaluation.logistic import scores
-from moco_tf.evaluation.metrics import accuracies, details, first_hits
+from moco_tf.evaluation.metrics import accuracies, class_names, details, first_hits
 from moco_tf.evaluation.settings import FewShotSettings
 
 
@@ -39,7 +39,7 @@ def classify(
     train, test = labeled(train), labeled(test)
     assert train.labels is not None
     assert test.labels is not None
-    require_enough(train.labels, [str(label) for label in range(train.num_classes)], settings.shots)
+    require_enough(train.labels, class_names(train), settings.shots)
     rows = []
     total = settings.draws * sum(settings.shots)
     with tqdm(total=total, desc="few-shot", unit="shot", disable=None) as bar:
@@ -96,23 +96,24 @@ def draw(labels: np.ndarray, shots: int, seed: int, number: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def require_enough(labels: np.ndarray, class_names: list[str], shots: tuple[int, ...]) -> None:
+def require_enough(labels: np.ndarray, names: list[str], shots: tuple[int, ...]) -> None:
     """Check that every class has as many training images as there are shots.
 
     Args:
         labels: int `[M]`, labels of the training images; negative where one cannot be read.
-        class_names: Name of each label.
+        names: Name of each label.
         shots: Numbers of labeled images per class.
 
     Raises:
         UserError: If a class has fewer images.
     """
-    counts = np.bincount(labels[labels >= 0], minlength=len(class_names))
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
     fewest = counts.min()
     if fewest < max(shots):
         raise UserError(
-            f"shots={','.join(map(str, shots))}: class '{class_names[int(counts.argmin())]}' has "
-            f"only {fewest} training images; leave out the larger numbers, or add images"
+            f"shots={','.join(map(str, shots))}: class '{names[int(counts.argmin())]}' has "
+            f"only {fewest} training {'image' if fewest == 1 else 'images'}: leave out "
+            "the larger numbers, or add images"
         )
 
 

@@ -8,6 +8,7 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation.bootstrap import mean_interval
 from moco_tf.evaluation.features import Features, labeled, require_finite
 from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import RetrievalSettings
 
 # Number of similarities that are ranked at a time, which bounds the memory.
@@ -64,7 +65,7 @@ def retrieve(
         hits = first_ranks <= rank
         interval = mean_interval(hits)
         recall.append({"rank": rank, "recall": float(hits.mean()), "interval": interval})
-    names = test.class_names or [str(label) for label in range(test.num_classes)]
+    names = class_names(test)
     per_class = []
     for label in np.unique(labels):
         of_class = precisions[labels == label]

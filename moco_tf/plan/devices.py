@@ -6,6 +6,7 @@ import os
 import tensorflow as tf
 
 from moco_tf import distribution
+from moco_tf.machine import main_memory
 from moco_tf.plan.facts import Devices
 
 # From this compute capability on, NVIDIA GPUs compute in bfloat16 as fast as in float16.
@@ -46,21 +47,6 @@ def look() -> Devices:
         cores=cores,
         has_hidden_gpu=_has_hidden_gpu(),
     )
-
-
-def main_memory() -> int:
-    """Return the memory that this process may use, in bytes.
-
-    It is that of the machine, or the limit of its container.
-    """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="ascii") as file:
-                return min(memory, int(file.read()))
-        except (OSError, ValueError):  # There is no such limit; "max" stands for none.
-            continue
-    return memory
 
 
 def cpu_has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:

@@ -19,7 +19,7 @@ from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.plan import printing
-from moco_tf.training.build import build_data, build_model
+from moco_tf.training.build import build_data, build_model, restored_dtype_policy
 from moco_tf.training.failures import memory_may_run_out
 from moco_tf.training.knn_monitor import MAX_TEST
 
@@ -111,7 +111,7 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
     Raises:
         UserError: If a setting does not work with the data, or memory runs out.
     """
-    with memory_may_run_out(config):
+    with memory_may_run_out(config), restored_dtype_policy():
         config = run_pixels.resolve(config)
         source, batches = build_data(config)
         model = build_model(config, batches.steps_per_epoch, source.channels, len(source.pretrain))

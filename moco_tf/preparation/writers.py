@@ -1,5 +1,6 @@
 """Files of prepared images: TFRecord, ArrayRecord, and tar files of WebDataset."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -42,10 +43,9 @@ def write_arrayrecord(path: str, items: Iterable[Item]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     # Images are compressed already.
-    writer = ArrayRecordWriter(path, "group_size:1,uncompressed")
-    for item in items:
-        writer.write(example(item))
-    writer.close()
+    with contextlib.closing(ArrayRecordWriter(path, "group_size:1,uncompressed")) as writer:
+        for item in items:
+            writer.write(example(item))
 
 
 def write_webdataset(path: str, items: Iterable[Item]) -> None:

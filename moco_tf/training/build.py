@@ -1,7 +1,6 @@
 """Build what a config describes: the data source, the batches, the augmentation and the model."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import keras
@@ -19,6 +18,7 @@ from moco_tf.encoders import foreign
 from moco_tf.encoders.cloning import has_batch_normalization
 from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
+from moco_tf.machine import main_memory
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.mechanisms.end_to_end import EndToEnd
 from moco_tf.mechanisms.memory_bank import MemoryBank
@@ -212,11 +212,11 @@ def _memory_for_bank(num_images: int, dim: int) -> Iterator[None]:
     )
     # A checkpoint passes through main memory, whichever device holds the bank.
     copies = max(replicas_in_main_memory(), 1)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = main_memory()
     if copies * num_images * dim * 4 > memory:
         raise UserError(
             f"config.mechanism='memory_bank' takes {size} for each of {copies} replicas, but this "
-            f"machine has {memory / 1e6:,.1f} MB: {remedy}"
+            f"process may use {memory / 1e6:,.1f} MB: {remedy}"
         )
     try:
         yield

@@ -74,7 +74,8 @@ class KNNMonitor(GlobalStep):
         self.batches = batches
         self.train = sample(source.train, MAX_TRAIN)
         self.test = _measured(source)
-        self.evaluation = Accessory("the kNN monitor", is_shared=True)
+        what = "the kNN monitor" if best is None else "the kNN monitor and a new best checkpoint"
+        self.evaluation = Accessory(what, is_shared=True)
         self.every = config.knn_every * steps_per_epoch
         self.has_warned = False
 
@@ -106,8 +107,6 @@ class KNNMonitor(GlobalStep):
         Args:
             step: Global step that the weights of the copy belong to.
         """
-        if self.evaluation.has_failed:
-            return
         values: dict[str, float] = {}
         with self.evaluation.may_fail():
             values, count = self._evaluate(step)

@@ -75,8 +75,8 @@ class Progress(GlobalStep):
             sys.stdout.flush()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Close the bar at the end of the run."""
-        if self._bar is not None and self.step == self.total:
+        """Close the bar."""
+        if self._bar is not None:
             self._bar.close()
 
     def _share_waiting(self) -> float:

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
 import tempfile
-import zlib
+from typing import Any
 
 import keras
 import ml_collections
@@ -24,36 +22,25 @@ from moco_tf import (
 )
 from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import (
-    chance_formula,
-    chance_loss,
     evaluation_size,
     flatten,
-    suggested_queue_size,
     total_steps,
 )
 from moco_tf.config_checks import (
     check,
-    late_decay,
-    single_image_groups,
-    without_effect,
 )
 from moco_tf.config_files import require_settings
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
-from moco_tf.encoders import foreign
-from moco_tf.encoders.names import is_foreign
-from moco_tf.errors import UserError
-from moco_tf.files import error_reason
 from moco_tf.plan import plan
 from moco_tf.run_data import RunData
+from moco_tf.training import announcement
 from moco_tf.training.accessory import Accessory
 from moco_tf.training.best import BestCheckpoint, require_not_best
 from moco_tf.training.build import (
-    build_augment,
     build_data,
     build_model,
-    memory_bank_size,
     restored_dtype_policy,
 )
 from moco_tf.training.callbacks import Callbacks, StopAt, UnreadableImages
@@ -65,9 +52,6 @@ from moco_tf.training.printing import printing_may_fail
 from moco_tf.training.progress import Progress
 from moco_tf.training.signals import StopOnSignals
 from moco_tf.training.tensorboard import Projector, ViewImages
-
-# Endings of paths that promise another format than the PNG of a preview.
-OTHER_FORMATS = (".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,35 +123,6 @@ def train(
         return _train(config, workdir)
 
 
-def preview(config: ml_collections.ConfigDict, path: str) -> None:
-    """Plot the first images of a run beside the views that it would train on.
-
-    Args:
-        config: A config with the keys of `moco_tf.default_config`.
-        path: Path of the PNG file to write, which does not end as another format, such as .jpg.
-
-    Raises:
-        UserError: If the path ends as another format, a setting is invalid, the data source cannot
-            be read, or the file cannot be written.
-    """
-    root, extension = os.path.splitext(path)
-    if extension.lower() in OTHER_FORMATS:
-        png = f"{root.removesuffix('.png')}.png"
-        raise UserError(
-            f"the preview {path} ends in {extension}, but it is written as a PNG file: use {png}"
-        )
-    config = run_pixels.resolve(plan.resolve(config))
-    from moco_tf.plots.run import plot_preview  # Imports Matplotlib, which a training need not.
-
-    check(config)
-    sources.require_effect(config)
-    source, batches = build_data(config)
-    try:
-        plot_preview(path, config, source, batches, build_augment(config, source.channels))
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"the preview {path} cannot be written: {error_reason(error)}") from error
-
-
 def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     require_not_best(workdir)
     if not run_directory.exists(workdir):
@@ -206,19 +161,14 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             descriptions.write(workdir, description)
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
-        if len(set(distribution.gather_from_workers(start))) > 1:
-            raise UserError(
-                f"the workers differ: this one restored step {start} from {workdir}. Use a run "
-                "directory that they share"
-            )
+        distribution.require_same({"the restored step": start})
         total = total_steps(config, batches.steps_per_epoch)
         if start < total:
             if chief:
-                _announce(config, workdir, source, start, total, batches.steps_per_epoch)
-                if description is not None:
-                    for line in foreign.notes(config.encoder, description):
-                        print(line)
-                print(initial_weights, end="\n" if initial_weights else "")
+                lines = announcement.lines(config, source, batches.steps_per_epoch, description)
+                lines += [initial_weights] if initial_weights else []
+                lines += [f"resuming from step {start} in {workdir}"] if start else []
+                print("\n".join(lines))
             # A run that starts again from step 0 evaluates that step again.
             logged = run_metrics.rewind_metrics(output_dir, start or -1)
             if chief and logged < start - start % batches.steps_per_epoch:
@@ -299,56 +249,19 @@ def _require_identical_workers(
         data: The images of the run.
         monitored: The images of the kNN monitor.
     """
-    if config.monitor_source and config.knn_every:
-        checksum = run_data.of_source(monitored).checksum
-        labels = run_data.labels_checksum(monitored)
-        distribution.require_same(
-            {f"the images of {monitored.name}": [monitored.size, checksum, labels]}
-        )
     checkpoint = run_directory.latest_checkpoint(workdir)
-    saved = os.path.basename(checkpoint) if checkpoint else "no checkpoint"
-    same = [flatten(config), saved, data.num_images, data.channels, data.checksum]
-    own_hash = zlib.crc32(json.dumps(same).encode())
-    if len(set(distribution.gather_from_workers(own_hash))) > 1:
-        raise UserError(
-            f"the workers differ: on this one, {workdir} holds {saved} and '{config.data.source}' "
-            f"has {data.num_images} images with {data.channels} channels and the checksum "
-            f"{data.checksum[:8]}. Start all workers with the same "
-            "settings and images, and with a run directory that they share"
-        )
-
-
-def _announce(
-    config: ml_collections.ConfigDict,
-    workdir: str,
-    source: Source,
-    start: int,
-    total: int,
-    steps_per_epoch: int,
-) -> None:
-    num_images, epochs = len(source.pretrain), total / steps_per_epoch
-    print(source.summary)
-    print(
-        f"{config.mechanism}: {config.encoder}, {epochs:.4g} {'epoch' if epochs == 1 else 'epochs'}"
-        f" of {steps_per_epoch} steps; chance-level loss {chance_formula(config)} = "
-        f"{chance_loss(config):.2f}"
-    )
-    if config.mechanism == "memory_bank":
-        print(f"the memory bank takes {memory_bank_size(num_images, config.dim)} on each device")
-    elif config.queue_size > num_images:
-        print(
-            f"note: the queue of {config.queue_size} keys is larger than the data set of "
-            f"{num_images} images, so queries find their own images among the negatives; "
-            f"set config.queue_size={suggested_queue_size(num_images)}, for example"
-        )
-    if note := late_decay(flatten(config), steps_per_epoch):
-        print(f"note: {note}")
-    if not is_foreign(config.encoder) and (note := single_image_groups(config)):
-        print(f"note: {note}")
-    for key, reason in without_effect(config).items():
-        print(f"note: config.{key} has no effect, because {reason}")
-    if start:
-        print(f"resuming from step {start} in {workdir}")
+    facts: dict[str, Any] = {f"config.{key}": value for key, value in flatten(config).items()}
+    facts |= {
+        "the newest checkpoint": os.path.basename(checkpoint) if checkpoint else "none",
+        "the number of images": data.num_images,
+        "the number of channels": data.channels,
+        "the checksum of the images": data.checksum,
+    }
+    if config.monitor_source and config.knn_every:
+        images = [monitored.size, run_data.of_source(monitored).checksum]
+        facts["the images of the kNN monitor"] = images
+        facts["the labels of the kNN monitor"] = run_data.labels_checksum(monitored)
+    distribution.require_same(facts)
 
 
 def _fit(
@@ -358,34 +271,18 @@ def _fit(
     total: int,
     callbacks: list[keras.callbacks.Callback],
 ) -> None:
-    """Train from step `start` to `total`: the rest of the current epoch, then the others."""
-    steps = batches.steps_per_epoch
-    epoch, done = divmod(start, steps)
-    callback_list = Callbacks(callbacks, add_history=True, model=model)
+    """Train from step `start` to `total`.
 
-    def distributed(start: int) -> tf.distribute.DistributedDataset:
-        return model.distribute_strategy.distribute_datasets_from_function(
-            lambda context: batches.between(start, total, context)
-        )
-
-    data = distributed(start)
-    if done:
-        model.fit(
-            data,
-            steps_per_epoch=steps - done,
-            callbacks=callback_list,
-            shuffle=False,  # The data is in its final order.
-            verbose=0,
-        )
-        epoch += 1
-        data = distributed(epoch * steps)
-    if not model.stop_training:
-        model.fit(
-            data,
-            steps_per_epoch=steps,
-            initial_epoch=epoch,
-            epochs=math.ceil(total / steps),
-            callbacks=callback_list,
-            shuffle=False,
-            verbose=0,
-        )
+    To Keras, this is a single epoch. The callbacks count global steps, so that a run can go on from
+    any step.
+    """
+    data = model.distribute_strategy.distribute_datasets_from_function(
+        lambda context: batches.between(start, total, context)
+    )
+    model.fit(
+        data,
+        steps_per_epoch=total - start,
+        callbacks=Callbacks(callbacks, add_history=True, model=model),
+        shuffle=False,  # The data is in its final order.
+        verbose=0,
+    )

@@ -37,7 +37,8 @@ class StopOnSignals(GlobalStep):
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
+            # There is no handler in Python if C code installed it: it could not be restored.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._previous[number] = signal.signal(number, self._stop)
 
     def restore(self) -> None:

@@ -1,8 +1,5 @@
 """The views of a step of a run, as the encoders see them."""
 
-import functools
-from typing import Any
-
 import ml_collections
 import numpy as np
 import tensorflow as tf
@@ -32,17 +29,10 @@ def step_views(
     """
     batch = next(batches.between(step, step + 1).as_numpy_iterator())
     names = ("query",) if config.mechanism == "memory_bank" else ("query", "key")
-    in_graph = _in_graph(augment)
     size = config.batch_size
     return [
-        in_graph(images, tf.range(size), size, seed_for(f"{name}_view", config.seed, step))[
+        augment.in_graph(images, tf.range(size), size, seed_for(f"{name}_view", config.seed, step))[
             :count
         ].numpy()
         for name, images in zip(names, batch, strict=False)
     ]
-
-
-@functools.lru_cache(maxsize=1)
-def _in_graph(augment: Augment) -> Any:
-    """Return an augmentation in a graph, as in the training step, which then compiles it once."""
-    return tf.function(augment.__call__, autograph=False)

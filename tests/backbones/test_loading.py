@@ -110,6 +110,11 @@ def test_edited_network_file_is_refused(path):
     assert "stem imagenet" in refusal(loading.load_network, str(path))
     file.write_text("{}")
     assert str(file) in refusal(loading.load_network, str(path))
+    for text in ("", '{"encoder": "resnet8', "[1]", "[" * 100_000):
+        file.write_text(text)
+        message = refusal(loading.load_network, str(path))
+        assert message.startswith(f"{file} cannot be read (")
+        assert message.endswith("): delete it, and set encoder")
 
 
 def write_file(path, trained_run):

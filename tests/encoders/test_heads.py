@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from moco_tf import encoders
 from moco_tf.data.pixels import Pixels
+from moco_tf.encoders import preprocessing
 from moco_tf.encoders.heads import head
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
@@ -175,3 +176,23 @@ def test_model_from_a_file_normalizes_as_the_pixel_values_that_it_was_saved_with
     other = dataclasses.replace(pixels, value_range=(0, 4095))
     with pytest.raises(UserError, match="already normalizes its images, for other pixel values"):
         encoders.with_normalization(loaded, other)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_copy_of_a_resnet_by_keras_is_normalized_in_evaluations(stem, tmp_path):
+    network = encoders.build("resnet8", stem=stem)
+    network.save(tmp_path / "network.keras")
+    images = np.random.default_rng(0).integers(0, 256, [2, 32, 32, 3]).astype(np.float32)
+    expected = encoders.with_normalization(network)(images)
+    clone = keras.models.clone_model(network)
+    clone.set_weights(network.get_weights())
+    for copy in (clone, keras.models.load_model(tmp_path / "network.keras")):
+        assert not hasattr(copy, "pixels")
+        np.testing.assert_array_equal(preprocessing.for_images(copy)(images), expected)
+    model = encoders.with_normalization(clone)
+    assert preprocessing.for_images(model) is model
+
+
+def test_model_of_another_kind_is_taken_for_one_of_images():
+    mean = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.GlobalAveragePooling2D()])
+    assert preprocessing.for_images(mean) is mean

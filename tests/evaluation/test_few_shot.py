@@ -105,6 +105,8 @@ def test_class_with_too_few_images_is_named():
         few_shot.require_enough(LABELS, names, (1, 8))
     with pytest.raises(UserError, match="^shots=1: class 'fox' has only 0 "):
         few_shot.require_enough(LABELS, [*names, "fox"], (1,))
+    with pytest.raises(UserError, match="has only 1 training image: leave out the larger numbers"):
+        few_shot.require_enough(np.array([0, 0, 1]), names[:2], (2,))
     # An image that cannot be read does not count.
     labels = np.where(np.arange(49) == np.argmax(LABELS == 2), -1, LABELS)
     with pytest.raises(UserError, match="^shots=7: class 'emu' has only 6 "):
@@ -112,3 +114,10 @@ def test_class_with_too_few_images_is_named():
     train = as_features(np.zeros([49, 2], np.float32), LABELS, 3)
     with pytest.raises(UserError, match="^shots=8: class '2' has only 7 "):
         few_shot.classify(train, train, FewShotSettings(shots=(8,)))
+
+
+def test_features_with_too_few_images_of_a_class_name_the_class():
+    train, test = example(noise=0.1)
+    train = dataclasses.replace(train, class_names=["cat", "dog", "emu"])
+    with pytest.raises(UserError, match="^shots=21: class 'cat' has only 20 training images"):
+        few_shot.classify(train, test, FewShotSettings(shots=(21,)))

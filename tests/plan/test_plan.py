@@ -17,7 +17,8 @@ from moco_tf.export.keras_v3 import export_keras
 from moco_tf.export.saved_model import export_saved_model
 from moco_tf.plan import devices, plan
 from moco_tf.plan.rules import PLANNED
-from moco_tf.training.run import preview, train
+from moco_tf.training.preview import preview
+from moco_tf.training.run import train
 from tests import in_process
 from tests.conftest import source_flag
 from tests.images import write_folder

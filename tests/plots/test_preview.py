@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf import run_data, run_directory
 from moco_tf.config import default_config
+from moco_tf.data import sources
 from moco_tf.data.normalization import MEAN, STD
 from moco_tf.data.views import describe_orientation
+from moco_tf.plots import run
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
-from moco_tf.training.run import preview
+from moco_tf.training.preview import preview
 from tests.images import write_folder
 
 ROWS = 8
@@ -98,3 +101,21 @@ def test_crops_have_the_chosen_scale_and_aspect_ratio(folder, plotted):
     for frame in frames:
         assert 1.8 < frame.get_width() / frame.get_height() < 3.3
         assert 0.09 < frame.get_width() * frame.get_height() / 60**2 < 0.22
+
+
+def test_preview_of_a_run_has_the_values_that_the_run_measured(folder, tmp_path, monkeypatch):
+    previewed = []
+    monkeypatch.setattr(run, "plot_preview", lambda path, config, *others: previewed.append(config))
+    config = config_of(folder)
+    config.data.mean = "measure"
+    saved = config.copy_and_resolve_references()
+    saved.data.mean = "0.1,0.2,0.3"
+    run_directory.open_for_training(
+        str(tmp_path / "run"), saved, run_data.of_source(sources.load(config.data.source))
+    )
+    preview(config, str(tmp_path / "views.png"), str(tmp_path / "run"))
+    preview(config, str(tmp_path / "views.png"))
+    of_run, of_images = previewed
+    assert of_run.data.mean == "0.1,0.2,0.3"
+    assert of_images.data.mean != "measure"
+    assert of_images.data.mean != "0.1,0.2,0.3"

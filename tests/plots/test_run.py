@@ -18,7 +18,7 @@ from moco_tf.plots import run
 from moco_tf.run_data import RunData
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
-from moco_tf.training.run import preview
+from moco_tf.training.preview import preview
 from tests import in_process
 from tests.images import patch, write_folder
 

@@ -33,3 +33,10 @@ def test_memory_bank_larger_than_device_memory_is_an_error(monkeypatch):
     monkeypatch.setattr(build, "MemoryBank", out_of_memory)
     with pytest.raises(UserError, match="0.5 MB on each device"):
         build.build_model(memory_bank_config(), steps_per_epoch=10, num_images=1000)
+
+
+def test_memory_bank_larger_than_the_limit_of_the_container_is_an_error(monkeypatch):
+    monkeypatch.setattr(build, "MemoryBank", never)
+    monkeypatch.setattr(build, "main_memory", lambda: 511_999)
+    with pytest.raises(UserError, match="takes 1000 x 128 x 4 bytes = 0.5 MB .* may use 0.5 MB"):
+        build.build_model(memory_bank_config(), steps_per_epoch=10, num_images=1000)

@@ -18,7 +18,8 @@ from moco_tf.plots.visible import channels_note, visible
 from moco_tf.run_data import RunData
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
-from moco_tf.training.run import preview, train
+from moco_tf.training.preview import preview
+from moco_tf.training.run import train
 from moco_tf.training.run_model import load_model
 from tests import in_process
 from tests.command import TINY

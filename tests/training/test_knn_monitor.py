@@ -111,3 +111,22 @@ def test_alignment_is_that_of_two_views_of_the_first_images(photos, tmp_path):
         unit.append(features / np.linalg.norm(features, axis=1, keepdims=True))
     expected = ((unit[0] - unit[1]) ** 2).sum(axis=1).mean()
     assert logged(tmp_path)[0]["alignment"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_failure_is_reported_once_and_later_evaluations_are_logged(
+    photos, tmp_path, capsys, monkeypatch
+):
+    _, monitor = monitor_of(photos, tmp_path)
+    with monkeypatch.context() as patch:
+
+        def unavailable(step):
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(monitor, "_evaluate", unavailable)
+        for step in (1, STEPS_PER_EPOCH):
+            monitor.on_step(step, {})
+    output = capsys.readouterr().out
+    assert output == "warning: the run goes on without the kNN monitor: Input/output error\n"
+    monitor.on_step(2 * STEPS_PER_EPOCH, {})
+    assert list(logged(tmp_path)) == [2 * STEPS_PER_EPOCH]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -328,67 +329,82 @@ def test_workers_without_a_shared_directory_are_refused(settings, trained_run, t
     own_arguments = ((), (f"--workdir={tmp_path / 'elsewhere'}",))
     arguments = (*settings, f"--workdir={trained_run}")
     outputs = run_both(*arguments, own_arguments=own_arguments, status=2)
-    for output, checkpoint in zip(outputs, ("step-12", "no checkpoint"), strict=True):
-        assert output.startswith("error: the workers differ")
+    for output, checkpoint in zip(outputs, ("step-12", "none"), strict=True):
+        start = (
+            f'error: the workers differ in the newest checkpoint: on this one, it is "{checkpoint}"'
+        )
+        assert output.startswith(start)
         assert output.count("\n") == 1
-        assert f"holds {checkpoint} and" in output
         assert "a run directory that they share" in output
     assert files_in(trained_run) == before
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_workers_differ_in_settings_images_or_checkpoint(trained_run, tmp_path, monkeypatch):
-    hashes = []
+@pytest.fixture
+def facts(monkeypatch):
+    """Return a function that returns what a worker compares with the others."""
 
-    def gather(value):
-        hashes.append(value)
-        return [value]
+    def record(*worker):
+        recorded = []
+        monkeypatch.setattr(distribution, "require_same", recorded.append)
+        _require_identical_workers(*worker)
+        return recorded[0]
 
-    monkeypatch.setattr(distribution, "gather_from_workers", gather)
-    config = default_config()
+    return record
+
+
+def test_workers_compare_settings_images_and_checkpoint(facts, trained_run, tmp_path):
+    config, empty = default_config(), str(tmp_path)
     other_seed = config.copy_and_resolve_references()
     other_seed.seed = 1
-    empty = str(tmp_path)
-    workers = [
-        (config, empty, RunData(100, 3)),
-        (other_seed, empty, RunData(100, 3)),
-        (config, str(trained_run), RunData(100, 3)),
-        (config, empty, RunData(101, 3)),
-        (config, empty, RunData(100, 1)),
-        (config, empty, RunData(100, 3, (b"left/1.jpg",))),
+    base = facts(config, empty, RunData(100, 3), None)
+    others = [
+        ("config.seed", (other_seed, empty, RunData(100, 3))),
+        ("the newest checkpoint", (config, str(trained_run), RunData(100, 3))),
+        ("the number of images", (config, empty, RunData(101, 3))),
+        ("the number of channels", (config, empty, RunData(100, 1))),
+        ("the checksum of the images", (config, empty, RunData(100, 3, (b"left/1.jpg",)))),
     ]
-    for arguments in workers:
-        _require_identical_workers(*arguments, monitored=None)
-    assert len(set(hashes)) == len(workers)
-    monkeypatch.setattr(distribution, "gather_from_workers", lambda value: hashes)
-    with pytest.raises(UserError, match="^the workers differ: .* 100 images with 3 channels"):
-        _require_identical_workers(*workers[0], monitored=None)
+    for name, worker in others:
+        other = facts(*worker, None)
+        assert base.keys() == other.keys()
+        assert [key for key in base if base[key] != other[key]] == [name]
 
 
-def test_workers_differ_in_the_images_of_the_monitor(tmp_path, monkeypatch):
-    texts = []
-
-    def gather(value):
-        texts.append(value)
-        return [value]
-
-    monkeypatch.setattr(distribution, "several_workers", lambda: True)
-    monkeypatch.setattr(distribution, "gather_from_workers", gather)
+def test_workers_compare_the_images_of_the_monitor(facts, tmp_path):
     config = default_config()
     config.monitor_source = "photos"
     source = sources.load("photos")
-    others = [
-        source,
-        dataclasses.replace(source, size=9_000),
-        dataclasses.replace(source, load_labels=lambda: (source.labels[::-1], source.class_names)),
-    ]
-    for monitored in others:
-        _require_identical_workers(config, str(tmp_path), RunData(100, 3), monitored)
-    assert len(set(texts[::2])) == len(others)
-    assert len(set(texts[1::2])) == 1
-    monkeypatch.setattr(distribution, "gather_from_workers", lambda value: [value, value + 1])
-    with pytest.raises(UserError, match="^the workers differ in the images of photos: on this one"):
-        _require_identical_workers(config, str(tmp_path), RunData(100, 3), source)
+    less = dataclasses.replace(source, size=9_000)
+    labels = dataclasses.replace(
+        source, load_labels=lambda: (source.labels[::-1], source.class_names)
+    )
+    base, *others = (
+        facts(config, str(tmp_path), RunData(100, 3), monitored)
+        for monitored in (source, less, labels)
+    )
+    for other, name in zip(others, ("images", "labels"), strict=True):
+        differing = [key for key in base if base[key] != other[key]]
+        assert differing == [f"the {name} of the kNN monitor"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"a": 1, "b": 3}, "^the workers differ in b: on this one, it is 2. Start all workers"),
+        ({"a": 1}, "^the workers differ in the version of moco-tf"),
+        ({"a": 1, "b": 2}, None),
+    ],
+)
+def test_fact_that_differs_is_named(other, message, monkeypatch):
+    facts, others = {"a": 1, "b": 2}, []
+    monkeypatch.setattr(distribution, "several_workers", lambda: True)
+    # The order of the comparisons: the names, all values, and each value if these differ.
+    for value in (list(other), list(other.values()), *other.values()):
+        others.append(zlib.crc32(json.dumps(value).encode()))
+    monkeypatch.setattr(distribution, "gather_from_workers", lambda number: [number, others.pop(0)])
+    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+        distribution.require_same(facts)
 
 
 @pytest.mark.slow

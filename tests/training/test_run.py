@@ -10,10 +10,13 @@ import tensorflow as tf
 
 from moco_tf import load_backbone, run_directory, run_metrics
 from moco_tf.data import sources
+from moco_tf.interrupts import Interrupts
 from moco_tf.training.build import build_model
 from moco_tf.training.callbacks import UnreadableImages
+from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.run import Outcome, train
+from moco_tf.training.signals import StopOnSignals
 from tests import in_process
 from tests.command import TINY, state
 from tests.conftest import TRAINED_RUN, source_flag
@@ -52,8 +55,14 @@ def test_run_is_stopped_by_a_signal_and_ends_bit_identical(
     assert f"stopped at step {stop_at} of {LAST_STEP}" in output
     assert run_directory.latest_checkpoint(str(workdir)).endswith(f"step-{stop_at}")
 
+    begun = []
+    begin = KNNMonitor.on_train_begin
+    monkeypatch.setattr(
+        KNNMonitor, "on_train_begin", lambda *arguments: begun.append(begin(*arguments))
+    )
     output = in_process.run("train.py", *arguments, workdir=workdir)
     assert f"resuming from step {stop_at}" in output
+    assert len(begun) == 1
     expected, actual = state(uninterrupted), state(workdir)
     assert expected.keys() == actual.keys()
     assert len(expected) > 50
@@ -201,3 +210,22 @@ def test_on_error_fail_stops_at_an_unreadable_file(damaged_folder, tmp_path):
     assert error.startswith("error: ")
     assert "left/truncated.jpg cannot be read" in error
     assert "config.data.on_error='skip'" in error
+
+
+def test_handlers_that_python_does_not_know_are_left_alone(monkeypatch):
+    """Of a handler that C code has installed, Python returns None, and cannot restore it."""
+    original = signal.getsignal(signal.SIGTERM)
+    getsignal = signal.getsignal
+    monkeypatch.setattr(
+        signal, "getsignal", lambda number: None if number == signal.SIGHUP else getsignal(number)
+    )
+    installed = []
+    install = signal.signal
+    monkeypatch.setattr(
+        signal, "signal", lambda *handler: installed.append(handler[0]) or install(*handler)
+    )
+    stop = StopOnSignals(0, checkpoints=None, interrupts=Interrupts())
+    stop.on_step(1, {})
+    assert installed == [signal.SIGINT, signal.SIGTERM]
+    stop.restore()
+    assert getsignal(signal.SIGTERM) == original

@@ -13,6 +13,7 @@ from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source, names_in
+from moco_tf.ranges import NOT_NEGATIVE, Range, checked
 
 # The sources of image files, whose channels can be chosen and which may have an orientation.
 FILE_SCHEMES = ("folder:", "files:")
@@ -99,9 +100,12 @@ def load(
         "image_feature": image_feature,
         "label_feature": label_feature,
         "tfds_dir": tfds_dir,
-        "orientation": bool(orientation),
-        "frame_seconds": float(frame_seconds),
+        "orientation": orientation,
+        "frame_seconds": float(checked("frame_seconds", frame_seconds, NOT_NEGATIVE)),
     }
+    if not isinstance(orientation, bool):
+        raise UserError(f"orientation={orientation!r}: must be True or False")
+    channels = checked("channels", channels, Range(minimum=0, is_whole=True))
     for key, value in limited.items():
         if value != defaults[key]:
             _require_effect(key, value, defaults[key], name)
@@ -146,7 +150,7 @@ def load(
     changed: dict[str, Any] = {
         **limited,
         "pixels": pixels,
-        "channels": 0 if channels == 3 else int(channels),  # 0 means 3, too.
+        "channels": 0 if channels == 3 else channels,  # 0 means 3, too.
     }
     del changed["tfds_dir"]  # The same images may be in another directory elsewhere.
     changed = {key: value for key, value in changed.items() if value != defaults[key]}

@@ -189,7 +189,8 @@ def read(name: str) -> np.ndarray:
         assert package is not None
         assert package.origin is not None
         path = os.path.join(os.path.dirname(package.origin), "datasets", "images", f"{name}.jpg")
-        image = np.asarray(PIL.Image.open(path))
+        with PIL.Image.open(path) as file:
+            image = np.asarray(file)
     else:
         import skimage.data
 

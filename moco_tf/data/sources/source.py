@@ -145,10 +145,10 @@ class Source:
                 images of pre-training; or `"all"`.
 
         Raises:
-            ValueError: If there is no such part.
+            UserError: If there is no such part.
         """
         if name not in PARTS:
-            raise ValueError(f"part={name!r}: choose one of {', '.join(PARTS)}")
+            raise UserError(f"part={name!r}: choose one of {', '.join(PARTS)}")
         return Blocks([0], [self.size]) if name == "all" else getattr(self, name)
 
 

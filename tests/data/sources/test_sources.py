@@ -152,3 +152,17 @@ def test_summary_of_a_source_with_a_test_part():
         "photos: 9,934 images with labels",
         "pre-training uses 8,116 of them; an evaluation trains on 8,116 and tests on 1,818",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"orientation": "false"}, "^orientation='false': must be True or False"),
+        ({"frame_seconds": "x"}, "^frame_seconds='x': must be a number, 0 or greater"),
+        ({"frame_seconds": -1}, "^frame_seconds=-1: must be 0 or greater"),
+        ({"channels": 1.5}, "^channels=1.5: must be an integer, 0 or greater"),
+    ],
+)
+def test_option_of_another_type_or_out_of_range_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        sources.load("photos", **options)

@@ -1,0 +1,58 @@
+"""What a run says about itself before it starts."""
+
+import ml_collections
+
+from moco_tf.config import (
+    chance_formula,
+    chance_loss,
+    flatten,
+    suggested_queue_size,
+    total_steps,
+)
+from moco_tf.config_checks import late_decay, single_image_groups, without_effect
+from moco_tf.data.sources.source import Source
+from moco_tf.encoders import foreign
+from moco_tf.encoders.names import is_foreign
+from moco_tf.training.build import memory_bank_size
+
+
+def lines(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    steps_per_epoch: int,
+    description: str | None,
+) -> list[str]:
+    """Return lines about a run: its images, its model, and notes on settings that may be mistakes.
+
+    Args:
+        config: Config of the run.
+        source: The images of the run.
+        steps_per_epoch: Number of steps in an epoch.
+        description: That of an encoder that is not one of our ResNets, as for
+            `moco_tf.encoders.build`.
+    """
+    num_images = len(source.pretrain)
+    epochs = total_steps(config, steps_per_epoch) / steps_per_epoch
+    found = [
+        source.summary,
+        f"{config.mechanism}: {config.encoder}, {epochs:.4g} {'epoch' if epochs == 1 else 'epochs'}"
+        f" of {steps_per_epoch} steps; chance-level loss {chance_formula(config)} = "
+        f"{chance_loss(config):.2f}",
+    ]
+    if config.mechanism == "memory_bank":
+        size = memory_bank_size(num_images, config.dim)
+        found.append(f"the memory bank takes {size} on each device")
+    notes: list[str | None] = []
+    if config.mechanism != "memory_bank" and config.queue_size > num_images:
+        notes.append(
+            f"the queue of {config.queue_size} keys is larger than the data set of {num_images} "
+            "images, so queries find their own images among the negatives; set "
+            f"config.queue_size={suggested_queue_size(num_images)}, for example"
+        )
+    notes.append(late_decay(flatten(config), steps_per_epoch))
+    if not is_foreign(config.encoder):
+        notes.append(single_image_groups(config))
+    for key, reason in without_effect(config).items():
+        notes.append(f"config.{key} has no effect, because {reason}")
+    found += [f"note: {note}" for note in notes if note]
+    return found + (foreign.notes(config.encoder, description) if description is not None else [])

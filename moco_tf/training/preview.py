@@ -1,0 +1,51 @@
+"""A picture of the views that a run would train on."""
+
+import os
+
+import ml_collections
+import tensorflow as tf
+
+from moco_tf import paths, run_pixels
+from moco_tf.config_checks import check
+from moco_tf.data import sources
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason
+from moco_tf.plan import plan
+from moco_tf.training.build import build_augment, build_data
+
+# Endings of paths that promise another format than the PNG of a preview.
+OTHER_FORMATS = (".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff", ".webp")
+
+
+def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = None) -> None:
+    """Plot the first images of a run beside the views that it would train on.
+
+    Args:
+        config: A config with the keys of `moco_tf.default_config`.
+        path: Path of the PNG file to write. Endings of other formats, such as .jpg, are refused.
+        workdir: Path of the run directory, or None without one. If it holds a run, open settings
+            and measured values are those of the run.
+
+    Raises:
+        UserError: If the path ends as another format, a setting is invalid, the data source cannot
+            be read, or the file cannot be written.
+    """
+    root, extension = os.path.splitext(path)
+    if extension.lower() in OTHER_FORMATS:
+        png = f"{root.removesuffix('.png')}.png"
+        raise UserError(
+            f"the preview {path} ends in {extension}, but it is written as a PNG file: use {png}"
+        )
+    if workdir is not None:
+        workdir = paths.expand(workdir, "workdir")
+    config = run_pixels.resolve(plan.resolve(config, workdir), workdir)
+    # Imports Matplotlib, which takes a second.
+    from moco_tf.plots.run import plot_preview
+
+    check(config)
+    sources.require_effect(config)
+    source, batches = build_data(config)
+    try:
+        plot_preview(path, config, source, batches, build_augment(config, source.channels))
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"the preview {path} cannot be written: {error_reason(error)}") from error
