@@ -13,6 +13,7 @@ from moco_tf.evaluation.features import extract
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from tests import command
 from tests.command import ROOT
+from tests.evaluation.helpers import as_features
 from tests.images import write_folder
 
 SIZE = 16
@@ -182,3 +183,11 @@ def test_feature_maps_are_refused(source):
         moco_tf.extract_features(lambda images: images, source, "all", SIZE)
     with pytest.raises(UserError, match=r"shape \[1, 3\] for a batch"):
         moco_tf.extract_features(lambda images: images[:1, 0, 0], source, "all", SIZE)
+
+
+def test_temperature_of_knn_has_an_effect():
+    """exp(1 / t) is greater than 2 exp(0.6 / t) for t below 0.577."""
+    bank = as_features(np.float32([[1, 0], [0.6, 0.8], [0.6, -0.8]]), [0, 1, 1], 2)
+    query = as_features(np.float32([[1, 0]]), [0], 2)
+    assert moco_tf.knn(bank, query, k=3)["top1"] == 1.0
+    assert moco_tf.knn(bank, query, k=3, temperature=2.0)["top1"] == 0.0

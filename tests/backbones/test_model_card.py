@@ -151,7 +151,7 @@ def test_damaged_result_is_refused_with_its_path(workdir, text):
     path = workdir / "eval" / "other.json"
     path.write_text(text)
     backbone = encoders.build("resnet8", stem="small")
-    with pytest.raises(UserError, match="eval/other.json is not the result of an evaluation"):
+    with pytest.raises(UserError, match="eval/other.json .*: delete the file"):
         model_card(backbone, FORMAT, Origin("workdir", str(workdir)))
     path.unlink()
 
@@ -195,3 +195,7 @@ def test_nothing_from_outside_is_markdown_or_html(workdir, tmp_path):
         repeated = model_card(backbone, FORMAT, Origin("saved_model", str(hostile_model)))
         tags, headings, _ = tags_and_headings(repeated)
         assert (tags, headings) == (expected_tags, expected_headings)
+
+
+def test_card_states_the_mean_and_the_standard_deviation_of_imagenet(card):
+    assert "mean 0.485, 0.456, 0.406; standard deviation 0.229, 0.224, 0.225" in card[""]

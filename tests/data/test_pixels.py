@@ -267,3 +267,13 @@ def test_settings_without_effect_are_refused(options, message):
 def test_unknown_type_is_refused_in_python():
     with pytest.raises(UserError, match="pixels='int8': use uint8, uint16 or float32"):
         sources.load("photos", pixels="int8")
+
+
+@pytest.mark.parametrize("value_range", [(0.0, 255.0), (-1000.0, 400.0), (1000.0, 5000.0)])
+def test_scale_and_offset_normalize_values_of_any_range(value_range):
+    low, high = value_range
+    mean, std = (0.2, 0.5), (0.3, 0.1)
+    scale, offset = Pixels(mean, std, "float32", value_range).scale_and_offset()
+    values = np.linspace(low, high, 11)[:, np.newaxis]
+    expected = ((values - low) / (high - low) - mean) / std
+    np.testing.assert_allclose(values * scale + offset, expected, rtol=1e-12, atol=1e-12)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.mechanisms.end_to_end import EndToEnd
 from moco_tf.mechanisms.memory_bank import MemoryBank
+from moco_tf.mechanisms.moco import MoCo
 from moco_tf.optimizers import SGD, LossScaling
 from moco_tf.schedules import Cosine
 
@@ -171,3 +172,58 @@ def test_loss_is_scaled_if_the_encoder_computes_in_float16():
     model = MemoryBank(lambda: small_encoder(2), IMAGES, 21, dtype="mixed_float16")
     model.compile("adam")
     assert isinstance(model.optimizer, keras.optimizers.Adam)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["moco", *MECHANISMS])
+def test_each_view_of_a_step_is_augmented_with_its_own_seed(name, symmetric):
+    """The numbers of the seeds are those of moco_tf/seeds.py: 7 * seed + 3 and + 4."""
+    if name == "memory_bank" and symmetric:
+        pytest.skip("The memory bank encodes one view.")
+    seed, steps, calls = 5, 3, []
+
+    def augment(images, rows, count, seed):
+        calls.append((images.numpy(), np.asarray(rows), int(count), np.asarray(seed).tolist()))
+        return images
+
+    settings = dict(temperature=0.2, seed=seed, augment=augment)
+    if name == "memory_bank":
+        model = MemoryBank(lambda: small_encoder(2), IMAGES, 21, **settings)
+    elif name == "end_to_end":
+        model = EndToEnd(lambda: small_encoder(2), symmetric_loss=symmetric, **settings)
+    else:
+        model = MoCo(lambda: small_encoder(2), 2 * N, symmetric_loss=symmetric, **settings)
+    model.compile(SGD(0.05), run_eagerly=True)
+    views = np.random.default_rng(0).random((2, steps * N, SIDE, SIDE, 3), np.float32)
+    rows = np.arange(steps * N) % IMAGES
+    arrays = (*views, rows) if name == "memory_bank" else tuple(views)
+    data = tf.data.Dataset.from_tensor_slices(arrays).batch(N)
+    model.fit(data, verbose=0, shuffle=False)
+
+    per_step = 1 if name == "memory_bank" else 4 if symmetric else 2
+    assert len(calls) == steps * per_step
+    orders = []
+    for number, (images, rows, count, seeds) in enumerate(calls):
+        step = number // per_step
+        view = {7 * seed + 3: 0, 7 * seed + 4: 1}[seeds[0]]
+        assert seeds[1] == step
+        assert count == N
+        assert sorted(rows) == list(range(N))
+        np.testing.assert_array_equal(images, views[view][step * N : (step + 1) * N][rows])
+        orders.append((view, rows.tolist() == list(range(N))))
+    # Queries are in the order of the batch and keys are not, because of Shuffling BN.
+    pairs = {(0, True)} if name == "memory_bank" else {(0, True), (1, False)}
+    assert set(orders) == pairs | ({(1, True), (0, False)} if symmetric else set())
+
+
+def test_logs_are_the_accuracies_of_the_positive_among_the_logits():
+    model = EndToEnd(lambda: small_encoder(2))
+    model.compile(SGD(0.05))
+    generator = np.random.default_rng(0)
+    losses, logits = generator.random(64), generator.normal(size=(64, 21))
+    ranks = (logits[:, 1:] > logits[:, :1]).sum(axis=1)
+    logs = model.logs(*(tf.constant(values, tf.float32) for values in (losses, logits)))
+    assert float(logs["loss"]) == pytest.approx(losses.mean(), rel=1e-6)
+    assert float(logs["contrastive_top1"]) == pytest.approx((ranks < 1).mean())
+    assert float(logs["contrastive_top5"]) == pytest.approx((ranks < 5).mean())
+    assert 0 < (ranks < 1).mean() < (ranks < 5).mean() < 1

@@ -20,7 +20,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import extract
-from moco_tf.report import report
+from moco_tf.report import page, report
 from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
 from moco_tf.report.report import baselines, write_report
 from moco_tf.run_data import RunData
@@ -266,3 +266,67 @@ def test_report_on_images_of_which_few_have_labels_shows_no_classes(tmp_path):
     html = (workdir / "report.html").read_text()
     assert page_data(html)["map"]["labels"] is None
     assert "the images have no labels" in html
+
+
+@pytest.mark.slow
+def test_report_has_the_numbers_and_the_neighbors_of_its_features(tmp_path, monkeypatch):
+    """Six classes of different sizes, whose test images come before the training images."""
+    counts = {"a": 9, "b": 5, "c": 4, "d": 4, "e": 4, "f": 4}
+    for part in ("test", "train"):
+        for number, (name, count) in enumerate(counts.items()):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            seed = 10 * number + (part == "train")
+            for index, image in enumerate(crops(count, 40, seed=seed)):
+                PIL.Image.fromarray(image).save(folder / f"{index}.png")
+    source = sources.load(f"folder:{tmp_path / 'images'}")
+    workdir = tmp_path / "run"
+    make_run(workdir, source)
+    rendered = []
+    monkeypatch.setattr(page, "render", lambda contents: rendered.append(contents) or "")
+    result = write_report(str(workdir))
+
+    [contents] = rendered
+    train, test = (
+        extract(load_backbone(str(workdir)), source, part, 32)
+        for part in (source.train, source.test)
+    )
+    assert test.indices.max() < train.indices.min()
+    assert contents.evidence.most_frequent == 9 / 30
+    top1, top5 = (result["backbones"][TRAINED]["knn"][name] for name in ("top1", "top5"))
+    assert top1 < top5
+    for name, results in result["backbones"].items():
+        expected = {protocol: results[protocol]["top1"] for protocol in ("knn", "linear_cached")}
+        assert contents.evidence.accuracies[name] == expected
+    unit = [
+        values / np.linalg.norm(values, axis=1, keepdims=True)
+        for values in (np.float64(train.features), np.float64(test.features))
+    ]
+    similarities = {
+        source.describe(int(index)): dict(
+            zip(map(source.describe, train.indices.tolist()), unit[0] @ row, strict=True)
+        )
+        for index, row in zip(test.indices, unit[1], strict=True)
+    }
+    shown = contents.neighbors
+    columns = shown.cosines.shape[1]
+    for row, query in enumerate(shown.queries.names):
+        of_query = similarities[query]
+        names = shown.images.names[row * columns : (row + 1) * columns]
+        nearest = sorted(of_query.values(), reverse=True)[:columns]
+        np.testing.assert_allclose([of_query[name] for name in names], nearest, atol=1e-5)
+        np.testing.assert_allclose(shown.cosines[row], nearest, atol=1e-5)
+
+
+def test_random_baseline_has_the_seed_of_the_run(folder):
+    source = sources.load(f"folder:{folder}")
+    config = default_config()
+    config.update(encoder="resnet8", stem="small", image_size=32)
+
+    def kernel(seed):
+        config.seed = seed
+        return baselines(str(folder), config, source, 32)[RANDOM].get_weights()
+
+    first, again, other = kernel(0), kernel(0), kernel(1)
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert not all(np.array_equal(*pair) for pair in zip(first, other, strict=True))

@@ -218,3 +218,29 @@ def test_monitor_and_views_do_not_change_the_training(labeled, tmp_path):
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
     files = {path.name.split(".")[0] for path in (tmp_path / "tensorboard").iterdir()}
     assert files == {"events"}
+
+
+def test_images_per_second_count_the_time_of_the_steps(tmp_path, monkeypatch):
+    """The first step, which compiles, does not count; the time that it waits for data does."""
+    config = default_config()
+    config.update(encoder="resnet8", stem="small", batch_size=BATCH, bn_groups=1, log_every=2)
+    config.update(queue_size=32, epochs=1, shuffle_bn=False)
+    model = build_model(config, STEPS_PER_EPOCH)
+    log = MetricsLog(str(tmp_path), 0, config, STEPS_PER_EPOCH, FiniteCheck(model, str(tmp_path)))
+    log.set_model(model)
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    logs = {"loss": tf.constant(1.0)}
+    # Seconds of each step, and the part of them that was spent waiting for data.
+    for seconds, waiting in ((9.0, 3.0), (2.0, 0.5), (1.0, 0.25), (4.0, 1.0)):
+        log.on_train_batch_begin(0)
+        clock[0] += seconds
+        model.seconds_waiting += waiting
+        log.on_train_batch_end(0, logs)
+        clock[0] += 100.0  # Between the steps.
+    first, second = run_metrics.read_metrics(str(tmp_path))
+    assert (first["step"], second["step"]) == (2, 4)
+    assert first["images_per_second"] == pytest.approx(BATCH / 2.0)
+    assert first["waiting_for_data"] == pytest.approx(0.5 / 2.0)
+    assert second["images_per_second"] == pytest.approx(2 * BATCH / 5.0)
+    assert second["waiting_for_data"] == pytest.approx(1.25 / 5.0)

@@ -189,3 +189,29 @@ def test_error_names_the_annotations_that_are_wrong():
     images = dataclasses.replace(annotated_images(3), annotations=annotations)
     with pytest.raises(UserError, match="of another size"):
         letterbox.require_readable(images, [1], tf.errors.InvalidArgumentError(None, None, ""))
+
+
+@pytest.mark.parametrize("shape", [(24, 48), (48, 24), (40, 40)])
+def test_mirrored_pixels_stay_beside_the_padding(shape):
+    """A white box is mirrored within the picture, as `geometry` mirrors its box."""
+    pixels = np.full([*shape, 3], 10, np.uint8)
+    pixels[4:16, 2:10] = 250
+    images = dataclasses.replace(
+        annotated_images(8),
+        read=lambda index: tf.constant(pixels),
+        annotations=lambda index, height, width: Annotations(
+            np.array([[2, 4, 10, 16]], float), np.array([index], np.int32), *np.zeros([2, 1], bool)
+        ),
+    )
+    batches = training_batches(images, batch_size=8)
+    [(squares, boxes, labels)] = batches.until(1).as_numpy_iterator()
+    flips = labels < 0
+    assert 0 < flips.sum() < 8
+    _, width = geometry.fitted(*shape, SIZE)
+    for square, box, flip in zip(squares, boxes, flips, strict=True):
+        assert (square[:, width:] == letterbox.PADDING).all()
+        inside = square[..., 0] > 125
+        left, _, right, _ = (width - box[2], 0, width - box[0], 0) if flip else box
+        columns = np.flatnonzero(inside[:, :width].any(axis=0))
+        assert abs(columns[0] - left) <= 0.5
+        assert abs(columns[-1] + 1 - right) <= 0.5
