@@ -1,7 +1,7 @@
 """MoCo v1 on a billion images: the paper's recipe for Instagram-1B (section 4).
 
-    python train.py --config=configs/billion_images.py --strategy=mirrored \
-        --config.data.source=folder:PATH --workdir=DIR
+    python train.py --config=configs/billion_images.py --strategy=multiworker \
+        --config.data.source='tfrecord:PATH/*.tfrecord' --workdir=DIR
 
 Settings: batches of 1,024 images in 64 BatchNormalization groups (64 GPUs); learning rate 0.12
 (0.03 for 256 images, scaled linearly), multiplied by 0.9 every 62,500 iterations, which is every 64

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from moco_tf.pretraining import preview, train
     from moco_tf.runs import Run, load_run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def _use_folders_of_checkout() -> None:

@@ -21,9 +21,10 @@ def extract_features(
     """Extract the features of a part of a data source.
 
     Args:
-        backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
-            `[N, D]`, such as the result of `moco_tf.load_backbone`. A model of
-            `moco_tf.encoders.build` gets its normalization.
+        backbone: Callable from images, float32 `[N, size, size, channels]` in the value range of
+            the source, which is [0, 255] for 8 bits per channel, to features `[N, D]`, such as the
+            result of `moco_tf.load_backbone`. A model of `moco_tf.encoders.build` gets its
+            normalization.
         source: The result of `moco_tf.load_source`.
         part: `"train"` or `"test"`, the two disjoint parts of an evaluation; `"pretrain"`, the
             images of pre-training; or `"all"`.
@@ -65,8 +66,9 @@ def knn(
         train: The labeled features to compare with, a result of `extract_features`. Images without
             a label are left out.
         test: The labeled features to classify. Images without a label are left out.
-        k: Number of neighbors; clipped to the number of training images.
-        temperature: Temperature of the votes: a neighbor counts exp(similarity / temperature).
+        k: Number of neighbors, 1 or greater; clipped to the number of training images.
+        temperature: Temperature of the votes, greater than 0: a neighbor counts
+            exp(similarity / temperature).
 
     Returns:
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
@@ -100,8 +102,8 @@ def linear_probe(
         train: The labeled features to fit, a result of `extract_features`. Images without a label
             are left out.
         test: The labeled features to classify. Images without a label are left out.
-        l2: Weight of the L2 penalty.
-        iterations: Maximum number of L-BFGS iterations.
+        l2: Weight of the L2 penalty, greater than 0.
+        iterations: Maximum number of L-BFGS iterations, 1 or greater.
 
     Returns:
         `{"top1": float, "top5": float}`, accuracies in [0, 1].

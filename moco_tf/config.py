@@ -30,7 +30,8 @@ def default_config() -> ml_collections.ConfigDict:
         A locked `ml_collections.ConfigDict`: its values can be changed, but no keys can be added.
 
     Example:
-        >>> config = default_config()
+        >>> import moco_tf
+        >>> config = moco_tf.default_config()
         >>> config.encoder, config.queue_size, config.momentum, config.temperature
         ('resnet50', 65536, 0.999, 0.07)
     """

@@ -161,7 +161,7 @@ def _check_mechanism(config: ml_collections.ConfigDict) -> None:
 def _check_init(config: ml_collections.ConfigDict) -> None:
     scheme, _, path = config.init.partition(":")
     is_valid = not config.init or (scheme in INIT_SCHEMES and path != "")
-    remedy = "use run:DIR, saved_model:DIR, keras:FILE or checkpoint:FILE"
+    remedy = "use run:DIR, saved_model:DIR, keras:FILE, keras_hub:PRESET or checkpoint:FILE"
     _require(is_valid, config, "init", remedy)
     _require(
         config.init != "" or config.init_checksum == "",

@@ -35,9 +35,10 @@ class SGD(keras.optimizers.Optimizer):
 
     Example:
         >>> import keras
+        >>> import moco_tf
         >>> import tensorflow as tf
         >>> weight = keras.Variable(1.0)
-        >>> optimizer = SGD(learning_rate=0.5, momentum=0.9, weight_decay=0.0)
+        >>> optimizer = moco_tf.optimizers.SGD(learning_rate=0.5, momentum=0.9, weight_decay=0.0)
         >>> for _ in range(2):
         ...     optimizer.apply([tf.constant(1.0)], [weight])
         >>> round(float(weight.numpy()), 4)  # 1 - 0.5 * 1 - 0.5 * (0.9 * 1 + 1)

@@ -136,7 +136,7 @@ def _home(part: str, label: str) -> str:
     home = os.path.expanduser(part)
     if home.startswith("~"):
         raise UserError(
-            f"{label}: there is no user '{part[1:]}': write ./{part} for a path that begins so"
+            f"{label}: there is no user '{part[1:]}': write ./{part} if this is the name of a file"
         )
     return home
 

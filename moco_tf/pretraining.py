@@ -48,12 +48,14 @@ def train(
         data: The images, which need no labels: a data source, as in `moco_tf.load_source`; an
             array, uint8 `[N, H, W]` or `[N, H, W, C]`, or of another type if `data.pixels` in the
             settings says so; a list of image files; or a pair of an array
-            or a list and the labels, integers or texts, which are used to evaluate the features.
+            or a list and the labels, N integers or texts, which are used to evaluate the features.
             Arrays and lists are kept in the run directory, in `images.npy`, `images.labels.npy` and
             `images.txt`, which must not be files of yours. None for the images of the config.
         workdir: Path of the run directory, which is created if it does not exist.
-        config: Name of an installed config, such as `"folder"` or `"photos"`; path of a config
-            file; or a config, which is not changed.
+        config: Name of an installed config: `"folder"`, a ResNet-50 on views of 224 pixels, which
+            needs a GPU; `"photos"`, a small network for a laptop; `"auto"`, whose settings are
+            planned; or another one. Or the path of a config file, or a config, which is not
+            changed.
         init: Weights to start from, such as `"run:DIR"`; by default as the config says.
         encoder: Name of the encoder, such as `"resnet18"`, or the path of a .keras file; by default
             that of the config.
@@ -71,8 +73,8 @@ def train(
 
     Example:
         >>> import moco_tf
-        >>> small = dict(batch_size=32, queue_size=256, steps=2, knn_every=0)
-        >>> run = moco_tf.train("photos", workdir, config="photos", **small)  # doctest: +ELLIPSIS
+        >>> few = dict(batch_size=32, queue_size=256, steps=2, knn_every=0)
+        >>> run = moco_tf.train("photos", "runs/mine", config="photos", **few)  # doctest: +ELLIPSIS
         photos: 9,934 images...
         >>> run.finished, run.backbone.output_shape
         (True, (None, 64))
@@ -111,7 +113,7 @@ def preview(
 
     Args:
         data: The images, as in `moco_tf.train`.
-        path: Path of the PNG file to write, which does not end as another format, such as .jpg.
+        path: Path of the PNG file to write. Endings of other formats, such as .jpg, are refused.
         config: As in `moco_tf.train`.
         init: As in `moco_tf.train`.
         encoder: As in `moco_tf.train`.
@@ -126,8 +128,8 @@ def preview(
 
     Example:
         >>> import moco_tf
-        >>> moco_tf.preview("photos", f"{workdir}/views.png", config="photos")  # doctest: +ELLIPSIS
-        '...views.png'
+        >>> moco_tf.preview("photos", "views.png", config="photos")  # doctest: +ELLIPSIS
+        'views.png'
     """
     path = paths.expand_argument(path, "path")
     changed = _config(data, config, init, encoder, settings)
@@ -172,7 +174,9 @@ def _config(
     _require_distinct(settings)
     config_files.change(loaded, {**settings, **changes})
     if data is not None and "data.source" in settings:
-        raise UserError("there are images in data and in the setting data.source: remove one")
+        raise UserError(
+            "the images are given twice, by data and by the setting data.source: remove one"
+        )
     if data is None and not loaded.data.source:
         raise UserError(f"data=None, and the config names no images: use {given.FORMS}")
     config_files.expand_paths(loaded)

@@ -32,11 +32,11 @@ def load_run(workdir: str | os.PathLike[str]) -> "Run":
         The `Run`.
 
     Raises:
-        UserError: If the directory holds no run.
+        UserError: If the directory holds no run, or a file in it is damaged.
 
     Example:
         >>> import moco_tf
-        >>> run = moco_tf.load_run(workdir)
+        >>> run = moco_tf.load_run("runs/mine")
         >>> run.step, run.total_steps, run.finished
         (12, 12, True)
     """
@@ -61,7 +61,7 @@ class Run:
 
     Example:
         >>> import moco_tf
-        >>> run = moco_tf.load_run(workdir)
+        >>> run = moco_tf.load_run("runs/mine")
         >>> run.backbone.output_shape
         (None, 64)
         >>> run.metrics["knn_top1"].dropna().index.tolist()
@@ -87,7 +87,11 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        """Number of steps of the whole run."""
+        """Number of steps of the whole run.
+
+        Raises:
+            UserError: If the run directory is gone.
+        """
         num_images = run_data.read_num_images(self.workdir)
         return total_steps(self.config, num_images // self.config.batch_size)
 
@@ -100,7 +104,7 @@ class Run:
 
         Example:
             >>> import moco_tf
-            >>> run = moco_tf.load_run(workdir)
+            >>> run = moco_tf.load_run("runs/mine")
             >>> source = moco_tf.load_source(run.config.data.source)
             >>> test = moco_tf.extract_features(run.backbone, source, "test", run.evaluation_size)
             >>> test.features.shape[1]

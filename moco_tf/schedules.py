@@ -32,7 +32,8 @@ def exponential(
         A schedule from the step, counted from 0, to the learning rate.
 
     Example:
-        >>> schedule = exponential(0.5, decay_every=10)
+        >>> import moco_tf
+        >>> schedule = moco_tf.schedules.exponential(0.5, decay_every=10)
         >>> [round(float(schedule(step)), 3) for step in (0, 9, 10)]
         [0.5, 0.5, 0.45]
     """
@@ -54,7 +55,8 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
         factor: Factor of the decay.
 
     Example:
-        >>> schedule = Step(0.5, steps_per_epoch=10, milestones=(2,))
+        >>> import moco_tf
+        >>> schedule = moco_tf.schedules.Step(0.5, steps_per_epoch=10, milestones=(2,))
         >>> [round(float(schedule(step)), 3) for step in (0, 19, 20)]
         [0.5, 0.5, 0.05]
     """
@@ -101,7 +103,8 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
         epochs: Number of epochs of the whole run, greater than 0; need not be an integer.
 
     Example:
-        >>> schedule = Cosine(0.5, steps_per_epoch=10, epochs=4)
+        >>> import moco_tf
+        >>> schedule = moco_tf.schedules.Cosine(0.5, steps_per_epoch=10, epochs=4)
         >>> [round(float(schedule(step)), 3) for step in (0, 9, 20, 39)]
         [0.5, 0.5, 0.25, 0.073]
     """

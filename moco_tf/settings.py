@@ -78,8 +78,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "init",
             "",
-            "Weights that the encoders start from, such as run:DIR, saved_model:DIR, keras:FILE or "
-            "checkpoint:FILE (of PyTorch); empty for random weights.",
+            "Weights that the encoders start from: run:DIR, saved_model:DIR, keras:FILE, "
+            "keras_hub:PRESET or checkpoint:FILE (of PyTorch); empty for random weights.",
         ),
         Setting(
             "init_checksum",
@@ -251,9 +251,10 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "augmentation",
             "v1",
-            "Preset of the augmentation, which the settings augment.* change: that of MoCo v1, of "
-            "MoCo v2, of the reference implementation's notebook for CIFAR-10, or one for images "
-            "without an up direction, such as overhead images and microscopy.",
+            "Preset of the augmentation: that of MoCo v1, of MoCo v2, of the reference "
+            "implementation's notebook for CIFAR-10, or any_orientation for images without an up "
+            "direction, such as overhead images and microscopy. The settings augment.* change "
+            "single values of it.",
             Range(choices=tuple(RECIPES)),
         ),
         Setting(

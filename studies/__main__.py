@@ -18,7 +18,7 @@ HELP = """Run the paper's experiments, and report which of its findings they rep
 
 The experiments are mechanisms, momentum, shuffling, v2, epochs and width; studies/experiments.py
 defines the settings of every run. By default they train on the sample photographs, which takes
-hours on two CPU cores. A run corresponds to these commands:
+an hour and a half on two idle CPU cores. A run corresponds to these commands:
 
     python train.py --config=studies/config.py --config.epochs=8 --config.KEY=VALUE --workdir=DIR
     python evaluate.py --protocol=knn --workdir=DIR

@@ -62,10 +62,11 @@ def test_example_prints_what_it_shows(name, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)  # Some write files.
     test = EXAMPLES[name]
     test.globs.update(moco_tf=moco_tf, keras=keras, np=np, tf=tf)
-    if "workdir" in test.docstring:
-        # A finished run, but for the examples that write one or write into one.
-        writes = re.search(r"\b(train|preview)\(", test.docstring)
-        test.globs["workdir"] = str(tmp_path if writes else request.getfixturevalue("trained_run"))
+    # Where an example reads a run, there is one.
+    reads = re.search(r"load_(run|backbone|encoder)\(", test.docstring)
+    if reads and "runs/mine" in test.docstring:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "mine").symlink_to(request.getfixturevalue("trained_run"))
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
     output = []
     runner.run(test, out=output.append)

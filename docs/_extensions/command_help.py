@@ -13,10 +13,14 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 import studies.__main__
+import studies.fashion_mnist
+import studies.small_data
 import studies.transfer.__main__
 
 STUDIES = {
     "python -m studies": studies.__main__.main,
+    "python -m studies.fashion_mnist": studies.fashion_mnist.main,
+    "python -m studies.small_data": studies.small_data.main,
     "python -m studies.transfer": studies.transfer.__main__.main,
 }
 

@@ -41,7 +41,7 @@ def load_backbone(workdir: str | os.PathLike[str]) -> keras.Model:
     Example:
         >>> import moco_tf
         >>> import numpy as np
-        >>> backbone = moco_tf.load_backbone(workdir)
+        >>> backbone = moco_tf.load_backbone("runs/mine")
         >>> backbone.output_shape
         (None, 64)
         >>> images = np.zeros([4, 32, 32, 3], np.uint8)

@@ -54,7 +54,7 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         "plan",
         False,
         "Whether to print the settings with their reasons, warnings, and the time and memory of a "
-        "few steps, instead of training. It writes no files.",
+        "few steps, instead of training. It writes only the index of record files and videos.",
         flag_values=values,
     )
     app.define_strategy_flags(values)

@@ -72,9 +72,10 @@ def embed(
     are held in memory.
 
     Args:
-        backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
-            `[N, D]`, such as the result of `moco_tf.load_backbone`. A model of
-            `moco_tf.encoders.build` gets its normalization.
+        backbone: Callable from images, float32 `[N, size, size, channels]` in the value range of
+            the source, which is [0, 255] for 8 bits per channel, to features `[N, D]`, such as the
+            result of `moco_tf.load_backbone`. A model of `moco_tf.encoders.build` gets its
+            normalization.
         source: The result of `moco_tf.load_source`.
         out: Directory to write to, local or a path of TensorFlow such as `gs://...`: a new one, or
             one that an earlier call with the same arguments wrote.
@@ -87,13 +88,16 @@ def embed(
         rows_per_file: Number of rows of a file, 1 or greater.
         shard: `(i, n)` with i in [0, n): this call writes every n-th file, starting with file i. In
             this way n machines share the work without communication.
-        facts: Further facts about the backbone for the metadata, as values of JSON. A backbone
-            without `weights` and `variables` is recognized by them, so they are required for it.
-            Other backbones are recognized by their weights and, if they are layers or models of
-            Keras, by the arguments and connections of their layers.
+        facts: Further facts about the backbone for the metadata, as values of JSON. They are
+            required if the backbone has neither `weights` nor `variables`, because only they then
+            tell it from another backbone. Other backbones are recognized by their weights and, if
+            they are layers or models of Keras, by the arguments and connections of their layers.
 
     Returns:
-        The numbers of files and images that were written, and the images that cannot be read.
+        An object with `num_files` and `num_images`, the numbers of files and images that were
+        written; `num_unreadable` and `unreadable`, the number of images that cannot be read and
+        the names of the first of them; and `is_complete`, whether the directory now has all of
+        its files.
 
     Raises:
         UserError: If an argument is of the wrong kind or out of range, there is no such part, the

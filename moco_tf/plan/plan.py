@@ -83,8 +83,8 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
     source = sources.from_config(config)
     if len(source.pretrain) < 2:
         raise UserError(
-            f"data source '{source.name}' has one image for pre-training, which has no other image "
-            "to be compared with: add images"
+            f"data source '{source.name}' has one image for pre-training, but at least two are "
+            "needed: add images"
         )
     images, devices = images_module.look(source, config.seed), devices_module.look()
     chosen = _from_run(config, workdir) or _from_weights(config)

@@ -90,7 +90,9 @@ def prepare(
             this way n machines share the work without communication.
 
     Returns:
-        The source to open, and the numbers of files, images and bytes.
+        An object with `data`, the source to open; `num_files`; `is_complete`, whether the
+        directory now has all of its files; the numbers of images `num_images`, `num_copied` and
+        `num_dropped`; and `source_bytes` and `bytes`, the sizes before and after.
 
     Raises:
         UserError: If an argument is of the wrong kind or out of range, the images are not RGB, the

@@ -104,7 +104,7 @@ def train(
         >>> config.update(dict(encoder="resnet8", stem="small", image_size=32, queue_size=256))
         >>> config.update(dict(batch_size=32, steps=2, knn_every=0))
         >>> from moco_tf.training.run import train
-        >>> train(config, workdir)  # doctest: +ELLIPSIS
+        >>> train(config, "runs/mine")  # doctest: +ELLIPSIS
         photos: 9,934 images...
         Outcome(step=2, total_steps=2, stopped_by=None)
     """

@@ -20,8 +20,9 @@ or from MoCo on scenes without labels; both pre-trainings see the same number of
 RetinaNet and DeepLabV3+ are trained on few scenes with garments, with two lengths of the schedule.
 Each training is repeated with every seed. studies/transfer/design.py has all numbers.
 
-The whole study takes about four hours on two CPU cores. It writes results.json to the directory
---out after every training, pictures of predictions, and a figure at the end. Run the same command
+The whole study takes many hours on two CPU cores, and results.json has the seconds of each
+training. It is written to the directory --out after every training, with pictures of predictions,
+and a figure at the end. Run the same command
 again to continue a study that was stopped.
 
 The garments are those of Debian's package dataset-fashion-mnist. It needs KerasHub and pycocotools:

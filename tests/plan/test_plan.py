@@ -120,7 +120,7 @@ def test_plan_of_a_run_is_refused_if_its_training_would_be(run):
 @pytest.mark.parametrize(
     ("number", "settings", "message"),
     [
-        (1, {}, "has one image for pre-training, which has no other image"),
+        (1, {}, "has one image for pre-training, but at least two are needed"),
         (8, {"batch_size": 10, "bn_groups": 2}, "batch_size=10 is more than the 8 images"),
     ],
 )

@@ -83,14 +83,17 @@ def load(
             others; none to use every image equally often.
 
     Returns:
-        A `Source`.
+        A `Source`, with `size`, the number of images; `labels`, int32 `[size]`, and `class_names`,
+        or None without labels; the indices `train`, `test` and `pretrain` of its parts, int64; and
+        `describe(index)`, the name of an image.
 
     Raises:
         UserError: If the name has none of these forms, the data cannot be read, or an option has no
             effect on it.
 
     Example:
-        >>> source = load("photos")
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
         >>> source.size, len(source.class_names)
         (9934, 19)
     """

@@ -148,8 +148,8 @@ def measure(
         confusion += np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)
     if not confusion.any():
         raise UserError(
-            f"data source '{images.name}': the test images have no pixel that counts: add images "
-            "that crowds do not cover"
+            f"data source '{images.name}': every pixel of the test images is ignored, because "
+            "crowds cover it: add images with other annotations"
         )
     return {"mean_iou": mean_iou(confusion)}
 

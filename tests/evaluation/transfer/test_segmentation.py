@@ -123,7 +123,7 @@ def test_best_and_worst_mean_iou(shift, expected):
 def test_images_without_counted_pixels_are_refused():
     images = images_of(annotations_of(((0, 0, 20, 12), 0, 1)))
     predictions = [(0, *SHAPE, np.zeros([40, 40], np.int32))]
-    with pytest.raises(UserError, match="'memory': the test images have no pixel that counts"):
+    with pytest.raises(UserError, match="'memory': every pixel of the test images is ignored"):
         segmentation.measure(images, 40, predictions)
 
 
