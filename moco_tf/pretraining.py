@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import config_files, distribution, paths, run_images
+from moco_tf import config_files, paths, run_images, workers
 from moco_tf.data import given
 from moco_tf.errors import UserError
 from moco_tf.runs import Run
@@ -197,7 +197,7 @@ def _require_distinct(settings: Mapping[str, Any]) -> None:
 def _require_one_process(data: Any, strategy: tf.distribute.Strategy | None) -> None:
     """Raise a `UserError` for arrays and lists if several workers would write them."""
     with (strategy or tf.distribute.get_strategy()).scope():
-        if distribution.several_workers() and not isinstance(data, str | os.PathLike):
+        if workers.several_workers() and not isinstance(data, str | os.PathLike):
             raise UserError(
                 "data is an array or a list, which one process alone can keep in the run "
                 "directory: with several workers, use files:LIST or npy:FILE"

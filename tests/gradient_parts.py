@@ -8,12 +8,12 @@ import json
 
 import tensorflow as tf
 
-from moco_tf import MoCo, distribution, encoders
+from moco_tf import MoCo, encoders, strategies
 from moco_tf.optimizers import SGD
 
 
 def main():
-    strategy = distribution.make_strategy("multiworker")
+    strategy = strategies.make_strategy("multiworker")
     with strategy.scope():
         model = MoCo(lambda: encoders.build("resnet50", "linear"))
         model.compile(SGD(0.03))

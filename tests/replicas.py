@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import MoCo, distribution
+from moco_tf import MoCo, distribution, strategies, workers
 from moco_tf.data.augment import Augment
 from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.cloning import for_pretraining
@@ -135,7 +135,7 @@ def train(name, strategy, out, resume=None):
         start, steps = int(model.step.numpy()), None
         augmented = settings.get("augmented", False)
         data = batches(start, augmented)
-        if distribution.several_workers():
+        if workers.several_workers():
             steps = STEPS - start
             data = strategy.distribute_datasets_from_function(
                 lambda context: batches(start, augmented, context)
@@ -160,10 +160,10 @@ def main():
         from tests import worker
 
         worker.take_two_devices()
-        strategy = distribution.make_strategy("multiworker")
+        strategy = strategies.make_strategy("multiworker")
     else:
-        distribution.split_cpu(arguments.replicas)
-        strategy = distribution.make_strategy("mirrored" if arguments.replicas > 1 else "default")
+        strategies.split_cpu(arguments.replicas)
+        strategy = strategies.make_strategy("mirrored" if arguments.replicas > 1 else "default")
     for name in arguments.settings:
         train(name, strategy, arguments.out, arguments.resume)
     if arguments.then_resume:

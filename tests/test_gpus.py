@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from moco_tf import distribution, gpus
+from moco_tf import gpus, workers
 from moco_tf.errors import UserError
 
 
@@ -32,5 +32,5 @@ def test_gpu_that_xla_cannot_compile_for_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"cuda_version": "12.5.1"})
     expected = "NVIDIA GeForce RTX 5090 has compute capability 12.0, for which TensorFlow "
     strategy = tf.distribute.get_strategy()
-    with pytest.raises(UserError, match=expected), distribution.scope(strategy):
+    with pytest.raises(UserError, match=expected), workers.scope(strategy):
         pass

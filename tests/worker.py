@@ -5,7 +5,7 @@ TensorFlow's strategy takes all GPUs of a worker, but only one device of its CPU
 
 from tensorflow.python.distribute import collective_all_reduce_strategy
 
-from moco_tf import distribution
+from moco_tf import strategies
 
 DEVICES = 2
 
@@ -16,6 +16,6 @@ def logical_devices(self, cluster_resolver, worker_device):
 
 def take_two_devices():
     """Split the CPU; call it before TensorFlow's first operation."""
-    distribution.split_cpu(DEVICES)
+    strategies.split_cpu(DEVICES)
     extended = collective_all_reduce_strategy.CollectiveAllReduceExtended
     extended._initialize_local_devices = logical_devices

@@ -159,13 +159,13 @@ def make_strategy(values: flags.FlagValues) -> Any:
     """Return the `tf.distribute.Strategy` that these flags ask for.
 
     Raises:
-        UserError: If the flags contradict each other, or `distribution.make_strategy` fails.
+        UserError: If the flags contradict each other, or `strategies.make_strategy` fails.
     """
-    from moco_tf import distribution
+    from moco_tf import strategies
 
     name, devices = values.strategy, values.virtual_devices
-    if name not in distribution.STRATEGIES:
-        raise UserError(f"--strategy={name}: choose one of {', '.join(distribution.STRATEGIES)}")
+    if name not in strategies.STRATEGIES:
+        raise UserError(f"--strategy={name}: choose one of {', '.join(strategies.STRATEGIES)}")
     if values.tpu and name != "tpu":
         raise UserError(f"--tpu={values.tpu} requires --strategy=tpu, not --strategy={name}")
     if name == "tpu" and not values.tpu:
@@ -177,8 +177,8 @@ def make_strategy(values: flags.FlagValues) -> Any:
             )
         if devices < 1:
             raise UserError(f"--virtual_devices={devices}: must be 1 or greater")
-        distribution.split_cpu(devices)
-    return distribution.make_strategy(name, values.tpu)
+        strategies.split_cpu(devices)
+    return strategies.make_strategy(name, values.tpu)
 
 
 def _define_flags(command: Command, values: flags.FlagValues, arguments: list[str]) -> None:

@@ -113,10 +113,10 @@ def embed(values: flags.FlagValues) -> None:
     strategy = app.make_strategy(values)
 
     import moco_tf
-    from moco_tf import distribution, run_directory
+    from moco_tf import run_directory, workers
     from moco_tf.cli import backbone_flags
 
-    with distribution.scope(strategy):
+    with workers.scope(strategy):
         kind = backbone_flags.require_one(values)
         if kind != "workdir" and not (values.data and values.image_size):
             raise UserError(f"--{kind} requires --data and --image_size as well")

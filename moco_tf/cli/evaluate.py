@@ -175,11 +175,11 @@ def evaluate(values: flags.FlagValues) -> None:
     _require_backbone(values)
     strategy = app.make_strategy(values)
 
-    from moco_tf import distribution
+    from moco_tf import workers
     from moco_tf.cli import evaluate_features, evaluate_transfer
     from moco_tf.training.printing import printing_may_fail
 
-    with distribution.scope(strategy), printing_may_fail():
+    with workers.scope(strategy), printing_may_fail():
         if values.protocol in TRANSFER:
             evaluate_transfer.run(values, protocol, settings)
         elif values.protocol == "report":

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from absl import flags
 
-from moco_tf import distribution, encoders, run_data, run_directory, run_pixels
+from moco_tf import encoders, run_data, run_directory, run_pixels, workers
 from moco_tf.backbones import descriptions, network_file
 from moco_tf.cli import backbone_flags
 from moco_tf.config_checks import check
@@ -42,7 +42,7 @@ def report(values: flags.FlagValues) -> None:
     backbone, name, directory, channels = _load_backbone(values, config, source, image_size)
     backbone_flags.require_images(values, backbone, name, source, channels, image_size)
     directory = values.output_dir or directory
-    if distribution.is_chief():
+    if workers.is_chief():
         protocols.require_writable(directory)
     _print_summary(source)
     if result := write_report(values.workdir, source, image_size, directory):
@@ -75,10 +75,10 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
         except UserError as error:
             raise UserError(f"--{error}") from error
-    if distribution.several_workers():
+    if workers.several_workers():
         _require_identical_workers(protocol, settings, backbone, source, gallery, image_size)
     directory = values.output_dir or directory
-    if distribution.is_chief():
+    if workers.is_chief():
         protocols.require_writable(directory)
     description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
@@ -106,13 +106,13 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         result = protocols.evaluate_linear(backbone, source, image_size, settings)
     elif isinstance(settings, FinetuneSettings) and backbones:
         result = comparison.compare(backbones, source, image_size, directory, description, settings)
-        if distribution.is_chief():
+        if workers.is_chief():
             feature_plots.plot_comparison(picture, {**result, **description})
     elif isinstance(settings, FinetuneSettings):
         result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     elif isinstance(settings, AnomalySettings) and settings.level == "patch":
         shared = shared_file([source, gallery]) if gallery is not None else None
-        if shared and distribution.is_chief():
+        if shared and workers.is_chief():
             print(
                 f"warning: --data and --gallery_data both have {shared[-1]}, whose patches "
                 "count as normal then: name other images by --gallery_data"
@@ -128,7 +128,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         else:
             train, test = protocols.extract_both(backbone, source, image_size)
         seconds = round(time.perf_counter() - start, 3)
-        if not distribution.is_chief():
+        if not workers.is_chief():
             return
         result = protocols.evaluate(protocol, train, test, settings)
         result["feature_seconds"] = seconds
@@ -142,7 +142,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
                 )
         if train is test:
             result["num_images_used"] = len(test.indices) + len(test.unreadable)
-    if not distribution.is_chief():
+    if not workers.is_chief():
         return
     result |= description
     summary = f"{protocol} of {name} on {source.name}: {protocols.summarize(result)}"
@@ -220,7 +220,7 @@ def _require_labels(
 
 
 def _print_summary(source: Source, gallery: Source | None = None) -> None:
-    if not distribution.is_chief():
+    if not workers.is_chief():
         return
     if gallery is None:
         print(source.summary, flush=True)
@@ -278,7 +278,7 @@ def _require_identical_workers(
         if gallery is None
         else [gallery.name, gallery.size, run_data.of_source(gallery).checksum],
     }
-    distribution.require_same(facts)
+    workers.require_same(facts)
 
 
 def _load_network(values: flags.FlagValues, config: Any, source: Source) -> keras.Model:

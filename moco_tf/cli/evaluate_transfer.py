@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from absl import flags
 
-from moco_tf import distribution, encoders, run_directory
+from moco_tf import encoders, run_directory, workers
 from moco_tf.cli import backbone_flags
 from moco_tf.data import boxes, sources
 from moco_tf.data.boxes.annotations import AnnotatedImages
@@ -48,9 +48,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     initializations, name, directory = _initializations(values, backbones)
     tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
     images = _load_images(values, task is segmentation.SEGMENTATION, tfds_dir)
-    if distribution.several_workers():
+    if workers.several_workers():
         weights = {flag: comparison.checksum(one) for flag, one in backbones.items()}
-        distribution.require_same(
+        workers.require_same(
             {
                 "the protocol and its settings": [protocol, dataclasses.asdict(settings)],
                 "the backbones": weights,
@@ -58,7 +58,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             }
         )
     directory = values.output_dir or directory
-    if distribution.is_chief():
+    if workers.is_chief():
         protocols.require_writable(directory)
     of_run = backbones.get("workdir")
     description = backbone_flags.describe(of_run, name, images.name, image_size)
@@ -66,7 +66,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         result = trials.compare(
             task, initializations, images, image_size, directory, description, settings
         )
-        if distribution.is_chief():
+        if workers.is_chief():
             path = protocols.write_result(directory, result)
             _print_unreadable(directory, result)
             print(trials.table(task, result["rows"]))
@@ -74,7 +74,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         return
     [initialize] = initializations.values()
     result, predictions = trials.run(task, initialize, images, image_size, settings)
-    if not distribution.is_chief():
+    if not workers.is_chief():
         return
     result = {"protocol": protocol, **description, **result}
     summary = (
@@ -114,7 +114,7 @@ def _load_images(values: flags.FlagValues, masks: bool, tfds_dir: str) -> Annota
     # Without the flag, an image that cannot be read is an error when its turn comes.
     if values.skip_invalid:
         images = boxes.readable_only(images, "checking images")
-    if images.tally and distribution.is_chief():
+    if images.tally and workers.is_chief():
         print(f"{images.name}: {images.tally}")
     return images
 

@@ -76,14 +76,14 @@ def train(values: flags.FlagValues) -> int:
         return 0
     app.require(values, "workdir")
     strategy = app.make_strategy(values)
-    from moco_tf import distribution, run_directory, run_metrics
+    from moco_tf import run_directory, run_metrics, workers
     from moco_tf.training.run import train
 
     previous = run_directory.latest_checkpoint(values.workdir)
     outcome = train(values.config, values.workdir, strategy)
     has_trained = run_directory.latest_checkpoint(values.workdir) != previous
     with strategy.scope():
-        if distribution.is_chief():
+        if workers.is_chief():
             if outcome.stopped_by is None and has_trained:
                 curves = ", curves.png" if run_metrics.has_curves(values.workdir) else ""
                 print(
@@ -100,11 +100,11 @@ def train(values: flags.FlagValues) -> int:
 def _plan(values: flags.FlagValues) -> None:
     """Print a plan, the time of a few steps, and the command that trains with it."""
     strategy = app.make_strategy(values)
-    from moco_tf import distribution
+    from moco_tf import workers
     from moco_tf.plan import plan, printing, timing
 
-    with distribution.scope(strategy):
-        chief = distribution.is_chief()
+    with workers.scope(strategy):
+        chief = workers.is_chief()
         planned = plan.make(values.config, values.workdir)
         if chief:
             print(f"{planned.summary}\n{planned}", flush=True)

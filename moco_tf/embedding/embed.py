@@ -17,7 +17,6 @@ from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.data.unreadable import MAX_NAMES
 from moco_tf.data.views import central_view
-from moco_tf.distribution import several_workers
 from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import Rows
 from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, require_shard
@@ -29,6 +28,7 @@ from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
 from moco_tf.ranges import COUNT, checked
+from moco_tf.workers import several_workers
 
 
 class Outcome(NamedTuple):

@@ -15,12 +15,12 @@ import tensorflow as tf
 
 from moco_tf import run_data
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import is_chief, require_same
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.files import read_json
+from moco_tf.workers import is_chief, require_same
 
 PROTOCOL = "finetune_comparison"
 EARLIER = "earlier"  # The key of results of earlier calls that are not part of a comparison.

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import all_gather, is_chief
+from moco_tf.distribution import all_gather
 from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
+from moco_tf.workers import is_chief
 
 # Views are kept in memory for the next call if they take up to so many bytes.
 MAX_KEPT_BYTES = 2**28

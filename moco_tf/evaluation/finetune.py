@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import is_chief, num_replicas
+from moco_tf.distribution import num_replicas
 from moco_tf.encoders import preprocessing
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
@@ -46,6 +46,7 @@ from moco_tf.evaluation.supervised import (
 )
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Cosine
+from moco_tf.workers import is_chief
 
 
 def fit(

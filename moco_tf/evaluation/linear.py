@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
-from moco_tf.distribution import is_chief
 from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
@@ -46,6 +45,7 @@ from moco_tf.evaluation.supervised import (
 )
 from moco_tf.optimizers import SGD
 from moco_tf.schedules import Step
+from moco_tf.workers import is_chief
 
 Backbone = Callable[[tf.Tensor], tf.Tensor]
 Layer = tuple[np.ndarray, np.ndarray]  # Weights and bias.

@@ -5,7 +5,7 @@ import os
 
 import tensorflow as tf
 
-from moco_tf import distribution
+from moco_tf import workers
 from moco_tf.machine import main_memory
 from moco_tf.plan.facts import Devices
 
@@ -102,7 +102,7 @@ def _details(gpu: tf.config.PhysicalDevice) -> dict:
 
 def _least(number: int) -> int:
     """Return the smallest of the numbers of all workers."""
-    return min(distribution.gather_from_workers(number))
+    return min(workers.gather_from_workers(number))
 
 
 def _megabytes(memory: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution, run_data, run_directory, run_pixels
+from moco_tf import run_data, run_directory, run_pixels, workers
 from moco_tf.backbones import loading, warm_start
 from moco_tf.config import flatten
 from moco_tf.config_checks import check, check_values
@@ -130,7 +130,7 @@ def resolve(
     if chosen := _from_run(config, workdir):
         return _with(config, {key: value for key, (value, _) in chosen.items()})
     plan = make(config)
-    if distribution.is_chief():
+    if workers.is_chief():
         print(plan)
     return plan.config
 

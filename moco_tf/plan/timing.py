@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, run_pixels
+from moco_tf import run_pixels, workers
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
@@ -81,7 +81,7 @@ class _Clock(keras.callbacks.Callback):
         super().__init__()
         self.ends: list[float] = []
         self.waiting: list[float] = []
-        hidden = not (sys.stderr.isatty() and distribution.is_chief())
+        hidden = not (sys.stderr.isatty() and workers.is_chief())
         self.progress = tqdm(total=steps, unit="step", delay=3, leave=False, disable=hidden)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -92,7 +92,7 @@ class _Clock(keras.callbacks.Callback):
         self.progress.update(1)
         is_late = len(self.ends) > FEWEST_STEPS and self.ends[-1] - self.ends[0] > SECONDS
         # All workers have to stop after the same step.
-        if any(distribution.gather_from_workers(int(is_late))):
+        if any(workers.gather_from_workers(int(is_late))):
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

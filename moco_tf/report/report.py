@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, encoders, run_data, run_directory, run_metrics
+from moco_tf import encoders, run_data, run_directory, run_metrics, workers
 from moco_tf.backbones import descriptions
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import evaluation_size, total_steps
@@ -104,7 +104,7 @@ def write_report(
         if can_compare:
             backbones |= baselines(workdir, config, source, image_size)
         features = _extract(backbones, source, bank_indices, test_indices, image_size)
-    if not distribution.is_chief():
+    if not workers.is_chief():
         return None
 
     trained_on = printable(expand_source(config.data.source))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tqdm.auto import tqdm
 
-from moco_tf import distribution
+from moco_tf import workers
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 
@@ -30,9 +30,9 @@ class Accessory:
         try:
             yield
         except Exception as error:
-            if distribution.worker_is_gone(error):
+            if workers.worker_is_gone(error):
                 raise
-            if self.is_shared and distribution.several_workers():
+            if self.is_shared and workers.several_workers():
                 raise UserError(f"{self.what} failed: {error_reason(error)}") from error
             if not self.has_failed:
                 tqdm.write(f"warning: the run goes on without {self.what}: {error_reason(error)}")

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, run_directory, run_metrics
+from moco_tf import run_directory, run_metrics, workers
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
 from moco_tf.run_data import BEST, EARLIER_BEST, is_best
@@ -99,16 +99,16 @@ class BestCheckpoint:
         is_better = value is not None and (self.value is None or value > self.value)
         # The chief decides, because all workers save together, and the values of workers with
         # other processors may differ by rounding.
-        if not distribution.gather_from_workers(int(is_better))[0]:
+        if not workers.gather_from_workers(int(is_better))[0]:
             return False
         self.checkpoints.finite.require(step)
         folder, name = os.path.join(self.directory, "checkpoints"), f"step-{step}"
         try:
-            if self._earlier and distribution.is_chief():
+            if self._earlier and workers.is_chief():
                 self._set_aside()
             self._earlier = ""
             tf.io.gfile.makedirs(folder)
-            if distribution.is_chief():
+            if workers.is_chief():
                 self._describe(step)
             self.checkpoints.checkpoint.write(os.path.join(folder, name))
             facts = {"name": self.name, "value": value, "step": step, "source": self.source_name}
@@ -120,7 +120,7 @@ class BestCheckpoint:
                     remove = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
                     remove(path)
         except (tf.errors.OpError, OSError) as error:
-            if distribution.worker_is_gone(error):
+            if workers.worker_is_gone(error):
                 raise
             raise UserError(
                 f"the best checkpoint, of step {step}, cannot be written to {self.directory} "

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from tqdm.auto import tqdm
 
-from moco_tf import distribution
+from moco_tf import workers
 from moco_tf.data import unreadable
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
@@ -76,7 +76,7 @@ class UnreadableImages(GlobalStep):
         super().__init__(start)
         self.batches = batches
         self.fail = fail
-        worker = "" if distribution.is_chief() else f"_worker{distribution.task_id()}"
+        worker = "" if workers.is_chief() else f"_worker{workers.task_id()}"
         self.path = os.path.join(workdir, f"unreadable_images{worker}.txt")
         # A run that is resumed does not read the images of before again.
         self._before = unreadable.read(self.path) if start else []

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf import distribution, run_directory
+from moco_tf import run_directory, workers
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_atomically, write_remedy
 from moco_tf.mechanisms.base import Mechanism
@@ -67,7 +67,7 @@ class Checkpoints(GlobalStep):
             try:
                 self.checkpoint.restore(path).assert_consumed()
             except run_directory.RESTORE_ERRORS as error:
-                if distribution.worker_is_gone(error):
+                if workers.worker_is_gone(error):
                     raise
                 reasons.append(f"{os.path.basename(path)}: {error_reason(error)}")
                 continue
@@ -79,7 +79,7 @@ class Checkpoints(GlobalStep):
                 f"{name}: files are missing"
                 for name in run_directory.incomplete_checkpoints(workdir, step)
             ]
-            if reasons and distribution.is_chief():
+            if reasons and workers.is_chief():
                 print(
                     f"continuing from the checkpoint of step {step}, because newer ones in "
                     f"{os.path.dirname(path)} cannot be used ({'; '.join(reasons)})"
@@ -100,7 +100,7 @@ class Checkpoints(GlobalStep):
     def on_step(self, step: int, logs: dict[str, Any] | None) -> None:
         """Save every `every` steps, and if a signal asked the run to stop."""
         # A signal may reach one worker after this step and another worker after the next one.
-        stop = max(distribution.gather_from_workers(self.stop_signal or 0))
+        stop = max(workers.gather_from_workers(self.stop_signal or 0))
         if stop:
             self.stop_signal = stop
             self.model.stop_training = True
@@ -127,7 +127,7 @@ class Checkpoints(GlobalStep):
             if not path.endswith(f"step-{self.step}"):
                 self.manager.save(checkpoint_number=self.step)
         except (tf.errors.OpError, OSError) as error:
-            if distribution.worker_is_gone(error):
+            if workers.worker_is_gone(error):
                 raise
             remedy = write_remedy(error, os.path.dirname(self.directory))
             raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import distribution
+from moco_tf import workers
 from moco_tf.data.pipeline import first_readable
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
@@ -33,13 +33,13 @@ def data_may_vanish(source: Source, checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if distribution.worker_is_gone(error):
+        if workers.worker_is_gone(error):
             raise
         try:
             first_readable(source)
         except UserError:
             saved = "the newest checkpoint"
-            if not distribution.several_workers():  # The others cannot save this step.
+            if not workers.several_workers():  # The others cannot save this step.
                 checkpoints.save()
                 saved = f"step {checkpoints.step}, which is saved"
             raise UserError(

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf import run_directory
-from moco_tf.distribution import gather_from_workers
 from moco_tf.errors import UserError
 from moco_tf.mechanisms.base import Mechanism
+from moco_tf.workers import gather_from_workers
 
 
 class FiniteCheck:

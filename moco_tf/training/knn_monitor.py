@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 from tqdm.auto import tqdm
 
-from moco_tf import distribution, encoders
+from moco_tf import encoders, workers
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
@@ -116,7 +116,7 @@ class KNNMonitor(GlobalStep):
         self.log.write(step, {**values, "evaluation_size": self.image_size})
         # The weights of the model are those of the first step when the initial ones are evaluated.
         is_best = self.best is not None and step > 0 and self.best.update(step, values)
-        if distribution.is_chief():
+        if workers.is_chief():
             shown = {"knn_top1": "kNN top-1 {:.3f}", "effective_rank": "effective rank {:.1f}"}
             parts = [text.format(values[name]) for name, text in shown.items() if name in values]
             kept = "; the best so far" if is_best else ""

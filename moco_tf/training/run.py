@@ -11,7 +11,6 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import (
-    distribution,
     interrupts,
     paths,
     run_data,
@@ -19,6 +18,7 @@ from moco_tf import (
     run_lock,
     run_metrics,
     run_pixels,
+    workers,
 )
 from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import (
@@ -111,11 +111,11 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     workdir = paths.expand(workdir, "workdir")
     require_settings(config)
-    with distribution.scope(strategy), printing_may_fail():
+    with workers.scope(strategy), printing_may_fail():
         config = plan.resolve(config, workdir)
     check(config, strategy.num_replicas_in_sync)
     with (
-        distribution.scope(strategy),
+        workers.scope(strategy),
         printing_may_fail(),
         memory_may_run_out(config),
         restored_dtype_policy(),
@@ -135,7 +135,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
     run_directory.require_same_run(workdir, config, data)
     description = descriptions.of_run(workdir, config, data.channels)
     callbacks: list[keras.callbacks.Callback] = []
-    chief = distribution.is_chief()
+    chief = workers.is_chief()
     with contextlib.ExitStack() as stack:
         # Building the model and compiling its step runs code that loses interrupts.
         interrupted = stack.enter_context(interrupts.remembered())
@@ -161,7 +161,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> Outcome:
             descriptions.write(workdir, description)
         checkpoints = Checkpoints(model, output_dir, config.checkpoint_every)
         start = checkpoints.restore(workdir)
-        distribution.require_same({"the restored step": start})
+        workers.require_same({"the restored step": start})
         total = total_steps(config, batches.steps_per_epoch)
         if start < total:
             if chief:
@@ -222,7 +222,7 @@ def _callbacks(
 
     The log of a step is on disk before its checkpoint.
     """
-    steps_per_epoch, chief = batches.steps_per_epoch, distribution.is_chief()
+    steps_per_epoch, chief = batches.steps_per_epoch, workers.is_chief()
     log = MetricsLog(output_dir, start, config, steps_per_epoch, checkpoints.finite)
     projector = Projector(output_dir, monitored, evaluation_size(config)) if chief else None
     callbacks: list[keras.callbacks.Callback] = [
@@ -261,7 +261,7 @@ def _require_identical_workers(
         images = [monitored.size, run_data.of_source(monitored).checksum]
         facts["the images of the kNN monitor"] = images
         facts["the labels of the kNN monitor"] = run_data.labels_checksum(monitored)
-    distribution.require_same(facts)
+    workers.require_same(facts)
 
 
 def _fit(

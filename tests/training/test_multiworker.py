@@ -11,13 +11,12 @@ import socket
 import subprocess
 import sys
 import types
-import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf import distribution, load_backbone, run_directory, run_metrics
+from moco_tf import load_backbone, run_directory, run_metrics, workers
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
@@ -70,7 +69,7 @@ def slurm():
 
 
 @contextlib.contextmanager
-def workers(*arguments, own_arguments=((), ()), environments=None):
+def started(*arguments, own_arguments=((), ()), environments=None):
     """Start `python *arguments` twice, with each worker's own arguments, and end both."""
     # A user's environment has neither the cluster nor the log level of this process.
     clean = {
@@ -105,7 +104,7 @@ def outputs_of(processes, status=0, timeout=300):
 
 
 def run_both(*arguments, status=0, **options):
-    with workers(*arguments, **options) as processes:
+    with started(*arguments, **options) as processes:
         return outputs_of(processes, status)
 
 
@@ -198,14 +197,14 @@ def interrupted(settings, tmp_path_factory):
     arguments = (*settings, f"--workdir={workdir}")
     outputs = []
 
-    with workers(*arguments, environments=slurm()) as (chief, other):
+    with started(*arguments, environments=slurm()) as (chief, other):
         wait_for(lambda: logged_steps(workdir) >= 2, chief)
         other.send_signal(signal.SIGTERM)
         outputs.append(outputs_of([chief, other], 128 + signal.SIGTERM))
     stopped_at = logged_steps(workdir)
     assert saved_step(workdir) == stopped_at
 
-    with workers(*arguments) as (chief, other):
+    with started(*arguments) as (chief, other):
         wait_for(lambda: logged_steps(workdir) >= stopped_at + 5, chief)
         other.kill()
         outputs.append(outputs_of([chief], status=2, timeout=60))
@@ -346,7 +345,7 @@ def facts(monkeypatch):
 
     def record(*worker):
         recorded = []
-        monkeypatch.setattr(distribution, "require_same", recorded.append)
+        monkeypatch.setattr(workers, "require_same", recorded.append)
         _require_identical_workers(*worker)
         return recorded[0]
 
@@ -388,25 +387,6 @@ def test_workers_compare_the_images_of_the_monitor(facts, tmp_path):
         assert differing == [f"the {name} of the kNN monitor"]
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        ({"a": 1, "b": 3}, "^the workers differ in b: on this one, it is 2. Start all workers"),
-        ({"a": 1}, "^the workers differ in the version of moco-tf"),
-        ({"a": 1, "b": 2}, None),
-    ],
-)
-def test_fact_that_differs_is_named(other, message, monkeypatch):
-    facts, others = {"a": 1, "b": 2}, []
-    monkeypatch.setattr(distribution, "several_workers", lambda: True)
-    # The order of the comparisons: the names, all values, and each value if these differ.
-    for value in (list(other), list(other.values()), *other.values()):
-        others.append(zlib.crc32(json.dumps(value).encode()))
-    monkeypatch.setattr(distribution, "gather_from_workers", lambda number: [number, others.pop(0)])
-    with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
-        distribution.require_same(facts)
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_workers_with_other_images_do_not_evaluate_together(trained_run, tmp_path):
@@ -430,32 +410,12 @@ def test_workers_with_other_images_do_not_evaluate_together(trained_run, tmp_pat
         assert "top-1" not in output
 
 
-@pytest.mark.parametrize(
-    ("error", "is_gone"),
-    [
-        # Messages of TensorFlow 2.21.
-        (tf.errors.UnavailableError(None, None, "reset by peer\n [[{{node allgather}}]]"), True),
-        (tf.errors.AbortedError(None, None, "aborted [Op:CollectiveGatherV2]"), True),
-        (tf.errors.InternalError(None, None, "Collective ops is aborted by: ..."), True),
-        (tf.errors.UnavailableError(None, None, "/nfs/run/metrics.jsonl; Network is down"), False),
-        (tf.errors.FailedPreconditionError(None, None, "/a/b; Not a directory"), False),
-        (tf.errors.AbortedError(None, None, "/nfs/x; Stale file handle [Op:SaveV2]"), False),
-        (tf.errors.InternalError(None, None, "[Op:Conv2D]"), False),
-        (OSError("Stale file handle"), False),
-    ],
-)
-def test_error_of_a_lost_worker_is_told_from_one_of_a_file(error, is_gone, monkeypatch):
-    assert not distribution.worker_is_gone(error)  # There is one worker.
-    monkeypatch.setattr(distribution, "several_workers", lambda: True)
-    assert distribution.worker_is_gone(error) == is_gone
-
-
 def test_failure_of_what_workers_compute_together_ends_the_run(monkeypatch, capsys):
     monitor, plots = Accessory("the kNN monitor", is_shared=True), Accessory("curves.png")
     for accessory in (monitor, plots):
         with accessory.may_fail():
             raise ValueError("no reason")
-    monkeypatch.setattr(distribution, "several_workers", lambda: True)
+    monkeypatch.setattr(workers, "several_workers", lambda: True)
     with plots.may_fail():
         raise ValueError("no reason")
     message = "^the kNN monitor failed: no reason$"
@@ -465,7 +425,7 @@ def test_failure_of_what_workers_compute_together_ends_the_run(monkeypatch, caps
 
 @pytest.mark.parametrize("decision", [True, False])
 def test_chief_decides_which_checkpoint_is_the_best(decision, tmp_path, monkeypatch):
-    monkeypatch.setattr(distribution, "gather_from_workers", lambda own: [int(decision), own])
+    monkeypatch.setattr(workers, "gather_from_workers", lambda own: [int(decision), own])
     checkpoints = types.SimpleNamespace(
         finite=types.SimpleNamespace(require=lambda step: None),
         checkpoint=tf.train.Checkpoint(weight=tf.Variable(1.0)),

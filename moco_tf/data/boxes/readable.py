@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.tuning import without_tuning
-from moco_tf.distribution import is_chief
 from moco_tf.errors import UserError
+from moco_tf.workers import is_chief
 
 
 def readable_only(images: AnnotatedImages, progress: str | None = None) -> AnnotatedImages:

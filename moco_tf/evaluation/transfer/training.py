@@ -26,12 +26,13 @@ from tqdm.auto import tqdm
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.boxes.letterbox import TrainingBatches, batches_to_evaluate, require_readable
 from moco_tf.data.normalization import mean_and_std
-from moco_tf.distribution import all_gather, is_chief, num_replicas
+from moco_tf.distribution import all_gather, num_replicas
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.supervised import on_all_replicas, require_shareable, training_step
 from moco_tf.keras_internals import all_layers
 from moco_tf.optimizers import SGD
+from moco_tf.workers import is_chief
 
 STRIDE = 32  # Stride of the last stage, of which the image size must be a multiple.
 EVALUATION_BATCH = 8  # Number of images in the batch of a replica, for any number of replicas.

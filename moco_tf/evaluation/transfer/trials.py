@@ -9,12 +9,12 @@ from typing import Any
 from moco_tf import markdown
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
-from moco_tf.distribution import is_chief
 from moco_tf.evaluation import comparison, protocols, unreadable
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
+from moco_tf.workers import is_chief
 
 NUM_SHOWN = 8  # Number of test images whose predictions are kept for a plot.
 
