@@ -15,6 +15,7 @@ from moco_tf.data.pixels import AUTO, Pixels, of_images, range_text
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
+from moco_tf.evaluation import unreadable
 
 NAMES = ("workdir", "saved_model", "checkpoint")
 
@@ -30,6 +31,14 @@ def require_one(values: flags.FlagValues) -> str:
         raise UserError("give exactly one of --workdir, --saved_model and --checkpoint")
     require_encoder(values)
     return names[0]
+
+
+def selected(values: flags.FlagValues) -> str:
+    """Return which one of the flags `NAMES` selects the backbone that is evaluated.
+
+    With --compare, that of --checkpoint may be given beside that of --workdir.
+    """
+    return next(name for name in NAMES if values[name].value)
 
 
 def require_encoder(values: flags.FlagValues, needs_saved_model_network: bool = True) -> None:
@@ -166,6 +175,20 @@ def describe(backbone: Any, name: str, source_name: str, image_size: int) -> dic
     if checkpoint := getattr(backbone, "checkpoint", ""):
         description["checkpoint"] = checkpoint
     return description
+
+
+def print_unreadable(directory: str, result: dict[str, Any]) -> None:
+    """Print how many images an evaluation could not read, and write their names to a file.
+
+    Args:
+        directory: As for `moco_tf.evaluation.unreadable.report`.
+        result: As there.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    for line in unreadable.report(directory, result):
+        print(line)
 
 
 def open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:

@@ -176,14 +176,14 @@ def evaluate(values: flags.FlagValues) -> None:
     strategy = app.make_strategy(values)
 
     from moco_tf import workers
-    from moco_tf.cli import evaluate_features, evaluate_transfer
+    from moco_tf.cli import evaluate_features, evaluate_report, evaluate_transfer
     from moco_tf.training.printing import printing_may_fail
 
     with workers.scope(strategy), printing_may_fail():
         if values.protocol in TRANSFER:
             evaluate_transfer.run(values, protocol, settings)
         elif values.protocol == "report":
-            evaluate_features.report(values)
+            evaluate_report.run(values)
         else:
             evaluate_features.run(values, protocol, settings)
 

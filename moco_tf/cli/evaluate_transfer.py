@@ -14,7 +14,7 @@ from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
-from moco_tf.evaluation import comparison, protocols, unreadable
+from moco_tf.evaluation import comparison, protocols
 from moco_tf.evaluation.settings import Settings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, training, trials
 from moco_tf.export.keras_hub_preset import to_keras_hub
@@ -68,7 +68,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         )
         if workers.is_chief():
             path = protocols.write_result(directory, result)
-            _print_unreadable(directory, result)
+            backbone_flags.print_unreadable(directory, result)
             print(trials.table(task, result["rows"]))
             print(f"{protocol} of {name} on {images.name}; wrote {path}")
         return
@@ -86,7 +86,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
-    _print_unreadable(directory, result)
+    backbone_flags.print_unreadable(directory, result)
     picture = os.path.join(directory, "eval", f"{protocol}.png")
     if task is detection.DETECTION:
         box_plots.plot_detections(picture, images, image_size, predictions)
@@ -117,11 +117,6 @@ def _load_images(values: flags.FlagValues, masks: bool, tfds_dir: str) -> Annota
     if images.tally and workers.is_chief():
         print(f"{images.name}: {images.tally}")
     return images
-
-
-def _print_unreadable(directory: str, result: dict[str, Any]) -> None:
-    for line in unreadable.report(directory, result):
-        print(line)
 
 
 def require_extra(label: str) -> None:
