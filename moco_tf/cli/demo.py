@@ -111,12 +111,12 @@ def _run(
     from moco_tf.backbones.model_card import Origin
     from moco_tf.config import evaluation_size
     from moco_tf.data import sources
-    from moco_tf.evaluation import protocols
+    from moco_tf.evaluation import knn, protocols
     from moco_tf.export.saved_model import export_saved_model
     from moco_tf.plots.features import plot_neighbors
-    from moco_tf.report import report
+    from moco_tf.report.baselines import Evaluated, baselines
     from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
-    from moco_tf.training import knn_monitor
+    from moco_tf.report.report import write_report
     from moco_tf.training.run import train
 
     outcome = train(config, workdir)
@@ -128,14 +128,14 @@ def _run(
     image_size = evaluation_size(config)
     pretrained = load_backbone(workdir)
     measured = run_directory.read_config(workdir)
-    baselines = report.baselines(workdir, measured, source, image_size)
+    untrained = baselines(workdir, measured, source, image_size)
     backbones: dict[str, Any] = {
-        PIXELS: baselines[PIXELS],
-        RANDOM: baselines[RANDOM],
+        PIXELS: untrained[PIXELS],
+        RANDOM: untrained[RANDOM],
         "pre-trained": pretrained,
     }
     table: dict[str, dict[str, float]] = {}
-    evaluated = report.Evaluated({}, {})
+    evaluated = Evaluated({}, {})
     for name, backbone in backbones.items():
         print(f"evaluating: {name}", flush=True)
         train_features, test_features = protocols.extract_both(backbone, source, image_size)
@@ -157,10 +157,8 @@ def _run(
         export_saved_model(pretrained, saved_model, Origin("workdir", workdir), image_size)
     print("writing the report", flush=True)
     # A report uses a part of larger data sets.
-    is_same = (
-        len(source.train) <= knn_monitor.MAX_TRAIN and len(source.test) <= knn_monitor.MAX_TEST
-    )
-    report.write_report(workdir, source, evaluated=evaluated if is_same else None)
+    is_same = len(source.train) <= knn.MAX_TRAIN and len(source.test) <= knn.MAX_TEST
+    write_report(workdir, source, evaluated=evaluated if is_same else None)
     return table, 0
 
 

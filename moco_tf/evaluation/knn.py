@@ -11,6 +11,10 @@ from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
 
 BLOCK = 1024  # Number of test features compared at a time, which bounds the memory.
+# Maximum numbers of training images, the bank, and of test images, which are classified, where it
+# has to be quick: in the monitor of a run and in reports.
+MAX_TRAIN = 10_000
+MAX_TEST = 2_000
 MAX_QUERIES = 10_000  # Number of training images that choose k.
 
 

@@ -17,11 +17,11 @@ from moco_tf import run_pixels, workers
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
+from moco_tf.evaluation.knn import MAX_TEST
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.plan import printing
 from moco_tf.training.build import build_data, build_model, restored_dtype_policy
 from moco_tf.training.failures import memory_may_run_out
-from moco_tf.training.knn_monitor import MAX_TEST
 
 # Steps that do not count after the first one, which compiles: the pipeline has a few batches ready
 # by then. If steps are slow, half of them do not count.

@@ -2,52 +2,40 @@
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import encoders, run_data, run_directory, run_metrics, workers
-from moco_tf.backbones import descriptions
+from moco_tf import run_directory, workers
 from moco_tf.backbones.loading import load_backbone
-from moco_tf.config import evaluation_size, total_steps
-from moco_tf.data import pixels as pixel_values
+from moco_tf.config import evaluation_size
 from moco_tf.data import sources
-from moco_tf.data.sources.source import Source, evenly_spaced, sample
+from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
-from moco_tf.evaluation import knn, protocols, quality, unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation import knn, protocols, unreadable
+from moco_tf.evaluation.features import Features
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
 from moco_tf.paths import expand_source
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.report import page
+from moco_tf.report.baselines import (
+    Evaluated,
+    baselines,
+    compare,
+    extract,
+    split,
+    without_unreadable,
+)
 from moco_tf.report.contents import Contents, FeatureMap, Images, Neighbors
-from moco_tf.report.evidence import Evidence
+from moco_tf.report.evidence import gather
 from moco_tf.report.feature_map import map_to_plane
-from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM, TRAINED, check
-from moco_tf.training import knn_monitor
+from moco_tf.report.findings import PROTOCOLS, TRAINED, check
 
-MAX_PIXELS_SIDE = 32  # Larger images would have too many raw pixels for the linear probe.
 # The number of test images whose neighbors are shown, and the number of neighbors of each.
 ROWS, COLUMNS = 8, 8
-
-Results = dict[str, dict[str, dict[str, Any]]]
-
-
-class Evaluated(NamedTuple):
-    """What a report needs of its backbones, of the images that it uses.
-
-    Attributes:
-        features: Features of the training and the test images by the name of the backbone.
-        results: Results of `moco_tf.evaluation.protocols.evaluate` by the names of the backbone and
-            of the protocol.
-    """
-
-    features: dict[str, tuple[Features, Features]]
-    results: Results
 
 
 def write_report(
@@ -92,7 +80,7 @@ def write_report(
     if source is None:
         source = sources.from_config(config)
     image_size = image_size or evaluation_size(config)
-    bank_indices, test_indices, held_out = _split(source)
+    bank_indices, test_indices, held_out = split(source)
     can_compare = held_out and _has_classes(source, bank_indices)
     if evaluated is not None:
         features = evaluated.features
@@ -103,7 +91,7 @@ def write_report(
         backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {TRAINED: trained}
         if can_compare:
             backbones |= baselines(workdir, config, source, image_size)
-        features = _extract(backbones, source, bank_indices, test_indices, image_size)
+        features = extract(backbones, source, bank_indices, test_indices, image_size)
     if not workers.is_chief():
         return None
 
@@ -117,11 +105,11 @@ def write_report(
     total = 3 + (len(PROTOCOLS) * len(features) if compares_now else 0)
     # With None, tqdm shows a bar in a terminal only.
     with tqdm(total=total, desc="report", unit="part", disable=None) as bar:
-        results = _compare(features, bar) if compares_now else None
+        results = compare(features, bar) if compares_now else None
         if can_compare and evaluated is not None:
-            results = _without_unreadable(evaluated.results)
+            results = without_unreadable(evaluated.results)
         step = int(checkpoint.rsplit("-", 1)[1])
-        evidence = _gather_evidence(workdir, config, step, bank, test, finite, results)
+        evidence = gather(workdir, config, step, bank, test, finite, results)
         findings = check(evidence)
         bar.update()
         contents = Contents(
@@ -165,39 +153,6 @@ def write_report(
     return result
 
 
-def _split(source: Source) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return the indices of the bank and the test images, and whether these are held out."""
-    held_out = len(source.train) > 0 and len(source.test) > 0
-    bank, test = (source.train, source.test) if held_out else (source.pretrain, source.pretrain)
-    return (
-        sample(bank, knn_monitor.MAX_TRAIN),
-        sample(test, knn_monitor.MAX_TEST),
-        held_out,
-    )
-
-
-def _extract(
-    backbones: dict[str, Callable[[tf.Tensor], tf.Tensor]],
-    source: Source,
-    bank_indices: np.ndarray,
-    test_indices: np.ndarray,
-    image_size: int,
-) -> dict[str, tuple[Features, Features]]:
-    """Return the features of the bank and of the test images for each backbone."""
-    extract_bank, extract_test = (
-        Extractor(source, indices, image_size, keep_views=len(backbones) > 1)
-        for indices in (bank_indices, test_indices)
-    )
-    features = {}
-    for name, backbone in backbones.items():
-        step = feature_step(backbone)
-        features[name] = (
-            extract_bank(step, f"{name}, training images"),
-            extract_test(step, f"{name}, test images"),
-        )
-    return features
-
-
 def _shown_labels(source: Source, *parts: Features) -> np.ndarray | None:
     """Return the labels of a source, or None if images of the report have none.
 
@@ -212,100 +167,6 @@ def _shown_labels(source: Source, *parts: Features) -> np.ndarray | None:
 
 def _has_classes(source: Source, indices: np.ndarray) -> bool:
     return source.labels is not None and len(np.unique(source.labels[indices])) > 1
-
-
-def baselines(
-    workdir: str, config: ml_collections.ConfigDict, source: Source, image_size: int
-) -> dict[str, Callable[[tf.Tensor], tf.Tensor]]:
-    """Return the backbones that the trained one of a run is compared with.
-
-    Args:
-        workdir: Path of the run directory.
-        config: Config of the run, as in the directory, with the numbers that were measured.
-        source: The source of the images.
-        image_size: Side of the views in pixels.
-
-    Returns:
-        `RANDOM`, the same encoder without training, and `PIXELS`, the pixels of the images, which
-        are resized to `MAX_PIXELS_SIDE` if they are larger.
-    """
-    description = descriptions.of_run(workdir, config, source.channels)
-    random = encoders.random_backbone(
-        *(config.encoder, config.stem, source.channels, config.seed, description),
-        pixels=pixel_values.from_config(config, source.channels),
-    )
-    side = min(image_size, MAX_PIXELS_SIDE)
-
-    def pixels(images: tf.Tensor) -> tf.Tensor:
-        if side < image_size:
-            images = tf.image.resize(images, [side, side], antialias=True)
-        return tf.reshape(images, [images.shape[0], -1])
-
-    return {RANDOM: random, PIXELS: pixels}
-
-
-def _compare(features: dict[str, tuple[Features, Features]], bar: tqdm) -> Results:
-    """Return the results of all protocols for each backbone."""
-    results: Results = {}
-    for name, (train, test) in features.items():
-        results[name] = {}
-        for protocol in PROTOCOLS:
-            results[name][protocol] = protocols.evaluate(protocol, train, test)
-            bar.update()
-    return _without_unreadable(results)
-
-
-def _without_unreadable(results: Results) -> Results:
-    """Return results without the names of unreadable images, which the report as a whole has."""
-    return {
-        name: {
-            protocol: {k: value for k, value in result.items() if k not in unreadable.KEYS}
-            for protocol, result in by_protocol.items()
-        }
-        for name, by_protocol in results.items()
-    }
-
-
-def _gather_evidence(
-    workdir: str,
-    config: ml_collections.ConfigDict,
-    step: int,
-    bank: Features,
-    test: Features,
-    finite: bool,
-    results: Results | None,
-) -> Evidence:
-    num_images = run_data.read_num_images(workdir)
-    steps_per_epoch = num_images // config.batch_size
-    accuracies = most_frequent = None
-    if results is not None and test.labels is not None:
-        accuracies = {
-            name: {protocol: result["top1"] for protocol, result in backbone_results.items()}
-            for name, backbone_results in results.items()
-        }
-        most_frequent = float(np.bincount(test.labels).max() / len(test.labels))
-    measures: dict[str, float] = {}
-    if finite and len(test.features) > 1:
-        measures = quality.measure(test)
-    return Evidence(
-        config=config,
-        metrics=[line for line in run_metrics.read_metrics(workdir) if line["step"] <= step],
-        step=step,
-        total_steps=total_steps(config, steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-        num_images=num_images,
-        finite=finite,
-        low_cosine=measures.get("low_cosine"),
-        effective_rank=measures.get("effective_rank"),
-        accuracies=accuracies,
-        most_frequent=most_frequent,
-        num_test=len(test.indices),
-        unreadable=sorted({*bank.unreadable.values(), *test.unreadable.values()}),
-        num_images_used=len(
-            {*bank.indices.tolist(), *test.indices.tolist(), *bank.unreadable, *test.unreadable}
-        ),
-        unreadable_classes=test.unreadable_classes,
-    )
 
 
 def _feature_map(

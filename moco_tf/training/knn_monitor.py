@@ -22,9 +22,6 @@ from moco_tf.training.metrics_log import MetricsLog
 from moco_tf.training.step_views import step_views
 from moco_tf.training.tensorboard import Projector
 
-# Maximum numbers of training images, the bank, and of test images, which are classified.
-MAX_TRAIN = 10_000
-MAX_TEST = 2_000
 # Number of images whose two views are compared.
 MAX_PAIRS = 64
 # The effective rank of few images is small, whatever their features.
@@ -72,7 +69,7 @@ class KNNMonitor(GlobalStep):
         self.best = best
         self.config = config
         self.batches = batches
-        self.train = sample(source.train, MAX_TRAIN)
+        self.train = sample(source.train, knn.MAX_TRAIN)
         self.test = _measured(source)
         what = "the kNN monitor" if best is None else "the kNN monitor and a new best checkpoint"
         self.evaluation = Accessory(what, is_shared=True)
@@ -206,4 +203,4 @@ def classifies(source: Source) -> bool:
 
 def _measured(source: Source) -> np.ndarray:
     """Return the indices of the images that the monitor classifies or measures."""
-    return sample(source.test if len(source.test) else source.pretrain, MAX_TEST)
+    return sample(source.test if len(source.test) else source.pretrain, knn.MAX_TEST)

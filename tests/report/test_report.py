@@ -21,8 +21,9 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import extract
 from moco_tf.report import page, report
+from moco_tf.report.baselines import baselines
 from moco_tf.report.findings import PIXELS, RANDOM, TRAINED
-from moco_tf.report.report import baselines, write_report
+from moco_tf.report.report import write_report
 from moco_tf.run_data import RunData
 from moco_tf.training.build import build_model
 from moco_tf.training.checkpoints import Checkpoints
@@ -206,13 +207,13 @@ def test_report_of_other_images_on_a_run_that_goes_on(leaking_run, tmp_path, mon
     leaking_workdir, model, _ = leaking_run
     workdir = tmp_path / "run"
     shutil.copytree(leaking_workdir, workdir)
-    extract_features = report._extract
+    extract_features = report.extract
 
     def extract_slowly(*arguments):
         save(model, workdir, step=50)
         return extract_features(*arguments)
 
-    monkeypatch.setattr(report, "_extract", extract_slowly)
+    monkeypatch.setattr(report, "extract", extract_slowly)
     others = sources.load(f"folder:{write_folder(tmp_path / 'others')}")
     result = write_report(str(workdir), others)
     assert result["step"] == 40
