@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from moco_tf.backbones.model_card import Origin
     from moco_tf.data.sources.indices import Indices
-from moco_tf.data.sources.source import Source
+    from moco_tf.data.sources.source import Source
+    from moco_tf.evaluation.agreement import Agreement
 
 PRECISIONS = ("float32", "float16", "int8")
 # Maximum number of images that the file is compared on.
@@ -43,39 +44,6 @@ MAX_CHECKED = 200
 BATCH_SIZE = 8
 # If fewer images keep their nearest neighbor, one search in ten has another first result.
 LEAST_SAME_NEIGHBORS = 0.9
-
-
-class Agreement(NamedTuple):
-    """How the features of a file agree with those of its backbone.
-
-    Attributes:
-        mean_cosine: Mean cosine similarity of the two features of an image.
-        least_cosine: The smallest of them.
-        same_neighbors: Share of the images whose nearest neighbor among the others is the same.
-        num_images: Number of images.
-        accuracies: Share of the images whose nearest neighbor among the others is of the same
-            class, with the backbone and with the file; None if there are no labels.
-    """
-
-    mean_cosine: float
-    least_cosine: float
-    same_neighbors: float
-    num_images: int
-    accuracies: tuple[float, float] | None = None
-
-    def __str__(self) -> str:
-        accuracies = ""
-        if self.accuracies is not None:
-            before, after = self.accuracies
-            accuracies = (
-                f", and of the same class for {100 * before:.1f} % with the backbone and "
-                f"{100 * after:.1f} % with the file"
-            )
-        return (
-            f"cosine similarity to the backbone's features {self.mean_cosine:.5f} on average and "
-            f"{self.least_cosine:.5f} at least; the nearest neighbor is the same for "
-            f"{100 * self.same_neighbors:.1f} % of {self.num_images} images{accuracies}"
-        )
 
 
 def export_litert(
@@ -222,7 +190,7 @@ def _compare(
     """Compare the features of a file with those of its backbone."""
     import numpy as np
 
-    from moco_tf.evaluation.knn import normalize
+    from moco_tf.evaluation.agreement import compare
 
     interpreter.allocate_tensors()
     [taken], [returned] = interpreter.get_input_details(), interpreter.get_output_details()
@@ -233,31 +201,7 @@ def _compare(
         actual.append(interpreter.get_tensor(returned["index"])[0])
     parts = np.array_split(images, -(-len(images) // BATCH_SIZE))
     expected = np.concatenate([np.asarray(backbone(part, training=False)) for part in parts])
-    unit, expected_unit = normalize(np.stack(actual)), normalize(expected)
-    cosines = (unit * expected_unit).sum(axis=1)
-    nearest, expected_nearest = _nearest(unit), _nearest(expected_unit)
-    accuracies: tuple[float, float] | None = None
-    if labels is not None:
-        before, after = (
-            float((labels[rows] == labels).mean()) for rows in (expected_nearest, nearest)
-        )
-        accuracies = (before, after)
-    return Agreement(
-        float(cosines.mean()),
-        float(cosines.min()),
-        float((nearest == expected_nearest).mean()),
-        len(images),
-        accuracies,
-    )
-
-
-def _nearest(unit: np.ndarray) -> np.ndarray:
-    """Return the position of the nearest other feature of each."""
-    import numpy as np
-
-    similarity = unit @ unit.T
-    np.fill_diagonal(similarity, -np.inf)
-    return similarity.argmax(axis=1)
+    return compare(expected, np.stack(actual), labels)
 
 
 def _format(precision: str, image_size: int, source: Source, agreement: Agreement) -> Any:

@@ -13,6 +13,7 @@ from moco_tf import encoders, load_backbone
 from moco_tf.data import sources
 from moco_tf.data.sources.source import sample
 from moco_tf.errors import UserError
+from moco_tf.evaluation.agreement import Agreement
 from moco_tf.evaluation.features import extract
 from moco_tf.export import litert_file
 from moco_tf.export.litert_file import export_litert
@@ -133,7 +134,7 @@ def test_mistakes_are_one_line(trained_run, tmp_path, flags, message):
 
 def test_braces_in_the_name_of_a_source_are_text():
     source = dataclasses.replace(sources.load("photos"), name="folder:/images/{features}{0}")
-    agreement = litert_file.Agreement(1.0, 1.0, 1.0, 10, None)
+    agreement = Agreement(1.0, 1.0, 1.0, 10, None)
     outputs = litert_file._format("float32", 32, source, agreement).outputs
     text = outputs.format(features=512)
     assert text.startswith("features, float32 `[1, 512]`. On `folder:/images/{features}{0}`: ")
