@@ -12,8 +12,9 @@ from moco_tf.cli.flag_groups import (
     define_source_flags,
 )
 from moco_tf.data.sources.source import PARTS
-from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, parse_shard
+from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE
 from moco_tf.errors import UserError
+from moco_tf.shards import parse_shard
 
 HELP = """Write the features of all images of a collection to files.
 

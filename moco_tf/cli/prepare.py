@@ -7,7 +7,6 @@ from absl import flags
 
 from moco_tf.cli import app
 from moco_tf.cli.flag_groups import define_source_flags
-from moco_tf.embedding.settings import parse_shard
 from moco_tf.errors import UserError
 from moco_tf.preparation.settings import (
     FORMATS,
@@ -16,6 +15,7 @@ from moco_tf.preparation.settings import (
     MAX_SIDE,
     QUALITY,
 )
+from moco_tf.shards import parse_shard
 
 HELP = """Shrink images and write them to a few large files, from which training reads
 them faster.

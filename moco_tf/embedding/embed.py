@@ -19,15 +19,15 @@ from moco_tf.data.unreadable import MAX_NAMES
 from moco_tf.data.views import central_view
 from moco_tf.embedding.directory import EmbeddingDirectory
 from moco_tf.embedding.formats import Rows
-from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE, require_shard
+from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE
 from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
-from moco_tf.evaluation import knn
-from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
+from moco_tf.evaluation.features import Extractor, Features, feature_step, normalize, require_finite
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
 from moco_tf.ranges import COUNT, checked
+from moco_tf.shards import require_shard
 from moco_tf.workers import several_workers
 
 
@@ -212,14 +212,14 @@ def _files(
 
 
 def _as_written(
-    features: np.ndarray, is_readable: np.ndarray, dtype: str, normalize: bool
+    features: np.ndarray, is_readable: np.ndarray, dtype: str, unit_length: bool
 ) -> np.ndarray:
     """Return features as they are written; those of images that cannot be read are NaN."""
     written = np.full(features.shape, np.nan, dtype)
     found = features[is_readable]
     require_finite(Features(found, np.flatnonzero(is_readable), None))
     with np.errstate(over="ignore"):
-        written[is_readable] = knn.normalize(found) if normalize else found
+        written[is_readable] = normalize(found) if unit_length else found
     if np.isinf(written).any():
         raise UserError(
             f"dtype={dtype}: the largest feature is {np.abs(found).max():g}, which float16 cannot "

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.features import normalize
 
 
 class Agreement(NamedTuple):

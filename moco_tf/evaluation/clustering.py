@@ -10,8 +10,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from moco_tf.data.sources.source import sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation import partitions
-from moco_tf.evaluation.features import Features, labeled, require_finite
-from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.features import Features, labeled, normalize, require_finite
 from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import ClusterSettings
 

@@ -142,6 +142,11 @@ def require_finite(*parts: Features) -> None:
             )
 
 
+def normalize(features: np.ndarray) -> np.ndarray:
+    """Divide each row by its L2 norm; a row of zeros is left as it is."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
 class Extractor:
     """Runs backbones over images in inference mode.
 

@@ -6,7 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import sample
-from moco_tf.evaluation.features import Features, labeled, require_finite, with_classes_of
+from moco_tf.evaluation.features import (
+    Features,
+    labeled,
+    normalize,
+    require_finite,
+    with_classes_of,
+)
 from moco_tf.evaluation.metrics import accuracies
 from moco_tf.evaluation.settings import KNNSettings
 
@@ -163,8 +169,3 @@ def _votes(
     rows = np.repeat(np.arange(len(labels)), labels.shape[1])
     np.add.at(votes, (rows, labels.ravel()), weights.ravel())
     return np.where(votes > 0, votes, -np.inf)
-
-
-def normalize(features: np.ndarray) -> np.ndarray:
-    """Divide each row by its L2 norm; a row of zeros is left as it is."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)

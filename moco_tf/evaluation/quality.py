@@ -6,8 +6,7 @@ nearest neighbors see only these.
 
 import numpy as np
 
-from moco_tf.evaluation.features import Features, require_finite
-from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.features import Features, normalize, require_finite
 
 BLOCK = 500  # Number of features that are compared with all others at a time.
 # Features have collapsed if 95 % of the pairs of images have a cosine similarity above the first

@@ -6,8 +6,7 @@ import numpy as np
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation.bootstrap import mean_interval
-from moco_tf.evaluation.features import Features, labeled, require_finite
-from moco_tf.evaluation.knn import normalize
+from moco_tf.evaluation.features import Features, labeled, normalize, require_finite
 from moco_tf.evaluation.metrics import class_names
 from moco_tf.evaluation.settings import RetrievalSettings
 

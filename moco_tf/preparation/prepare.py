@@ -16,7 +16,6 @@ from moco_tf import run_data
 from moco_tf.data.sources.layout import TEST, TRAIN, UNLABELED
 from moco_tf.data.sources.record_parts import HELD_OUT, LABEL_NAMES_FILE
 from moco_tf.data.sources.source import Source, require_source
-from moco_tf.embedding.settings import require_shard
 from moco_tf.errors import UserError
 from moco_tf.files import read_json
 from moco_tf.names import printable
@@ -32,6 +31,7 @@ from moco_tf.preparation.settings import (
 )
 from moco_tf.preparation.writers import WRITERS, Item
 from moco_tf.ranges import COUNT, Range, checked
+from moco_tf.shards import require_shard
 
 QUALITIES = Range(minimum=1, maximum=MAX_QUALITY, is_whole=True)
 DROPPED_FILE = "dropped.tsv"

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from moco_tf.evaluation import knn
+from moco_tf.evaluation.features import normalize
 
 # With fewer images PCA replaces t-SNE, whose neighborhoods have about 30 images.
 MIN_IMAGES_FOR_TSNE = 100
@@ -26,7 +26,7 @@ def map_to_plane(features: np.ndarray) -> np.ndarray:
         >>> map_to_plane(np.array([[1.0, 0.0], [0.0, 1.0]])).shape
         (2, 2)
     """
-    unit = knn.normalize(features)
+    unit = normalize(features)
     if np.ptp(unit, axis=0).max() < 1e-6:
         return np.full([len(unit), 2], 0.5)
     if len(unit) >= MIN_IMAGES_FOR_TSNE:
