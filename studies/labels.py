@@ -9,6 +9,7 @@ import tensorflow as tf
 from moco_tf.data.sources.source import Source
 from moco_tf.evaluation import comparison, protocols
 from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.results import write_result
 from moco_tf.evaluation.settings import FewShotSettings, FinetuneSettings
 
 PROTOCOL = "finetune_study"  # Name of the file in the run directory that holds finished ones.
@@ -97,7 +98,7 @@ def finetune(
             result = protocols.evaluate_finetune(backbone, source, image_size, settings, name)
             result = {**identity, **result}
             finished.append(result)
-            protocols.write_result(workdir, {"protocol": PROTOCOL, "finetunings": finished})
+            write_result(workdir, {"protocol": PROTOCOL, "finetunings": finished})
         results[name] = {
             **{key: result[key] for key in ("top1", "top1_interval", "num_train", "seconds")},
             "curve": [epoch["top1"] for epoch in result["curve"]],

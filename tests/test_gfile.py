@@ -7,6 +7,7 @@ from moco_tf import load_backbone, run_metrics
 from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.evaluation import protocols
+from moco_tf.evaluation.results import write_result
 from moco_tf.training.run import train
 from tests.images import write_folder
 
@@ -40,6 +41,6 @@ def test_training_and_evaluation_use_the_file_system_of_tensorflow(config):
     source = sources.load(f"folder:{IMAGES}")
     train_features, test_features = protocols.extract_both(load_backbone(WORKDIR), source, 16)
     result = protocols.evaluate("knn", train_features, test_features)
-    path = protocols.write_result(WORKDIR, result)
+    path = write_result(WORKDIR, result)
     assert path.startswith(WORKDIR)
     assert tf.io.gfile.exists(path)

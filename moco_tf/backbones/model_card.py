@@ -15,6 +15,7 @@ from moco_tf.backbones.saving import CARD
 from moco_tf.data.pixels import range_text
 from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
+from moco_tf.evaluation.results import summarize
 from moco_tf.files import read_json
 from moco_tf.markdown import code, table, text
 
@@ -221,11 +222,8 @@ def _results(directory: str, checkpoint: str) -> str:
 
 
 def _describe_result(result: dict[str, Any]) -> str:
-    # Imported here because the protocols need scikit-learn, which most exports do not.
-    from moco_tf.evaluation import protocols
-
     if {"top1", "few_shot", "curves", "map", "auroc", "cluster_sizes"} & result.keys():
-        return f"{protocols.summarize(result)}, views of {result['image_size']} px"
+        return f"{summarize(result)}, views of {result['image_size']} px"
     # Other protocols, such as detection, have other numbers, and a comparison has rows of them.
     rows = [f"{row['initialisation']}: {_numbers(row)}" for row in result.get("rows", [])]
     return "; ".join([_numbers(result), *rows])

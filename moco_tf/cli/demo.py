@@ -112,6 +112,7 @@ def _run(
     from moco_tf.config import evaluation_size
     from moco_tf.data import sources
     from moco_tf.evaluation import knn, protocols
+    from moco_tf.evaluation.results import write_result
     from moco_tf.export.saved_model import export_saved_model
     from moco_tf.plots.features import plot_neighbors
     from moco_tf.report.baselines import Evaluated, baselines
@@ -149,7 +150,7 @@ def _run(
             evaluated.results[key][protocol] = result
             table[name][column] = result["top1"]
             description = {"backbone": name, "data": source.name, "image_size": image_size}
-            protocols.write_result(directory, {**result, **description})
+            write_result(directory, {**result, **description})
     plot_neighbors(f"{workdir}/neighbours.png", source, image_size, train_features, test_features)
     saved_model = f"{workdir}/export/saved_model"
     if not tf.io.gfile.exists(saved_model):

@@ -16,6 +16,7 @@ from moco_tf.data.sources.mixture import shared_file
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, few_shot, galleries, patches, protocols
+from moco_tf.evaluation.results import require_writable, summarize, write_result
 from moco_tf.evaluation.settings import (
     AnomalySettings,
     ClusterSettings,
@@ -55,7 +56,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         _require_identical_workers(protocol, settings, backbone, source, gallery, image_size)
     directory = values.output_dir or directory
     if workers.is_chief():
-        protocols.require_writable(directory)
+        require_writable(directory)
     description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
         description["gallery_data"] = gallery.name
@@ -121,9 +122,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if not workers.is_chief():
         return
     result |= description
-    summary = f"{protocol} of {name} on {source.name}: {protocols.summarize(result)}"
+    summary = f"{protocol} of {name} on {source.name}: {summarize(result)}"
     try:
-        written = [protocols.write_result(directory, result), *filter(None, [picture])]
+        written = [write_result(directory, result), *filter(None, [picture])]
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise

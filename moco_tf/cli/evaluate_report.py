@@ -4,7 +4,7 @@ from absl import flags
 
 from moco_tf import workers
 from moco_tf.cli import backbone_flags, evaluated_backbones
-from moco_tf.evaluation import protocols
+from moco_tf.evaluation.results import require_writable
 from moco_tf.report.findings import TITLES
 from moco_tf.report.report import write_report
 
@@ -19,7 +19,7 @@ def run(values: flags.FlagValues) -> None:
     backbone_flags.require_images(values, backbone, name, source, channels, image_size)
     directory = values.output_dir or directory
     if workers.is_chief():
-        protocols.require_writable(directory)
+        require_writable(directory)
         print(source.summary, flush=True)
     if result := write_report(values.workdir, source, image_size, directory):
         backbone_flags.print_unreadable(directory, result)

@@ -14,7 +14,8 @@ from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
-from moco_tf.evaluation import comparison, protocols
+from moco_tf.evaluation import comparison
+from moco_tf.evaluation.results import require_writable, write_result
 from moco_tf.evaluation.settings import Settings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, training, trials
 from moco_tf.export.keras_hub_preset import to_keras_hub
@@ -59,7 +60,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         )
     directory = values.output_dir or directory
     if workers.is_chief():
-        protocols.require_writable(directory)
+        require_writable(directory)
     of_run = backbones.get("workdir")
     description = backbone_flags.describe(of_run, name, images.name, image_size)
     if values.compare:
@@ -67,7 +68,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             task, initializations, images, image_size, directory, description, settings
         )
         if workers.is_chief():
-            path = protocols.write_result(directory, result)
+            path = write_result(directory, result)
             backbone_flags.print_unreadable(directory, result)
             print(trials.table(task, result["rows"]))
             print(f"{protocol} of {name} on {images.name}; wrote {path}")
@@ -82,7 +83,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         f"({result['num_train']} training and {result['num_test']} test images)"
     )
     try:
-        path = protocols.write_result(directory, result)
+        path = write_result(directory, result)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise

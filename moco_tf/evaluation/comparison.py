@@ -18,6 +18,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.networks import network_checksum
+from moco_tf.evaluation.results import LAYERS, write_result
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.files import read_json
 from moco_tf.workers import is_chief, require_same
@@ -64,14 +65,14 @@ def compare(
             curve_settings = dataclasses.replace(settings, layers=layers)
             curve = find_matching(finished, {**identity, **curve_settings.used()})
             if curve is None:
-                progress = f"{name}, {protocols.LAYERS[layers]}"
+                progress = f"{name}, {LAYERS[layers]}"
                 curve = protocols.evaluate_finetune(
                     backbone, source, image_size, curve_settings, progress
                 )
                 curve = {**identity, **curve}
             result["curves"].append(curve)
             if is_chief():
-                protocols.write_result(directory, with_earlier(result, "curves", finished))
+                write_result(directory, with_earlier(result, "curves", finished))
     return result
 
 

@@ -1,8 +1,6 @@
-"""Apply a protocol to a backbone and a source, and write its result."""
+"""Apply a protocol to a backbone and a source."""
 
 import dataclasses
-import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +37,6 @@ from moco_tf.evaluation.settings import (
     ProbeSettings,
     Settings,
 )
-from moco_tf.files import error_reason, write_atomically, write_remedy
 
 
 def _knn(train: Features, test: Features, settings: KNNSettings) -> dict[str, Any]:
@@ -84,7 +81,6 @@ PART_REMEDIES = {
     "video": "add videos, because the frames of one are all for training or all for testing",
     "tfds": "choose a larger split, or a data set with a split for testing",
 }
-LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
 def require_two_labeled_parts(source: Source) -> None:
@@ -246,93 +242,3 @@ def evaluate_finetune(
     _, _, result = finetune.fit(backbone, source, image_size, settings, progress)
     seconds = round(time.perf_counter() - start, 3)
     return {"protocol": "finetune", **result, "seconds": seconds, **settings.used()}
-
-
-def summarize(result: dict[str, Any]) -> str:
-    """Return the accuracy in a result and the numbers of images behind it, in one line."""
-    if "curves" in result:
-        parts = [
-            f"{curve['initialisation']}, {LAYERS[curve['layers']]} {curve['top1']:.4f}"
-            for curve in result["curves"]
-        ]
-        accuracy, result = f"top-1 {'; '.join(parts)}", result["curves"][0]
-    elif "few_shot" in result:
-        parts = [
-            f"{row['top1']:.4f} ± {row['top1_std']:.4f} with {row['shots']} per class"
-            for row in result["few_shot"]
-        ]
-        accuracy = f"top-1 {', '.join(parts)}"
-    elif "map" in result:
-        low, high = result["map_interval"]
-        recall = [f"recall at {row['rank']} {row['recall']:.4f}" for row in result["recall"]]
-        accuracy = f"mAP {result['map']:.4f} ({low:.4f} to {high:.4f}), {', '.join(recall)}"
-    elif "auroc" in result:
-        low, high = result["auroc_interval"]
-        accuracy = (
-            f"AUROC {result['auroc']:.4f} ({low:.4f} to {high:.4f}), average precision "
-            f"{result['average_precision']:.4f} with {result['num_normal']} normal images"
-        )
-    elif "cluster_sizes" in result:
-        sizes = result["cluster_sizes"]
-        accuracy = f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images"
-        if "nmi" in result:
-            ends = result.get("ari_interval")  # None for few images; earlier versions had none.
-            interval = f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else ""
-            agreement = f"NMI {result['nmi']:.4f}, ARI {result['ari']:.4f}{interval}"
-            accuracy = f"{agreement}, {accuracy}"
-        else:
-            return accuracy
-    else:
-        low, high = result.get("top1_interval", (None, None))  # Earlier versions had none.
-        interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
-        accuracy = f"top-1 {result['top1']:.4f}{interval}, top-5 {result['top5']:.4f}"
-        if "training_images" in result:
-            accuracy += f", k = {result['k']} chosen on training images"
-    roles = ("gallery", "query") if "gallery_data" in result else ("training", "test")
-    numbers = f"{result['num_train']} {roles[0]} and {result['num_test']} {roles[1]} images"
-    return f"{accuracy} ({numbers})"
-
-
-def require_writable(directory: str) -> None:
-    """Check that results can be written to `directory/eval`, before they are computed.
-
-    Nothing is created. A directory on a file system of TensorFlow, such as `gs://`, is not checked.
-
-    Raises:
-        UserError: If they cannot be written.
-    """
-    results = os.path.join(directory, "eval")
-    if "://" in results:
-        return
-    path = os.path.abspath(results)
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-    if not os.path.isdir(path):
-        problem = f"{path} is not a directory"
-    elif not os.access(path, os.W_OK | os.X_OK):
-        problem = f"{path} is not writable"
-    else:
-        return
-    raise UserError(
-        f"results cannot be written to {results}, because {problem}: correct that, or choose "
-        "another output_dir"
-    )
-
-
-def write_result(directory: str, result: dict[str, Any]) -> str:
-    """Write `directory/eval/<protocol>.json` and return its path.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
-    path = os.path.join(directory, "eval", f"{result['protocol']}.json")
-    try:
-        tf.io.gfile.makedirs(os.path.dirname(path))
-        write_atomically(path, json.dumps(result, indent=2) + "\n")
-    except (tf.errors.OpError, OSError) as error:
-        remedy = write_remedy(error, directory)
-        raise UserError(
-            f"{path} cannot be written ({error_reason(error)}): {remedy}, or choose another "
-            "output_dir"
-        ) from error
-    return path

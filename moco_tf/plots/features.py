@@ -11,7 +11,7 @@ from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.data.views import central_view
 from moco_tf.evaluation import knn
 from moco_tf.evaluation.features import Features
-from moco_tf.evaluation.protocols import LAYERS
+from moco_tf.evaluation.results import LAYERS
 from moco_tf.plots.saving import save_figure
 from moco_tf.plots.visible import shown, title_with_note
 

@@ -14,8 +14,9 @@ from moco_tf.config import evaluation_size
 from moco_tf.data import sources
 from moco_tf.data.sources.source import Source, evenly_spaced
 from moco_tf.errors import UserError
-from moco_tf.evaluation import knn, protocols, unreadable
+from moco_tf.evaluation import knn, unreadable
 from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.results import write_result
 from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
 from moco_tf.paths import expand_source
@@ -146,7 +147,7 @@ def write_report(
             "image_size": image_size,
         }
         directory = output_dir or workdir
-        protocols.write_result(directory, result)
+        write_result(directory, result)
         unreadable.report(directory, result)
         _write(os.path.join(directory, "report.html"), page.render(contents))
         bar.update()

@@ -11,6 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.anomaly import auroc, detect, evaluate_scores
+from moco_tf.evaluation.results import summarize
 from moco_tf.evaluation.settings import AnomalySettings
 from tests.evaluation.helpers import as_features
 
@@ -54,7 +55,7 @@ def test_numbers_equal_those_of_scikit_learn(k):
     order = np.argsort(-scores)
     assert [item["index"] for item in result["most_anomalous"]] == (100 + order[:32]).tolist()
     assert result["most_anomalous"][0]["score"] == pytest.approx(scores.max(), abs=1e-6)
-    assert f"AUROC {result['auroc']:.4f} (" in protocols.summarize(result)
+    assert f"AUROC {result['auroc']:.4f} (" in summarize(result)
 
 
 def test_interval_is_as_wide_as_that_of_hanley_and_mcneil():

@@ -8,6 +8,7 @@ import pytest
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.clustering import cluster
+from moco_tf.evaluation.results import summarize
 from moco_tf.evaluation.settings import ClusterSettings
 from tests.evaluation.helpers import as_features
 
@@ -38,7 +39,7 @@ def test_separate_classes_are_found():
     assert result["ari"] == pytest.approx(1)
     assert result["clusters"] == CLASSES
     assert result["ari_interval"] is None
-    summary = protocols.summarize({**result, "num_train": 120, "num_test": 120})
+    summary = summarize({**result, "num_train": 120, "num_test": 120})
     assert summary.startswith("NMI 1.0000, ARI 1.0000, 4 clusters")
     assert result["cluster_sizes"] == [30] * 4
     assert [row["share"] for row in result["per_class"]] == [1.0] * 4
@@ -118,6 +119,6 @@ def test_clusters_need_no_labels():
 def test_results_of_earlier_versions_can_be_summarized():
     result = protocols.evaluate("cluster", example(0, 0.4), example(1, 0.4))
     low, high = result["ari_interval"]
-    assert f"ARI {result['ari']:.4f} ({low:.4f} to {high:.4f}), 4" in protocols.summarize(result)
+    assert f"ARI {result['ari']:.4f} ({low:.4f} to {high:.4f}), 4" in summarize(result)
     del result["ari_interval"]
-    assert f"ARI {result['ari']:.4f}, 4 clusters" in protocols.summarize(result)
+    assert f"ARI {result['ari']:.4f}, 4 clusters" in summarize(result)

@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn, logistic, protocols
+from moco_tf.evaluation.results import summarize
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from tests.evaluation.helpers import as_features
 
@@ -166,7 +167,7 @@ def test_k_is_chosen_by_training_images_each_without_itself():
     assert result["k"] == best
     assert result["training_images"] == choices
     assert result["top1"] == knn.classify(train, test, KNNSettings(best, 0.3))["top1"]
-    assert f"k = {best} chosen on training images" in protocols.summarize(result)
+    assert f"k = {best} chosen on training images" in summarize(result)
 
 
 def test_k_and_several_numbers_contradict_each_other():

@@ -9,8 +9,9 @@ from typing import Any
 from moco_tf import markdown
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
-from moco_tf.evaluation import comparison, protocols, unreadable
+from moco_tf.evaluation import comparison, unreadable
 from moco_tf.evaluation.networks import network_checksum
+from moco_tf.evaluation.results import write_result
 from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
@@ -156,9 +157,7 @@ def compare(
             rows[-1] = {**identity, **result}
             if is_chief():
                 content = {"protocol": protocol, **description, "rows": rows}
-                protocols.write_result(
-                    directory, comparison.with_earlier(content, "rows", finished)
-                )
+                write_result(directory, comparison.with_earlier(content, "rows", finished))
 
         run(
             task, initialize, images, image_size, settings, row.get("trials", ()), write, label=name
