@@ -10,8 +10,8 @@ when it is resumed, whatever the devices are then.
 The settings that are None here are planned: the sizes of the views, encoder, stem and head, batch
 size, BatchNormalization groups, K, m, temperature, learning rate, epochs, precision,
 augmentation and rgb_operations. A value on the command line, such as --config.epochs=100, replaces
-that of the plan, and the other settings follow from it. The other settings are those of MoCo v2 on ImageNet: cosine
-schedule, SGD with momentum 0.9 and weight decay 1e-4.
+that of the plan, and the other settings follow from it. The other settings are those of MoCo v2 on
+ImageNet: cosine schedule, SGD with momentum 0.9 and weight decay 1e-4.
 
 docs/plan.md lists the rules with their sources. On ImageNet and eight GPUs, the plan is
 configs/imagenet_v2.py; on a CPU it is nearly configs/photos.py.

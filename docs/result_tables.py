@@ -191,6 +191,7 @@ TABLES = {
     "rules": small_data_tables.rules,
     "quality": small_data_tables.quality,
     "transfer": transfer_tables.transfer,
+    "transfer_scores": transfer_tables.transfer_scores,
     "views": small_data_tables.views,
 }
 

@@ -48,12 +48,20 @@ def transfer() -> str:
         return "\n\n".join([note, *tables])
     parts = [
         *tables,
-        "![AP and mean IoU by the length of the schedule](../studies/transfer/transfer.png)",
+        "![AP and mean IoU by the length of the schedule](transfer.png)",
         differences(results),
         pictures(results),
         "`studies/transfer/results.json` has every trial.",
     ]
     return "\n\n".join(parts)
+
+
+def transfer_scores() -> str:
+    """Return the scores of the finished trials, and their tests if all are finished."""
+    results = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+    planned, results["seeds"] = results["seeds"], finished_seeds(results)
+    is_complete = results["seeds"] == planned
+    return "\n\n".join([scores(results), *([differences(results)] if is_complete else [])])
 
 
 def finished_seeds(results: Results) -> list[int]:
@@ -226,6 +234,6 @@ def pictures(results: Results) -> str:
     schedule, seed = results["config"]["schedules"][0], results["seeds"][0]
     return "\n\n".join(
         f"![{task.capitalize()} on test scenes, MoCo, {schedule}x, seed {seed}]"
-        f"(../studies/transfer/{task}_moco.png)"
+        f"({task}_moco.png)"
         for task in ("detection", "segmentation")
     )

@@ -278,7 +278,7 @@ def test_report_has_the_numbers_and_the_neighbors_of_its_features(tmp_path, monk
             folder = tmp_path / "images" / part / name
             folder.mkdir(parents=True)
             seed = 10 * number + (part == "train")
-            for index, image in enumerate(crops(count, 40, seed=seed)):
+            for index, image in enumerate(crops(count + (part == "train"), 40, seed=seed)):
                 PIL.Image.fromarray(image).save(folder / f"{index}.png")
     source = sources.load(f"folder:{tmp_path / 'images'}")
     workdir = tmp_path / "run"
