@@ -148,6 +148,15 @@ def crops() -> str:
     return markdown.table(header, rows)
 
 
+def protocols() -> str:
+    """Return the accuracies of one encoder of the demo by other protocols."""
+    rows = [
+        [f"`{result['flags']}`", f"{result['num_train']:,}", f"{100 * result['top1']:.1f}"]
+        for result in _read("studies/demo/protocols.json")["results"]
+    ]
+    return markdown.table(["flags", "labels", "top-1, %"], rows)
+
+
 def presets() -> str:
     """Return the numbers of each preset of the augmentation."""
     rows = []
@@ -184,6 +193,7 @@ TABLES = {
     "plan_rules": plan_tables.rules,
     "prepare": benchmark_tables.prepare,
     "presets": presets,
+    "protocols": protocols,
     "speed": benchmark_tables.speed,
     "training": benchmark_tables.training,
     "train_step": benchmark_tables.train_step,
