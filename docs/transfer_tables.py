@@ -233,7 +233,6 @@ def pictures(results: Results) -> str:
     """Return the pictures of the predictions after pre-training with MoCo."""
     schedule, seed = results["config"]["schedules"][0], results["seeds"][0]
     return "\n\n".join(
-        f"![{task.capitalize()} on test scenes, MoCo, {schedule}x, seed {seed}]"
-        f"({task}_moco.png)"
+        f"![{task.capitalize()} on test scenes, MoCo, {schedule}x, seed {seed}]({task}_moco.png)"
         for task in ("detection", "segmentation")
     )

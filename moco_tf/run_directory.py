@@ -71,6 +71,19 @@ def require_same_run(workdir: str, config: ml_collections.ConfigDict, data: RunD
         require_no_remains(workdir)
 
 
+def step_of(checkpoint: str) -> int:
+    """Return the step of a checkpoint.
+
+    Args:
+        checkpoint: Its path or name.
+
+    Example:
+        >>> step_of("runs/mine/checkpoints/step-4032")
+        4032
+    """
+    return int(checkpoint.rpartition("-")[2])
+
+
 def exists(workdir: str) -> bool:
     """Return whether a directory holds a run."""
     return tf.io.gfile.exists(os.path.join(workdir, "config.json"))

@@ -57,7 +57,7 @@ def kept(data: Any, workdir: str, pixels: str = "uint8") -> Iterator[str]:
     directory = paths.absolute(workdir)
     scheme, name = ("npy", given.ARRAY) if given.ARRAY in files else ("files", given.LIST)
     source = f"{scheme}:{os.path.join(directory, name)}"
-    if _has_run(directory):
+    if run_directory.exists(directory):
         _require_same(workdir, source, files)
         yield source
         return
@@ -89,10 +89,6 @@ def _named(data: str | os.PathLike[str]) -> str:
     if remedy:
         raise UserError(f"data is the path of a file, '{printable(name)}': use {remedy}")
     return name if isinstance(data, str) else f"folder:{name}"
-
-
-def _has_run(workdir: str) -> bool:
-    return tf.io.gfile.exists(os.path.join(workdir, "config.json"))
 
 
 def _require_same(workdir: str, source: str, files: Files) -> None:
@@ -185,7 +181,7 @@ def _write_file(path: str, contents: np.ndarray | bytes) -> None:
 
 def _remove(directory: str, written: list[str], is_new: bool) -> None:
     """Remove what a call has written whose run has not begun."""
-    if _has_run(directory):
+    if run_directory.exists(directory):
         return
     # What cannot be removed now is accepted by the next call with the same data.
     with contextlib.suppress(tf.errors.OpError, OSError):

@@ -1,9 +1,6 @@
 """The settings of a run's pixel values that are measured on its images."""
 
-import os
-
 import ml_collections
-import tensorflow as tf
 
 from moco_tf import run_directory
 from moco_tf.data import measure, sources
@@ -32,7 +29,7 @@ def resolve(
     if not names:
         return config
     resolved = config.copy_and_resolve_references()
-    if workdir is not None and tf.io.gfile.exists(os.path.join(workdir, "config.json")):
+    if workdir is not None and run_directory.exists(workdir):
         saved = run_directory.read_config(workdir)
         for name in names:
             if saved.data[name] in (AUTO, IMAGENET):

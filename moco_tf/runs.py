@@ -83,7 +83,7 @@ class Run:
         """
         self._require_directory()
         path = run_directory.latest_checkpoint(self.workdir)
-        return int(path.rpartition("-")[2]) if path else 0
+        return run_directory.step_of(path) if path else 0
 
     @property
     def total_steps(self) -> int:

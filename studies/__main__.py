@@ -134,7 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return app.run(
         app.Command(
             "studies",
-            "python -m studies",
             HELP,
             define_flags,
             lambda values: run_or_plot(values, arguments),

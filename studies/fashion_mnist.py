@@ -207,7 +207,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = app.Command(
         "studies.fashion_mnist",
-        "python -m studies.fashion_mnist",
         HELP,
         define_flags,
         lambda values: run(values, arguments),

@@ -330,7 +330,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = app.Command(
         "studies.small_data",
-        "python -m studies.small_data",
         HELP,
         define_flags,
         lambda values: run(values, arguments),

@@ -301,7 +301,7 @@ def _require_saved_model(path: str) -> None:
     if not tf.io.gfile.isdir(path):
         raise UserError(f"{path} is a file, but a SavedModel is a directory")
     if not tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
-        is_run = tf.io.gfile.exists(os.path.join(path, "config.json"))
+        is_run = run_directory.exists(path)
         remedy = ": it is a run directory, so give it as workdir" if is_run else ""
         raise UserError(f"the directory {path} holds no SavedModel, no saved_model.pb{remedy}")
 

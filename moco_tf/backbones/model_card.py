@@ -164,7 +164,7 @@ def facts_of_run(workdir: str, show: Callable[[str], str] = str) -> dict[str, st
 
 def _history_of_run(workdir: str, checkpoint: str) -> tuple[str, str]:
     """Return the text about the training and the text about the results of a run."""
-    config, step = run_directory.read_config(workdir), int(checkpoint.rsplit("-", 1)[1])
+    config, step = run_directory.read_config(workdir), run_directory.step_of(checkpoint)
     # A run that goes on, or was killed, has further lines.
     metrics = [line for line in run_metrics.read_metrics(workdir) if line["step"] <= step]
     training = (

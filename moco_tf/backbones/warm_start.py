@@ -53,8 +53,7 @@ def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
     if not config.init:
         config = resolved
         config.init = initial_weights(config.encoder)
-    is_run = tf.io.gfile.exists(os.path.join(workdir, "config.json"))
-    saved = run_directory.read_config(workdir) if is_run else None
+    saved = run_directory.read_config(workdir) if run_directory.exists(workdir) else None
     if saved is not None and saved.init == config.init:
         resolved.init_checksum = config.init_checksum or saved.init_checksum
         if run_directory.checkpoints(workdir):

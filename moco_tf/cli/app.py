@@ -46,7 +46,6 @@ class Command:
 
     Attributes:
         name: Name of the console command, such as `"moco-train"`.
-        script: How the same command is called in a checkout, such as `"python train.py"`.
         help: What `--help` prints before the flags, with the command called as in a checkout.
         define_flags: Function of the flag values to define flags in, and of the arguments.
         main: Function of the parsed flag values, which returns the exit status or None for 0.
@@ -54,7 +53,6 @@ class Command:
     """
 
     name: str
-    script: str
     help: str
     define_flags: Callable[[flags.FlagValues, list[str]], None]
     main: Callable[[flags.FlagValues], int | None]

@@ -178,7 +178,7 @@ def _print_table(results: list[dict[str, dict[str, float]]]) -> None:
         print(f"{name:24}{cells[0]:>16}{cells[1]:>16}")
 
 
-COMMAND = app.Command("moco-demo", "moco-demo", HELP, define_flags, demo)
+COMMAND = app.Command("moco-demo", HELP, define_flags, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

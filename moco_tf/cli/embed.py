@@ -168,7 +168,7 @@ def _print(outcome: Any, out: str, shard: str) -> None:
     print(f"wrote {outcome.num_images:,} rows to {outcome.num_files} {files} in {out}{rest}")
 
 
-COMMAND = app.Command("moco-embed", "python embed.py", HELP, define_flags, embed)
+COMMAND = app.Command("moco-embed", HELP, define_flags, embed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

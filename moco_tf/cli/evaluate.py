@@ -247,7 +247,7 @@ def _require_backbone(values: flags.FlagValues) -> None:
         raise UserError(f"--{backbones[0]} requires --data and --image_size as well")
 
 
-COMMAND = app.Command("moco-evaluate", "python evaluate.py", HELP, define_flags, evaluate)
+COMMAND = app.Command("moco-evaluate", HELP, define_flags, evaluate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

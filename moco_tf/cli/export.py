@@ -73,8 +73,7 @@ def command(
     export: Callable[[flags.FlagValues], int | None],
 ) -> app.Command:
     """Return the command of a format; the arguments are those of `app.Command`."""
-    script = f"python export/{FORMATS[name]}.py"
-    return app.Command(f"moco-export {name}", script, help, define_flags, export)
+    return app.Command(f"moco-export {name}", help, define_flags, export)
 
 
 def _help() -> str:

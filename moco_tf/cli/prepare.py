@@ -159,7 +159,7 @@ def _size(count: int) -> str:
     return f"{value:.3g} {unit}"
 
 
-COMMAND = app.Command("moco-prepare", "python prepare.py", HELP, define_flags, prepare)
+COMMAND = app.Command("moco-prepare", HELP, define_flags, prepare)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -133,9 +133,7 @@ def _training_flags(values: flags.FlagValues) -> list[str]:
     return [*arguments, f"--workdir={values.workdir or 'DIR'}"]
 
 
-COMMAND = app.Command(
-    "moco-train", "python train.py", HELP, define_flags, train, lists_settings=True
-)
+COMMAND = app.Command("moco-train", HELP, define_flags, train, lists_settings=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

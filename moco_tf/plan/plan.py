@@ -1,11 +1,9 @@
 """Plans: the settings that a config leaves open, chosen from its images and the devices."""
 
 import dataclasses
-import os
 from typing import Any
 
 import ml_collections
-import tensorflow as tf
 
 from moco_tf import run_data, run_directory, run_pixels, workers
 from moco_tf.backbones import loading, warm_start
@@ -137,7 +135,7 @@ def resolve(
 
 def _from_run(config: ml_collections.ConfigDict, workdir: str | None) -> dict[str, rules.Choice]:
     """Return the open settings as the run in a directory has them, if it holds one."""
-    if workdir is None or not tf.io.gfile.exists(os.path.join(workdir, "config.json")):
+    if workdir is None or not run_directory.exists(workdir):
         return {}
     saved = run_directory.read_config(workdir)
     return {key: (saved[key], f"as in the run {workdir}") for key in open_settings(config)}

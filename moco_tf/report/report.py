@@ -109,7 +109,7 @@ def write_report(
         results = compare(features, bar) if compares_now else None
         if can_compare and evaluated is not None:
             results = without_unreadable(evaluated.results)
-        step = int(checkpoint.rsplit("-", 1)[1])
+        step = run_directory.step_of(checkpoint)
         evidence = gather(workdir, config, step, bank, test, finite, results)
         findings = check(evidence)
         bar.update()

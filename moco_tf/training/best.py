@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from moco_tf import run_directory, run_metrics, workers
+from moco_tf import paths, run_directory, run_metrics, workers
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
 from moco_tf.run_data import BEST, EARLIER_BEST, is_best
@@ -22,8 +22,8 @@ def require_not_best(workdir: str) -> None:
 
     The run would delete the checkpoints of a training there.
     """
-    run, name = os.path.split(os.path.abspath(workdir) if "://" not in workdir else workdir)
-    if is_best(name) and tf.io.gfile.exists(os.path.join(run, "config.json")):
+    run, name = os.path.split(paths.absolute(workdir))
+    if is_best(name) and run_directory.exists(run):
         raise UserError(
             f"{workdir} holds the best checkpoint of the run {run}: to train from it, use another "
             f"directory and config.init=run:{workdir}"

@@ -93,7 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = app.Command(
         "studies.transfer",
-        "python -m studies.transfer",
         HELP,
         define_flags,
         lambda values: run(values, arguments),

@@ -137,7 +137,7 @@ def test_other_strings_are_refused(init, image_folder, tmp_path):
         "train.py", *TINY, source_flag(image_folder), f"--config.init={init}", workdir=tmp_path
     )
     assert f"config.init='{init}'" in line
-    assert "run:DIR, saved_model:DIR, keras:FILE or checkpoint:FILE" in line
+    assert "run:DIR, saved_model:DIR, keras:FILE, keras_hub:PRESET or checkpoint:FILE" in line
 
 
 @pytest.mark.parametrize("init", ["run:{}/none", "saved_model:{}/none", "keras:{}/none.keras"])

@@ -142,7 +142,7 @@ def test_output_passes_every_terminal(monkeypatch, encoding):
         print("Käse 🐱 ± \udce9")
         raise UserError("no file 'Käse 🐱\x1b[31m'")
 
-    command = app.Command("moco-test", "python test.py", "", lambda values, arguments: None, main)
+    command = app.Command("moco-test", "", lambda values, arguments: None, main)
     with monkeypatch.context() as context:
         terminals = [io.TextIOWrapper(stream, encoding) for stream in (out, err)]
         context.setattr(sys, "stdout", terminals[0])
