@@ -15,12 +15,11 @@ from moco_tf.data.sources import tfrecord
 from moco_tf.data.sources.examples import MAX_ATTEMPTS
 from moco_tf.data.sources.image_files import START_BYTES, begins_like_image
 from moco_tf.data.sources.record_parts import matching_files, split
-from moco_tf.data.sources.records import Records, read_in_python
+from moco_tf.data.sources.records import SCAN_THREADS, Records, read_in_python
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
-SCAN_THREADS = 16
 
 
 def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Source:

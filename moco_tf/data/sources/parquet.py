@@ -14,7 +14,7 @@ import tensorflow as tf
 from moco_tf.data.decoding import decode
 from moco_tf.data.sources import labeled
 from moco_tf.data.sources.record_parts import label_names, matching_files, split
-from moco_tf.data.sources.records import Records, read_in_python
+from moco_tf.data.sources.records import SCAN_THREADS, Records, read_in_python
 from moco_tf.data.sources.row_groups import RowGroups, open_file
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, LABEL_FEATURE
@@ -22,7 +22,6 @@ from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.names import printable
 
-SCAN_THREADS = 16
 METADATA_KEY = b"huggingface"
 
 

@@ -10,12 +10,12 @@ from moco_tf.data.pixels import Form
 from moco_tf.data.readers import arrays, dicom, tiff
 from moco_tf.data.readers.image import Image, UnfitError
 from moco_tf.data.readers.raster import is_16_bit_png
+from moco_tf.data.sources.image_files import START_BYTES
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 
 MAX_FILES = 8
-START_BYTES = 132  # As many as tell a format.
 
 
 def require_fit(name: str, count: int, path_at: Callable[[int], bytes], form: Form) -> list[str]:

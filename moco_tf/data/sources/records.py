@@ -12,6 +12,9 @@ import tensorflow as tf
 from moco_tf.data.sources.indices import Blocks
 from moco_tf.names import printable
 
+# Number of files that are scanned at the same time. A scan waits for the disk or the network.
+SCAN_THREADS = 16
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:

@@ -14,13 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.index_cache import cached
-from moco_tf.data.sources.records import Records, open_binary
+from moco_tf.data.sources.records import SCAN_THREADS, Records, open_binary
 from moco_tf.errors import UserError
 
 HEADER = struct.Struct("<QI")  # The length of the payload, and the checksum of the length.
 FRAME_BYTES = 16  # Bytes around a payload.
-# Number of files that are scanned at the same time. A scan waits for the disk or the network.
-SCAN_THREADS = 16
 BUFFER_BYTES = 8 << 20  # For reading all records in order.
 
 

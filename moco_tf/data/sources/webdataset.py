@@ -12,15 +12,12 @@ from moco_tf.data.decoding import decode
 from moco_tf.data.sources import labeled, tar_files
 from moco_tf.data.sources.index_cache import cached
 from moco_tf.data.sources.record_parts import label_names, matching_files, split
-from moco_tf.data.sources.records import Records, read_in_python, read_range
+from moco_tf.data.sources.records import SCAN_THREADS, Records, read_in_python, read_range
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, LABEL_FEATURE
 from moco_tf.data.sources.walk import listed
 from moco_tf.errors import UserError
 from moco_tf.names import printable
-
-SCAN_THREADS = 16
-MAX_NAMED = 3  # Maximum number of files that a note names.
 
 
 def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Source:
@@ -121,7 +118,7 @@ def _notes_on_ends(paths: list[str], indices: list[dict[str, np.ndarray]]) -> li
     if not cut:
         return []
     what = "file has" if len(cut) == 1 else "files have"
-    names = listed([printable(path) for path in cut], limit=MAX_NAMED)
+    names = listed([printable(path) for path in cut])
     return [f"{len(cut):,} {what} no end-of-archive mark and may be cut off: {names}"]
 
 
