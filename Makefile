@@ -32,11 +32,11 @@ check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python docs/result_tables.py --check
+	PYTHONPATH=. $(BIN)/python docs/result_tables.py --check
 
 # Writes the tables of measured results into the README and the documentation.
 results: .venv/installed-dev
-	$(BIN)/python docs/result_tables.py
+	PYTHONPATH=. $(BIN)/python docs/result_tables.py
 
 define new_environment
 @$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \

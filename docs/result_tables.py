@@ -1,7 +1,7 @@
 """Write the tables of measured results into the README and the documentation.
 
-    python docs/result_tables.py            (make results)
-    python docs/result_tables.py --check    (part of make check)
+    make results
+    make check      (whether the pages have the tables)
 
 A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`. It is made
 from the results that are committed, so a page cannot show numbers that were not measured. The table
@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> int:
             continue
         name = page.relative_to(ROOT)
         if arguments:
-            print(f"{name} differs from the committed results: run python docs/result_tables.py")
+            print(f"{name} differs from the committed results: run make results")
             status = 1
         else:
             page.write_text(updated, encoding="utf-8")

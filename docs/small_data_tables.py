@@ -8,29 +8,24 @@ import json
 import pathlib
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import scipy.stats
 
 from moco_tf import markdown
+from studies.small_data_results import (
+    BASE,
+    FACTORS,
+    METRICS,
+    UNTRAINED,
+    DataSet,
+    Factor,
+    data_sets,
+)
 
-STUDIES = pathlib.Path(__file__).resolve().parent.parent / "studies"
+STUDY = pathlib.Path(__file__).resolve().parent.parent / "studies" / "small_data"
 NO_RESULTS = "*The study has not been run yet.*"
-SMALL_DATA = ("1000", "4000", "16000", "50000", "photos")
 # The runs of an earlier base, of which the pages show the correlations only.
 EARLIER = "1000_on_views_of_28_pixels.json"
-METRICS = {"knn_top1": "kNN", "linear_top1": "linear probe"}
-UNTRAINED, BASE = "epochs=0,steps=0", "base"
-# Rows of the table of rules: the setting that a run has to change, and those that may change too.
-FACTORS = {
-    "K": ("queue_size", set()),
-    "m": ("momentum", set()),
-    "groups": ("bn_groups", {"shuffle_bn"}),
-    "temperature": ("temperature", set()),
-    "learning rate": ("learning_rate", set()),
-    "batch, as many images in all": ("batch_size", {"bn_groups", "steps"}),
-    "steps": ("steps", set()),
-}
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
 MIN_RUNS = 8  # Of fewer runs, a rank correlation says nothing.
@@ -38,23 +33,21 @@ MIN_RUNS = 8  # Of fewer runs, a rank correlation says nothing.
 
 def small_data() -> str:
     """Return the accuracies of the base of each data set, and the change by each setting."""
-    percents = {name: _percents(name) for name in SMALL_DATA if _runs(name)}
-    settings = list(dict.fromkeys(name for runs in percents.values() for name in runs))
+    found = data_sets(STUDY)
+    settings = list(dict.fromkeys(name for data_set in found for name in data_set.settings))
     if not settings:
         return NO_RESULTS
     tables = []
     for metric, title in METRICS.items():
         rows = []
         for setting in settings:
-            cells = []
-            for runs in percents.values():
-                if setting in (UNTRAINED, BASE):
-                    cells.append(_cell(list(runs.get(setting, {}).get(metric, {}).values())))
-                else:
-                    cells.append(_cell(_changes(runs, setting, BASE, [metric]), "+"))
+            if setting in (UNTRAINED, BASE):
+                cells = [_cell(list(each.percents(setting, metric).values())) for each in found]
+            else:
+                cells = [_cell(each.points(setting, BASE, [metric]), "+") for each in found]
             title_of_row = {UNTRAINED: "random initialization", BASE: "base"}
             rows.append([title_of_row.get(setting, f"`{setting}`"), *cells])
-        tables.append(markdown.table([title, *map(_title, percents)], rows))
+        tables.append(markdown.table([title, *(each.title for each in found)], rows))
     return "\n\n".join(tables)
 
 
@@ -63,74 +56,46 @@ def rules() -> str:
 
     The accuracy is the mean of kNN and linear probe.
     """
-    names = [name for name in SMALL_DATA if BASE in _percents(name)]
-    if not names:
+    found = [data_set for data_set in data_sets(STUDY) if BASE in data_set.settings]
+    if not found:
         return NO_RESULTS
     rows = []
     for metric, title in METRICS.items():
-        gains = [_changes(_percents(name), BASE, UNTRAINED, [metric]) for name in names]
-        row = [f"gain over random initialization, {title}"]
-        rows.append(row + [_cell(gain, "+") for gain in gains])
-    for title, (key, others) in FACTORS.items():
-        rows.append([title, *(_factor(name, key, others) for name in names)])
-    momenta = {name: _momenta(name) for name in names}
-    for steps in sorted({steps for cells in momenta.values() for steps in cells}):
-        cells = [momenta[name].get(steps, "–") for name in names]
-        rows.append([f"m, with {steps:,} steps", *cells])
-    return markdown.table(["setting", *map(_title, names)], rows)
+        gains = [each.points(BASE, UNTRAINED, [metric]) for each in found]
+        rows.append([f"gain over random initialization, {title}", *(_cell(g, "+") for g in gains)])
+    for title, factor in FACTORS.items():
+        rows.append([title, *(_factor(data_set, factor) for data_set in found)])
+    momenta = [_momenta(data_set) for data_set in found]
+    for steps in sorted({steps for cells in momenta for steps in cells}):
+        rows.append([f"m, with {steps:,} steps", *(cells.get(steps, "–") for cells in momenta)])
+    return markdown.table(["setting", *(data_set.title for data_set in found)], rows)
 
 
-def _factor(name: str, key: str, others: set[str]) -> str:
+def _factor(data_set: DataSet, factor: Factor) -> str:
     """Return the base's value of a setting, and the changes of the accuracy with other values."""
-    path = STUDIES / "small_data" / name / "results.json"
-    base = json.loads(path.read_text(encoding="utf-8"))["config"]
-    percents = _percents(name)
-    shuffled, unshuffled = [f"**{base[key]}**"], []
-    for run in {run["name"]: run for run in _runs(name)}.values():
-        settings = run["settings"]
-        if not settings.keys() & {key, *others} or settings.keys() - {key, *others}:
-            continue
-        value = settings.get(key, base[key])
-        cell = _cell(_changes(percents, run["name"], BASE, list(METRICS)), "+")
-        # Shuffling has no effect on a single group.
-        if "shuffle_bn" in settings and value > 1:
-            unshuffled.append(f"{value} without shuffling: {cell}")
-        elif key in settings:
-            shuffled.append(f"{value}: {cell}")
-    return "; ".join(shuffled + unshuffled)
+    parts = [f"**{data_set.config[factor.key]}**"]
+    changes = data_set.changes(factor)
+    for change in sorted(changes, key=lambda change: not change.shuffles):
+        note = "" if change.shuffles else " without shuffling"
+        parts.append(f"{change.value}{note}: {_cell(change.points, '+')}")
+    return "; ".join(parts)
 
 
-def _momenta(name: str) -> dict[int, str]:
+def _momenta(data_set: DataSet) -> dict[int, str]:
     """Return the changes of the accuracy with other m, by the number of steps."""
-    path = STUDIES / "small_data" / name / "results.json"
-    base = json.loads(path.read_text(encoding="utf-8"))["config"]
-    percents = _percents(name)
     parts: dict[int, list[str]] = {}
-    for run in {run["name"]: run for run in _runs(name)}.values():
-        settings = run["settings"]
+    for name, settings in data_set.settings.items():
         if set(settings) == {"momentum", "steps"}:
             steps = settings["steps"]
-            changes = _changes(percents, run["name"], f"steps={steps}", list(METRICS))
-            part = f"{settings['momentum']}: {_cell(changes, '+')}"
-            parts.setdefault(steps, [f"**{base['momentum']}**"]).append(part)
+            cell = _cell(data_set.points(name, f"steps={steps}"), "+")
+            base = f"**{data_set.config['momentum']}**"
+            parts.setdefault(steps, [base]).append(f"{settings['momentum']}: {cell}")
     return {steps: "; ".join(texts) for steps, texts in parts.items()}
-
-
-def _changes(
-    percents: dict[str, dict[str, dict[int, float]]], name: str, base: str, metrics: Sequence[str]
-) -> list[float]:
-    """Return for each seed the difference of two runs in the mean of some metrics."""
-    first, second = percents.get(name, {}), percents.get(base, {})
-    seeds = sorted(set(first.get(metrics[0], {})) & set(second.get(metrics[0], {})))
-    return [
-        statistics.mean(first[metric][seed] - second[metric][seed] for metric in metrics)
-        for seed in seeds
-    ]
 
 
 def views() -> str:
     """Return the accuracies of three runs on views of different sizes for about the same time."""
-    summary = json.loads((STUDIES / "small_data" / "views.json").read_text(encoding="utf-8"))
+    summary = json.loads((STUDY / "views.json").read_text(encoding="utf-8"))
     rows = []
     for run in summary["runs"]:
         used = summary["config"] | run["settings"]
@@ -147,10 +112,10 @@ def quality() -> str:
     correlations: dict[str, list[str]] = {measure: [] for measure in MEASURES}
     header = ["measure"]
     all_runs = {
-        f"Fashion-MNIST, {int(name):,} images" if name.isdigit() else f"`{name}`": _runs(name)
-        for name in SMALL_DATA
+        f"Fashion-MNIST, {each.title} images" if each.name.isdigit() else each.title: each.runs
+        for each in data_sets(STUDY)
     }
-    earlier = (STUDIES / "small_data" / EARLIER).read_text(encoding="utf-8")
+    earlier = (STUDY / EARLIER).read_text(encoding="utf-8")
     all_runs["Fashion-MNIST, 1,000 images, views of 28 pixels"] = json.loads(earlier)["runs"]
     for title, records in all_runs.items():
         runs = [run for run in records if "quality" in run and run["name"] != UNTRAINED]
@@ -165,27 +130,6 @@ def quality() -> str:
         return "*There are too few runs yet.*"
     rows = [[f"`{measure}`", *cells] for measure, cells in correlations.items()]
     return markdown.table(header, rows)
-
-
-def _percents(name: str) -> dict[str, dict[str, dict[int, float]]]:
-    """Return the accuracies of a data set in percent by setting, metric and seed."""
-    percents: dict[str, dict[str, dict[int, float]]] = {}
-    for run in _runs(name):
-        for metric in METRICS:
-            row = percents.setdefault(run["name"], {}).setdefault(metric, {})
-            row[run["seed"]] = 100 * run[metric]
-    return percents
-
-
-def _runs(name: str) -> list[dict[str, Any]]:
-    """Return the records of the runs on a data set."""
-    path = STUDIES / "small_data" / name / "results.json"
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-
-
-def _title(name: str) -> str:
-    """Return the title of a column."""
-    return f"{int(name):,}" if name.isdigit() else f"`{name}`"
 
 
 def _cell(values: Sequence[float], sign: str = "") -> str:

@@ -18,13 +18,14 @@ HELP = """Compare settings of pre-training on up to 50,000 images of Fashion-MNI
 
     python -m studies.small_data
     python -m studies.small_data --sizes=4000,photos --seeds=0
+    python -m studies.small_data --figures_only
 
 Every run differs in one setting, or a few that belong together, from a base of 1,000 steps in
 batches of 128 or, on photos, from the config of the demo with half its epochs. Backbones are
 evaluated on images that were set aside from the training images, never on the test images, so that
 the settings can be chosen by the results. The whole study takes many hours on two CPU cores. It
-writes a results.json for each data set after every run; run the same command again to continue a
-study that was stopped.
+writes a results.json for each data set after every run, and a figure at the end; run the same
+command again to continue a study that was stopped.
 
 The images are those of Debian's package dataset-fashion-mnist.
 """
@@ -60,6 +61,9 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         [*(str(size) for size in SIZES), PHOTOS],
         "Numbers of images of Fashion-MNIST to pre-train on, or photos, separated by commas.",
         flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "figures_only", False, "Plot the figure from --out without running.", flag_values=values
     )
     seeds.define_flag(values, default=[0, 1])
 
@@ -294,7 +298,11 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
     sizes = [int(size) for size in values.sizes if size != PHOTOS]
 
     from moco_tf.config import flatten
-    from studies import experiments, study
+    from studies import experiments, small_data_figure, study
+
+    if values.figures_only:
+        print(f"wrote {small_data_figure.write(values.out)}")
+        return 0
 
     if sizes:
         write_images(values.data, values.workdir, sizes)
@@ -322,6 +330,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> int:
             )
             if stopped_by is not None:
                 return 128 + stopped_by
+    print(f"wrote {small_data_figure.write(values.out)}")
     return 0
 
 

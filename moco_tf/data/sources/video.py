@@ -1,7 +1,6 @@
 """The `video` source: frames of video files, decoded by PyAV as they are needed."""
 
 import concurrent.futures
-import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -41,21 +40,16 @@ def load(name: str, path: str, frame_seconds: float = 1.0) -> Source:
     Args:
         name: The string that names the source.
         path: Path of a local file or folder.
-        frame_seconds: Seconds between the frames; 0 for all frames.
+        frame_seconds: Seconds between the frames, finite and 0 or greater; 0 for all frames.
 
     Returns:
         The source. A file that cannot be opened is skipped, with a note.
 
     Raises:
-        UserError: If PyAV is not installed, there is no such path, no file can be opened,
-            `frame_seconds` is negative or not finite, or as `folder.load`.
+        UserError: If PyAV is not installed, there is no such path, no file can be opened, or as
+            `folder.load`.
     """
     import_av()
-    if not 0 <= frame_seconds < math.inf:
-        raise UserError(
-            f"config.data.frame_seconds={frame_seconds}: use a positive number of seconds, or 0 "
-            "for all frames"
-        )
     if "://" in path:
         raise UserError(f"data source '{name}': copy the videos to a local disk, to seek in them")
     if os.path.isfile(path):
