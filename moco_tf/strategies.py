@@ -59,7 +59,9 @@ def _interruptible() -> Iterator[None]:
     """Let Ctrl-C end the process at once, where Python's handler would run after the wait."""
     handler = signal.getsignal(signal.SIGINT)
     # Python changes handlers in the main thread only, and cannot restore one that C code installed.
-    if handler is None or threading.current_thread() is not threading.main_thread():
+    # An interrupt that is ignored stays so, as in a job in the background.
+    is_main = threading.current_thread() is threading.main_thread()
+    if handler in (None, signal.SIG_IGN) or not is_main:
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

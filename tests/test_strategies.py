@@ -137,3 +137,13 @@ def test_handler_of_ctrl_c_that_c_code_installed_stays(handlers, monkeypatch):
     monkeypatch.setattr(signal, "signal", set_handler)
     assert strategies.make_strategy("multiworker") == "a strategy"
     assert handlers == [None]
+
+
+def test_ctrl_c_that_is_ignored_stays_so(handlers):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert strategies.make_strategy("multiworker") == "a strategy"
+        assert handlers == [signal.SIG_IGN]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
