@@ -123,7 +123,9 @@ def test_resolved_config_has_the_numbers_of_the_preset():
 
 def test_command_line_changes_the_preset(monkeypatch, tmp_path):
     configs = []
-    monkeypatch.setattr("moco_tf.training.run.preview", lambda config, path: configs.append(config))
+    monkeypatch.setattr(
+        "moco_tf.training.preview.preview", lambda config, path, workdir: configs.append(config)
+    )
     in_process.run(
         "train.py",
         "--config=configs/photos.py",
