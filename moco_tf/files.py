@@ -117,7 +117,7 @@ def read_json(path: str, remedy: str = "restore it from a backup") -> dict[str, 
 
     Args:
         path: Path of the file.
-        remedy: What to do about a damaged file.
+        remedy: What to do about a file that is missing or damaged.
 
     Raises:
         UserError: If the file does not exist or is damaged.
@@ -127,6 +127,11 @@ def read_json(path: str, remedy: str = "restore it from a backup") -> dict[str, 
             values = json.loads(file.read())
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__} and not an object")
-    except (tf.errors.OpError, OSError, ValueError, RecursionError) as error:
+    except (tf.errors.NotFoundError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error_reason(error)}): {remedy}") from error
+    except (tf.errors.OpError, OSError) as error:  # The file may be whole.
+        raise UserError(
+            f"{path} cannot be read ({error_reason(error)}): check its permissions, and the disk "
+            "or the network that it is on"
+        ) from error
     return values

@@ -104,13 +104,20 @@ def gather_from_workers(number: int) -> list[int]:
     return [int(gathered) for gathered in strategy.gather(numbers, axis=0)]
 
 
-def require_same(facts: Mapping[str, Any]) -> None:
+def require_same(
+    facts: Mapping[str, Any],
+    remedy: str = (
+        "Start all workers with the same settings and images, and with a run directory that they "
+        "share"
+    ),
+) -> None:
     """Raise a `UserError` if a fact is not the same on all workers.
 
     Every worker has to call it at the same point of the program.
 
     Args:
         facts: Values that can be written as JSON, by what they are.
+        remedy: What to do if they differ, a sentence.
     """
     if not several_workers():
         return
@@ -121,9 +128,8 @@ def require_same(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if not _is_same(value):
             raise UserError(
-                f"the workers differ in {name}: on this one, it is {json.dumps(value):.300}. Start "
-                "all workers with the same settings and images, and with a run directory that they "
-                "share"
+                f"the workers differ in {name}: on this one, it is {json.dumps(value):.300}. "
+                f"{remedy}"
             )
 
 

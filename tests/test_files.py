@@ -6,7 +6,8 @@ import threading
 import pytest
 import tensorflow as tf
 
-from moco_tf.files import error_reason, write_atomically, write_remedy
+from moco_tf.errors import UserError
+from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
 
 
 def contents(folder):
@@ -88,3 +89,16 @@ def test_reason_of_a_function_in_a_graph_is_its_message_alone():
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         tf.function(lambda: tf.numpy_function(fail, [], tf.int64))()
     assert error_reason(error.value) == "a damaged file"
+
+
+def test_file_that_cannot_be_read_for_a_moment_is_not_called_damaged(tmp_path):
+    path = tmp_path / "result.json"
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read .*: check its permissions, and the disk"):
+        read_json(str(path), "delete it")
+    path.rmdir()
+    with pytest.raises(UserError, match="cannot be read .*: delete it$"):
+        read_json(str(path), "delete it")
+    path.write_text('{"half": ')
+    with pytest.raises(UserError, match="cannot be read .*: delete it$"):
+        read_json(str(path), "delete it")

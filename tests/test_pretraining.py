@@ -161,7 +161,11 @@ CONFIG = photos.get_config()
         ),
         ("photos", {"config": "foto"}, "config=foto: there is no such file; installed are configs"),
         ("photos", {"config": {"epochs": 3}}, "config is of the type dict: use the name of"),
-        ("photos", {"data.source": "photos"}, "the images are given twice, by data and by the setting data."),
+        (
+            "photos",
+            {"data.source": "photos"},
+            "the images are given twice, by data and by the",
+        ),
         (CONFIG, {}, "data is a config: pass it as config=..., and None as data"),
         (
             None,

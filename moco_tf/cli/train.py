@@ -47,7 +47,8 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_string(
         "preview",
         None,
-        "PNG file to write, with the first images and their augmented views, instead of training.",
+        "PNG file to write, with the first images and their augmented views, instead of training. "
+        "If --workdir holds a run, its planned settings and measured values are used.",
         flag_values=values,
     )
     flags.DEFINE_bool(

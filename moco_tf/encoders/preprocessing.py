@@ -9,6 +9,7 @@ from keras import layers
 
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data.pixels import Pixels
+from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 
 NORMALIZATION = "normalization"  # The name of the layer that normalizes.
@@ -88,10 +89,16 @@ def for_images(backbone: Any) -> Any:
     """
     if not isinstance(backbone, keras.Model) or has_normalization(backbone):
         return backbone
-    # A copy of a model by Keras does not have its attributes.
-    is_resnet = STEM in [layer.name for layer in backbone.layers]
-    is_built = is_resnet or isinstance(getattr(backbone, "pixels", None), Pixels)
-    return with_normalization(backbone) if is_built else backbone
+    is_built = isinstance(getattr(backbone, "pixels", None), Pixels)
+    return with_normalization(backbone) if is_built or _is_resnet(backbone) else backbone
+
+
+def _is_resnet(model: keras.Model) -> bool:
+    """Return whether a model is a ResNet of `build`, or a copy by Keras without its attributes."""
+    # Other networks have a layer of this name, too, but not this project's BatchNormalization.
+    return STEM in [layer.name for layer in model.layers] and any(
+        isinstance(layer, BatchNormalization) for layer in model.layers
+    )
 
 
 def has_normalization(model: keras.Model) -> bool:

@@ -145,7 +145,8 @@ def read_together(directory: str, protocol: str, key: str) -> list[dict[str, Any
         UserError: As `read`, or if the workers do not read the same results.
     """
     records = read(directory, protocol, key)
-    require_same({f"the results of an earlier {protocol}": records})
+    remedy = f"Use a directory that all of them share, instead of {directory}"
+    require_same({f"the results of an earlier {protocol}": records}, remedy)
     return records
 
 

@@ -35,8 +35,8 @@ class KNNMonitor(GlobalStep):
     initial weights and those after the last step are evaluated too. The evaluation of the initial
     weights follows the first step, so that a mistake that stops this step shows early. Without
     labels or test images there is no accuracy. Without test images, the measures are of the images
-    of pre-training. If an evaluation fails, as without an image that can be read, the run goes on
-    without the monitor.
+    of pre-training. If an evaluation fails, as without an image that can be read, the run goes on,
+    and the next one is tried again.
 
     Args:
         log: The run's `MetricsLog`.
@@ -71,8 +71,7 @@ class KNNMonitor(GlobalStep):
         self.batches = batches
         self.train = sample(source.train, knn.MAX_TRAIN)
         self.test = _measured(source)
-        what = "the kNN monitor" if best is None else "the kNN monitor and a new best checkpoint"
-        self.evaluation = Accessory(what, is_shared=True)
+        self.evaluation = Accessory("this evaluation of the kNN monitor", is_shared=True)
         self.every = config.knn_every * steps_per_epoch
         self.has_warned = False
 
@@ -84,11 +83,15 @@ class KNNMonitor(GlobalStep):
             self._copy = keras.models.clone_model(self._trained)
             pixels = encoders.pixels_of(self._trained)
             self._step = features.feature_step(encoders.with_normalization(self._copy, pixels))
-            self._extract_train, self._extract_test = (
-                features.Extractor(self.source, indices, self.image_size, keep_views=True)
-                for indices in (self.train, self.test)
-            )
+            self._read_images()
             self._copy.set_weights(self._trained.get_weights())
+
+    def _read_images(self) -> None:
+        """Read the images in the next evaluation, which the later ones then have in memory."""
+        self._extract_train, self._extract_test = (
+            features.Extractor(self.source, indices, self.image_size, keep_views=True)
+            for indices in (self.train, self.test)
+        )
 
     def on_step(self, step: int, logs: dict[str, Any]) -> None:
         """Evaluate the initial weights, then every `knn_every` epochs and after the last step."""
@@ -107,7 +110,9 @@ class KNNMonitor(GlobalStep):
         values: dict[str, float] = {}
         with self.evaluation.may_fail():
             values, count = self._evaluate(step)
+            self.evaluation.has_failed = False  # So that the next failure is reported.
         if not values:
+            self._read_images()
             return
         # Values of other views cannot be compared, and the size may change when a run is resumed.
         self.log.write(step, {**values, "evaluation_size": self.image_size})
@@ -134,12 +139,15 @@ class KNNMonitor(GlobalStep):
     def _evaluate(self, step: int) -> tuple[dict[str, float], int]:
         """Return the values by name, and the number of images."""
         test = self._extract_test(self._step)
+        train = self._extract_train(self._step) if classifies(self.source) else None
+        if test.unreadable or (train is not None and train.unreadable):
+            self._read_images()  # The drive may have been away for a moment.
         if self.projector is not None:
             with self.log.tensorboard.may_fail():
                 self.projector.write(step, test)
         values: dict[str, float] = {}
-        if classifies(self.source):
-            values["knn_top1"] = knn.classify(self._extract_train(self._step), test)["top1"]
+        if train is not None:
+            values["knn_top1"] = knn.classify(train, test)["top1"]
         if len(test.indices) >= MIN_MEASURED:
             values |= quality.measure(test)
             if len(self._pairs) == 2:

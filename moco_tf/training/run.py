@@ -257,10 +257,11 @@ def _require_identical_workers(
         "the number of channels": data.channels,
         "the checksum of the images": data.checksum,
     }
+    images = labels = None
     if config.monitor_source and config.knn_every:
         images = [monitored.size, run_data.of_source(monitored).checksum]
-        facts["the images of the kNN monitor"] = images
-        facts["the labels of the kNN monitor"] = run_data.labels_checksum(monitored)
+        labels = run_data.labels_checksum(monitored)
+    facts |= {"the images of the kNN monitor": images, "the labels of the kNN monitor": labels}
     workers.require_same(facts)
 
 

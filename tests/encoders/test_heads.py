@@ -193,6 +193,39 @@ def test_copy_of_a_resnet_by_keras_is_normalized_in_evaluations(stem, tmp_path):
     assert preprocessing.for_images(model) is model
 
 
-def test_model_of_another_kind_is_taken_for_one_of_images():
-    mean = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.GlobalAveragePooling2D()])
-    assert preprocessing.for_images(mean) is mean
+def efficient_net(name):
+    network = getattr(keras.applications, name)
+    return network(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+
+
+def own_network():
+    """A network of a user with a layer that has the name of the first one of our ResNets."""
+    images = keras.Input([8, 8, 3])
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.Conv2D(4, 3, name="stem_conv")(x)
+    return keras.Model(images, keras.layers.GlobalAveragePooling2D()(x))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.stem = keras.layers.Conv2D(4, 3, name="stem_conv")
+
+    def call(self, images):
+        return keras.ops.mean(self.stem(images), axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: efficient_net("EfficientNetB0"),
+        lambda: efficient_net("EfficientNetV2B0"),
+        own_network,
+        Subclassed,
+        lambda: lambda images: images,
+    ],
+    ids=["efficientnet", "efficientnet_v2", "own", "subclassed", "function"],
+)
+def test_network_of_others_is_taken_for_one_of_images(build):
+    network = build()
+    assert preprocessing.for_images(network) is network

@@ -15,6 +15,7 @@ from moco_tf.training.build import build_data, build_model
 from moco_tf.training.finite import FiniteCheck
 from moco_tf.training.knn_monitor import KNNMonitor
 from moco_tf.training.metrics_log import MetricsLog
+from tests.images import write_folder
 
 STEPS_PER_EPOCH = 5
 MEASURES = {
@@ -127,6 +128,31 @@ def test_failure_is_reported_once_and_later_evaluations_are_logged(
         for step in (1, STEPS_PER_EPOCH):
             monitor.on_step(step, {})
     output = capsys.readouterr().out
-    assert output == "warning: the run goes on without the kNN monitor: Input/output error\n"
+    assert output == (
+        "warning: the run goes on without this evaluation of the kNN monitor: Input/output error\n"
+    )
     monitor.on_step(2 * STEPS_PER_EPOCH, {})
     assert list(logged(tmp_path)) == [2 * STEPS_PER_EPOCH]
+
+
+@pytest.mark.slow
+def test_images_that_were_away_are_read_again(tmp_path, capsys):
+    folder = write_folder(tmp_path / "photos", images_per_class=20, side=32)
+    source = sources.load(f"folder:{folder}")
+    _, monitor = monitor_of(source, tmp_path)
+    folder.rename(tmp_path / "away")
+    for step in (1, STEPS_PER_EPOCH):
+        monitor.on_step(step, {})
+    (tmp_path / "away").rename(folder)
+    monitor.on_step(2 * STEPS_PER_EPOCH, {})
+    away = source.describe(source.test[0])
+    (folder / away).rename(tmp_path / "away.jpg")
+    monitor._read_images()
+    monitor.on_step(3 * STEPS_PER_EPOCH, {})
+    (tmp_path / "away.jpg").rename(folder / away)
+    monitor.on_step(4 * STEPS_PER_EPOCH, {})
+    output = capsys.readouterr().out
+    assert output.count("warning: the run goes on without this evaluation of the kNN monitor") == 1
+    count = len(source.test)
+    shown = [line.rpartition(" on ")[2] for line in output.splitlines() if "kNN top-1" in line]
+    assert shown == [f"{count} images", f"{count - 1} images", f"{count} images"]

@@ -382,6 +382,8 @@ def test_workers_compare_the_images_of_the_monitor(facts, tmp_path):
         facts(config, str(tmp_path), RunData(100, 3), monitored)
         for monitored in (source, less, labels)
     )
+    # A worker without the setting has other values, but the same facts.
+    assert facts(default_config(), str(tmp_path), RunData(100, 3), source).keys() == base.keys()
     for other, name in zip(others, ("images", "labels"), strict=True):
         differing = [key for key in base if base[key] != other[key]]
         assert differing == [f"the {name} of the kNN monitor"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from moco_tf.data.pixels import AUTO, DTYPES, WHOLE_RANGES, Form, parse_range
 from moco_tf.data.sources.source import SOURCE_NAMES, Source
@@ -106,8 +107,9 @@ def load(
         "orientation": orientation,
         "frame_seconds": float(checked("frame_seconds", frame_seconds, NOT_NEGATIVE)),
     }
-    if not isinstance(orientation, bool):
+    if not isinstance(orientation, bool | np.bool_):
         raise UserError(f"orientation={orientation!r}: must be True or False")
+    limited["orientation"] = orientation = bool(orientation)
     channels = checked("channels", channels, Range(minimum=0, is_whole=True))
     for key, value in limited.items():
         if value != defaults[key]:
