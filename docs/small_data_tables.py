@@ -28,7 +28,7 @@ NO_RESULTS = "*The study has not been run yet.*"
 EARLIER = "1000_on_views_of_28_pixels.json"
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
-MIN_RUNS = 8  # Of fewer runs, a rank correlation says nothing.
+MIN_RUNS = 20  # Of fewer runs, a rank correlation says nothing.
 
 
 def small_data() -> str:
