@@ -58,7 +58,7 @@ def build(
 ) -> keras.Model:
     """Build a backbone, or with `head` an encoder of queries or keys.
 
-    The weights are random, but for those of a .keras file or of a preset of KerasHub, which are
+    The weights are random, except for those of a .keras file or of a preset of KerasHub, which are
     read with it.
 
     Args:

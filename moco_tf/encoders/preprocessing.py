@@ -30,12 +30,12 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
     Returns:
         A model that shares the weights of the backbone, from images `[N, H, W, C]` with values in
         the value range of `pixels`, which is by default 0 to 255, to features `[N, D]` in float32.
-        Values outside of the range are clipped to it, but for those of images with 8 bits per
-        channel, which are never outside. It has the attribute `pixels`, and `checkpoint` if the
+        Values outside of the range are clipped to it, except for images with 8 bits per channel,
+        whose values are never outside. It has the attribute `pixels`, and `checkpoint` if the
         backbone has it.
 
     Raises:
-        UserError: If the backbone normalizes its images already, and as other values than `pixels`.
+        UserError: If the backbone already normalizes its images, for other values than `pixels`.
 
     Example:
         >>> import numpy as np
