@@ -115,7 +115,7 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
     Its BatchNormalization is ours, with the momentum and the epsilon of each layer and with groups.
     Layers that draw random numbers are switched off: Shuffling BN and the exact resumption of a
     run need an encoder that computes the same from the same images. All layers can be trained, and
-    they compute in the current dtype policy, but for those that prepare the images.
+    they compute in the current dtype policy, except for those that prepare the images.
 
     Args:
         network: A functional `keras.Model`.
