@@ -31,7 +31,7 @@ def frozen() -> str:
         titles = {
             "pixels": "raw pixels",
             f"{encoder}-random": f"{encoder}, random initialization",
-            f"{encoder}-moco": f"**{encoder}, MoCo**",
+            f"{encoder}-moco": f"**{encoder}, MoCo{_epochs(runs, encoder)}**",
         }
         for name, title in titles.items():
             cells = [
@@ -45,23 +45,26 @@ def frozen() -> str:
 
 def finetuning() -> str:
     """Return the accuracies after fine-tuning and after supervised training."""
+    columns = {"0.01": "1 % of the labels", "0.1": "10 %", "1": "100 %"}
     runs = _runs()
     rows = []
     for encoder, seeds in _encoders(runs).items():
         random, pretrained = runs[f"{encoder}-random"], runs[f"{encoder}-moco"]
-        keys = list(pretrained[seeds[0]]["finetune"])
+        moco = f"MoCo{_epochs(runs, encoder)}"
         for title, records, suffix in (
             (f"{encoder}, supervised only", random, ""),
             (f"{encoder}, supervised only, longer schedule", random, " longer"),
-            (f"**{encoder}, MoCo, then fine-tuned**", pretrained, ""),
+            (f"**{encoder}, {moco}, then fine-tuned**", pretrained, ""),
         ):
+            results = [records[seed]["finetune"] for seed in seeds]
             cells = [
-                _cell([records[seed]["finetune"][key + suffix]["top1"] for seed in seeds])
-                for key in keys
+                _cell([result[key + suffix]["top1"] for result in results])
+                if key + suffix in results[0]
+                else "–"
+                for key in columns
             ]
             rows.append([title, *(f"**{cell}**" if "**" in title else cell for cell in cells)])
-    header = ["training", "1 % of the labels", "10 %", "100 %"]
-    return _table(header, rows, runs)
+    return _table(["training", *columns.values()], rows, runs)
 
 
 def schedules() -> str:
@@ -128,6 +131,13 @@ def _encoders(runs: dict[str, dict[int, Record]]) -> dict[str, list[int]]:
             if common:
                 seeds[encoder] = sorted(common)
     return seeds
+
+
+def _epochs(runs: dict[str, dict[int, Record]], encoder: str) -> str:
+    """Return the epochs of pre-training, such as " for 10 epochs", if they are not the config's."""
+    record, *_ = runs[f"{encoder}-moco"].values()
+    epochs = record["settings"].get("epochs")
+    return f" for {epochs} epochs" if epochs else ""
 
 
 def _cell(fractions: Sequence[float]) -> str:

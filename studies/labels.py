@@ -79,8 +79,8 @@ def finetune(
         workdir: Path of the run directory.
 
     Returns:
-        For each name a dict with `top1`, its 95 % interval `top1_interval`, `num_train`, `seconds`,
-        `curve`, the list of the top-1 accuracies after each epoch, and the settings.
+        For each name a dict with `top1`, its 95 % interval `top1_interval`, `num_train`, `seconds`
+        and the settings.
 
     Raises:
         UserError: As `protocols.evaluate_finetune`, or if a result cannot be written.
@@ -101,7 +101,6 @@ def finetune(
             write_result(workdir, {"protocol": PROTOCOL, "finetunings": finished})
         results[name] = {
             **{key: result[key] for key in ("top1", "top1_interval", "num_train", "seconds")},
-            "curve": [epoch["top1"] for epoch in result["curve"]],
             **settings.used(),
         }
     return results

@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import labeled_views
@@ -31,7 +32,7 @@ from moco_tf.encoders import preprocessing
 from moco_tf.encoders.synchronized import statistics_of, synchronized
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step, require_finite
+from moco_tf.evaluation.features import Extractor, feature_step, require_finite
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies, classification
@@ -78,9 +79,9 @@ def fit(
         features to class scores, and the results: a dict with the entries of
         `moco_tf.evaluation.metrics.classification`, of the central views of the test images after
         the last epoch; `num_train` and `num_test`, the numbers of images that can be read; the
-        entries of `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch with
-        `epoch`, counted from 1, `top1`, `top5` and `loss`, the mean over the training images in
-        nats.
+        entries of `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch that
+        was evaluated with `epoch`, counted from 1, `top1`, `top5` and `loss`, the mean over the
+        training images of the epoch in nats.
 
     Raises:
         UserError: If the settings do not fit the backbone, the strategy or the source, no training
@@ -148,10 +149,15 @@ def fit(
                 bar.update()
             require_some_readable(source, sum(counts), epoch)
             num_seen += sum(counts)
+            _require_finite(losses, epoch, settings)
+            is_last = epoch + 1 == settings.epochs
+            if (epoch + 1) % settings.evaluate_every and not is_last:
+                continue
             if settings.layers == "all":
                 test = extract_test(step)
                 unreadable_test |= test.unreadable
-            scores = _scores(layer, test, losses, epoch, settings)
+            scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
+            _require_finite(scores, epoch, settings)
             assert test.labels is not None
             accuracy = accuracies(scores, test.labels)
             loss = float(np.average(losses, weights=counts))
@@ -244,21 +250,14 @@ def _filler(images: tf.Tensor) -> tf.Tensor:
     return tf.range(tf.shape(images)[2], dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
 
 
-def _scores(
-    layer: keras.layers.Dense,
-    test: Features,
-    losses: list[float],
-    epoch: int,
-    settings: FinetuneSettings,
-) -> np.ndarray:
-    """Return the scores of the test images, `[N, classes]`."""
-    scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
-    if not (np.isfinite(losses).all() and np.isfinite(scores).all()):
-        rates = f"head_learning_rate={settings.head_learning_rate:g}"
-        if settings.layers == "all":
-            rates = f"learning_rate={settings.learning_rate:g} and {rates}"
-        raise UserError(f"{rates}: fine-tuning diverged in epoch {epoch + 1}; use smaller rates")
-    return scores
+def _require_finite(values: ArrayLike, epoch: int, settings: FinetuneSettings) -> None:
+    """Raise a `UserError` if a loss or a score of an epoch is NaN or infinity."""
+    if np.isfinite(values).all():
+        return
+    rates = f"head_learning_rate={settings.head_learning_rate:g}"
+    if settings.layers == "all":
+        rates = f"learning_rate={settings.learning_rate:g} and {rates}"
+    raise UserError(f"{rates}: fine-tuning diverged in epoch {epoch + 1}; use smaller rates")
 
 
 def _trainable_copy(backbone: Any) -> Any:

@@ -251,10 +251,21 @@ class FinetuneSettings(SGDSettings):
         above=0,
         maximum=1,
     )
+    evaluate_every: int = setting(
+        1,
+        "Number of epochs between evaluations on the test images. The last epoch is always "
+        "evaluated.",
+        minimum=1,
+    )
 
     def used(self) -> dict[str, Any]:
-        """Return the settings that have an effect: with `layers="head"` not the backbone's."""
-        unused = ("batch_norm", "learning_rate") if self.layers == "head" else ()
+        """Return the settings that affect the trained classifier.
+
+        `evaluate_every` never does, and the settings of the backbone do not with `layers="head"`.
+        """
+        unused = {"evaluate_every"}
+        if self.layers == "head":
+            unused |= {"batch_norm", "learning_rate"}
         return {name: value for name, value in vars(self).items() if name not in unused}
 
 

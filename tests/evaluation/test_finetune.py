@@ -494,6 +494,23 @@ def test_result_has_the_settings_that_were_used(backbone):
 
 
 @pytest.mark.parametrize("layers", ["head", "all"])
+def test_fewer_evaluations_change_only_the_curve(backbone, layers):
+    settings = dict(layers=layers, epochs=5)
+    *_, every = fit(backbone, example(), **settings)
+    *_, second = fit(backbone, example(), **settings, evaluate_every=2)
+    *_, last = fit(backbone, example(), **settings, evaluate_every=9)
+    curve = every.pop("curve")
+    assert second.pop("curve") == [curve[1], curve[3], curve[4]]
+    assert last.pop("curve") == [curve[4]]
+    assert every == second == last
+
+
+def test_divergence_is_noticed_before_the_next_evaluation(backbone):
+    with pytest.raises(UserError, match="diverged in epoch [12]; use smaller rates"):
+        fit(backbone, example(), epochs=5, evaluate_every=5, head_learning_rate=1e30)
+
+
+@pytest.mark.parametrize("layers", ["head", "all"])
 def test_network_of_build_gets_its_normalization(layers):
     network, source = encoders.random_network("resnet8", stem="small"), example()
     _, _, expected = fit(encoders.with_normalization(network), source, layers=layers, epochs=1)

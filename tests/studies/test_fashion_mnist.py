@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from moco_tf.config import total_steps
 from moco_tf.evaluation.settings import FinetuneSettings
 from studies import fashion_mnist, labels, study
 from tests import command
@@ -92,12 +91,16 @@ def test_runs_of_a_seed(arguments, started, tmp_path, capsys):
 def test_rival_has_the_same_schedules_and_longer_ones(arguments, started):
     fashion_mnist.main([*arguments, "--encoders=resnet8,resnet18"])
     assert [config.encoder for config, _ in started[1:]] == ["resnet8"] * 2 + ["resnet18"] * 2
-    for (_, pretrained), (_, random) in (started[1:3], started[3:5]):
+    assert [config.epochs for config, _ in started[1:]] == [60, 0, 10, 0]
+    fractions = {"resnet8": [0.01, 0.1, 1.0], "resnet18": [0.01, 0.1]}
+    for (config, pretrained), (_, random) in (started[1:3], started[3:5]):
         same = {k: v for k, v in random.finetunings.items() if not k.endswith("longer")}
         assert same == pretrained.finetunings
-        assert [settings["label_fraction"] for settings in same.values()] == [0.01, 0.1, 1.0]
+        used = [settings["label_fraction"] for settings in same.values()]
+        assert used == fractions[config.encoder]
         for name, settings in same.items():
-            longer = {**settings, "epochs": 2 * settings["epochs"]}
+            epochs = 2 * settings["epochs"]
+            longer = {**settings, "epochs": epochs, "evaluate_every": epochs}
             assert random.finetunings[f"{name} longer"] == longer
     for _, evaluations in started:
         # They travel to the process of the run as JSON.
@@ -105,19 +108,22 @@ def test_rival_has_the_same_schedules_and_longer_ones(arguments, started):
         assert sent == evaluations
 
 
-def test_estimate_is_the_sum_of_the_images():
-    config = fashion_mnist.base_config("idx")
-    num_steps = total_steps(config, 60000 // config.batch_size)
-    speed = fashion_mnist.SPEEDS["resnet8"]
-    runs = fashion_mnist.plan(["resnet8"], num_steps, config.batch_size)
-    finetuned = 600 * 40 + 6000 * 20 + 60000 * 10
-    extracted = 10000 * (40 + 20 + 10)
-    trained = num_steps * 128 / speed
+@pytest.mark.parametrize(("encoder", "epochs"), [("resnet8", 60), ("resnet18", 10)])
+def test_estimate_is_the_sum_of_the_images(encoder, epochs):
+    runs = fashion_mnist.plan([encoder], fashion_mnist.base_config("idx"))
+    speed = fashion_mnist.ENCODERS[encoder].speed
+    finetuned = [600 * 40, 6000 * 20, 60000 * 10]
+    if encoder == "resnet18":
+        del finetuned[2]
+    extracted = 10000 * len(finetuned)
+    trained = epochs * (60000 // 128) * 128 / speed
     # Three and one of the four forward passes of pre-training, on views that take longer.
-    same = 2.3 * (3 * finetuned + extracted) / (4 * speed)
+    same, longer = (
+        2.3 * (3 * factor * sum(finetuned) + extracted) / (4 * speed) for factor in (1, 2)
+    )
     fixed = fashion_mnist.FIXED_SECONDS + 2.3 * 70000 / (4 * speed)
-    assert runs["resnet8-moco"].cost == pytest.approx(fixed + same + trained)
-    assert runs["resnet8-random"].cost == pytest.approx(fixed + 3 * same)
+    assert runs[f"{encoder}-moco"].cost == pytest.approx(fixed + same + trained)
+    assert runs[f"{encoder}-random"].cost == pytest.approx(fixed + same + longer)
 
 
 def test_pixels_are_the_mean_of_the_channels():
@@ -141,7 +147,7 @@ def test_tables_show_complete_rows_only(arguments, started, tables, tmp_path):
         "| resnet8, random initialization",
         "| **resnet8, MoCo**",
         "| resnet18, random initialization",
-        "| **resnet18, MoCo**",
+        "| **resnet18, MoCo for 10 epochs**",
     ]
     # Runs 2 and 7 of the ten, and run 4, whose second seed is left out with its rival's.
     accuracies = np.array([52.0, 57.0])
@@ -149,8 +155,12 @@ def test_tables_show_complete_rows_only(arguments, started, tables, tmp_path):
     assert expected in rows[2]
     assert "| **54.0** |" in rows[4]
     assert note == "Top-1 accuracy in percent, resnet8 with 2 seeds, resnet18 with 1 seed."
-    _, _, _, longer, *_ = tables.finetuning().splitlines()
-    assert longer.startswith("| resnet8, supervised only, longer schedule | ")
+    header, _, *rows, _, _ = tables.finetuning().splitlines()
+    assert header == "| training | 1 % of the labels | 10 % | 100 % |"
+    assert rows[1].startswith("| resnet8, supervised only, longer schedule | ")
+    assert rows[5] == (
+        "| **resnet18, MoCo for 10 epochs, then fine-tuned** | **54.0** | **54.0** | **–** |"
+    )
     assert "| 1 %, longer | 4 | 80 | 64 | " in tables.schedules()
     assert "| `queue_size` | `8192` |" in tables.recipe()
 
@@ -188,7 +198,7 @@ def test_real_study_is_stopped_and_resumed(arguments, tmp_path):
     assert pretrained["finetune"]["0.01"]["seconds"] == first["seconds"]
     assert list(pretrained["finetune"]) == ["0.01", "0.1", "1"]
     assert pretrained["finetune"]["0.1"]["num_train"] == 40
-    assert len(random["finetune"]["1 longer"]["curve"]) == 20
+    assert random["finetune"]["1 longer"]["epochs"] == 20
     assert "finetune" not in pixels
     for record in (pixels, pretrained, random):
         assert set(record["few_shot_top1"]) == {"1", "5", "10"}
