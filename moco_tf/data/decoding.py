@@ -1,33 +1,18 @@
 """Decoding of image files, with limits on the size that a file can declare."""
 
 import functools
-import io
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from moco_tf.data import readers
 from moco_tf.data.pixels import RGB, Form
-from moco_tf.data.readers import arrays, dicom, tiff
 from moco_tf.data.readers.image import MAX_PIXELS
-from moco_tf.data.readers.raster import PNG_SIGNATURE
-
-# Registers WebP, which Pillow otherwise looks for by importing every format that it knows.
-from PIL import WebPImagePlugin  # noqa: F401  # isort: skip
-
-# Upper bounds on the pixels that one byte of a file can encode, reached by images of one color.
-MAX_PIXELS_PER_BYTE = {
-    "JPEG": 512,  # Huffman codes: at least one bit for 8 x 8 pixels
-    "PNG": 8256,  # deflate expands one byte to 1,032, each of which holds 8 one-bit pixels
-    "GIF": 2731,  # LZW: at least 12 bits for 4,096 pixels
-    "BMP": 128,  # run lengths: two bytes for 255 pixels
-    "WEBP": 30_000,  # has no strict bound; libwebp reaches 26,000
-}
-PILLOW_FORMATS = ("GIF", "BMP", "WEBP")
+from moco_tf.data.readers.raster import MAX_PIXELS_PER_BYTE, PNG_SIGNATURE
 
 # Pillow warns of images of half of `MAX_PIXELS` and more, on the terminal and without the name of
 # the file. Appended, so that the filters of the program that uses this module come first.
@@ -99,7 +84,7 @@ def _decode_rgb(contents: tf.Tensor) -> tf.Tensor:
         lambda: tf.cond(
             _is_png(contents),
             lambda: _decode_by_tensorflow(possible_png(contents)),
-            lambda: _in_python(_decode_by_python, RGB)(contents),
+            lambda: _in_python(readers.read, RGB)(contents),
         ),
     )
     return tf.ensure_shape(image, [None, None, 3])
@@ -152,60 +137,3 @@ def _max_pixels(file_format: str, contents: tf.Tensor) -> tf.Tensor:
     """Return the number of pixels that a file can hold at most, an int64 scalar."""
     num_bytes = tf.cast(tf.strings.length(contents), tf.int64)
     return tf.minimum(MAX_PIXELS_PER_BYTE[file_format] * num_bytes, MAX_PIXELS)
-
-
-def _decode_by_python(contents: bytes, form: Form) -> np.ndarray:
-    """Decode a file that is neither JPEG nor PNG to RGB."""
-    if any(module.begins(contents) for module in (arrays, dicom, tiff)):
-        return readers.read(contents, form)
-    return decode_by_pillow(contents)
-
-
-def decode_by_pillow(contents: bytes) -> np.ndarray:
-    """Decode the first frame of a GIF, BMP or WebP file with Pillow.
-
-    Args:
-        contents: Contents of the file.
-
-    Returns:
-        uint8 `[H, W, 3]`.
-
-    Raises:
-        ValueError: If the file has another format, is damaged or truncated, or cannot be as large
-            as its header declares.
-    """
-    try:
-        # Lazy: this reads the header only.
-        with Image.open(io.BytesIO(contents), formats=PILLOW_FORMATS) as image:
-            check_size(image, len(contents))
-            image.load()
-            # Pillow would convert the transparent color too, and fails where no pixel has it.
-            image.info.pop("transparency", None)
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            "not a JPEG, PNG, GIF, BMP, WebP, TIFF, DICOM or NumPy file, or a damaged one"
-        ) from error
-    except Exception as error:
-        # Pillow has no common exception for damaged files: it raises OSError, SyntaxError,
-        # EOFError, struct.error and others.
-        raise ValueError(f"image file cannot be decoded: {error}") from error
-
-
-def check_size(image: Image.Image, num_bytes: int) -> None:
-    """Raise a ValueError if an image cannot, or must not, be as large as its header declares.
-
-    Pillow has its own limit, but the program that uses this module may have changed it.
-
-    Args:
-        image: The image, of which only the header may have been read.
-        num_bytes: Size of the file.
-    """
-    width, height = image.size
-    # A file of several pictures, as phones write it, begins with a JPEG.
-    file_format = "JPEG" if image.format == "MPO" else str(image.format)
-    if width * height > min(MAX_PIXELS, MAX_PIXELS_PER_BYTE[file_format] * num_bytes):
-        raise ValueError(
-            f"the header declares {width} x {height} pixels, more than {num_bytes} bytes of "
-            f"{file_format} can encode or than the limit of {MAX_PIXELS}"
-        )

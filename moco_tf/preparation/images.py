@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from moco_tf.data.decoding import PNG_SIGNATURE, check_size, decode
+from moco_tf.data.decoding import decode
+from moco_tf.data.readers.raster import PNG_SIGNATURE, require_possible_size
 
 # How much larger than the result an image may be when it is filtered. Before that, a JPEG decoder
 # shrinks it by a power of two at hardly any cost.
@@ -88,7 +89,7 @@ def _shrunk_jpeg(contents: bytes, max_side: int) -> Image.Image | None:
         with Image.open(io.BytesIO(contents), formats=["JPEG", "MPO"]) as image:
             if max(image.size) <= max_side:
                 return None
-            check_size(image, len(contents))
+            require_possible_size(image, len(contents))
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS, REDUCING_GAP)
             return image if image.mode in ("L", "RGB") else image.convert("RGB")
     except Exception:  # Pillow has no common exception for damaged files.

@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageFile, WebPImagePlugin
 
 from moco_tf.data import decoding
+from moco_tf.data.readers import raster
 from tests.command import ROOT
 
 # No side is a multiple of 4 or 8, so that every kind of padding occurs.
@@ -386,8 +387,8 @@ def test_more_pixels_than_the_bytes_can_encode_are_refused(image_kind):
 @pytest.mark.parametrize("image_kind", KINDS)
 @pytest.mark.usefixtures("pillow_limit", "no_pixels_decoded")
 def test_more_pixels_than_the_limit_are_refused(image_kind, monkeypatch):
-    bound = dict.fromkeys(decoding.MAX_PIXELS_PER_BYTE, 2**32)
-    monkeypatch.setattr(decoding, "MAX_PIXELS_PER_BYTE", bound)
+    for file_format in raster.MAX_PIXELS_PER_BYTE:
+        monkeypatch.setitem(raster.MAX_PIXELS_PER_BYTE, file_format, 2**32)
     assert_refused(with_size(image_kind, 13378, 13378))  # 13377 squared is below the limit
 
 
@@ -401,9 +402,11 @@ def test_sizes_whose_product_overflows_are_refused(image_kind, size):
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_limit_is_inclusive(file_format, monkeypatch):
     contents = encode(COLOR, file_format)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 51 * 33)
+    for module in (decoding, raster):
+        monkeypatch.setattr(module, "MAX_PIXELS", 51 * 33)
     assert decode(contents).shape == (33, 51, 3)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 51 * 33 - 1)
+    for module in (decoding, raster):
+        monkeypatch.setattr(module, "MAX_PIXELS", 51 * 33 - 1)
     assert_refused(contents)
 
 
@@ -427,7 +430,7 @@ from tests.command import ROOT
 file = io.BytesIO()
 Image.new("RGB", (51, 33)).save(file, "BMP")
 Image.MAX_IMAGE_PIXELS = 51 * 33 - 1
-assert decoding.decode_by_pillow(file.getvalue()).shape == (33, 51, 3)
+assert decoding.decode(file.getvalue()).shape == (33, 51, 3)
 """
     process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from moco_tf.data.boxes import masks
-from moco_tf.data.decoding import MAX_PIXELS
+from moco_tf.data.readers.image import MAX_PIXELS
 
 # Boxes whose sides are not longer than this have no area, as in Detectron2. In pixels.
 MIN_SIDE = 1e-5

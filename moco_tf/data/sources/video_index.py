@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moco_tf.data.decoding import MAX_PIXELS
+from moco_tf.data.readers.image import MAX_PIXELS
 from moco_tf.data.sources import index_cache
 from moco_tf.errors import UserError
 
