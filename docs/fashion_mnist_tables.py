@@ -51,9 +51,11 @@ def finetuning() -> str:
     for encoder, seeds in _encoders(runs).items():
         random, pretrained = runs[f"{encoder}-random"], runs[f"{encoder}-moco"]
         moco = f"MoCo{_epochs(runs, encoder)}"
+        supervised = random[seeds[0]]["finetune"]
+        factor = supervised["0.01 longer"]["epochs"] / supervised["0.01"]["epochs"]
         for title, records, suffix in (
             (f"{encoder}, supervised only", random, ""),
-            (f"{encoder}, supervised only, longer schedule", random, " longer"),
+            (f"{encoder}, supervised only, {factor:g} times the epochs", random, " longer"),
             (f"**{encoder}, {moco}, then fine-tuned**", pretrained, ""),
         ):
             results = [records[seed]["finetune"] for seed in seeds]
