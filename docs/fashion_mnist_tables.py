@@ -106,7 +106,7 @@ def recipe() -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return (
         f"```bash\n{commands}\n```\n\n{markdown.table(['setting', 'value'], rows)}\n\n"
-        f"The finished runs took {results['seconds'] / 3600:.1f} hours, with {versions}."
+        f"Versions: {versions}."
     )
 
 

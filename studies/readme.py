@@ -78,7 +78,7 @@ def _introduction(study: Results) -> Iterator[str]:
     commands = "\n".join(study["commands"]).replace("python study.py", "python -m studies")
     yield f"# The paper's findings on `{data['source']}`\n```\n{commands}\n```"
     yield _paragraph(
-        f"The study took {study['seconds'] / 60:.0f} minutes for {len(study['runs'])} runs, with "
+        f"The {len(study['runs'])} runs took {study['seconds'] / 60:.0f} minutes in all, with "
         f"{versions}. All numbers and figures come from [results.json](results.json), which has "
         "one line per run. To write the figures and this page again, run `python -m studies "
         "--figures_only`."
