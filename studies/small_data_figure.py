@@ -17,8 +17,8 @@ from studies.small_data_results import BASE, Change, DataSet, Factor, data_sets
 FILE = "settings.png"
 COLORS = ("tab:blue", "tab:green", "tab:orange", "tab:red", "tab:purple")
 # The standard deviation of the difference of two runs that differ only in their seed, in points. In
-# the study of the paper's findings, that of a run is 1.45 (mean of kNN and linear probe, without the
-# memory bank).
+# the study of the paper's findings, the mean of kNN and linear probe of a run has 1.45, without the
+# memory bank.
 DEVIATION = 1.45 * math.sqrt(2)
 
 
