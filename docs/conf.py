@@ -8,11 +8,12 @@ import textwrap
 
 from sphinx.util.inspect import signature, stringify_signature
 
-from moco_tf import __version__
-
 DOCS = pathlib.Path(__file__).parent
-# The extensions of this project, and the package `studies`, which is not installed.
-sys.path += [str(DOCS / "_extensions"), str(DOCS.parent)]
+# The extensions of this project, and the packages of this checkout. An installed moco_tf may be
+# another version.
+sys.path[:0] = [str(DOCS / "_extensions"), str(DOCS.parent)]
+
+from moco_tf import __version__  # noqa: E402
 
 project = "moco-tf"
 author = "The moco-tf authors"

@@ -169,13 +169,15 @@ def last_line(error: BaseException) -> str:
 def _locate(path: str) -> str:
     """Return the path of a config, which may be that of an installed one.
 
-    A checkout has these in configs/, and an installed package in moco_tf/configs/. A folder does
-    not hide a config of the same name, because a folder of images may be called `photos`.
+    A checkout has these in configs/, and an installed package in moco_tf/configs/. Nothing in the
+    working directory hides a config that is given by its name alone, such as `photos`, because a
+    config is code, and a folder of images may have the same name.
     """
     folder, name = os.path.split(path)
-    if not folder and not name.endswith(".py"):
+    is_bare = not folder and not name.endswith(".py")
+    if is_bare:
         folder, name = "configs", f"{name}.py"
-    if not os.path.isfile(path) and folder == "configs" and name in _installed():
+    if (is_bare or not os.path.isfile(path)) and folder == "configs" and name in _installed():
         return os.path.join(os.path.dirname(moco_tf.configs.__file__), name)
     return path
 

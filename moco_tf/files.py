@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,27 @@ def _sync(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with everything in it.
+
+    Of a symbolic link, only the link is removed, and so it is of the links in a folder. TensorFlow
+    would remove what they lead to.
+
+    Args:
+        path: A path, local or of a file system that TensorFlow supports.
+
+    Raises:
+        OSError: If it cannot be removed.
+        tf.errors.OpError: The same, on a file system of TensorFlow.
+    """
+    if "://" in path:
+        (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
 
 
 def require_no_pattern(path: str) -> None:

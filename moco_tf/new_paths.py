@@ -164,7 +164,8 @@ def _withdraw_incomplete(scratch: str) -> None:
         path = os.path.join(os.path.dirname(scratch), name)
         if not os.path.lexists(path):
             missing.append(path)
-        elif os.path.samefile(path, os.path.join(scratch, name)):
+        # `samefile` would follow a link, which is not one of ours, to a file of somebody else.
+        elif os.path.samestat(os.lstat(path), os.lstat(os.path.join(scratch, name))):
             created.append(path)
     if missing:
         for path in created:

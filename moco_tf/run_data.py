@@ -23,6 +23,7 @@ from moco_tf.names import printable
 # The folder in a run directory that holds the best checkpoint. It is a run directory itself.
 BEST = "best"
 NUMBERS, CONTENTS = "data.json", "data_files.gz"
+MAX_CONTENTS_BYTES = 1 << 30  # Of the list of the files, as a damaged or malicious one expands.
 # How the names of the folders beside it begin: a best checkpoint that was chosen by other values.
 EARLIER_BEST = f"{BEST}-"
 # The images that `moco_tf.train` keeps in a run directory: scheme and name of the file.
@@ -205,7 +206,7 @@ def _changes(workdir: str, checksum: str, contents: Iterable[bytes]) -> tuple[st
     """Return what has changed since a run was started, images or labels, and which files have."""
     try:
         with tf.io.gfile.GFile(os.path.join(workdir, CONTENTS), "rb") as file:
-            saved = gzip.decompress(file.read())
+            saved = gzip.GzipFile(fileobj=file).read(MAX_CONTENTS_BYTES)
     except (tf.errors.OpError, OSError, EOFError, ValueError, zlib.error):
         saved = b""
     if _checksum(saved) != checksum:

@@ -1,6 +1,7 @@
 """The run directory: the config of a run, its checkpoints and its metrics."""
 
 import contextlib
+import copy
 import os
 import re
 
@@ -10,14 +11,18 @@ import tensorflow as tf
 from moco_tf import run_data
 from moco_tf.config import OPERATIONAL, default_config, flatten, resolve
 from moco_tf.config_checks import check
+from moco_tf.config_files import expand_paths
 from moco_tf.errors import UserError
 from moco_tf.files import (
     error_reason,
     read_json,
+    remove,
     require_no_pattern,
     write_atomically,
     write_remedy,
 )
+from moco_tf.names import printable
+from moco_tf.paths import VARIABLE
 from moco_tf.run_data import RunData
 from moco_tf.run_metrics import read_metrics
 
@@ -170,7 +175,29 @@ def read_config(workdir: str) -> ml_collections.ConfigDict:
         raise UserError(
             f"{path} is not the config of a run ({error_reason(error)}): restore it from a backup"
         ) from error
+    _require_no_variables(config, path)
     return config
+
+
+def _require_no_variables(config: ml_collections.ConfigDict, path: str) -> None:
+    """Raise a `UserError` if reading the images or weights would expand environment variables.
+
+    The config of a run holds expanded paths. A config that somebody else wrote could send a
+    password in a variable to a machine of theirs.
+
+    Args:
+        config: The config.
+        path: Path of its file, for the message.
+    """
+    expanded = copy.deepcopy(config)
+    expand_paths(expanded)
+    for key, value in flatten(expanded).items():
+        written = flatten(config)[key]
+        if value != written and VARIABLE.search(written):
+            raise UserError(
+                f"{path}: {key}={printable(written)} has an environment variable, which is not "
+                "replaced in the config of a run: write its value there"
+            )
 
 
 def checkpoints(workdir: str) -> list[str]:
@@ -257,12 +284,12 @@ def _remove_leftovers(workdir: str) -> None:
     Only names that this package or TensorFlow gives are removed, because people keep other files in
     a run directory as well. An evaluation may be writing its own files at the moment.
     """
-    files = (
+    temporary = (
         r"(config\.json|encoder\.json|data\.json|data_files\.gz|metrics\.jsonl|lock\.json|"
         r"images\.(npy|labels\.npy|txt))\.[0-9a-f]{8}\.tmp"
     )
     for directory, pattern in (
-        (workdir, files),
+        (workdir, temporary),
         (os.path.join(workdir, "checkpoints"), r"step-\d+_temp/?|checkpoint\.(tmp\w+|\w{8}\.tmp)"),
         (os.path.join(workdir, "tensorboard"), r"[\w.]+\.[0-9a-f]{8}\.tmp"),
     ):
@@ -272,5 +299,4 @@ def _remove_leftovers(workdir: str) -> None:
                 path = os.path.join(directory, name.rstrip("/"))
                 # Whatever cannot be removed now does no harm.
                 with contextlib.suppress(tf.errors.OpError, OSError):
-                    remove = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
                     remove(path)

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_atomically, write_remedy
+from moco_tf.names import printable
 
 NAME = "lock.json"
 HEARTBEAT_SECONDS = 15.0
@@ -114,7 +115,7 @@ def describe(holder: dict[str, Any]) -> str:
     """Return the process and the machine of a lock in words."""
     if "pid" not in holder:
         return "another process"
-    return f"process {holder['pid']} on {holder.get('host')}"
+    return printable(f"process {holder['pid']} on {holder.get('host')}")
 
 
 def _acquire(lock: Lock, workdir: str) -> None:

@@ -95,7 +95,7 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     if height is not None:
         inputs = inputs.replace("any size", f"{height}x{width} pixels only")
     facts = {
-        "network": f"{network.encoder},{stem} {parameters:,} parameters",
+        "network": f"{text(network.encoder)},{stem} {parameters:,} parameters",
         "format": export_format.name,
         "input": inputs,
         "output": export_format.outputs.format(**numbers),
@@ -107,7 +107,7 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     training, evaluation = _history(origin, getattr(backbone, "checkpoint", ""))
     sections = {"Training": training, "Evaluation": evaluation, "License": LICENSE}
     return (
-        f"# {network.encoder}, a backbone for image features\n\n{_facts_table(facts)}\n"
+        f"# {text(network.encoder)}, a backbone for image features\n\n{_facts_table(facts)}\n"
         f"\n{export_format.loading.strip()}\n"
         + "".join(f"\n## {name}\n{text.strip()}\n" for name, text in sections.items())
     )
@@ -189,8 +189,9 @@ def _history_of_run(workdir: str, checkpoint: str) -> tuple[str, str]:
 
 def _without_html(markdown: str) -> str:
     """Return the Markdown of another card, in which no `<` outside of code starts a tag."""
-    # From left to right: what a backslash escapes, code on one line, and the rest.
-    parts = r"\\.|(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|<"
+    # From left to right: what a backslash escapes, code on one line, and the rest. A `|` ends the
+    # code in a table.
+    parts = r"\\.|(?<!`)(`+)(?!`)[^|\n]*?(?<!`)\1(?!`)|<"
     return re.sub(parts, lambda match: "&lt;" if match[0] == "<" else match[0], markdown)
 
 

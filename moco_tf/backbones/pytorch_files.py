@@ -203,11 +203,14 @@ def to_array(key: object, tensor: Any) -> np.ndarray:
 
 
 def import_torch() -> types.ModuleType:
-    """Return the module `torch`, or raise a `UserError` if PyTorch is not installed."""
+    """Return the module `torch`, or raise a `UserError` if PyTorch is missing or too old."""
     try:
         import torch
     except ImportError as error:
         raise UserError("PyTorch is not installed: pip install torch") from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        # Before it, a file could run code in spite of `weights_only` (CVE-2025-32434).
+        raise UserError(f"PyTorch {torch.__version__} is too old: install 2.6 or newer")
     return torch
 
 

@@ -280,17 +280,21 @@ class Mechanism(DistributedModel):
         """Raise a `UserError`, because the contrastive loss is no measure of the features."""
         raise UserError(
             f"{type(self).__name__} has no validation: evaluate the features of "
-            "moco_tf.encoders.with_normalization(model.query_encoder.backbone), for example with "
-            "moco_tf.extract_features and moco_tf.knn"
+            f"{self._backbone_code()}, for example with moco_tf.extract_features and moco_tf.knn"
         )
 
     def get_config(self) -> NoReturn:
         """Raise a `UserError`, because the function that builds the encoders cannot be saved."""
         raise UserError(
             f"{type(self).__name__} cannot be saved as a whole: use model.save_weights for the "
-            "training, and moco_tf.encoders.with_normalization(model.query_encoder.backbone).save "
-            "for the backbone"
+            f"training, and {self._backbone_code()}.save for the backbone"
         )
+
+    def _backbone_code(self) -> str:
+        """Return the expression for the backbone, which an encoder of the user's may not have."""
+        if hasattr(self.query_encoder, "backbone"):
+            return "moco_tf.encoders.with_normalization(model.query_encoder.backbone)"
+        return "keras.Model(encoder.input, FEATURES), with encoder = model.query_encoder"
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the projections of the query encoder, not L2-normalized.

@@ -32,7 +32,9 @@ class MoCo(Mechanism):
     Args:
         build_encoder: Function without arguments that returns a new, built model from images to
             projections `[N, C]`, such as one that calls `moco_tf.encoders.build`. It is called
-            twice. Freeze layers of `query_encoder` before `compile` to keep them as they are.
+            twice. The models of `moco_tf.encoders.build` have an attribute `backbone`, and
+            BatchNormalization with groups. Freeze layers of `query_encoder` before `compile` to
+            keep them as they are.
         queue_size: Number K of keys in the queue; any positive integer.
         momentum: The momentum m of equation 2, in [0, 1].
         temperature: The temperature tau of equation 1, greater than 0.

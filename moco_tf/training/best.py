@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 
 import tensorflow as tf
 from tqdm.auto import tqdm
 
 from moco_tf import paths, run_directory, run_metrics, workers
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
+from moco_tf.files import error_reason, read_json, remove, write_atomically, write_remedy
 from moco_tf.run_data import BEST, EARLIER_BEST, is_best
 from moco_tf.training.checkpoints import Checkpoints
 
+CHECKPOINT_FILE = re.compile(r"step-\d+(\.index|\.data-\d{5}-of-\d{5}|_temp/?)")
 FILE = "best.json"  # What the checkpoint was chosen by.
 # The files of a run directory that say what the run is.
 DESCRIPTIONS = ("config.json", "data.json", "data_files.gz", "encoder.json")
@@ -115,10 +117,9 @@ class BestCheckpoint:
             facts["image_size"] = self.image_size
             write_atomically(os.path.join(self.directory, FILE), json.dumps(facts) + "\n")
             for other in tf.io.gfile.listdir(folder):
-                if other.partition(".")[0] != name:
-                    path = os.path.join(folder, other.rstrip("/"))
-                    remove = tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove
-                    remove(path)
+                # People may keep other files there.
+                if CHECKPOINT_FILE.fullmatch(other) and other.partition(".")[0] != name:
+                    remove(os.path.join(folder, other.rstrip("/")))
         except (tf.errors.OpError, OSError) as error:
             if workers.worker_is_gone(error):
                 raise
@@ -148,7 +149,9 @@ class BestCheckpoint:
         for name in DESCRIPTIONS:
             path = os.path.join(self.output_dir, name)
             if tf.io.gfile.exists(path):
-                tf.io.gfile.copy(path, os.path.join(self.directory, name), overwrite=True)
+                with tf.io.gfile.GFile(path, "rb") as file:
+                    # A copy of TensorFlow would follow a link.
+                    write_atomically(os.path.join(self.directory, name), file.read())
         lines = [
             json.dumps(line) + "\n"
             for line in run_metrics.read_metrics(self.output_dir)

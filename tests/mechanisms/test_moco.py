@@ -216,7 +216,7 @@ def test_what_the_mechanism_does_not_have_is_refused():
     data = tf.data.Dataset.from_tensors(np.zeros([2, N, SIDE, SIDE, 3], np.float32))
     for function, arguments in ((model.fit, {"validation_data": data}), (model.evaluate, {})):
         message = refusal(function, data, **arguments)
-        assert message.startswith("MoCo has no validation: evaluate the features of")
+        assert message.startswith("MoCo has no validation: evaluate the features of keras.Model(")
     assert int(model.step.numpy()) == 0
     assert refusal(model.get_config).startswith("MoCo cannot be saved as a whole: use")
 

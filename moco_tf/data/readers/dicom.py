@@ -11,6 +11,8 @@ NO_PYDICOM = (
     "DICOM needs pydicom: install the extra 'dicom', by pip install '.[dicom]' in a checkout of "
     "moco-tf"
 )
+# pydicom inflates the whole data set of this transfer syntax before its size can be checked.
+DEFLATED = b"1.2.840.10008.1.2.1.99"
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -32,14 +34,16 @@ def read(contents: bytes, dtype: str) -> Image:
         dtype: Type of the pixel values that is wanted.
 
     Raises:
-        UnfitError: If pydicom or a decoder of it is missing, or an integer type is wanted and the
-            file has no window.
+        UnfitError: If pydicom or a decoder of it is missing, the whole data set is compressed, or
+            an integer type is wanted and the file has no window.
         ValueError: If the file is damaged, or too large.
     """
     try:
         import pydicom
     except ImportError as error:
         raise UnfitError(NO_PYDICOM, "") from error
+    if DEFLATED in contents:
+        raise UnfitError("its data set is compressed by deflate: convert it to explicit VR", "")
     try:
         dataset = pydicom.dcmread(io.BytesIO(contents))
         return _read(dataset, dtype, len(contents))

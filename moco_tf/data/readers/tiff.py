@@ -1,6 +1,9 @@
 """TIFF files: one image, or pages that are its channels."""
 
+import importlib.util
 import io
+import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,9 @@ NO_CODECS = (
     "its compression needs imagecodecs: install the extra 'tiff': pip install '.[tiff]' in a "
     "checkout of moco-tf"
 )
+# Kinds of compression that tifffile decodes itself: without a limit those by deflate, LZMA and
+# Zstandard.
+DEFLATE, UNLIMITED = (8, 32946, 50013), (34925, 34926, 50000)
 ORIENTATION = 274
 ALPHA = (1, 2)  # Kinds of extra samples: associated and unassociated alpha.
 # Photometric interpretations.
@@ -73,6 +79,9 @@ def _read(file: Any, channels: int, file_bytes: int) -> Image:
     are_channels = samples == 1 and pages == channels and pages > 1
     read_pages = pages if are_channels else 1
     require_possible(height, width, read_pages * size * page.dtype.itemsize, file_bytes)
+    if not _has_codecs():
+        for read_page in series.pages if are_channels else [page]:
+            _require_possible_segments(file, read_page)
     if are_channels:
         values = np.moveaxis(series.asarray(maxworkers=1).reshape(pages, height, width), 0, -1)
     else:
@@ -84,6 +93,29 @@ def _read(file: Any, channels: int, file_bytes: int) -> Image:
     values = _as_gray_or_rgb(values, page)
     has_alpha = bool(page.extrasamples) and int(page.extrasamples[-1]) in ALPHA
     return Image(values, has_alpha, pages=pages, unused=pages - read_pages)
+
+
+def _has_codecs() -> bool:
+    """Return whether imagecodecs is installed, whose decoders stop at the size of a segment."""
+    try:
+        return importlib.util.find_spec("imagecodecs") is not None
+    except ValueError:  # It was disabled in `sys.modules`.
+        return False
+
+
+def _require_possible_segments(file: Any, page: Any) -> None:
+    """Raise a `ValueError` if a strip or tile of a page inflates to more than its size."""
+    if page.compression in UNLIMITED:
+        raise UnfitError(NO_CODECS, "")
+    if page.compression not in DEFLATE:
+        return
+    size = math.prod(page.chunks) * page.dtype.itemsize
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.filehandle.seek(offset)
+        decompressor = zlib.decompressobj()
+        decompressor.decompress(file.filehandle.read(count), size)
+        if decompressor.unconsumed_tail:
+            raise ValueError("a strip or tile is larger than the header says")
 
 
 def _as_gray_or_rgb(values: np.ndarray, page: Any) -> np.ndarray:

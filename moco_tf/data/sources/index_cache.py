@@ -12,6 +12,7 @@ import io
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -86,6 +87,10 @@ def _read(place: str, identity: str) -> dict[str, np.ndarray] | None:
     digest, arrays = contents[:DIGEST_BYTES], contents[DIGEST_BYTES:]
     if hashlib.sha256(arrays).digest() != digest:
         return None
+    with zipfile.ZipFile(io.BytesIO(arrays)) as archive:
+        # This package does not compress an index, and a compressed one could fill the memory.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            return None
     with np.load(io.BytesIO(arrays), allow_pickle=False) as saved:
         if str(saved["identity"]) != identity:
             return None

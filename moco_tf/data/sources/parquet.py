@@ -235,7 +235,8 @@ def _labels(paths: Sequence[str], column: str) -> tuple[list[str], np.ndarray]:
     parts = []
     for path in paths:
         try:
-            with open_file(path) as file:
+            # With a dictionary, so that a text that many rows share is held once.
+            with open_file(path, as_dictionary=[column]) as file:
                 values = file.read([column]).column(0).combine_chunks()
         except (pa.ArrowException, OSError, tf.errors.OpError) as error:
             raise UserError(
@@ -244,7 +245,8 @@ def _labels(paths: Sequence[str], column: str) -> tuple[list[str], np.ndarray]:
             ) from error
         if pa.types.is_floating(values.type):
             values = _whole(path, column, values)
-        values = values.dictionary_encode()
+        if not pa.types.is_dictionary(values.type):
+            values = values.dictionary_encode()
         texts = [str(value).strip() for value in values.dictionary.to_pylist()]
         of_file = [numbers.setdefault(text, len(numbers)) for text in texts]
         # One more entry, which the index -1 of a null refers to.

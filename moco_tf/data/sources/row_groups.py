@@ -137,14 +137,18 @@ class _RemoteFile(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def open_file(path: str, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+def open_file(
+    path: str, metadata: pq.FileMetaData | None = None, as_dictionary: Sequence[str] = ()
+) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or of `tf.io.gfile`.
 
     Args:
         path: Path of the file.
         metadata: Its metadata, if they have been read before.
+        as_dictionary: Columns of texts to read as distinct texts and indices into them.
     """
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_RemoteFile(path)) if "://" in path else path
-        options = {"metadata": metadata, "page_checksum_verification": True}
+        options = {"metadata": metadata, "read_dictionary": list(as_dictionary)}
+        options["page_checksum_verification"] = True
         yield stack.enter_context(pq.ParquetFile(file, **options))

@@ -39,10 +39,10 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
 
     Returns:
         `places`, int64 `[N]`, for `unpack`; `labels`, int32 `[N]`, indices into `label_texts`, or
-        -1; `label_texts`, the distinct labels; `skipped`, the number of samples without an image;
-        `further`, the number of images in samples that have several and none with a plain extension
-        such as `jpg`; and `has_end`, whether the file ends as an archive does, with a block of
-        zeros.
+        -1; `label_texts`, the distinct labels as JSON; `skipped`, the number of samples without an
+        image; `further`, the number of images in samples that have several and none with a plain
+        extension such as `jpg`; and `has_end`, whether the file ends as an archive does, with a
+        block of zeros.
 
     Raises:
         UserError: If the file cannot be read, is compressed, is not a tar file, or is damaged or
@@ -75,7 +75,8 @@ def index(path: str, image_name: str, label_name: str) -> dict[str, np.ndarray]:
     return {
         "places": np.array(samples.places, np.int64),
         "labels": np.array(samples.labels, np.int32),
-        "label_texts": np.array(list(samples.label_numbers), str),
+        # An array of strings would have the width of the longest for all of them.
+        "label_texts": np.frombuffer(json.dumps(list(samples.label_numbers)).encode(), np.uint8),
         "skipped": np.array(samples.skipped),
         "further": np.array(samples.further),
         "has_end": np.array(len(end) == tarfile.BLOCKSIZE),

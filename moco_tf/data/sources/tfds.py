@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 from absl import logging as absl_logging
 
 from moco_tf.data.sources import arrayrecord, examples, tfrecord_files
@@ -17,6 +18,8 @@ from moco_tf.data.sources.records import Records
 from moco_tf.data.sources.source import Source
 from moco_tf.data.sources.tfrecord import IMAGE_FEATURE, LABEL_FEATURE
 from moco_tf.errors import UserError
+from moco_tf.files import read_json
+from moco_tf.names import printable
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     import tensorflow_datasets as tfds
@@ -186,6 +189,8 @@ def _prepared_builder(
     tfds.display_progress_bar(sys.stderr.isatty())
     # With a version, even a wildcard, tfds looks for prepared files before it looks for code.
     dataset = f"{dataset_name}:{version or '*.*.*'}"
+    if data_dir:
+        _require_known_features(name, os.path.join(data_dir, dataset_name.partition("/")[0]))
     try:
         builder = tfds.builder(dataset, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
@@ -206,6 +211,35 @@ def _prepared_builder(
                 "config.data.tfds_dir to its directory"
             ) from error
     return builder
+
+
+def _require_known_features(name: str, directory: str) -> None:
+    """Raise a `UserError` if tfds would import a module that a prepared data set names.
+
+    The module may be a file beside the data, which would run. Modules that are imported already, as
+    by a program that defines features of its own, are known.
+    """
+    for levels in ("*", "*/*"):  # A version, and a config before it.
+        for path in tf.io.gfile.glob(os.path.join(directory, levels, "features.json")):
+            for class_name in _feature_classes(read_json(path, "prepare the data set again")):
+                module = class_name.rpartition(".")[0]
+                if module.partition(".")[0] != "tensorflow_datasets" and module not in sys.modules:
+                    raise UserError(
+                        f"data source '{name}': {path} names the code {printable(class_name)}, "
+                        f"which was not run: if you trust it, import {printable(module)} first"
+                    )
+
+
+def _feature_classes(value: Any) -> Iterator[str]:
+    """Yield the names of Python classes in a features.json."""
+    if isinstance(value, dict):
+        for key in ("pythonClassName", "python_class_name", "type"):
+            if isinstance(class_name := value.get(key), str) and "." in class_name:
+                yield class_name
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _feature_classes(item)
 
 
 def _features(

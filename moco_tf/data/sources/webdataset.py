@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import json
 import tarfile
 import zlib
 
@@ -48,7 +49,7 @@ def load(name: str, pattern: str, image_feature: str, label_feature: str) -> Sou
     label_name = "" if label_feature == LABEL_FEATURE else label_feature
     paths = matching_files(name, pattern, "tar")
     # Another kind than that of earlier versions, whose indices lack `has_end` or `further`.
-    kind = f"webdataset-{zlib.crc32(f'3/{image_name}/{label_name}'.encode()):08x}"
+    kind = f"webdataset-{zlib.crc32(f'4/{image_name}/{label_name}'.encode()):08x}"
     build = functools.partial(tar_files.index, image_name=image_name, label_name=label_name)
     with concurrent.futures.ThreadPoolExecutor(SCAN_THREADS) as pool:
         indices = list(pool.map(lambda path: cached(path, kind, build), paths))
@@ -127,7 +128,8 @@ def _joined_labels(indices: list[dict[str, np.ndarray]]) -> tuple[list[str], np.
     numbers: dict[str, int] = {}
     parts = []
     for index in indices:
-        of_file = [numbers.setdefault(str(text), len(numbers)) for text in index["label_texts"]]
+        texts = json.loads(index["label_texts"].tobytes())
+        of_file = [numbers.setdefault(text, len(numbers)) for text in texts]
         # One more entry, which the index -1 of an image without a label refers to.
         parts.append(np.array([*of_file, -1], np.int32)[index["labels"]])
     return list(numbers), np.concatenate(parts)
