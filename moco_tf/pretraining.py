@@ -50,7 +50,8 @@ def train(
             settings says so; a list of image files; or a pair of an array
             or a list and the labels, N integers or texts, which are used to evaluate the features.
             Arrays and lists are kept in the run directory, in `images.npy`, `images.labels.npy` and
-            `images.txt`, which must not be files of yours. None for the images of the config.
+            `images.txt`; other files with these names are an error, and are never overwritten. None
+            for the images of the config.
         workdir: Path of the run directory, which is created if it does not exist.
         config: Name of an installed config: `"folder"`, a ResNet-50 on views of 224 pixels, which
             needs a GPU; `"photos"`, a small network for a laptop; `"auto"`, whose settings are
