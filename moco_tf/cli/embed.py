@@ -1,5 +1,6 @@
 """The command moco-embed, which is `python embed.py` in a checkout."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -174,3 +175,7 @@ COMMAND = app.Command("moco-embed", HELP, define_flags, embed)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     return app.run(COMMAND, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

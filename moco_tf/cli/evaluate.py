@@ -1,5 +1,6 @@
 """The command moco-evaluate, which is `python evaluate.py` in a checkout."""
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -253,3 +254,7 @@ COMMAND = app.Command("moco-evaluate", HELP, define_flags, evaluate)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     return app.run(COMMAND, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

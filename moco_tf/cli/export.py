@@ -83,3 +83,7 @@ def _help() -> str:
         summary = (importlib.import_module(f"moco_tf.export.{module}").__doc__ or "").splitlines()
         lines.append(f"    {name:<14}{summary[0]}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """The command moco-prepare, which is `python prepare.py` in a checkout."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,3 +166,7 @@ COMMAND = app.Command("moco-prepare", HELP, define_flags, prepare)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     return app.run(COMMAND, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -140,3 +140,7 @@ COMMAND = app.Command("moco-train", HELP, define_flags, train, lists_settings=Tr
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     return app.run(COMMAND, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

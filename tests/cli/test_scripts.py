@@ -1,7 +1,9 @@
 """The scripts as the documentation calls them: train, resume, evaluate and export for real."""
 
 import json
+import runpy
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -116,3 +118,13 @@ def test_demo_prints_its_table_and_paths(image_folder, tmp_path):
     for name, by_protocol in again["backbones"].items():
         for protocol, result in by_protocol.items():
             assert result["top1"] == report["backbones"][name][protocol]["top1"]
+
+
+@pytest.mark.parametrize("name", ["demo", "embed", "evaluate", "export", "prepare", "train"])
+def test_commands_are_modules_as_well(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"moco_tf.cli.{name}", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(f"moco_tf.cli.{name}", run_name="__main__")
+    assert not stopped.value.code
+    assert f"moco-{name}" in capsys.readouterr().out
