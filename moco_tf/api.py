@@ -1,10 +1,15 @@
 """Evaluation in a notebook; `moco_tf.evaluation` has all protocols and settings."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from moco_tf.data.sources.source import Source, require_source
+from moco_tf.errors import UserError
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
 from moco_tf.evaluation.features import Features, extract, require_comparable
@@ -55,17 +60,18 @@ def extract_features(
 
 
 def knn(
-    train: Features,
-    test: Features,
+    train: Features | Sequence[ArrayLike],
+    test: Features | Sequence[ArrayLike],
     k: int = KNNSettings.k,
     temperature: float = KNNSettings.temperature,
 ) -> dict[str, float]:
     """Classify test images by their nearest training images (weighted kNN, cosine similarity).
 
     Args:
-        train: The labeled features to compare with, a result of `extract_features`. Images without
-            a label are left out.
-        test: The labeled features to classify. Images without a label are left out.
+        train: The labeled features to compare with: a result of `extract_features`, or a pair of
+            arrays, features `[M, D]` and the numbers of the classes `[M]`. Images without a label,
+            which is -1, are left out.
+        test: The labeled features to classify, in the same form.
         k: Number of neighbors, 1 or greater; clipped to the number of training images.
         temperature: Temperature of the votes, greater than 0: a neighbor counts
             exp(similarity / temperature).
@@ -74,8 +80,8 @@ def knn(
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
 
     Raises:
-        UserError: If `train` and `test` are not results of `extract_features` with the same
-            backbone, `k` or `temperature` is out of range, or there are no labels.
+        UserError: If `train` and `test` are not features with labels and the same number of
+            dimensions, or `k` or `temperature` is out of range.
 
     Example:
         >>> import moco_tf
@@ -85,23 +91,26 @@ def knn(
         >>> test = moco_tf.extract_features(backbone, source, "test", image_size=32)
         >>> sorted(moco_tf.knn(train, test, k=20))
         ['top1', 'top5']
+        >>> moco_tf.knn(([[0, 1], [1, 0]], [7, 8]), ([[0.1, 1]], [7]), k=1)["top1"]
+        1.0
     """
-    require_comparable(train, test)
+    train, test = _comparable(train, test)
     return knn_protocol.classify(train, test, KNNSettings(k, temperature))
 
 
 def linear_probe(
-    train: Features,
-    test: Features,
+    train: Features | Sequence[ArrayLike],
+    test: Features | Sequence[ArrayLike],
     l2: float = ProbeSettings.l2,
     iterations: int = ProbeSettings.iterations,
 ) -> dict[str, float]:
     """Fit a logistic regression on features, and return its accuracy.
 
     Args:
-        train: The labeled features to fit, a result of `extract_features`. Images without a label
-            are left out.
-        test: The labeled features to classify. Images without a label are left out.
+        train: The labeled features to fit: a result of `extract_features`, or a pair of arrays,
+            features `[M, D]` and the numbers of the classes `[M]`. Images without a label, which is
+            -1, are left out.
+        test: The labeled features to classify, in the same form.
         l2: Weight of the L2 penalty, greater than 0.
         iterations: Maximum number of L-BFGS iterations, 1 or greater.
 
@@ -109,9 +118,8 @@ def linear_probe(
         `{"top1": float, "top5": float}`, accuracies in [0, 1].
 
     Raises:
-        UserError: If `train` and `test` are not results of `extract_features` with the same
-            backbone, a setting is out of range, all training images are of one class, or there are
-            no labels.
+        UserError: If `train` and `test` are not features with labels and the same number of
+            dimensions, a setting is out of range, or all training images are of one class.
 
     Example:
         >>> import moco_tf
@@ -122,5 +130,41 @@ def linear_probe(
         >>> sorted(moco_tf.linear_probe(train, test, iterations=20))
         ['top1', 'top5']
     """
-    require_comparable(train, test)
+    train, test = _comparable(train, test)
     return logistic.probe(train, test, ProbeSettings(l2, iterations))
+
+
+def _comparable(train: Any, test: Any) -> tuple[Features, Features]:
+    """Return two arguments as features, with pairs of arrays replaced.
+
+    Raises:
+        UserError: If they cannot be compared.
+    """
+    train, test = _from_arrays("train", train), _from_arrays("test", test)
+    require_comparable(train, test)
+    num_classes = max(train.num_classes, test.num_classes)
+    return (
+        dataclasses.replace(train, num_classes=num_classes),
+        dataclasses.replace(test, num_classes=num_classes),
+    )
+
+
+def _from_arrays(name: str, part: Any) -> Any:
+    """Return a pair of features and labels as `Features`, and anything else as it is."""
+    if not isinstance(part, tuple | list) or len(part) != 2:
+        return part
+    try:
+        features, labels = np.asarray(part[0], np.float32), np.asarray(part[1])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} is not a pair of arrays: {error}") from error
+    is_valid = (
+        features.ndim == 2 and labels.shape == features.shape[:1] and labels.dtype.kind in "iu"
+    )
+    if not is_valid or not len(labels) or labels.min() < -1:
+        raise UserError(
+            f"{name} has features of the shape {list(features.shape)} and labels of the shape "
+            f"{list(labels.shape)} and the type {labels.dtype}: pass features [M, D] and the "
+            "numbers of the classes [M], integers of -1 or greater"
+        )
+    indices = np.arange(len(labels), dtype=np.int64)
+    return Features(features, indices, labels.astype(np.int32), int(labels.max()) + 1)

@@ -141,8 +141,9 @@ def test_arrays_in_place_of_features_are_refused(features, function):
     train, test = features
     with pytest.raises(UserError, match="^train is of the type ndarray: .*extract_features"):
         function(train.features, test.features)
-    with pytest.raises(UserError, match="^test is of the type tuple: .*extract_features"):
-        function(train, (test.features, test.labels))
+    with pytest.raises(UserError, match="^test is of the type tuple: .*a pair of arrays"):
+        function(train, (test.features, test.labels, "more"))
+    assert function(train, (test.features, test.labels)) == function(train, test)
     shorter = dataclasses.replace(test, features=test.features[:, :5])
     message = rf"train have the shape \[{len(train.labels)}, 64\], .* \[{len(test.labels)}, 5\]"
     with pytest.raises(UserError, match=message):
@@ -191,3 +192,32 @@ def test_temperature_of_knn_has_an_effect():
     query = as_features(np.float32([[1, 0]]), [0], 2)
     assert moco_tf.knn(bank, query, k=3)["top1"] == 1.0
     assert moco_tf.knn(bank, query, k=3, temperature=2.0)["top1"] == 0.0
+
+
+@pytest.mark.parametrize("function", [moco_tf.knn, moco_tf.linear_probe])
+def test_pairs_of_arrays_are_features(features, function):
+    expected = function(*features)
+    pairs = [(part.features, part.labels) for part in features]
+    assert function(*pairs) == expected
+    assert function(*[(part.tolist(), labels.tolist()) for part, labels in pairs]) == expected
+    # Images without a label are left out, and classes of one part only do no harm.
+    (train, labels), test = pairs
+    more = (np.concatenate([train, train[:1]]), np.append(labels, -1))
+    assert function(more, test) == expected
+    assert function((train, labels + 5), (test[0], test[1] + 5)) == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (([[1.0, 2.0]], [0, 1]), r"features of the shape \[1, 2\] and labels of the shape \[2\]"),
+        (([1.0, 2.0], [0, 1]), "pass features .M, D. and the numbers"),
+        (([[1.0], [2.0]], [0.0, 1.0]), "type float64"),
+        (([[1.0], [2.0]], [0, -2]), "integers of -1 or greater"),
+        (([[1.0], [2.0, 3.0]], [0, 1]), "train is not a pair of arrays"),
+        (([], []), "pass features"),
+    ],
+)
+def test_pairs_that_do_not_belong_together_are_refused(part, message):
+    with pytest.raises(UserError, match=message):
+        moco_tf.knn(part, ([[1.0]], [0]))

@@ -116,7 +116,7 @@ def require_comparable(train: Any, test: Any) -> None:
         if not isinstance(part, Features):
             raise UserError(
                 f"{name} is of the type {type(part).__name__}: pass the features and the labels "
-                "together, as moco_tf.extract_features returns them"
+                "together, as moco_tf.extract_features returns them or as a pair of arrays"
             )
     if train.features.shape[1:] != test.features.shape[1:]:
         shapes = [list(part.features.shape) for part in (train, test)]
