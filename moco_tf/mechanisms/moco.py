@@ -126,7 +126,7 @@ class MoCo(Mechanism):
             self._compile_again()
 
     def compile(self, optimizer: keras.optimizers.Optimizer | str, **kwargs: Any) -> None:
-        """Configure the training, as `Mechanism.compile`.
+        """Compile the model. `Mechanism.compile` describes the arguments.
 
         Layers of the query encoder that are frozen are frozen in the key encoder as well.
         """
