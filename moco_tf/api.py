@@ -16,6 +16,8 @@ from moco_tf.evaluation.features import Features, extract, require_comparable
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from moco_tf.ranges import COUNT, checked
 
+MAX_CLASSES = 10**6  # Of a pair of arrays; the memory of an evaluation grows with the number.
+
 
 def extract_features(
     backbone: Callable[[tf.Tensor], tf.Tensor],
@@ -155,16 +157,16 @@ def _from_arrays(name: str, part: Any) -> Any:
         return part
     try:
         features, labels = np.asarray(part[0], np.float32), np.asarray(part[1])
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{name} is not a pair of arrays: {error}") from error
     is_valid = (
         features.ndim == 2 and labels.shape == features.shape[:1] and labels.dtype.kind in "iu"
     )
-    if not is_valid or not len(labels) or labels.min() < -1:
+    if not is_valid or not len(labels) or labels.min() < -1 or labels.max() >= MAX_CLASSES:
         raise UserError(
             f"{name} has features of the shape {list(features.shape)} and labels of the shape "
             f"{list(labels.shape)} and the type {labels.dtype}: pass features [M, D] and the "
-            "numbers of the classes [M], integers of -1 or greater"
+            f"numbers of the classes [M], integers from -1 to {MAX_CLASSES - 1:,}"
         )
     indices = np.arange(len(labels), dtype=np.int64)
     return Features(features, indices, labels.astype(np.int32), int(labels.max()) + 1)

@@ -7,7 +7,7 @@ import difflib
 import os
 import runpy
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -18,6 +18,15 @@ from moco_tf.config import flatten
 from moco_tf.errors import UserError
 from moco_tf.paths import expand, expand_encoder, expand_source
 from moco_tf.settings import SETTINGS
+
+# The settings that are paths or contain one, with the function that expands each.
+PATH_SETTINGS: dict[str, Callable[[str, str], str]] = {
+    "init": expand_source,
+    "monitor_source": expand_source,
+    "encoder": expand_encoder,
+    "data.source": expand_source,
+    "data.tfds_dir": expand,
+}
 
 # How messages name the types of settings.
 TYPES = {
@@ -146,18 +155,13 @@ def expand_paths(config: ml_collections.ConfigDict) -> None:
     Raises:
         UserError: If a path cannot be expanded.
     """
-    if isinstance(init := config.get("init"), str):
-        config.init = expand_source(init, "config.init")
-    if isinstance(monitored := config.get("monitor_source"), str) and monitored:
-        config.monitor_source = expand_source(monitored, "config.monitor_source")
-    if isinstance(encoder := config.get("encoder"), str):
-        config.encoder = expand_encoder(encoder, "config.encoder")
-    data = config.get("data")
-    if isinstance(data, ml_collections.ConfigDict):
-        if isinstance(source := data.get("source"), str):
-            data.source = expand_source(source, "config.data.source")
-        if isinstance(tfds_dir := data.get("tfds_dir"), str) and tfds_dir:
-            data.tfds_dir = expand(tfds_dir, "config.data.tfds_dir")
+    for key, expand_setting in PATH_SETTINGS.items():
+        group, _, name = key.rpartition(".")
+        owner = config.get(group) if group else config
+        if isinstance(owner, ml_collections.ConfigDict):
+            value = owner.get(name)
+            if isinstance(value, str) and value:
+                owner[name] = expand_setting(value, f"config.{key}")
 
 
 def last_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """The run directory: the config of a run, its checkpoints and its metrics."""
 
 import contextlib
-import copy
 import os
 import re
 
@@ -11,7 +10,7 @@ import tensorflow as tf
 from moco_tf import run_data
 from moco_tf.config import OPERATIONAL, default_config, flatten, resolve
 from moco_tf.config_checks import check
-from moco_tf.config_files import expand_paths
+from moco_tf.config_files import PATH_SETTINGS
 from moco_tf.errors import UserError
 from moco_tf.files import (
     error_reason,
@@ -183,17 +182,20 @@ def _require_no_variables(config: ml_collections.ConfigDict, path: str) -> None:
     """Raise a `UserError` if reading the images or weights would expand environment variables.
 
     The config of a run holds expanded paths. A config that somebody else wrote could send a
-    password in a variable to a machine of theirs.
+    password in a variable to a machine of theirs. A variable that is not set may be the name of a
+    file that has been moved.
 
     Args:
         config: The config.
         path: Path of its file, for the message.
     """
-    expanded = copy.deepcopy(config)
-    expand_paths(expanded)
-    for key, value in flatten(expanded).items():
+    for key, expand_setting in PATH_SETTINGS.items():
         written = flatten(config)[key]
-        if value != written and VARIABLE.search(written):
+        expanded = written
+        if VARIABLE.search(written):
+            with contextlib.suppress(UserError):
+                expanded = expand_setting(written, key)
+        if expanded != written:
             raise UserError(
                 f"{path}: {key}={printable(written)} has an environment variable, which is not "
                 "replaced in the config of a run: write its value there"

@@ -137,6 +137,14 @@ def test_code_that_a_prepared_data_set_names_is_not_run(tmp_path, monkeypatch, m
     assert not (tmp_path / "code_ran").exists()
 
 
+def test_unfinished_version_of_a_prepared_data_set_is_ignored(tmp_path):
+    folder = tmp_path / "birds" / "0.9.0.incomplete1"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text('{"pythonClassName": "')
+    with pytest.raises(UserError, match="has no birds"):
+        moco_tf.load_source("tfds:birds", tfds_dir=str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -159,6 +167,12 @@ def test_variables_in_the_config_of_a_run_are_not_replaced(tmp_path, monkeypatch
     with pytest.raises(UserError, match="has an environment variable") as error:
         run_directory.read_config(str(tmp_path / "run"))
     assert "password" not in str(error.value)
+
+
+def test_run_whose_images_were_moved_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.delenv("images", raising=False)
+    open_run(tmp_path / "run", "folder:us$images")
+    assert run_directory.read_config(str(tmp_path / "run")).data.source == "folder:us$images"
 
 
 def test_path_that_looks_like_a_variable_is_kept(tmp_path, monkeypatch):

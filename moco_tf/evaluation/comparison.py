@@ -58,12 +58,18 @@ def compare(
         UserError: As `protocols.evaluate_finetune`, or if the file cannot be written.
     """
     finished = read_together(directory, PROTOCOL, "curves")
+    # A curve with more points than are asked for will do.
+    complete = [
+        curve
+        for curve in finished
+        if settings.evaluated_epochs() <= {point["epoch"] for point in curve["curve"]}
+    ]
     result = {"protocol": PROTOCOL, **description, "curves": []}
     for name, backbone in backbones.items():
         identity = {"initialisation": name, **identify(backbone, source, image_size)}
         for layers in ("head", "all"):
             curve_settings = dataclasses.replace(settings, layers=layers)
-            curve = find_matching(finished, {**identity, **curve_settings.used()})
+            curve = find_matching(complete, {**identity, **curve_settings.used()})
             if curve is None:
                 progress = f"{name}, {LAYERS[layers]}"
                 curve = protocols.evaluate_finetune(

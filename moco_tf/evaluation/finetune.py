@@ -150,8 +150,7 @@ def fit(
             require_some_readable(source, sum(counts), epoch)
             num_seen += sum(counts)
             _require_finite(losses, epoch, settings)
-            is_last = epoch + 1 == settings.epochs
-            if (epoch + 1) % settings.evaluate_every and not is_last:
+            if epoch + 1 not in settings.evaluated_epochs():
                 continue
             if settings.layers == "all":
                 test = extract_test(step)

@@ -258,6 +258,10 @@ class FinetuneSettings(SGDSettings):
         minimum=1,
     )
 
+    def evaluated_epochs(self) -> set[int]:
+        """Return the epochs, counted from 1, after which the test images are evaluated."""
+        return {*range(self.evaluate_every, self.epochs, self.evaluate_every), self.epochs}
+
     def used(self) -> dict[str, Any]:
         """Return the settings that affect the trained classifier.
 

@@ -294,7 +294,7 @@ class Mechanism(DistributedModel):
         """Return the expression for the backbone, which an encoder of the user's may not have."""
         if hasattr(self.query_encoder, "backbone"):
             return "moco_tf.encoders.with_normalization(model.query_encoder.backbone)"
-        return "keras.Model(encoder.input, FEATURES), with encoder = model.query_encoder"
+        return "keras.Model(model.query_encoder.input, FEATURES)"
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Return the projections of the query encoder, not L2-normalized.

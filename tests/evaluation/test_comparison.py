@@ -36,7 +36,8 @@ def computed(monkeypatch):
     def evaluate(backbone, source, image_size, settings, progress):
         computed.append((progress, settings.layers))
         results = {"top1": len(computed), "top1_interval": [0, 1], "num_train": 8, "seconds": 1}
-        return {**results, "curve": [], **settings.used()}
+        curve = [{"epoch": epoch} for epoch in sorted(settings.evaluated_epochs())]
+        return {**results, "curve": curve, **settings.used()}
 
     monkeypatch.setattr(protocols, "evaluate_finetune", evaluate)
     return computed
@@ -48,6 +49,15 @@ def compare(directory, source=None, backbone=None, image_size=8, settings=SETTIN
     source = source or example()
     result = comparison.compare(backbones, source, image_size, str(directory), {}, settings)
     return [curve["top1"] for curve in result["curves"]]
+
+
+def test_curve_with_too_few_points_is_computed_again(computed, tmp_path):
+    every, seldom = (
+        dataclasses.replace(SETTINGS, epochs=4, evaluate_every=number) for number in (1, 3)
+    )
+    assert compare(tmp_path, settings=seldom) == [1, 2]
+    assert compare(tmp_path, settings=every) == [3, 4]
+    assert compare(tmp_path, settings=seldom) == [3, 4]
 
 
 CHANGES = {

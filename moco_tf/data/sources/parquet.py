@@ -247,11 +247,15 @@ def _labels(paths: Sequence[str], column: str) -> tuple[list[str], np.ndarray]:
             values = _whole(path, column, values)
         if not pa.types.is_dictionary(values.type):
             values = values.dictionary_encode()
-        texts = [str(value).strip() for value in values.dictionary.to_pylist()]
-        of_file = [numbers.setdefault(text, len(numbers)) for text in texts]
+        # Only the values that a row has, in the order of their first rows.
+        used = values.indices.drop_null().unique()
         # One more entry, which the index -1 of a null refers to.
+        number_of = np.full(len(values.dictionary) + 1, -1, np.int32)
+        used_values = values.dictionary.take(used).to_pylist()
+        for place, value in zip(used.to_pylist(), used_values, strict=True):
+            number_of[place] = numbers.setdefault(str(value).strip(), len(numbers))
         indices = values.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        parts.append(np.array([*of_file, -1], np.int32)[indices])
+        parts.append(number_of[indices])
     return list(numbers), np.concatenate(parts)
 
 

@@ -221,6 +221,8 @@ def _require_known_features(name: str, directory: str) -> None:
     """
     for levels in ("*", "*/*"):  # A version, and a config before it.
         for path in tf.io.gfile.glob(os.path.join(directory, levels, "features.json")):
+            if not re.fullmatch(r"\d+\.\d+\.\d+", os.path.basename(os.path.dirname(path))):
+                continue  # It is not a version, such as what a stopped preparation leaves.
             for class_name in _feature_classes(read_json(path, "prepare the data set again")):
                 module = class_name.rpartition(".")[0]
                 if module.partition(".")[0] != "tensorflow_datasets" and module not in sys.modules:

@@ -239,3 +239,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     write_rows(tmp_path / "b", [], hub_schema())
     with pytest.raises(UserError, match="the files hold no rows"):
         load(tmp_path / "b")
+
+
+def test_classes_are_those_of_the_rows_and_not_of_the_dictionary(tmp_path):
+    """A writer may keep categories that no row has."""
+    labels = pa.DictionaryArray.from_arrays(pa.array([2, 0, None, 2] * 3), ["x", "unused", "y"])
+    images = [row(number)["image"]["bytes"] for number in range(12)]
+    table = pa.table({"image": pa.array(images), "label": labels})
+    pq.write_table(table, tmp_path / "train.parquet", store_schema=False, row_group_size=5)
+    source = load(tmp_path / "train.parquet")
+    assert source.class_names == ["x", "y"]
+    assert source.labels.tolist() == [1, 0, -1, 1] * 3
