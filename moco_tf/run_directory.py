@@ -182,8 +182,8 @@ def _require_no_variables(config: ml_collections.ConfigDict, path: str) -> None:
     """Raise a `UserError` if reading the images or weights would expand environment variables.
 
     The config of a run holds expanded paths. A config that somebody else wrote could send a
-    password in a variable to a machine of theirs. A variable that is not set may be the name of a
-    file that has been moved.
+    password in a variable to a machine of theirs. A name with `$` that is not a variable may be
+    that of a file that was moved.
 
     Args:
         config: The config.

@@ -62,7 +62,7 @@ def compare(
     complete = [
         curve
         for curve in finished
-        if settings.evaluated_epochs() <= {point["epoch"] for point in curve["curve"]}
+        if settings.evaluated_epochs() <= {point["epoch"] for point in curve.get("curve", [])}
     ]
     result = {"protocol": PROTOCOL, **description, "curves": []}
     for name, backbone in backbones.items():

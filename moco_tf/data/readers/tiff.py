@@ -16,8 +16,8 @@ NO_CODECS = (
     "its compression needs imagecodecs: install the extra 'tiff': pip install '.[tiff]' in a "
     "checkout of moco-tf"
 )
-# Kinds of compression that tifffile decodes itself: without a limit those by deflate, LZMA and
-# Zstandard.
+# Kinds of compression that tifffile decodes itself, with no limit on the size of the result:
+# deflate; and LZMA and Zstandard, which are left to imagecodecs.
 DEFLATE, UNLIMITED = (8, 32946, 50013), (34925, 34926, 50000)
 ORIENTATION = 274
 ALPHA = (1, 2)  # Kinds of extra samples: associated and unassociated alpha.
