@@ -1,4 +1,4 @@
-"""Files of other people: what they name is not followed, run or expanded without a limit."""
+"""Untrusted files: what they name is not followed, run or expanded without a limit."""
 
 import gzip
 import hashlib
