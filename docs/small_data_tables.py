@@ -8,6 +8,7 @@ import json
 import pathlib
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import scipy.stats
 
@@ -18,7 +19,6 @@ from studies.small_data_results import (
     METRICS,
     UNTRAINED,
     DataSet,
-    Factor,
     data_sets,
 )
 
@@ -28,6 +28,18 @@ NO_RESULTS = "*The study has not been run yet.*"
 EARLIER = "1000_on_views_of_28_pixels.json"
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
+# How the tables name another value of each setting of `FACTORS`.
+TITLES = {
+    "K": "K = {:,}",
+    "m": "m = {}",
+    "groups": "bn_groups = {}",
+    "temperature": "temperature {}",
+    "learning rate": "learning rate {}",
+    "batch, as many images in all": "batches of {}, as many images in all",
+    "steps": "{:,} steps",
+}
+MULTIPLES = {0.125: "an eighth of", 0.25: "a quarter of", 0.5: "half of"}
+MULTIPLES |= {2.0: "twice", 4.0: "four times", 8.0: "eight times"}
 MIN_RUNS = 20  # Of fewer runs, a rank correlation says nothing.
 
 
@@ -52,45 +64,52 @@ def small_data() -> str:
 
 
 def rules() -> str:
-    """Return which settings suit each data set, and how the accuracy changes with others.
+    """Return what the base gains, and how another value of each setting changes its accuracy.
 
-    The accuracy is the mean of kNN and linear probe.
+    The accuracy of a change is the mean of kNN and linear probe.
     """
     found = [data_set for data_set in data_sets(STUDY) if BASE in data_set.settings]
     if not found:
         return NO_RESULTS
-    rows = []
+    gains = []
     for metric, title in METRICS.items():
-        gains = [each.points(BASE, UNTRAINED, [metric]) for each in found]
-        rows.append([f"gain over random initialization, {title}", *(_cell(g, "+") for g in gains)])
-    for title, factor in FACTORS.items():
-        rows.append([title, *(_factor(data_set, factor) for data_set in found)])
-    momenta = [_momenta(data_set) for data_set in found]
-    for steps in sorted({steps for cells in momenta for steps in cells}):
-        rows.append([f"m, with {steps:,} steps", *(cells.get(steps, "–") for cells in momenta)])
-    return markdown.table(["setting", *(data_set.title for data_set in found)], rows)
+        points = [each.points(BASE, UNTRAINED, [metric]) for each in found]
+        gains.append(
+            [f"gain over random initialization, {title}", *(_cell(p, "+") for p in points)]
+        )
+    gains.append(["K of the base", *(f"{each.config['queue_size']:,}" for each in found)])
+    rows = [[title, *cells] for title, cells in _changes(found).items()]
+    titles = [each.title for each in found]
+    return "\n\n".join(
+        [markdown.table(["", *titles], gains), markdown.table(["change", *titles], rows)]
+    )
 
 
-def _factor(data_set: DataSet, factor: Factor) -> str:
-    """Return the base's value of a setting, and the changes of the accuracy with other values."""
-    parts = [f"**{data_set.config[factor.key]}**"]
-    changes = data_set.changes(factor)
-    for change in sorted(changes, key=lambda change: not change.shuffles):
-        note = "" if change.shuffles else " without shuffling"
-        parts.append(f"{change.value}{note}: {_cell(change.points, '+')}")
-    return "; ".join(parts)
+def _changes(found: Sequence[DataSet]) -> dict[str, list[str]]:
+    """Return the change of the accuracy on each data set, by what differs from the base."""
+    points: dict[tuple[Any, ...], list[list[float]]] = {}
+    titles: dict[tuple[Any, ...], str] = {}
 
+    def add(column: int, key: tuple[Any, ...], title: str, values: list[float]) -> None:
+        titles[key] = title
+        points.setdefault(key, [[] for _ in found])[column] = values
 
-def _momenta(data_set: DataSet) -> dict[int, str]:
-    """Return the changes of the accuracy with other m, by the number of steps."""
-    parts: dict[int, list[str]] = {}
-    for name, settings in data_set.settings.items():
-        if set(settings) == {"momentum", "steps"}:
-            steps = settings["steps"]
-            cell = _cell(data_set.points(name, f"steps={steps}"), "+")
-            base = f"**{data_set.config['momentum']}**"
-            parts.setdefault(steps, [base]).append(f"{settings['momentum']}: {cell}")
-    return {steps: "; ".join(texts) for steps, texts in parts.items()}
+    for column, each in enumerate(found):
+        for place, (name, factor) in enumerate(FACTORS.items()):
+            for change in each.changes(factor):
+                value, title = change.value, TITLES[name].format(change.value)
+                if factor.key == "queue_size":  # The base's K depends on the number of images.
+                    value /= each.config[factor.key]
+                    title = f"{MULTIPLES[value]} K"
+                title += "" if change.shuffles else ", without shuffling"
+                add(column, (place, not change.shuffles, value), title, change.points)
+        for name, settings in each.settings.items():
+            if set(settings) == {"momentum", "steps"}:
+                steps, momentum = settings["steps"], settings["momentum"]
+                title = f"m = {momentum}, both runs with {steps:,} steps"
+                key = (len(FACTORS), steps, momentum)
+                add(column, key, title, each.points(name, f"steps={steps}"))
+    return {titles[key]: [_cell(values, "+") for values in points[key]] for key in sorted(points)}
 
 
 def views() -> str:
@@ -136,5 +155,5 @@ def _cell(values: Sequence[float], sign: str = "") -> str:
     """Return a mean with its standard deviation; a dash without values."""
     if not values:
         return "–"
-    mean = f"{statistics.mean(values):{sign}.1f}"
+    mean = f"{round(statistics.mean(values), 1) + 0.0:{sign}.1f}"  # Not -0.0.
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
