@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -210,16 +211,71 @@ def test_pairs_of_arrays_are_features(features, function):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (([[1.0, 2.0]], [0, 1]), r"features of the shape \[1, 2\] and labels of the shape \[2\]"),
-        (([1.0, 2.0], [0, 1]), "pass features .M, D. and the numbers"),
-        (([[1.0], [2.0]], [0.0, 1.0]), "type float64"),
-        (([[1.0], [2.0]], [0, -2]), "integers from -1 to 999,999"),
-        (([[1.0], [2.0]], [0, 10**6]), "integers from -1 to 999,999"),
-        (([[1.0], [2.0]], [0, 2**32]), "integers from -1 to 999,999"),
-        (([[1.0], [2.0, 3.0]], [0, 1]), "train is not a pair of arrays"),
-        (([], []), "pass features"),
+        (([[1.0, 2.0]], [0, 1]), r"labels in train has the shape \[2\]: .* each of the 1 images"),
+        (([1.0, 2.0], [0, 1]), r"train have the shape \[2\] and the type float64: pass a pair"),
+        (([[1.0], [2.0]], [0.5, 1.0]), "labels in train are of the type float and int"),
+        (([[1.0], [2.0]], [[1, 0], [0, 1]]), "labels in train are of the type list"),
+        (([[1.0], [2.0]], np.eye(2)), r"labels in train"),
+        (([[1.0], [2.0]], ["a", "b"]), "labels of train and test are texts and numbers"),
+        (([[1.0], [2.0, 3.0]], [0, 1]), "the features of train are not an array"),
+        (([[1.0 + 2j]], [0]), "type complex128: pass a pair .*, with numbers as features"),
+        (([[1.0], [np.nan], [np.inf]], [0, 1, 1]), "train have NaN.* 2 of 3 rows, first in row 1"),
+        (([[1.0], [1e300]], [0, 1]), "beyond the range of float32 in 1 of 2 rows, first in row 1"),
+        (([], []), "pass a pair"),
+        (([[1.0], [2.0]], [-1, -1]), "none of the images has a label"),
     ],
 )
 def test_pairs_that_do_not_belong_together_are_refused(part, message):
     with pytest.raises(UserError, match=message):
         moco_tf.knn(part, ([[1.0]], [0]))
+
+
+@pytest.mark.parametrize("function", [moco_tf.knn, moco_tf.linear_probe])
+def test_labels_of_pairs_may_be_texts_and_far_apart(features, function):
+    expected = function(*features)
+    for name in (
+        lambda label: f"class {label:03}",
+        lambda label: 10**12 + 1000 * int(label),
+        np.float64,
+    ):
+        pairs = [(part.features, [name(label) for label in part.labels]) for part in features]
+        assert function(*pairs) == expected
+    train, test = features
+    column = pd.Series(train.labels).astype("category")
+    assert function((train.features, column), (test.features, test.labels)) == expected
+    with pytest.raises(UserError, match="labels of test are not the numbers of classes, but"):
+        function(train, (test.features, [f"class {label}" for label in test.labels]))
+
+
+@pytest.mark.parametrize("function", [moco_tf.knn, moco_tf.linear_probe])
+def test_classes_without_training_images_are_reported(features, function):
+    train, test = features
+    number = len(test.labels)
+    with pytest.warns(UserWarning, match=f"{number} of {number} test images are of .* count as"):
+        accuracy = function(
+            (train.features, train.labels), (test.features, test.labels + train.num_classes)
+        )
+    assert accuracy["top1"] == 0.0
+    unknown = dataclasses.replace(test, labels=np.where(test.labels == 0, 9, test.labels))
+    with pytest.warns(UserWarning, match="test images are of 1 classes that no training image has"):
+        function(dataclasses.replace(train, num_classes=10), unknown)
+
+
+def test_features_of_chosen_images(source, backbone):
+    everything = moco_tf.extract_features(backbone, source, "all", SIZE)
+    some = moco_tf.extract_features(backbone, source, source.train[3:5], SIZE)
+    assert some.indices.tolist() == list(source.train[3:5])
+    np.testing.assert_allclose(some.features, everything.features[some.indices], atol=1e-5)
+    message = f"part has the index {source.size}: data source .* has the images 0 to"
+    with pytest.raises(UserError, match=message):
+        moco_tf.extract_features(backbone, source, [0, source.size], SIZE)
+    for wrong in ([], [0.5], [[1]], None, [-1]):
+        with pytest.raises(UserError, match="^part"):
+            moco_tf.extract_features(backbone, source, wrong, SIZE)
+
+
+def test_source_and_features_are_short_in_a_notebook(source, features):
+    assert repr(source) == f"<moco_tf source {source.name!r}: {source.size:,} images>"
+    count = len(features[0].labels)
+    expected = f"<moco_tf features {count} x 64, labels of {features[0].num_classes} classes>"
+    assert repr(features[0]) == expected

@@ -46,7 +46,7 @@ def as_files(data: Any, pixels: str = "uint8") -> dict[str, np.ndarray | bytes]:
     if isinstance(data, tuple) and len(data) == 2 and not _is_path(data[0]):
         data, labels = data
     images = _array_or_list(data)
-    values = None if labels is None else _labels(labels, len(images))
+    values = None if labels is None else as_labels(labels, len(images))
     if not isinstance(images, np.ndarray):
         return {LIST: _list(images, values)}
     npy.require_images(images, "data", pixels)
@@ -112,31 +112,45 @@ def _remedy_of_collections(data: Sequence[Any]) -> str:
     )
 
 
-def _labels(labels: Any, count: int) -> np.ndarray:
-    """Return labels as an array of integers or texts, with -1 or "" for missing ones."""
+def as_labels(labels: Any, count: int, name: str = "data") -> np.ndarray:
+    """Return labels as an array of integers or texts, with -1 or "" for missing ones.
+
+    Args:
+        labels: One label for each image: an array, a list, or a column of a data frame, of integers
+            or texts, of which None, NaN, a negative integer or an empty text is a missing one.
+        count: Number of the images.
+        name: Name of the argument that they are from, for messages.
+
+    Raises:
+        UserError: If they are no such labels.
+
+    Example:
+        >>> as_labels(["cat", None], 2).tolist(), as_labels([3.0, float("nan")], 2).tolist()
+        (['cat', ''], [3, -1])
+    """
     if hasattr(labels, "__array__"):
         labels = np.asarray(labels)
         if labels.shape == (count, 1):
             labels = labels[:, 0]
         if labels.dtype.kind in "iubU" or labels.ndim != 1:
-            npy.require_labels(labels, count, "the array of labels in data")
+            npy.require_labels(labels, count, f"the array of labels in {name}")
             return np.ascontiguousarray(labels)
         labels = labels.tolist()
     if isinstance(labels, (Mapping, Set)):
         raise UserError(
-            f"the labels in data are a {type(labels).__name__}, which has no order of the images: "
-            "use a list with one label for each image"
+            f"the labels in {name} are a {type(labels).__name__}, which has no order of the "
+            "images: use a list with one label for each image"
         )
     if not isinstance(labels, Iterable) or isinstance(labels, (str, bytes)):
-        raise UserError(f"the labels in data are {labels!r:.100}: use one label for each image")
+        raise UserError(f"the labels in {name} are {labels!r:.100}: use one label for each image")
     values = [_label(value) for value in labels]
     types = {type(value) for value in values if value is not None}
     if len(types) > 1 or not types <= {int, bool, str}:
         names = " and ".join(sorted(kind.__name__ for kind in types))
-        raise UserError(f"the labels in data are of the type {names}: use integers, or texts")
+        raise UserError(f"the labels in {name} are of the type {names}: use integers, or texts")
     missing: Any = "" if types == {str} else -1
     array = np.array([missing if value is None else value for value in values])
-    npy.require_labels(array, count, "the list of labels in data")
+    npy.require_labels(array, count, f"the list of labels in {name}")
     return array
 
 

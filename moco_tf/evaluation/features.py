@@ -24,7 +24,7 @@ MAX_KEPT_BYTES = 2**28
 Step = Callable[[tuple[tf.Tensor, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """Features of some images of a source.
 
@@ -46,6 +46,11 @@ class Features:
     unreadable: dict[int, str] = dataclasses.field(default_factory=dict)
     unreadable_classes: list[str] = dataclasses.field(default_factory=list)
     class_names: list[str] = dataclasses.field(default_factory=list)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.features.shape))
+        labels = f"labels of {self.num_classes} classes" if self.num_classes else "no labels"
+        return f"<moco_tf features {shape}, {labels}>"
 
 
 def labeled(part: Features) -> Features:

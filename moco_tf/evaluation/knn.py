@@ -94,8 +94,8 @@ def classify(
         `{"top1": float, "top5": float}`, in [0, 1].
 
     Raises:
-        UserError: If a feature is not finite, there are no labels, or test images are of a class
-            that the training images do not have.
+        UserError: If a feature is not finite, there are no labels, or both have names of classes,
+            and test images are of a class whose name the training images do not have.
     """
     test = with_classes_of(train, labeled(test))
     assert test.labels is not None

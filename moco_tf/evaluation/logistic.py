@@ -37,7 +37,8 @@ def probe(
 
     Raises:
         UserError: If all training images are of one class, a feature is not finite, there are no
-            labels, or test images are of a class that the training images do not have.
+            labels, or both have names of classes, and test images are of a class whose name the
+            training images do not have.
     """
     test = with_classes_of(train, labeled(test))
     assert test.labels is not None

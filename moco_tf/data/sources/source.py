@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from moco_tf.data.pixels import BYTES
 from moco_tf.data.sources.indices import Blocks, Indices, is_in
@@ -23,7 +24,7 @@ SOURCE_NAMES = (
 PARTS = ("train", "test", "pretrain", "all")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Images by index, with labels if there are any.
 
@@ -147,9 +148,38 @@ class Source:
         Raises:
             UserError: If there is no such part.
         """
-        if name not in PARTS:
-            raise UserError(f"part={name!r}: choose one of {', '.join(PARTS)}")
+        if not isinstance(name, str) or name not in PARTS:
+            raise UserError(f"part={name!r:.100}: choose one of {', '.join(PARTS)}")
         return Blocks([0], [self.size]) if name == "all" else getattr(self, name)
+
+    def chosen(self, indices: ArrayLike) -> np.ndarray:
+        """Return indices of images as an array, after checking them.
+
+        Args:
+            indices: Indices of images, such as a slice of `train`.
+
+        Returns:
+            int64 `[M]`.
+
+        Raises:
+            UserError: If they are not the indices of images of this source.
+        """
+        array = np.asarray(indices)
+        if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+            raise UserError(
+                f"part={indices!r:.100}: choose one of {', '.join(PARTS)}, or pass the indices of "
+                "images, an array [M] of integers"
+            )
+        outside = array[(array < 0) | (array >= self.size)]
+        if outside.size:
+            raise UserError(
+                f"part has the index {outside[0]}: data source '{self.name}' has the images 0 to "
+                f"{self.size - 1}"
+            )
+        return array.astype(np.int64)
+
+    def __repr__(self) -> str:
+        return f"<moco_tf source {self.name!r}: {self.size:,} images>"
 
 
 def require_source(source: Any) -> None:
