@@ -19,6 +19,7 @@ from moco_tf.seeds import seed_for
 P = ParamSpec("P")
 T = TypeVar("T")
 
+NOT_FINITE = "views hold NaN or infinity"
 # Called as `augment(images, rows, count, seed)`, such as a `moco_tf.data.augment.Augment`.
 Augmentation = Callable[[tf.Tensor, tf.Tensor, int, tf.Tensor], tf.Tensor]
 
@@ -143,6 +144,10 @@ class Mechanism(DistributedModel):
                 f"the views are {x_q.dtype.name}, but without augment they are not normalized: "
                 "normalize them to floats, or pass a moco_tf.data.augment.Augment as augment"
             )
+        if x_q.dtype.is_floating:
+            # The loss can stay finite while NaN gets into the weights, because ReLU makes it 0.
+            # XLA leaves this check out, but its ReLU keeps NaN.
+            data = [tf.debugging.check_numerics(x, NOT_FINITE) for x in (x_q, x_k)] + list(data[2:])
         return tuple(data)
 
     def _views(
@@ -269,12 +274,41 @@ class Mechanism(DistributedModel):
         """Train the model, as `keras.Model.fit` does.
 
         Raises:
-            UserError: If there are validation data. A loss on other images says little about the
-                features: evaluate those of the backbone.
+            UserError: If there are validation data, because a loss on other images says little
+                about the features: evaluate those of the backbone. Or if views of floats hold NaN
+                or infinity, or those of the first batch of a `tf.data.Dataset` are all in [0, 1],
+                while `augment` takes other values.
         """
         if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
             self.evaluate()
-        return super().fit(*args, **kwargs)
+        self._require_value_range(args[0] if args else kwargs.get("x"))
+        try:
+            return super().fit(*args, **kwargs)
+        except tf.errors.InvalidArgumentError as error:
+            if NOT_FINITE not in str(error):
+                raise
+            raise UserError(
+                f"the training has stopped, because {NOT_FINITE}: leave these images out"
+            ) from error
+
+    def _require_value_range(self, data: Any) -> None:
+        """Raise a `UserError` if the views of a data set are in [0, 1] and others are expected.
+
+        Only floats are looked at, because they can be in either range.
+        """
+        low, high = getattr(self.augment, "value_range", (0.0, 1.0))
+        if high <= 2 or not isinstance(data, tf.data.Dataset):
+            return
+        spec = data.element_spec
+        if not isinstance(spec, tuple) or not getattr(spec[0], "dtype", tf.uint8).is_floating:
+            return
+        for views, *_ in data.take(1):
+            if tf.reduce_max(tf.abs(views)) <= 1:
+                raise UserError(
+                    "the views of the first batch have values in [0, 1], but augment takes them in "
+                    f"[{low:g}, {high:g}]: multiply them by {high:g}, or "
+                    "cast them to uint8 before"
+                )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a `UserError`, because the contrastive loss is no measure of the features."""

@@ -25,9 +25,10 @@ class MoCo(Mechanism):
     `fit` takes batches `(query_images, key_images)`: two views `[N, H, W, channels]` of the same N
     images. With an `augment`, they are uint8, uint16 or float32 in the range of the pixel values,
     such as [0, 255]; without one, they are floats that are augmented and normalized. N must be
-    static and a multiple of the encoder's `bn_groups`, so batch the data set with
-    `drop_remainder=True`. `compile` takes an optimizer and no loss. `fit` reports the loss, the
-    contrastive top-1 and top-5 accuracy and the learning rate. A loss of ln(K + 1) is chance level.
+    a multiple of the encoder's `bn_groups`, so batch the data set with `drop_remainder=True`. The
+    step is compiled again for another N. `compile` takes an optimizer and no loss. `fit` reports
+    the loss, the contrastive top-1 and top-5 accuracy and the learning rate. A loss of ln(K + 1) is
+    chance level.
 
     Args:
         build_encoder: Function without arguments that returns a new, built model from images to

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from moco_tf.data.augment import Augment
+from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.normalization import BatchNormalization
+from moco_tf.errors import UserError
 from moco_tf.mechanisms.end_to_end import EndToEnd
 from moco_tf.mechanisms.memory_bank import MemoryBank
 from moco_tf.mechanisms.moco import MoCo
@@ -233,3 +236,45 @@ def test_logs_are_the_accuracies_of_the_positive_among_the_logits():
     assert float(logs["contrastive_top1"]) == pytest.approx((ranks < 1).mean())
     assert float(logs["contrastive_top5"]) == pytest.approx((ranks < 5).mean())
     assert 0 < (ranks < 1).mean() < (ranks < 5).mean() < 1
+
+
+def pairs(views):
+    return tf.data.Dataset.from_tensor_slices((views, views)).batch(8, drop_remainder=True)
+
+
+def augmented_model(**compiling):
+    model = MoCo(lambda: small_encoder(2), 32, augment=Augment(RECIPES["v2"]))
+    model.compile(SGD(0.03), **compiling)
+    return model
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_views_that_are_not_finite_stop_the_training(value):
+    views = np.random.default_rng(0).integers(0, 256, (16, SIDE, SIDE, 3)).astype(np.float32)
+    views[9, 2, 2, 1] = value
+    model = augmented_model()
+    with pytest.raises(UserError, match="because views hold NaN or infinity: leave these images"):
+        model.fit(pairs(views), verbose=0)
+    weights = [*model.weights, *model.optimizer.variables]
+    assert all(np.isfinite(weight.numpy()).all() for weight in weights)
+
+
+def test_loss_shows_views_that_are_not_finite_with_xla():
+    views = np.full((8, SIDE, SIDE, 3), np.nan, np.float32)
+    history = augmented_model(jit_compile=True).fit(pairs(views), verbose=0).history
+    assert np.isnan(history["loss"]).all()
+
+
+def test_views_in_another_range_are_refused():
+    views = np.random.default_rng(0).random((16, SIDE, SIDE, 3), np.float32)
+    model = augmented_model()
+    message = r"in \[0, 1\], but augment takes them in \[0, 255\]: multiply them by 255"
+    with pytest.raises(UserError, match=message):
+        model.fit(pairs(views), verbose=0)
+    assert int(model.step.numpy()) == 0
+    for accepted in (255 * views, (255 * views).astype(np.uint8)):
+        model.fit(pairs(accepted), verbose=0)
+    # Without an augmentation, or with one of their own, the range is the caller's.
+    unknown = MoCo(lambda: small_encoder(2), 32, augment=lambda images, *_: images)
+    unknown.compile(SGD(0.03))
+    unknown.fit(pairs(views), verbose=0)
