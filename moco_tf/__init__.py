@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from moco_tf.api import extract_features, knn, linear_probe
     from moco_tf.backbones.loading import load_backbone
     from moco_tf.config import default_config
+    from moco_tf.data.augment import Augment
+    from moco_tf.data.recipes import RECIPES
     from moco_tf.data.sources import load as load_source
+    from moco_tf.data.sources.source import Source
     from moco_tf.embedding.embed import embed
     from moco_tf.errors import UserError
+    from moco_tf.evaluation.features import Features
     from moco_tf.mechanisms.moco import MoCo
     from moco_tf.preparation.prepare import prepare
     from moco_tf.pretraining import preview, train
@@ -63,8 +67,12 @@ def _use_folders_of_checkout() -> None:
 _use_folders_of_checkout()
 
 __all__ = [
+    "RECIPES",
+    "Augment",
+    "Features",
     "MoCo",
     "Run",
+    "Source",
     "UserError",
     "default_config",
     "embed",
@@ -84,8 +92,12 @@ __all__ = [
 
 # Where each function and class of `__all__` is defined, and its name there.
 _DEFINITIONS = {
+    "Augment": ("moco_tf.data.augment", "Augment"),
+    "Features": ("moco_tf.evaluation.features", "Features"),
     "MoCo": ("moco_tf.mechanisms.moco", "MoCo"),
+    "RECIPES": ("moco_tf.data.recipes", "RECIPES"),
     "Run": ("moco_tf.runs", "Run"),
+    "Source": ("moco_tf.data.sources.source", "Source"),
     "UserError": ("moco_tf.errors", "UserError"),
     "default_config": ("moco_tf.config", "default_config"),
     "embed": ("moco_tf.embedding.embed", "embed"),
@@ -111,4 +123,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(
+        [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]
+    )

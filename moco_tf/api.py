@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from moco_tf.data import given
 from moco_tf.data.sources.source import Source, require_source
+from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
@@ -57,6 +58,7 @@ def extract_features(
         ((1818, 64), (1818,))
     """
     require_source(source)
+    preprocessing.require_images(backbone, source)
     image_size = checked("image_size", image_size, COUNT)
     if isinstance(part, str):
         return extract(backbone, source, source.part(part), image_size, f"{part} features")

@@ -9,6 +9,8 @@ import tensorflow as tf
 from moco_tf.keras_internals import uses_weight_decay, variable_index
 from moco_tf.ranges import FRACTION, NOT_NEGATIVE, checked
 
+__all__ = ["SGD", "LossScaling"]
+
 
 @keras.saving.register_keras_serializable("moco_tf")
 class SGD(keras.optimizers.Optimizer):

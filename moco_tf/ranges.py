@@ -5,6 +5,8 @@ import math
 import numbers
 from typing import Any
 
+import numpy as np
+
 from moco_tf.errors import UserError
 
 # The largest valid integer, in any range: it fits the counters and seeds of all libraries.
@@ -122,6 +124,26 @@ def checked(name: str, value: Any, valid: Range) -> Any:
         shown = str(value) if valid.choices else repr(value)
         raise UserError(f"{name}={shown:.100}: {problem}")
     return value
+
+
+def checked_bool(name: str, value: Any) -> bool:
+    """Return a bool that a function was given, after checking it.
+
+    Args:
+        name: Name of the argument, for messages.
+        value: The argument.
+
+    Raises:
+        UserError: If it is not a bool of Python or NumPy. A text such as `"no"` would count as
+            True.
+
+    Example:
+        >>> checked_bool("normalize", np.bool_(True))
+        True
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise UserError(f"{name}={value!r:.100}: must be True or False")
+    return bool(value)
 
 
 def _whole(is_tuple: bool) -> str:

@@ -50,7 +50,7 @@ def kept(data: Any, workdir: str, pixels: str = "uint8") -> Iterator[str]:
     files = given.as_files(data, pixels)
     if "://" in workdir and given.ARRAY in files:
         raise UserError(
-            f"data is an array, which is kept in the run directory, but {workdir} is not on a "
+            f"images is an array, which is kept in the run directory, but {workdir} is not on a "
             "local disk: use a local directory, or npy:FILE"
         )
     # The run is found again from another working directory.
@@ -87,7 +87,7 @@ def _named(data: str | os.PathLike[str]) -> str:
     else:
         remedy = ""
     if remedy:
-        raise UserError(f"data is the path of a file, '{printable(name)}': use {remedy}")
+        raise UserError(f"images is the path of a file, '{printable(name)}': use {remedy}")
     return name if isinstance(data, str) else f"folder:{name}"
 
 
@@ -97,7 +97,7 @@ def _require_same(workdir: str, source: str, files: Files) -> None:
     if saved != source:
         raise UserError(
             f"the run directory {workdir} holds a run on the images '{saved}', not on '{source}': "
-            "use another directory, or the data of that run to resume it"
+            "use another directory, or the images of that run to resume it"
         )
     for name in dict.fromkeys([*files, *_existing(workdir)]):
         what = "labels" if name == given.LABELS else "images"
@@ -112,8 +112,8 @@ def _require_same(workdir: str, source: str, files: Files) -> None:
                 ) from error
         if not is_same:
             raise UserError(
-                f"the run directory {workdir} holds a run on other {what} than those in data, see "
-                f"{name}: use another directory, or the data of that run to resume it"
+                f"the run directory {workdir} holds a run on other {what} than the given ones, see "
+                f"{name}: use another directory, or the images of that run to resume it"
             )
 
 
@@ -126,8 +126,8 @@ def _require_free(workdir: str, files: Files) -> None:
             if name in files and _compare(path, files[name], "")[0]:
                 continue
         raise UserError(
-            f"{path} exists and does not hold what is in data, which would be kept in a file of "
-            "this name: use another run directory, or move the file elsewhere"
+            f"{path} exists and does not hold the given images or labels, which would be kept in a "
+            "file of this name: use another run directory, or move the file elsewhere"
         )
 
 

@@ -12,6 +12,8 @@ import tensorflow as tf
 from moco_tf import paths, run_data, run_directory, run_metrics
 from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import evaluation_size, total_steps
+from moco_tf.data import sources
+from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import read_json
 from moco_tf.names import printable
@@ -46,8 +48,8 @@ def load_run(workdir: str | os.PathLike[str]) -> "Run":
 class Run:
     """A run in a run directory, finished or not.
 
-    Everything but the backbone is read from the directory whenever it is used, so that a run that
-    is being trained elsewhere can be watched.
+    Everything but the backbone and the source is read from the directory whenever it is used, so
+    that a run that is being trained elsewhere can be watched.
 
     Args:
         workdir: Path of the run directory, as for `load_run`.
@@ -95,6 +97,24 @@ class Run:
         num_images = run_data.read_num_images(self.workdir)
         return total_steps(self.config, num_images // self.config.batch_size)
 
+    @functools.cached_property
+    def source(self) -> Source:
+        """The images of the run, as `moco_tf.load_source` opens them with the run's options.
+
+        They are opened when they are first used.
+
+        Raises:
+            UserError: If the images cannot be read.
+
+        Example:
+            >>> import moco_tf
+            >>> run = moco_tf.load_run("runs/mine")
+            >>> test = moco_tf.extract_features(run.backbone, run.source, "test", 32)
+            >>> test.features.shape[1]
+            64
+        """
+        return sources.from_config(self.config)
+
     @property
     def evaluation_size(self) -> int:
         """Side in pixels of the central views on which the run is evaluated.
@@ -105,9 +125,9 @@ class Run:
         Example:
             >>> import moco_tf
             >>> run = moco_tf.load_run("runs/mine")
-            >>> source = moco_tf.load_source(run.config.data.source)
-            >>> test = moco_tf.extract_features(run.backbone, source, "test", run.evaluation_size)
-            >>> test.features.shape[1]
+            >>> size = run.evaluation_size
+            >>> train = moco_tf.extract_features(run.backbone, run.source, "train", size)
+            >>> train.features.shape[1]
             64
         """
         return evaluation_size(self.config)

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from moco_tf.ranges import COUNT, POSITIVE, checked
 
+__all__ = ["SCHEDULES", "Cosine", "Step", "exponential"]
+
 SCHEDULES = ("step", "cosine", "exponential")
 
 

@@ -113,13 +113,13 @@ OTHER[5, 1, 1] ^= 1
         (
             (OTHER, LABELS),
             {},
-            "holds a run on other images than those in data, see images.npy: use",
+            "holds a run on other images than the given ones, see images.npy: use",
         ),
         ((IMAGES[:40], LABELS[:40]), {}, "holds a run on other images"),
         (
             (IMAGES, LABELS[::-1]),
             {},
-            "holds a run on other labels than those in data, see images.l",
+            "holds a run on other labels than the given ones, see images.l",
         ),
         (IMAGES, {}, "holds a run on other labels"),
         (
@@ -164,13 +164,23 @@ CONFIG = photos.get_config()
         (
             "photos",
             {"data.source": "photos"},
-            "the images are given twice, by data and by the",
+            "the images are given twice, by images and by the",
         ),
-        (CONFIG, {}, "data is a config: pass it as config=..., and None as data"),
+        (
+            "photos",
+            {"data": {"source": "photos"}},
+            "the images are given twice, by images and by the",
+        ),
+        (
+            moco_tf.load_source("photos"),
+            {},
+            "images is an open data source: pass its name, 'photos', and its options",
+        ),
+        (CONFIG, {}, "images is a config: pass it as config=..., and None for its"),
         (
             None,
             {"config": "folder"},
-            "data=None, and the config names no images: use a data source",
+            "images=None, and the config names no images: use a data source",
         ),
         ("photo", {}, "unknown data source 'photo'"),
         (pathlib.Path("/none"), {}, "data source 'folder:/none': there is no folder '/none'"),
@@ -184,11 +194,15 @@ CONFIG = photos.get_config()
             {},
             "batch_size=128 is more than the 4 images of data source 'npy:{tmp_path}/",
         ),
-        (IMAGES / 255, {}, "data is float64, but images are uint8"),
-        ("a/x.npy", {}, "data is the path of a file, 'a/x.npy': use 'npy:a/x.npy'"),
-        (pathlib.Path("x.npy"), {}, "data is the path of a file, 'x.npy': use 'npy:x.npy'"),
-        ("a.JPG", {}, "data is the path of a file, 'a.JPG': use a list of image files, such as ["),
-        (pathlib.Path("x.txt"), {}, "data is the path of a file, 'x.txt': use 'files:x.txt'"),
+        (IMAGES / 255, {}, "the array of images is float64, but images are uint8"),
+        ("a/x.npy", {}, "images is the path of a file, 'a/x.npy': use 'npy:a/x.npy'"),
+        (pathlib.Path("x.npy"), {}, "images is the path of a file, 'x.npy': use 'npy:x.npy'"),
+        (
+            "a.JPG",
+            {},
+            "images is the path of a file, 'a.JPG': use a list of image files, such as [",
+        ),
+        (pathlib.Path("x.txt"), {}, "images is the path of a file, 'x.txt': use 'files:x.txt'"),
         ("photos", {"strategy": "mirrored"}, "strategy='mirrored': pass a tf.distribute.Strategy"),
         (
             "photos",
@@ -230,7 +244,7 @@ def test_files_of_the_user_are_left_alone(tmp_path, data):
     np.save(tmp_path / "images.labels.npy", np.array([{}]))  # It cannot be read without pickle.
     (tmp_path / "images.txt").write_text("a list\n")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(UserError, match="exists and does not hold what is in data") as error:
+    with pytest.raises(UserError, match="exists and does not hold the given images") as error:
         moco_tf.train(data, tmp_path, **SETTINGS)
     assert "\n" not in str(error.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

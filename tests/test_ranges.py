@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moco_tf.errors import UserError
-from moco_tf.ranges import Range, checked
+from moco_tf.ranges import Range, checked, checked_bool
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,9 @@ def test_value_that_is_not_one_integer_is_refused(value, shown):
 def test_several_choices_in_place_of_one_are_refused():
     with pytest.raises(UserError, match="choose a or b"):
         checked("layers", ("a",), Range(choices=("a", "b")))
+
+
+@pytest.mark.parametrize("value", ["no", 1, None, [True]])
+def test_values_that_are_no_bools_are_refused(value):
+    with pytest.raises(UserError, match="^normalize=.*: must be True or False$"):
+        checked_bool("normalize", value)

@@ -1,12 +1,14 @@
 """`moco_tf.load_run`: what an existing run looks like in Python."""
 
 import os
+import pathlib
 import shutil
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 import moco_tf
 from moco_tf import UserError, run_metrics
@@ -33,6 +35,52 @@ def test_evaluation_size_is_that_of_the_config(trained_run):
     assert run.evaluation_size == run.config.image_size == 32
     run.config.evaluation_size = 48
     assert run.evaluation_size == 48
+
+
+FEW = dict(batch_size=8, queue_size=16, bn_groups=2, steps=1, knn_every=0, rgb_operations=False)
+
+
+@pytest.fixture(scope="module")
+def gray_run(tmp_path_factory):
+    """A run on 16-bit images of one channel, and its images."""
+    images = np.random.default_rng(0).integers(0, 4000, [24, 16, 16, 1]).astype(np.uint16)
+    data = {"pixels": "uint16", "value_range": "0,4000"}
+    workdir = tmp_path_factory.mktemp("gray") / "run"
+    return moco_tf.train(images, workdir, "photos", **FEW, data=data), images
+
+
+@pytest.mark.slow
+def test_source_has_the_options_of_the_run(gray_run, tmp_path):
+    run, images = gray_run
+    source = run.source
+    assert (source.dtype, source.channels, source.value_range) == ("uint16", 1, (0, 4000))
+    np.testing.assert_array_equal(source.read(tf.constant(3, tf.int64)), images[3])
+    assert moco_tf.extract_features(run.backbone, source, "all", 16).features.shape == (24, 64)
+    for value_range in ((0, 4000), "0,4000", source.options["value_range"]):
+        again = moco_tf.load_source(source.name, pixels="uint16", value_range=value_range)
+        assert again.value_range == source.value_range
+    # The same file with other options is not what the backbone takes.
+    other = moco_tf.load_source(source.name, pixels="uint16")
+    message = r"values of 'npy:.*' are in \[0, 65535\], but the backbone takes \[0, 4000\]"
+    with pytest.raises(UserError, match=message):
+        moco_tf.extract_features(run.backbone, other, "all", 16)
+    with pytest.raises(UserError, match=message):
+        moco_tf.embed(run.backbone, other, tmp_path / "features", 16)
+    with pytest.raises(UserError, match="have 1 channels, but the backbone takes 3"):
+        moco_tf.extract_features(moco_tf.encoders.random_backbone("resnet8"), other, "all", 16)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["run", "directory", "file"])
+def test_run_starts_from_another_one(gray_run, tmp_path, form):
+    run, images = gray_run
+    path = tmp_path / "backbone.keras"
+    run.backbone.save(path)
+    init = {"run": run, "directory": pathlib.Path(run.workdir), "file": path}[form]
+    data = {"pixels": "uint16", "value_range": "0,4000"}
+    started = moco_tf.train(images, tmp_path / "next", "photos", init=init, **FEW, data=data)
+    assert started.config.init == (f"keras:{path}" if form == "file" else f"run:{run.workdir}")
 
 
 def test_metrics_have_a_row_for_each_step(trained_run):

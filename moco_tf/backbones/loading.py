@@ -16,17 +16,19 @@ from moco_tf.errors import UserError
 from moco_tf.files import error_reason, require_no_pattern
 from moco_tf.paths import expand_argument
 
+SAVED_MODEL_FILE = "saved_model.pb"  # In the directory of every SavedModel.
 # What TensorFlow and Keras raise when they load a damaged SavedModel.
 LOAD_ERRORS = (tf.errors.OpError, AttributeError, KeyError, OSError, TypeError, ValueError)
 
 
-def load_backbone(workdir: str | os.PathLike[str]) -> keras.Model:
-    """Load the backbone of a run's query encoder from its newest checkpoint.
+def load_backbone(path: str | os.PathLike[str]) -> keras.Model:
+    """Load the backbone of a run from its newest checkpoint, or one that was exported.
 
     Its BatchNormalization has one group, so the backbone can be fine-tuned with any batch size.
 
     Args:
-        workdir: Path of the run directory, in which `~` and environment variables are expanded.
+        path: Path of the run directory; or of a .keras file or SavedModel that `moco-export` wrote.
+            In it, `~` and environment variables are expanded.
 
     Returns:
         A `keras.Model` from images `[N, H, W, C]`, with as many channels and in the same value
@@ -35,8 +37,8 @@ def load_backbone(workdir: str | os.PathLike[str]) -> keras.Model:
         checkpoint.
 
     Raises:
-        UserError: If there is no run, it has no checkpoint yet, or the checkpoint is of another
-            architecture or holds NaN or infinity.
+        UserError: If there is no run and no exported backbone, the run has no checkpoint yet, or
+            the weights are of another architecture, or NaN or infinity.
 
     Example:
         >>> import moco_tf
@@ -48,8 +50,14 @@ def load_backbone(workdir: str | os.PathLike[str]) -> keras.Model:
         >>> backbone.predict(images, verbose=0).shape
         (4, 64)
     """
-    workdir = expand_argument(workdir, "workdir")
-    return encoders.with_normalization(load_query_encoder(workdir).backbone)
+    path = expand_argument(path, "path")
+    if path.endswith(".keras"):
+        network = load_keras(path)
+    elif tf.io.gfile.exists(os.path.join(path, SAVED_MODEL_FILE)):
+        network = load_network(path)
+    else:
+        network = load_query_encoder(path).backbone
+    return encoders.with_normalization(network)
 
 
 def load_encoder(workdir: str | os.PathLike[str]) -> keras.Model:
@@ -300,7 +308,7 @@ def _require_saved_model(path: str) -> None:
         raise UserError(f"there is no directory {path}, which should be a SavedModel")
     if not tf.io.gfile.isdir(path):
         raise UserError(f"{path} is a file, but a SavedModel is a directory")
-    if not tf.io.gfile.exists(os.path.join(path, "saved_model.pb")):
+    if not tf.io.gfile.exists(os.path.join(path, SAVED_MODEL_FILE)):
         is_run = run_directory.exists(path)
         remedy = ": it is a run directory, so give it as workdir" if is_run else ""
         raise UserError(f"the directory {path} holds no SavedModel, no saved_model.pb{remedy}")

@@ -49,7 +49,7 @@ def as_files(data: Any, pixels: str = "uint8") -> dict[str, np.ndarray | bytes]:
     values = None if labels is None else as_labels(labels, len(images))
     if not isinstance(images, np.ndarray):
         return {LIST: _list(images, values)}
-    npy.require_images(images, "data", pixels)
+    npy.require_images(images, "the array of images", pixels)
     # In Fortran's order, an image would be spread over the whole file.
     files: dict[str, np.ndarray | bytes] = {ARRAY: np.ascontiguousarray(images)}
     if values is not None:
@@ -79,19 +79,19 @@ def _array_or_list(data: Any) -> np.ndarray | list[Any]:
             return array
         if array.ndim != 1:
             raise UserError(
-                f"data holds texts or objects of the shape {list(array.shape)}: use a list of the "
-                "paths, or a pair (images, labels), such as (df.path, df.label) of a data frame"
+                f"images holds texts or objects of the shape {list(array.shape)}: use a list of "
+                "the paths, or a pair (images, labels), such as (df.path, df.label) of a data frame"
             )
         data = array.tolist()
     if not isinstance(data, Sequence) or isinstance(data, bytes):
-        raise UserError(f"data is of the type {type(data).__name__}: use {FORMS}")
+        raise UserError(f"images is of the type {type(data).__name__}: use {FORMS}")
     if not data:
-        raise UserError(f"data is empty: use {FORMS}")
+        raise UserError(f"images is empty: use {FORMS}")
     for number, path in enumerate(data):
         if not number and _is_collection(path):
             raise UserError(_remedy_of_collections(data))
         if not _is_path(path):
-            raise UserError(f"data[{number}] is {path!r:.100}: use the path of an image file")
+            raise UserError(f"images[{number}] is {path!r:.100}: use the path of an image file")
     return list(data)
 
 
@@ -104,15 +104,15 @@ def _remedy_of_collections(data: Sequence[Any]) -> str:
     kind = type(data).__name__
     dimensions = {value.ndim if hasattr(value, "ndim") else 0 for value in data}
     if len(dimensions) > 1 or dimensions <= {0, 1}:
-        return f"data is a {kind} of {len(data)}: pass a pair (images, labels), a tuple of two"
+        return f"images is a {kind} of {len(data)}: pass a pair (images, labels), a tuple of two"
     function = "np.concatenate" if dimensions == {4} else "np.stack"
     return (
-        f"data is a {kind} of arrays: use one array, such as {function}(images) if all have the "
+        f"images is a {kind} of arrays: use one array, such as {function}(images) if all have the "
         "same shape, or a list of image files"
     )
 
 
-def as_labels(labels: Any, count: int, name: str = "data") -> np.ndarray:
+def as_labels(labels: Any, count: int, name: str = "images") -> np.ndarray:
     """Return labels as an array of integers or texts, with -1 or "" for missing ones.
 
     Args:
@@ -175,16 +175,16 @@ def _list(paths: list[Any], labels: np.ndarray | None) -> bytes:
     for number, (path, text) in enumerate(zip(paths, texts, strict=True)):
         name = os.fsdecode(path)
         if name.startswith("~") or "$" in name:
-            name = expand(name, f"data[{number}]")
+            name = expand(name, f"images[{number}]")
         if not name.strip() or any(character in name for character in SEPARATORS):
             raise UserError(
-                f"data[{number}] is the path '{printable(name)}': rename the file, because a path "
-                "must not be empty or have tabs or line breaks"
+                f"images[{number}] is the path '{printable(name)}': rename the file, because a "
+                "path must not be empty or have tabs or line breaks"
             )
         if any(character in text for character in SEPARATORS):
             raise UserError(
-                f"data[{number}] has the label '{printable(text)}': a label must not have tabs or "
-                "line breaks"
+                f"images[{number}] has the label '{printable(text)}': a label must not have tabs "
+                "or line breaks"
             )
         name = name if "://" in name else os.path.abspath(name)
         lines.append(f"{name}\t{text}" if text else name)

@@ -26,7 +26,7 @@ from moco_tf.evaluation.features import Extractor, Features, feature_step, norma
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
-from moco_tf.ranges import COUNT, checked
+from moco_tf.ranges import COUNT, checked, checked_bool
 from moco_tf.shards import require_shard
 from moco_tf.workers import several_workers
 
@@ -116,6 +116,8 @@ def embed(
         (1818, 64)
     """
     require_source(source)
+    preprocessing.require_images(backbone, source)
+    normalize = checked_bool("normalize", normalize)
     path = expand_argument(out, "out")
     indices = source.part(part)
     image_size = checked("image_size", image_size, COUNT)

@@ -8,6 +8,7 @@ import keras
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data.pixels import Pixels
 from moco_tf.encoders import foreign
+from moco_tf.encoders.cloning import for_pretraining
 from moco_tf.encoders.heads import head as build_head
 from moco_tf.encoders.names import check_name, encoder_argument, encoder_name, is_foreign
 from moco_tf.encoders.preprocessing import (
@@ -23,6 +24,7 @@ from moco_tf.ranges import COUNT, checked
 __all__ = [
     "Network",
     "build",
+    "for_pretraining",
     "network_of",
     "pixels_of",
     "random_backbone",
@@ -107,6 +109,11 @@ def build(
         backbone = foreign.load(name, bn_groups, channels)
     else:
         backbone = foreign.build(description, bn_groups)
+    if not isinstance(pixels, Pixels | None):
+        raise UserError(
+            f"pixels={pixels!r:.100}: pass a moco_tf.data.pixels.Pixels, or None for images with 8 "
+            "bits per channel"
+        )
     backbone.pixels = pixels or pixel_values.default(channels)
     if head is None:
         return backbone

@@ -93,6 +93,32 @@ def for_images(backbone: Any) -> Any:
     return with_normalization(backbone) if is_built or _is_resnet(backbone) else backbone
 
 
+def require_images(backbone: Any, source: Any) -> None:
+    """Raise a `UserError` if a backbone takes other images than those of a source.
+
+    Args:
+        backbone: A backbone; nothing is known about one that is not a Keras model.
+        source: A `moco_tf.data.sources.source.Source`.
+    """
+    shape = getattr(backbone, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        return
+    if shape[-1] not in (None, source.channels):
+        raise UserError(
+            f"the images of '{source.name}' have {source.channels} channels, but the backbone "
+            f"takes {shape[-1]}: open them with moco_tf.load_source(..., channels={shape[-1]}), as "
+            "Run.source does for the images of a run"
+        )
+    pixels = getattr(backbone, "pixels", None)
+    if isinstance(pixels, Pixels) and pixels.value_range != source.value_range:
+        raise UserError(
+            f"the pixel values of '{source.name}' are in [{pixel_values.range_text(source)}], but "
+            f"the backbone takes [{pixel_values.range_text(pixels)}]: open the images with "
+            f"moco_tf.load_source(..., pixels={pixels.dtype!r}, value_range={pixels.value_range}), "
+            "as Run.source does for the images of a run"
+        )
+
+
 def _is_resnet(model: keras.Model) -> bool:
     """Return whether a model is a ResNet of `build`, or a copy by Keras without its attributes."""
     # Other networks have a layer of this name, too, but not this project's BatchNormalization.

@@ -66,6 +66,11 @@ class Mechanism(DistributedModel):
     ) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
+        if augment is not None and not callable(augment):
+            raise UserError(
+                f"augment={augment!r:.100}: pass a function of views, such as "
+                'moco_tf.Augment(moco_tf.RECIPES["v2"]), or None'
+            )
         self.augment = augment
         self.seed = checked("seed", seed, Range(minimum=0, is_whole=True))
         self.step = self.add_weight(

@@ -10,6 +10,7 @@ from moco_tf.distribution import num_replicas, replica_rows
 from moco_tf.mechanisms.base import Augmentation, Mechanism
 from moco_tf.mechanisms.building import build_two
 from moco_tf.mechanisms.losses import info_nce_in_batch
+from moco_tf.ranges import checked_bool
 
 
 class EndToEnd(Mechanism):
@@ -73,7 +74,7 @@ class EndToEnd(Mechanism):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
-        self.shuffle_bn = shuffle_bn
+        self.shuffle_bn = checked_bool("shuffle_bn", shuffle_bn)
         self.symmetric_loss = symmetric_loss
         self.query_encoder, self.key_encoder = build_two(build_encoder)
 

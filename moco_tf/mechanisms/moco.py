@@ -16,7 +16,7 @@ from moco_tf.mechanisms.building import build_two
 from moco_tf.mechanisms.dictionaries import Queue
 from moco_tf.mechanisms.losses import info_nce
 from moco_tf.optimizers import move_towards
-from moco_tf.ranges import COUNT, FRACTION, checked
+from moco_tf.ranges import COUNT, FRACTION, checked, checked_bool
 
 
 class MoCo(Mechanism):
@@ -103,9 +103,9 @@ class MoCo(Mechanism):
         super().__init__(temperature, augment, seed, **kwargs)
         queue_size = checked("queue_size", queue_size, COUNT)
         self.momentum = momentum
-        self.shuffle_bn = shuffle_bn
-        self.symmetric_loss = symmetric_loss
-        self.exclude_neighbors = exclude_neighbors
+        self.shuffle_bn = checked_bool("shuffle_bn", shuffle_bn)
+        self.symmetric_loss = checked_bool("symmetric_loss", symmetric_loss)
+        self.exclude_neighbors = checked_bool("exclude_neighbors", exclude_neighbors)
 
         # The key encoder stays trainable, although no gradient reaches it: `trainable = False`
         # would put its BatchNormalization into inference mode, where shuffling has no effect.

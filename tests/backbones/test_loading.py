@@ -193,7 +193,7 @@ def test_run_is_loaded_from_a_path_object(trained_run, load, monkeypatch):
     np.testing.assert_array_equal(load(pathlib.Path(trained_run))(images, training=False), expected)
     monkeypatch.setenv("WORKDIR", str(trained_run))
     np.testing.assert_array_equal(load("$WORKDIR")(images, training=False), expected)
-    with pytest.raises(UserError, match="workdir is None: use a path"):
+    with pytest.raises(UserError, match="(path|workdir) is None: use a path"):
         load(None)
 
 
@@ -211,4 +211,7 @@ def test_exports_are_loaded_from_path_objects(tmp_path):
         loading.load_keras(tmp_path / "backbone.keras"),
     ):
         again = encoders.with_normalization(network)(images, training=False)
+        np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-5)
+    for path in (tmp_path / "saved_model", tmp_path / "backbone.keras"):
+        again = loading.load_backbone(path)(images, training=False)
         np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-5)

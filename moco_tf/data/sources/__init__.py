@@ -14,7 +14,7 @@ from moco_tf.data.sources.source import SOURCE_NAMES, Source
 from moco_tf.errors import UserError
 from moco_tf.names import printable
 from moco_tf.paths import expand, expand_source, names_in
-from moco_tf.ranges import NOT_NEGATIVE, Range, checked
+from moco_tf.ranges import NOT_NEGATIVE, Range, checked, checked_bool
 
 # The sources of image files, whose channels can be chosen and which may have an orientation.
 FILE_SCHEMES = ("folder:", "files:")
@@ -41,7 +41,7 @@ def load(
     tfds_dir: str = "",
     pixels: str = "uint8",
     channels: int = 0,
-    value_range: str = AUTO,
+    value_range: str | Sequence[float] = AUTO,
     orientation: bool = False,
     frame_seconds: float = 1.0,
     weights: Sequence[float] = (),
@@ -75,8 +75,8 @@ def load(
         pixels: Type of the pixel values: `"uint8"`, or `"uint16"` or `"float32"` (folder, files and
             npy sources only).
         channels: Number of channels (folder and files sources only); 0 for RGB.
-        value_range: Pixel values of black and white, such as `"0,4095"`; `"auto"` for the whole
-            range of an integer type; or `"measure"` for percentiles of a sample.
+        value_range: Pixel values of black and white, such as `(0, 4095)` or `"0,4095"`; `"auto"`
+            for the whole range of an integer type; or `"measure"` for percentiles of a sample.
         orientation: Whether to turn images as their EXIF orientation says (folder and files sources
             only).
         frame_seconds: Seconds between the frames of a `video` source; 0 for all frames.
@@ -99,6 +99,9 @@ def load(
         (9934, 19)
     """
     name = _name(name)
+    if not isinstance(value_range, str):
+        value_range = ",".join(map(str, np.asarray(value_range).ravel().tolist()))
+    weights = _weights(weights)
     defaults = {key: inspect.signature(load).parameters[key].default for key in OPTIONS}
     limited: dict[str, Any] = {
         "image_feature": image_feature,
@@ -107,9 +110,7 @@ def load(
         "orientation": orientation,
         "frame_seconds": float(checked("frame_seconds", frame_seconds, NOT_NEGATIVE)),
     }
-    if not isinstance(orientation, bool | np.bool_):
-        raise UserError(f"orientation={orientation!r}: must be True or False")
-    limited["orientation"] = orientation = bool(orientation)
+    limited["orientation"] = orientation = checked_bool("orientation", orientation)
     channels = checked("channels", channels, Range(minimum=0, is_whole=True))
     for key, value in limited.items():
         if value != defaults[key]:
@@ -162,6 +163,16 @@ def load(
     if values != WHOLE_RANGES.get(pixels):
         changed["value_range"] = list(values)
     return dataclasses.replace(source, value_range=values, options=changed)
+
+
+def _weights(weights: Any) -> tuple[float, ...]:
+    """Return the weights of several sources as a tuple, after checking that they are numbers."""
+    try:
+        if not isinstance(weights, str):
+            return tuple(map(float, weights))
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"weights={weights!r:.100}: pass a list of numbers, such as [2, 1]")
 
 
 def _name(name: Any) -> str:

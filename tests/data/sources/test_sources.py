@@ -161,6 +161,12 @@ def test_summary_of_a_source_with_a_test_part():
         ({"frame_seconds": "x"}, "^frame_seconds='x': must be a number, 0 or greater"),
         ({"frame_seconds": -1}, "^frame_seconds=-1: must be 0 or greater"),
         ({"channels": 1.5}, "^channels=1.5: must be an integer, 0 or greater"),
+        ({"weights": "2,1"}, "^weights='2,1': pass a list of numbers, such as "),
+        ({"weights": [2, "x"]}, "^weights=.*: pass a list of numbers, such as "),
+        ({"weights": 2}, "^weights=2: pass a list of numbers, such as "),
+        ({"weights": np.array([2, 1])}, "has no effect on one source"),
+        ({"value_range": (255, 0)}, "value_range='255,0': use auto, measure, or the values"),
+        ({"value_range": None}, "value_range='None': use auto, measure, or the values"),
     ],
 )
 def test_option_of_another_type_or_out_of_range_is_refused(options, message):
