@@ -39,8 +39,8 @@ results: .venv/installed-dev
 	PYTHONPATH=. $(BIN)/python docs/result_tables.py
 
 define new_environment
-@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' 2>/dev/null || \
-	{ echo "error: $(PYTHON) is not Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
+@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14)' 2>/dev/null || \
+	{ echo "error: $(PYTHON) is not Python 3.11 to 3.13: make PYTHON=/path/to/python3.11"; exit 2; }
 $(PYTHON) -m venv $(@D)
 endef
 

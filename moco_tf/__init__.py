@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 
+if sys.platform == "win32":
+    raise ImportError("moco-tf does not run on Windows itself: use it in WSL2")
+
 
 def _use_folders_of_checkout() -> None:
     """Make the folders configs/ and export/ of a checkout `moco_tf.configs` and `moco_tf.export`.

@@ -1,4 +1,4 @@
-"""The memory of this machine."""
+"""The memory and the cores of this machine."""
 
 import os
 
@@ -16,3 +16,10 @@ def main_memory() -> int:
         except (OSError, ValueError):  # There is no such limit; "max" stands for none.
             continue
     return memory
+
+
+def usable_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

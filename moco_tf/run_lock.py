@@ -165,7 +165,12 @@ def _is_alive(path: str, holder: dict[str, Any]) -> bool:
     here = _this_process()
     machine = ("host", "boot", "pid_namespace")
     if all(holder.get(key) == here[key] for key in machine):
-        return _is_running(holder.get("pid"), holder.get("started"))
+        pid, started = holder.get("pid"), holder.get("started")
+        if started is not None:
+            return _start_time(pid) == started
+        # Without /proc, as on macOS, the number may be that of a new process.
+        if not _exists(pid):
+            return False
     print(
         f"{path} is held by {describe(holder)}: waiting up to {PATIENCE_SECONDS:.0f} seconds to "
         "see whether that process still runs",
@@ -196,11 +201,9 @@ def _this_process() -> dict[str, Any]:
     }
 
 
-def _is_running(pid: Any, started: str | None) -> bool:
-    """Return whether a process of this machine still runs."""
-    if started is not None:
-        return _start_time(pid) == started
-    try:  # There is no /proc on macOS.
+def _exists(pid: Any) -> bool:
+    """Return whether there is a process with this number on this machine."""
+    try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, TypeError, ValueError):
         return False

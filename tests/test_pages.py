@@ -160,6 +160,18 @@ def test_commands_have_only_flags_and_settings_that_exist(text):
             pytest.fail(f"{shlex.join(words)}: {error}")
 
 
+def test_commands_can_be_copied_into_zsh(text):
+    """The shell of macOS takes `#` for a comment in scripts only, and has no unmatched patterns."""
+    for block in bash_blocks(text):
+        if block.startswith("#!"):
+            continue
+        for line in block.splitlines():
+            is_comment = line.lstrip().startswith("#")
+            unquoted = line if is_comment else re.sub(r"'[^']*'|\"[^\"]*\"", "", line)
+            forbidden = "[][*?'\"`;&|<>()$]" if is_comment else r"[][*?]| #"
+            assert not re.search(forbidden, unquoted), line
+
+
 def test_make_targets_exist(text):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^([\w-]+):", makefile, re.MULTILINE)

@@ -89,7 +89,7 @@ def test_lock_of_a_running_process_is_refused_and_of_a_killed_one_is_taken_over(
     other_process.kill()
     # The process is not waited for, so it is a zombie now.
     deadline = time.monotonic() + 10
-    while run_lock._is_running(other_process.pid, json.loads(before)["started"]):
+    while run_lock._start_time(other_process.pid) == json.loads(before)["started"]:
         assert time.monotonic() < deadline
     hold(tmp_path)
 
@@ -107,6 +107,26 @@ def test_lock_of_a_dead_process_on_this_machine_is_taken_over_at_once(tmp_path, 
     write_lock(tmp_path, **({"host": run_lock._this_process()["host"]} | changes))
     hold(tmp_path)
     assert capsys.readouterr().out == ""
+
+
+def test_reused_number_does_not_block_a_run_on_systems_without_proc(
+    tmp_path, patience, monkeypatch, capsys
+):
+    """There is no /proc on macOS, so the start of a process is not known."""
+    monkeypatch.setattr(run_lock, "_contents", lambda path: None)
+    monkeypatch.setattr(run_lock, "_target", lambda path: None)
+    here = run_lock._this_process()
+    assert (here["boot"], here["started"]) == (None, None)
+    write_lock(tmp_path, **here)  # The number of a dead process, which this process has now.
+    hold(tmp_path)
+    assert "waiting up to 1 seconds" in capsys.readouterr().out
+    write_lock(tmp_path, **here)
+    beat = threading.Timer(0.3, write_lock, [tmp_path], {**here, "heartbeat": 2.0})
+    beat.start()
+    assert f"in use by process {os.getpid()} on " in refusal(tmp_path)
+    beat.join()
+    write_lock(tmp_path, **{**here, "pid": 2**22 + 1})
+    hold(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["host", "boot", "pid_namespace"])

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 
 from moco_tf import workers
-from moco_tf.machine import main_memory
+from moco_tf.machine import main_memory, usable_cores
 from moco_tf.plan.facts import Devices
 
 # From this compute capability on, NVIDIA GPUs compute in bfloat16 as fast as in float16.
@@ -24,7 +24,7 @@ def look() -> Devices:
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     gpus = tf.config.list_physical_devices("GPU")
-    cores = _least(len(os.sched_getaffinity(0)))
+    cores = _least(usable_cores())
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return Devices("tpu", f"{replicas} TPU cores", replicas, None, True, cores)
     local = len(strategy.extended.worker_devices) if replicas > 1 else 1

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import tensorflow as tf
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.files import error_reason
+from moco_tf.machine import usable_cores
 from moco_tf.preparation.images import PreparedImage, prepare_file, prepare_pixels
 
 AHEAD = 4  # Images that wait for each core.
@@ -56,7 +56,7 @@ def results(source: Source, indices: np.ndarray, max_side: int, quality: int) ->
         except tf.errors.OpError as error:
             return Result(index, None, error_reason(error), 0)
 
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     with concurrent.futures.ThreadPoolExecutor(cores) as pool:
         waiting: deque[concurrent.futures.Future[Result]] = deque()
         for index, value in _values(read, indices):
@@ -75,7 +75,7 @@ def _values(
         tf.data.Dataset.from_tensor_slices(indices)
         .map(
             without_autograph(lambda index: (index, read(index))),
-            num_parallel_calls=os.cpu_count(),
+            num_parallel_calls=usable_cores(),
             deterministic=True,
         )
         .ignore_errors(log_warning=False)

@@ -49,8 +49,8 @@ def render(contents: Contents) -> str:
     evidence = contents.evidence
     curves = charts(evidence, with_baselines=contents.is_monitored)
     return environment.get_template("page.html").render(
-        css=files.joinpath("page.css").read_text(),
-        js=files.joinpath("page.js").read_text(),
+        css=files.joinpath("page.css").read_text(encoding="utf-8"),
+        js=files.joinpath("page.js").read_text(encoding="utf-8"),
         version=moco_tf.__version__,
         name=contents.name,
         trained_on=contents.trained_on,

@@ -17,8 +17,13 @@ class _Output:
         self._has_failed = stream is None  # A process without a terminal may have no stream.
 
     def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
+        self._try(lambda: self._stream.write(self._printable(text)))
         return len(text)
+
+    def _printable(self, text: str) -> str:
+        """Return a text with escapes for the characters that the encoding of the stream lacks."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
     def flush(self) -> None:
         self._try(lambda: self._stream.flush())
