@@ -229,9 +229,12 @@ def test_printing_needs_no_stream(monkeypatch):
 
 def test_characters_that_a_terminal_lacks_are_escaped(tmp_path):
     path = tmp_path / "log.txt"
-    with open(path, "w", encoding="cp1252") as file, contextlib.redirect_stdout(file):
-        with printing_may_fail():
-            print("日本 Käfer \udcff")
+    with (
+        open(path, "w", encoding="cp1252") as file,
+        contextlib.redirect_stdout(file),
+        printing_may_fail(),
+    ):
+        print("日本 Käfer \udcff")
     assert path.read_text(encoding="cp1252") == r"\u65e5\u672c Käfer \udcff" + "\n"
 
 
