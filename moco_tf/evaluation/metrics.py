@@ -38,9 +38,10 @@ def classification(scores: np.ndarray, test: Features) -> dict[str, Any]:
 
     Returns:
         A dict with `top1` and `top5`, in [0, 1]; `top1_interval`, the 95 % interval of
-        `moco_tf.evaluation.bootstrap.share_interval`; and `per_class`, a list of dicts with
-        `class`, its name, `num_test`, the number of its test images, and `top1`, for each class
-        with test images.
+        `moco_tf.evaluation.bootstrap.share_interval`; `per_class`, a list of dicts with `class`,
+        its name, `num_test`, the number of its test images, and `top1`, for each class with test
+        images; and `mean_per_class`, the mean of the accuracies of the classes, in which a class of
+        few images counts as much as one of many.
     """
     assert test.labels is not None
     return {
@@ -63,7 +64,7 @@ def first_hits(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def details(hits: np.ndarray, test: Features) -> dict[str, Any]:
-    """Return the interval of a top-1 accuracy, and the accuracy of each class.
+    """Return the interval of a top-1 accuracy, and the accuracy of each class and their mean.
 
     Args:
         hits: bool `[N]`, whether each test image is classified correctly; or float `[N]`, how often
@@ -71,7 +72,7 @@ def details(hits: np.ndarray, test: Features) -> dict[str, Any]:
         test: Labeled features of the test images.
 
     Returns:
-        The entries `top1_interval` and `per_class` of `classification`.
+        The entries `top1_interval`, `mean_per_class` and `per_class` of `classification`.
     """
     assert test.labels is not None
     names = class_names(test)
@@ -80,7 +81,8 @@ def details(hits: np.ndarray, test: Features) -> dict[str, Any]:
         of_class = hits[test.labels == label]
         row = {"class": names[label], "num_test": len(of_class), "top1": float(of_class.mean())}
         rows.append(row)
-    return {"top1_interval": mean_interval(hits), "per_class": rows}
+    mean = float(np.mean([row["top1"] for row in rows]))
+    return {"top1_interval": mean_interval(hits), "mean_per_class": mean, "per_class": rows}
 
 
 def class_names(test: Features) -> list[str]:

@@ -51,6 +51,9 @@ def summarize(result: dict[str, Any]) -> str:
         low, high = result.get("top1_interval", (None, None))  # Earlier versions had none.
         interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
         accuracy = f"top-1 {result['top1']:.4f}{interval}, top-5 {result['top5']:.4f}"
+        mean = result.get("mean_per_class", result["top1"])  # Earlier versions had none.
+        if low is not None and not low <= mean <= high:
+            accuracy += f", mean of the classes {mean:.4f}"
         if "training_images" in result:
             accuracy += f", k = {result['k']} chosen on training images"
     roles = ("gallery", "query") if "gallery_data" in result else ("training", "test")

@@ -135,7 +135,7 @@ def test_result_has_settings_and_seconds():
     result = protocols.evaluate_linear(backbone, example(), SIZE, settings)
     assert dataclasses.asdict(settings).items() <= result.items()
     results = {"protocol", "top1", "top5", "num_train", "num_test", "seconds"}
-    results |= {"top1_interval", "per_class"}
+    results |= {"top1_interval", "mean_per_class", "per_class"}
     assert result.keys() == dataclasses.asdict(settings).keys() | results | {*unreadable.KEYS}
     assert result["protocol"] == "linear"
     assert result["seconds"] > 0
@@ -174,7 +174,10 @@ def test_accuracy_is_that_of_central_views():
     top1 = (scores.argmax(axis=1) == np.array(test) % CLASSES).mean()
     low, high = result.pop("top1_interval")
     assert low < top1 < high
-    assert sum(row["num_test"] for row in result.pop("per_class")) == 7
+    classes = result.pop("per_class")
+    assert sum(row["num_test"] for row in classes) == 7
+    mean = np.mean([row["top1"] for row in classes])
+    assert result.pop("mean_per_class") == pytest.approx(mean)
     assert result == {
         "top1": pytest.approx(top1),
         "top5": 1.0,

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sklearn.metrics import recall_score
+from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from moco_tf.evaluation.metrics import classification
+from moco_tf.evaluation.results import summarize
 from tests.evaluation.helpers import as_features
 
 CLASSES = 4
@@ -33,6 +34,21 @@ def test_accuracy_of_each_class_is_the_recall_of_scikit_learn():
 
     named = dataclasses.replace(test, class_names=["a", "b", "c", "d"])
     assert [row["class"] for row in classification(scores, named)["per_class"]] == ["a", "b", "d"]
+
+
+def test_mean_of_the_classes_is_the_balanced_accuracy_of_scikit_learn():
+    labels = np.repeat([0, 1], [270, 30])
+    scores = np.zeros((300, 2))
+    scores[:, 0] = 1  # Everything is taken for the larger class.
+    result = classification(scores, as_features(np.zeros((300, 2), np.float32), labels, 2))
+    expected = balanced_accuracy_score(labels, scores.argmax(axis=1))
+    assert (result["top1"], result["mean_per_class"]) == (0.9, expected)
+    numbers = {"num_train": 300, "num_test": 300}
+    assert "top-5 1.0000, mean of the classes 0.5000 (300 " in summarize({**result, **numbers})
+    # It is not printed if it says nothing else than the accuracy, nor for earlier results.
+    assert "mean" not in summarize({**result, **numbers, "mean_per_class": 0.89})
+    del result["mean_per_class"]
+    assert "mean" not in summarize({**result, **numbers})
 
 
 def test_interval_of_top1_is_that_of_a_binomial_proportion():
