@@ -20,6 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NOT_FINITE = "views hold NaN or infinity"
+NOT_BYTES = "views have no value above 1"
+BYTES = (0.0, 255.0)
 # Called as `augment(images, rows, count, seed)`, such as a `moco_tf.data.augment.Augment`.
 Augmentation = Callable[[tf.Tensor, tf.Tensor, int, tf.Tensor], tf.Tensor]
 
@@ -149,11 +151,20 @@ class Mechanism(DistributedModel):
                 f"the views are {x_q.dtype.name}, but without augment they are not normalized: "
                 "normalize them to floats, or pass a moco_tf.data.augment.Augment as augment"
             )
-        if x_q.dtype.is_floating:
-            # The loss can stay finite while NaN gets into the weights, because ReLU makes it 0.
-            # XLA leaves this check out, but its ReLU keeps NaN.
-            data = [tf.debugging.check_numerics(x, NOT_FINITE) for x in (x_q, x_k)] + list(data[2:])
-        return tuple(data)
+        return (self._checked(x_q), self._checked(x_k), *data[2:])
+
+    def _checked(self, views: tf.Tensor) -> tf.Tensor:
+        """Return views, with errors in the step if they hold NaN or are in the wrong range.
+
+        XLA leaves these checks out. Only floats can be wrong in this way.
+        """
+        if not views.dtype.is_floating:
+            return views
+        if getattr(self.augment, "value_range", None) == BYTES:
+            largest = tf.reduce_max(views)
+            tf.debugging.Assert((largest > 1) | (largest <= 0), [NOT_BYTES])  # 0 is black.
+        # The loss can stay finite while NaN gets into the weights, because ReLU makes it 0.
+        return tf.debugging.check_numerics(views, NOT_FINITE)
 
     def _views(
         self, x_q: tf.Tensor, x_k: tf.Tensor, symmetric: bool
@@ -281,39 +292,24 @@ class Mechanism(DistributedModel):
         Raises:
             UserError: If there are validation data, because a loss on other images says little
                 about the features: evaluate those of the backbone. Or if views of floats hold NaN
-                or infinity, or those of the first batch of a `tf.data.Dataset` are all in [0, 1],
-                while `augment` takes other values.
+                or infinity, or are in [0, 1] and `augment` takes them in [0, 255]. With
+                `jit_compile`, these two are not noticed.
         """
         if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
             self.evaluate()
-        self._require_value_range(args[0] if args else kwargs.get("x"))
         try:
             return super().fit(*args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
-            if NOT_FINITE not in str(error):
-                raise
-            raise UserError(
-                f"the training has stopped, because {NOT_FINITE}: leave these images out"
-            ) from error
-
-    def _require_value_range(self, data: Any) -> None:
-        """Raise a `UserError` if the views of a data set are in [0, 1] and others are expected.
-
-        Only floats are looked at, because they can be in either range.
-        """
-        low, high = getattr(self.augment, "value_range", (0.0, 1.0))
-        if high <= 2 or not isinstance(data, tf.data.Dataset):
-            return
-        spec = data.element_spec
-        if not isinstance(spec, tuple) or not getattr(spec[0], "dtype", tf.uint8).is_floating:
-            return
-        for views, *_ in data.take(1):
-            if tf.reduce_max(tf.abs(views)) <= 1:
-                raise UserError(
-                    "the views of the first batch have values in [0, 1], but augment takes them in "
-                    f"[{low:g}, {high:g}]: multiply them by {high:g}, or "
-                    "cast them to uint8 before"
+            if NOT_FINITE in str(error):
+                problem = f"the training has stopped, because {NOT_FINITE}: leave these images out"
+            elif NOT_BYTES in str(error):
+                problem = (
+                    f"the {NOT_BYTES}, but augment takes them in [0, 255]: multiply views in "
+                    "[0, 1] by 255, or cast them to uint8 before"
                 )
+            else:
+                raise
+            raise UserError(problem) from error
 
     def evaluate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a `UserError`, because the contrastive loss is no measure of the features."""

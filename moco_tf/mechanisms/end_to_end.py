@@ -75,7 +75,7 @@ class EndToEnd(Mechanism):
     ) -> None:
         super().__init__(temperature, augment, seed, **kwargs)
         self.shuffle_bn = checked_bool("shuffle_bn", shuffle_bn)
-        self.symmetric_loss = symmetric_loss
+        self.symmetric_loss = checked_bool("symmetric_loss", symmetric_loss)
         self.query_encoder, self.key_encoder = build_two(build_encoder)
 
     @property

@@ -259,6 +259,17 @@ def test_views_that_are_not_finite_stop_the_training(value):
     assert all(np.isfinite(weight.numpy()).all() for weight in weights)
 
 
+def test_checks_of_views_take_no_batch():
+    """A generator can be read once only."""
+    views = np.random.default_rng(0).uniform(0, 255, (16, SIDE, SIDE, 3)).astype(np.float32)
+    batches = iter([(views[:8], views[:8]), (views[8:], views[8:])])
+    spec = tf.TensorSpec((8, SIDE, SIDE, 3))
+    data = tf.data.Dataset.from_generator(lambda: batches, output_signature=(spec, spec))
+    model = augmented_model()
+    model.fit(data, verbose=0)
+    assert int(model.step.numpy()) == 2
+
+
 def test_loss_shows_views_that_are_not_finite_with_xla():
     views = np.full((8, SIDE, SIDE, 3), np.nan, np.float32)
     history = augmented_model(jit_compile=True).fit(pairs(views), verbose=0).history
@@ -268,12 +279,16 @@ def test_loss_shows_views_that_are_not_finite_with_xla():
 def test_views_in_another_range_are_refused():
     views = np.random.default_rng(0).random((16, SIDE, SIDE, 3), np.float32)
     model = augmented_model()
-    message = r"in \[0, 1\], but augment takes them in \[0, 255\]: multiply them by 255"
+    message = r"the views have no value above 1, but augment takes .* \[0, 255\]:"
+    for _ in range(2):  # Also if the same call is tried again.
+        with pytest.raises(UserError, match=message):
+            model.fit(pairs(views), verbose=0)
+    for accepted in (255 * views, (255 * views).astype(np.uint8), 0 * views):
+        augmented_model().fit(pairs(accepted), verbose=0)
+    # A key view may be of another type than the query view.
+    mixed = tf.data.Dataset.from_tensor_slices(((255 * views).astype(np.uint8), views))
     with pytest.raises(UserError, match=message):
-        model.fit(pairs(views), verbose=0)
-    assert int(model.step.numpy()) == 0
-    for accepted in (255 * views, (255 * views).astype(np.uint8)):
-        model.fit(pairs(accepted), verbose=0)
+        augmented_model().fit(mixed.batch(8), verbose=0)
     # Without an augmentation, or with one of their own, the range is the caller's.
     unknown = MoCo(lambda: small_encoder(2), 32, augment=lambda images, *_: images)
     unknown.compile(SGD(0.03))
