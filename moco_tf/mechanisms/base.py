@@ -162,7 +162,8 @@ class Mechanism(DistributedModel):
             return views
         if getattr(self.augment, "value_range", None) == BYTES:
             largest = tf.reduce_max(views)
-            tf.debugging.Assert((largest > 1) | (largest <= 0), [NOT_BYTES])  # 0 is black.
+            # Views that are all 0 are black, and NaN is reported below.
+            tf.debugging.Assert(~((largest > 0) & (largest <= 1)), [NOT_BYTES])
         # The loss can stay finite while NaN gets into the weights, because ReLU makes it 0.
         return tf.debugging.check_numerics(views, NOT_FINITE)
 
