@@ -28,9 +28,8 @@ NO_RESULTS = "*The study has not been run yet.*"
 EARLIER = "1000_on_views_of_28_pixels.json"
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
-# How the tables name another value of each setting of `FACTORS`.
+# How the tables name another value of each setting of `FACTORS` but K.
 TITLES = {
-    "K": "K = {:,}",
     "m": "m = {}",
     "groups": "bn_groups = {}",
     "temperature": "temperature {}",
@@ -97,10 +96,12 @@ def _changes(found: Sequence[DataSet]) -> dict[str, list[str]]:
     for column, each in enumerate(found):
         for place, (name, factor) in enumerate(FACTORS.items()):
             for change in each.changes(factor):
-                value, title = change.value, TITLES[name].format(change.value)
+                value = change.value
                 if factor.key == "queue_size":  # The base's K depends on the number of images.
                     value /= each.config[factor.key]
                     title = f"{MULTIPLES[value]} K"
+                else:
+                    title = TITLES[name].format(value)
                 title += "" if change.shuffles else ", without shuffling"
                 add(column, (place, not change.shuffles, value), title, change.points)
         for name, settings in each.settings.items():

@@ -1,21 +1,16 @@
 """Evaluation in a notebook; `moco_tf.evaluation` has all protocols and settings."""
 
-import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from moco_tf.data import given
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
-from moco_tf.errors import UserError
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
-from moco_tf.evaluation.features import Features, extract, labeled, require_comparable
+from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.pairs import comparable
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from moco_tf.ranges import COUNT, checked
 
@@ -92,7 +87,8 @@ def knn(
 
     Raises:
         UserError: If `train` and `test` are not finite features with labels and the same number of
-            dimensions, or `k` or `temperature` is out of range.
+            dimensions, `test` has names of classes that `train` does not have, or `k` or
+            `temperature` is out of range.
 
     Example:
         >>> import moco_tf
@@ -105,7 +101,7 @@ def knn(
         >>> moco_tf.knn(([[0, 1], [1, 0]], ["cat", "dog"]), ([[0.1, 1]], ["cat"]), k=1)["top1"]
         1.0
     """
-    train, test = _comparable(train, test)
+    train, test = comparable(train, test)
     return knn_protocol.classify(train, test, KNNSettings(k, temperature))
 
 
@@ -137,7 +133,8 @@ def linear_probe(
 
     Raises:
         UserError: If `train` and `test` are not finite features with labels and the same number of
-            dimensions, a setting is out of range, or all training images are of one class.
+            dimensions, `test` has names of classes that `train` does not have, a setting is out of
+            range, or all training images are of one class.
 
     Example:
         >>> import moco_tf
@@ -148,105 +145,5 @@ def linear_probe(
         >>> sorted(moco_tf.linear_probe(train, test, iterations=20))
         ['top1', 'top5']
     """
-    train, test = _comparable(train, test)
+    train, test = comparable(train, test)
     return logistic.probe(train, test, ProbeSettings(l2, iterations))
-
-
-def _comparable(train: Any, test: Any) -> tuple[Features, Features]:
-    """Return two arguments as features, with pairs of arrays replaced.
-
-    Raises:
-        UserError: If they cannot be compared.
-    """
-    pairs = {name: _pair(name, part) for name, part in (("train", train), ("test", test))}
-    both = [pair for pair in pairs.values() if pair is not None]
-    if len(both) == 2:
-        pairs = dict(zip(pairs, _with_numbers(*both), strict=True))
-    train = train if pairs["train"] is None else _features("train", *pairs["train"])
-    test = test if pairs["test"] is None else _features("test", *pairs["test"])
-    require_comparable(train, test)
-    num_classes = max(train.num_classes, test.num_classes)
-    train = dataclasses.replace(train, num_classes=num_classes)
-    test = dataclasses.replace(test, num_classes=num_classes)
-    _warn_of_missing_classes(train, test)
-    return train, test
-
-
-def _pair(name: str, part: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a pair of features and labels as two arrays, or None for anything else."""
-    if not isinstance(part, tuple | list) or len(part) != 2:
-        return None
-    try:
-        features = np.asarray(part[0])
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"the features of {name} are not an array: {error}") from error
-    if features.dtype.kind not in "biuf" or features.ndim != 2 or not features.size:
-        raise UserError(
-            f"the features of {name} have the shape {list(features.shape)} and the type "
-            f"{features.dtype}: pass a pair (features [M, D], labels [M]), with numbers as features"
-        )
-    with np.errstate(over="ignore"):
-        features = features.astype(np.float32)
-    is_finite = np.isfinite(features).all(axis=1)
-    if not is_finite.all():
-        raise UserError(
-            f"the features of {name} have NaN, infinity or numbers beyond the range of float32 in "
-            f"{(~is_finite).sum()} of {len(features)} rows, first in row {np.argmin(is_finite)}: "
-            "leave these rows out, or correct them"
-        )
-    return features, given.as_labels(part[1], len(features), name)
-
-
-def _with_numbers(
-    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return two pairs of features and labels, with the positions of the labels in their order.
-
-    The labels themselves may be texts, or numbers that are far apart.
-    """
-    kinds = {"texts" if labels.dtype.kind == "U" else "numbers" for _, labels in (train, test)}
-    if len(kinds) > 1:
-        raise UserError("the labels of train and test are texts and numbers: use the same for both")
-    classes = np.unique(np.concatenate([labels[_is_given(labels)] for _, labels in (train, test)]))
-    return [
-        (features, np.where(_is_given(labels), np.searchsorted(classes, labels), -1))
-        for features, labels in (train, test)
-    ]
-
-
-def _is_given(labels: np.ndarray) -> np.ndarray:
-    """Return which labels of `given.as_labels` are not missing, bool `[M]`."""
-    return labels != "" if labels.dtype.kind == "U" else labels >= 0
-
-
-def _features(name: str, features: np.ndarray, labels: np.ndarray) -> Features:
-    """Return an array of features and one of the numbers of classes as `Features`."""
-    if labels.dtype.kind == "U" or labels.max() > np.iinfo(np.int32).max:
-        raise UserError(
-            f"the labels of {name} are not the numbers of classes, but the other features are the "
-            "result of moco_tf.extract_features, whose labels are: pass two such results, or two "
-            "pairs of arrays"
-        )
-    indices = np.arange(len(labels), dtype=np.int64)
-    return Features(features, indices, labels.astype(np.int32), int(labels.max()) + 1)
-
-
-def _warn_of_missing_classes(train: Features, test: Features) -> None:
-    """Warn of classes of test images that no training image has, as with labels that differ by 1.
-
-    Features of two sources are compared by the names of their classes, so they are not compared
-    here.
-    """
-    if train.class_names != test.class_names and train.class_names and test.class_names:
-        return
-    train_labels, test_labels = labeled(train).labels, labeled(test).labels
-    assert train_labels is not None
-    assert test_labels is not None
-    missing = np.setdiff1d(test_labels, train_labels)
-    if len(missing):
-        count = int(np.isin(test_labels, missing).sum())
-        warnings.warn(
-            f"{count} of {len(test_labels)} test images are of {len(missing)} classes that no "
-            "training image has, so they count as wrong: look at the labels of both parts",
-            stacklevel=4,
-        )

@@ -12,6 +12,7 @@ import ml_collections
 import tensorflow as tf
 
 from moco_tf import config_files, paths, run_images, workers
+from moco_tf.backbones.loading import SAVED_MODEL_FILE
 from moco_tf.data import given
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
@@ -59,7 +60,7 @@ def train(
             planned; or another one. Or the path of a config file, or a config, which is not
             changed.
         init: Weights to start from: a text such as `"run:DIR"`, a `Run`, or the `pathlib.Path` of
-            a run directory or of a .keras file; by default as the config says.
+            a run directory, a SavedModel or a .keras file; by default as the config says.
         encoder: Name of the encoder, such as `"resnet18"`, or the path of a .keras file; by default
             that of the config.
         strategy: A `tf.distribute.Strategy`; by default the current one.
@@ -197,9 +198,11 @@ def _init(init: str | os.PathLike[str] | Run | None) -> str | None:
         return f"run:{init.workdir}"
     if not isinstance(init, os.PathLike):
         return init
-    path = os.fsdecode(init)
+    path = paths.expand_argument(init, "init")
     if path.endswith(".keras"):
         return f"keras:{path}"
+    if os.path.exists(os.path.join(path, SAVED_MODEL_FILE)):
+        return f"saved_model:{path}"
     return f"run:{path}" if os.path.isdir(path) else path
 
 

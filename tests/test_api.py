@@ -217,7 +217,14 @@ def test_pairs_of_arrays_are_features(features, function):
         (([[1.0], [2.0]], [[1, 0], [0, 1]]), "labels in train are of the type list"),
         (([[1.0], [2.0]], np.eye(2)), r"labels in train"),
         (([[1.0], [2.0]], ["a", "b"]), "labels of train and test are texts and numbers"),
-        (([[1.0], [2.0, 3.0]], [0, 1]), "the features of train are not an array"),
+        (([[1.0], [2.0, 3.0]], [0, 1]), "the features of train are not an array of numbers"),
+        (([["a"], ["b"]], [0, 1]), "type <U1: pass a pair .*, with numbers as features"),
+        (([[1.0], [2.0]], [0, -2]), "labels of train have the number -2: use numbers of 0 or"),
+        (([[1.0], [2.0]], [1, -1]), "labels of train are -1 and 1, but -1 stands for an image"),
+        (
+            ([[1.0], [2.0]], np.uint64([0, 2**63])),
+            "has the number 9223372036854775808: use numbers",
+        ),
         (([[1.0 + 2j]], [0]), "type complex128: pass a pair .*, with numbers as features"),
         (([[1.0], [np.nan], [np.inf]], [0, 1, 1]), "train have NaN.* 2 of 3 rows, first in row 1"),
         (([[1.0], [1e300]], [0, 1]), "beyond the range of float32 in 1 of 2 rows, first in row 1"),
@@ -243,22 +250,68 @@ def test_labels_of_pairs_may_be_texts_and_far_apart(features, function):
     train, test = features
     column = pd.Series(train.labels).astype("category")
     assert function((train.features, column), (test.features, test.labels)) == expected
-    with pytest.raises(UserError, match="labels of test are not the numbers of classes, but"):
+    # Data types without an equivalent in NumPy, and one that holds anything.
+    for dtype in (tf.bfloat16, tf.float16):
+        halves = [(tf.cast(part.features, dtype), part.labels) for part in features]
+        same = [(np.float32(half), labels) for half, labels in halves]
+        assert function(*halves) == function(*same)
+    objects = [(part.features.astype(object), part.labels) for part in features]
+    assert function(*objects) == expected
+    with pytest.raises(UserError, match="labels of test are not the numbers of classes below"):
         function(train, (test.features, [f"class {label}" for label in test.labels]))
+    with pytest.raises(UserError, match="labels of test are not the numbers of classes below"):
+        function(train, (test.features, test.labels + 10**6))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        pd.Series(["a", "b", None], dtype="string"),
+        tf.constant(["a", "b", ""]),
+        np.array([b"a", b"b", b""]),
+        ["a", "b", np.nan],
+    ],
+)
+def test_missing_labels_of_pairs_are_left_out(missing):
+    part = np.eye(3, dtype=np.float32), missing
+    assert moco_tf.knn(part, part, k=1) == {"top1": 1.0, "top5": 1.0}
+    with pytest.raises(UserError, match="none of the images has a label"):
+        moco_tf.knn(part, (part[0], [None] * 3))
+
+
+def test_large_numbers_of_different_types_are_told_apart():
+    labels = np.array([2**60, 2**60 + 1], np.uint64)
+    part = np.eye(2, dtype=np.float32)
+    assert moco_tf.knn((part, labels), (part, labels.astype(np.int64)), k=1)["top1"] == 1.0
+    assert moco_tf.knn((part, labels), (part, labels[::-1].astype(np.int64)), k=1)["top1"] == 0.0
+
+
+def test_linear_probe_names_the_only_class():
+    part = [[0.0, 1.0], [1.0, 0.0]], ["cat", "cat"]
+    with pytest.raises(UserError, match="all of them have the label cat: add"):
+        moco_tf.linear_probe(part, part)
 
 
 @pytest.mark.parametrize("function", [moco_tf.knn, moco_tf.linear_probe])
 def test_classes_without_training_images_are_reported(features, function):
     train, test = features
     number = len(test.labels)
-    with pytest.warns(UserWarning, match=f"{number} of {number} test images are of .* count as"):
+    message = f"class of {number} of the {number} test images, which are of 2 classes and count"
+    with pytest.warns(UserWarning, match=message):
         accuracy = function(
             (train.features, train.labels), (test.features, test.labels + train.num_classes)
         )
     assert accuracy["top1"] == 0.0
     unknown = dataclasses.replace(test, labels=np.where(test.labels == 0, 9, test.labels))
-    with pytest.warns(UserWarning, match="test images are of 1 classes that no training image has"):
+    with pytest.warns(UserWarning, match="test images, which are of a class and count as wrong"):
         function(dataclasses.replace(train, num_classes=10), unknown)
+    # The classes of two sources are compared by their names.
+    names = [*train.class_names, "other"]
+    labels = np.where(train.labels >= 0, 2, -1)
+    labels[:2] = 1
+    others = dataclasses.replace(train, labels=labels, class_names=names, num_classes=3)
+    with pytest.warns(UserWarning, match="count as wrong"):
+        function(others, test)
 
 
 def test_features_of_chosen_images(source, backbone):

@@ -55,8 +55,10 @@ def load_backbone(path: str | os.PathLike[str]) -> keras.Model:
         network = load_keras(path)
     elif tf.io.gfile.exists(os.path.join(path, SAVED_MODEL_FILE)):
         network = load_network(path)
-    else:
+    elif tf.io.gfile.isdir(path):
         network = load_query_encoder(path).backbone
+    else:
+        raise UserError(f"{path} is no run directory, no .keras file and no SavedModel")
     return encoders.with_normalization(network)
 
 

@@ -11,7 +11,7 @@ from moco_tf.backbones.model_card import Origin
 from moco_tf.cli import app
 from moco_tf.config import evaluation_size
 from moco_tf.data import sources
-from moco_tf.data.pixels import AUTO, Pixels, of_images, range_text
+from moco_tf.data.pixels import AUTO, Pixels, of_images, range_text, same_range
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
@@ -274,7 +274,7 @@ def require_images(
             f"the images of '{source.name}' have {source.channels} channels, but {name} takes "
             f"{channels}: choose images with {channels} channels by --data{or_flags}"
         )
-    if taken is not None and taken.value_range != source.value_range:
+    if taken is not None and not same_range(taken.value_range, source.value_range):
         raise UserError(
             f"the pixel values of '{source.name}' are in {range_text(source)}, but {name} takes "
             f"{range_text(taken)}: choose such images by --data, --pixels and --value_range"

@@ -134,6 +134,11 @@ def as_labels(labels: Any, count: int, name: str = "images") -> np.ndarray:
             labels = labels[:, 0]
         if labels.dtype.kind in "iubU" or labels.ndim != 1:
             npy.require_labels(labels, count, f"the array of labels in {name}")
+            if labels.dtype.kind == "u" and labels.size and labels.max() > np.iinfo(np.int64).max:
+                raise UserError(
+                    f"the array of labels in {name} has the number {labels.max()}: use numbers "
+                    "below 2**63, or texts"
+                )
             return np.ascontiguousarray(labels)
         labels = labels.tolist()
     if isinstance(labels, (Mapping, Set)):
@@ -158,6 +163,10 @@ def _label(value: Any) -> Any:
     """Return a label without the type of NumPy; None if it is missing."""
     if isinstance(value, np.generic):
         value = value.item()
+    if type(value).__name__ == "NAType":  # That of pandas, which need not be installed.
+        return None
+    if isinstance(value, bytes):  # As in a tensor of texts.
+        return value.decode(errors="backslashreplace")
     if isinstance(value, float):
         # A data frame stores integers as floats if some are missing.
         if math.isnan(value):

@@ -112,6 +112,16 @@ def range_text(pixels: Any) -> str:
     return ", ".join(number_text(value) for value in pixels.value_range)
 
 
+def same_range(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Return whether two value ranges are the same but for their last digits, as from a file.
+
+    Example:
+        >>> same_range((0.0, 0.123456789012), (0.0, 0.123456789)), same_range((0, 255), (0, 1))
+        (True, False)
+    """
+    return all(math.isclose(*pair, rel_tol=1e-6) for pair in zip(first, second, strict=True))
+
+
 def number_text(value: float) -> str:
     """Return a number in the fewest digits that give the same number when they are read."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)

@@ -97,25 +97,28 @@ def require_images(backbone: Any, source: Any) -> None:
     """Raise a `UserError` if a backbone takes other images than those of a source.
 
     Args:
-        backbone: A backbone; nothing is known about one that is not a Keras model.
+        backbone: A backbone. Nothing is known about one without `pixels` and `input_shape`.
         source: A `moco_tf.data.sources.source.Source`.
     """
     shape = getattr(backbone, "input_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 4:
-        return
-    if shape[-1] not in (None, source.channels):
+    pixels = getattr(backbone, "pixels", None)
+    pixels = pixels if isinstance(pixels, Pixels) else None
+    channels = len(pixels.mean) if pixels else None
+    if isinstance(shape, tuple) and len(shape) == 4:
+        channels = shape[-1]
+    remedy = (
+        "use images that the backbone takes, by the arguments of moco_tf.load_source or with the "
+        "Run.source of its run"
+    )
+    if channels not in (None, source.channels):
         raise UserError(
             f"the images of '{source.name}' have {source.channels} channels, but the backbone "
-            f"takes {shape[-1]}: open them with moco_tf.load_source(..., channels={shape[-1]}), as "
-            "Run.source does for the images of a run"
+            f"takes {channels}: {remedy}"
         )
-    pixels = getattr(backbone, "pixels", None)
-    if isinstance(pixels, Pixels) and pixels.value_range != source.value_range:
+    if pixels and not pixel_values.same_range(pixels.value_range, source.value_range):
         raise UserError(
             f"the pixel values of '{source.name}' are in [{pixel_values.range_text(source)}], but "
-            f"the backbone takes [{pixel_values.range_text(pixels)}]: open the images with "
-            f"moco_tf.load_source(..., pixels={pixels.dtype!r}, value_range={pixels.value_range}), "
-            "as Run.source does for the images of a run"
+            f"the backbone takes [{pixel_values.range_text(pixels)}]: {remedy}"
         )
 
 

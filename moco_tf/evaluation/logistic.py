@@ -65,9 +65,11 @@ def scores(
     require_finite(train, test)
     assert train.labels is not None
     if len(np.unique(train.labels)) < 2:
+        label = train.labels[0]
         raise UserError(
             "the linear probe needs training images of two or more classes, but all of them have "
-            f"the label {train.labels[0]}: add images of other classes"
+            f"the label {train.class_names[label] if train.class_names else label}: add images of "
+            "other classes"
         )
     scaler = StandardScaler().fit(train.features)
     scaled, scaled_test = _merged_columns(

@@ -22,8 +22,14 @@ class _Output:
 
     def _printable(self, text: str) -> str:
         """Return a text with escapes for the characters that the encoding of the stream lacks."""
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        return text.encode(encoding, "backslashreplace").decode(encoding)
+        encoding = getattr(self._stream, "encoding", None)
+        errors = getattr(self._stream, "errors", None) or "strict"
+        if encoding and isinstance(text, str):
+            try:
+                text.encode(encoding, errors)
+            except UnicodeEncodeError:
+                return text.encode(encoding, "backslashreplace").decode(encoding)
+        return text
 
     def flush(self) -> None:
         self._try(lambda: self._stream.flush())

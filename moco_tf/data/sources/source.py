@@ -164,7 +164,10 @@ class Source:
         Raises:
             UserError: If they are not the indices of images of this source.
         """
-        array = np.asarray(indices)
+        try:
+            array = np.asarray(indices)
+        except ValueError:  # Lists of different lengths.
+            array = np.array(None)
         if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
             raise UserError(
                 f"part={indices!r:.100}: choose one of {', '.join(PARTS)}, or pass the indices of "
