@@ -38,6 +38,8 @@ TYPES = {
 }
 VALUE_TYPES = {setting.key: setting.value_type or type(setting.default) for setting in SETTINGS}
 OPTIONAL = {setting.key for setting in SETTINGS if setting.default is None}
+# Texts that hold numbers, which may be given as such.
+NUMBERS_IN_TEXTS = ("data.value_range", "data.mean", "data.std")
 GROUPS = {key.partition(".")[0] for key in VALUE_TYPES if "." in key}
 
 
@@ -202,6 +204,8 @@ def _converted(key: str, value: Any) -> Any:
         value = value.item()
     if expected is str and isinstance(value, os.PathLike):
         value = os.fsdecode(value)
+    if key in NUMBERS_IN_TEXTS and isinstance(value, (tuple, list, np.ndarray)):
+        value = ",".join(map(str, np.asarray(value).ravel().tolist()))
     if expected is tuple and isinstance(value, (list, np.ndarray)):
         value = tuple(np.asarray(value).tolist())
     if expected is float and type(value) is int:
@@ -219,7 +223,8 @@ def _hint(key: str) -> str:
     if not similar:
         return "the page Configuration of the documentation lists all"
     if inner:
-        return f"did you mean **{{'{similar[0]}': ...}}?"
+        group, _, name = similar[0].rpartition(".")
+        return f"did you mean {group}={{'{name}': ...}}?"
     return f"did you mean {' or '.join(similar)}?"
 
 

@@ -60,13 +60,19 @@ def test_settings_are_changed_in_their_own_type():
     assert config.encoder == "mine.keras"
     config_files.change(config, {"augment.hue": None})
     assert config.augment.hue is None
+    config_files.change(config, {"data": {"value_range": (0, 4095.5), "mean": [0.5], "std": "0.2"}})
+    assert (config.data.value_range, config.data.mean, config.data.std) == (
+        "0.0,4095.5",
+        "0.5",
+        "0.2",
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"epoch": 3}, "epoch=3: there is no such setting; did you mean epochs?"),
-        ({"hue": 3}, "hue=3: there is no such setting; did you mean **{'augment.hue': ...}?"),
+        ({"hue": 3}, "hue=3: there is no such setting; did you mean augment={'hue': ...}?"),
         (
             {"augment": {"hue2": 3}},
             "augment.hue2=3: there is no such setting; did you mean augment",

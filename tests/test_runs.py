@@ -12,6 +12,9 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import UserError, run_metrics
+from moco_tf.backbones import loading
+from moco_tf.data.pixels import Pixels
+from moco_tf.export.saved_model import export_saved_model
 from tests.images import crops
 
 
@@ -71,13 +74,38 @@ def test_source_has_the_options_of_the_run(gray_run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_range_of_a_file_may_be_rounded(tmp_path):
+    value_range = (-2.364314856529236, 2.3422594237327576)
+    np.save(tmp_path / "images.npy", np.zeros([4, 16, 16, 1], np.float32))
+    source = moco_tf.load_source(
+        f"npy:{tmp_path / 'images.npy'}", pixels="float32", value_range=value_range
+    )
+    pixels = Pixels((0.5,), (0.25,), "float32", value_range)
+    backbone = moco_tf.encoders.random_backbone("resnet8", "small", 1, pixels=pixels)
+    backbone.save(tmp_path / "backbone.keras")
+    loaded = moco_tf.load_backbone(tmp_path / "backbone.keras")
+    assert loaded.pixels.value_range != value_range
+    assert moco_tf.extract_features(loaded, source, "all", 16).features.shape == (4, 64)
+    # A SavedModel knows its range, too.
+    export_saved_model(backbone, str(tmp_path / "saved_model"))
+    layer, _ = loading.load_saved_model(tmp_path / "saved_model")
+    other = moco_tf.load_source(source.name, pixels="float32", value_range=(0, 1))
+    with pytest.raises(UserError, match=r"are in \[0, 1\], but the backbone takes \[-2.36"):
+        moco_tf.extract_features(layer, other, "all", 16)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["run", "directory", "file"])
-def test_run_starts_from_another_one(gray_run, tmp_path, form):
+def test_run_starts_from_another_one(gray_run, tmp_path, form, monkeypatch):
     run, images = gray_run
+    monkeypatch.setenv("HERE", str(tmp_path))
     path = tmp_path / "backbone.keras"
     run.backbone.save(path)
-    init = {"run": run, "directory": pathlib.Path(run.workdir), "file": path}[form]
+    init = {
+        "run": run,
+        "directory": pathlib.Path(run.workdir),
+        "file": pathlib.Path("$HERE/backbone.keras"),
+    }[form]
     data = {"pixels": "uint16", "value_range": "0,4000"}
     started = moco_tf.train(images, tmp_path / "next", "photos", init=init, **FEW, data=data)
     assert started.config.init == (f"keras:{path}" if form == "file" else f"run:{run.workdir}")

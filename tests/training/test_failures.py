@@ -236,6 +236,14 @@ def test_characters_that_a_terminal_lacks_are_escaped(tmp_path):
     ):
         print("日本 Käfer \udcff")
     assert path.read_text(encoding="cp1252") == r"\u65e5\u672c Käfer \udcff" + "\n"
+    # A stream that can write the bytes of a file name does so.
+    with (
+        open(path, "w", encoding="ascii", errors="surrogateescape") as file,
+        contextlib.redirect_stdout(file),
+        printing_may_fail(),
+    ):
+        print("\udcff")
+    assert path.read_bytes() == b"\xff\n"
 
 
 @pytest.fixture
