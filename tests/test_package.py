@@ -19,6 +19,7 @@ import zipfile
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 import moco_tf
 from tests.command import ROOT, TINY
@@ -144,7 +145,8 @@ def test_metadata_is_complete(built):
         entry_points.read_string(wheel.read(f"{folder}/entry_points.txt").decode())
     assert (metadata["Name"], metadata["Version"]) == ("moco-tf", moco_tf.__version__)
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert metadata["Requires-Python"] == project()["requires-python"]
+    required = [metadata["Requires-Python"], project()["requires-python"]]
+    assert SpecifierSet(required[0]) == SpecifierSet(required[1])
     assert set(metadata.get_all("Provides-Extra")) == set(project()["optional-dependencies"])
     needed = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     assert len(needed) == len(project()["dependencies"])

@@ -37,6 +37,10 @@ class Features:
         unreadable: Names of the requested images that cannot be read, by their indices.
         unreadable_classes: Names of the classes of which none of the requested images can be read.
         class_names: Names of the classes; empty if they are not known.
+
+    Example:
+        >>> Features(np.zeros([2, 4], np.float32), np.arange(2), np.int32([0, 1]), num_classes=2)
+        <moco_tf features 2 x 4, labels of 2 classes>
     """
 
     features: np.ndarray

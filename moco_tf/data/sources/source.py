@@ -66,6 +66,14 @@ class Source:
         options: The arguments of `moco_tf.load_source` that the images depend on and that differ
             from their defaults, as values of JSON. Those of a mixture are by part, such as
             `{"source 1": {"orientation": True}}`.
+
+    Example:
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
+        >>> source
+        <moco_tf source 'photos': 9,934 images>
+        >>> len(source.train), len(source.test), source.class_names[0]
+        (8116, 1818, 'astronaut')
     """
 
     name: str
