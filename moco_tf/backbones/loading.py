@@ -58,7 +58,9 @@ def load_backbone(path: str | os.PathLike[str]) -> keras.Model:
     elif tf.io.gfile.isdir(path):
         network = load_query_encoder(path).backbone
     else:
-        raise UserError(f"{path} is no run directory, no .keras file and no SavedModel")
+        raise UserError(
+            f"{path} is not a run directory, a .keras file or a SavedModel: pass the path of one"
+        )
     return encoders.with_normalization(network)
 
 

@@ -145,9 +145,8 @@ def _warn_of_missing_classes(train: Features, test: Features) -> None:
     missing = np.setdiff1d(test_labels, train_labels)
     if len(missing):
         count = int(np.isin(test_labels, missing).sum())
-        classes = "a class" if len(missing) == 1 else f"{len(missing)} classes"
         warnings.warn(
-            f"no training image has the class of {count} of the {len(test_labels)} test images, "
-            f"which are of {classes} and count as wrong: look at the labels of both parts",
+            f"{count} of {len(test_labels)} test images have a class that no training image has, "
+            "and count as wrong: look at the labels of both parts",
             stacklevel=4,  # Where the function of `moco_tf` was called.
         )
