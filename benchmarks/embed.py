@@ -71,7 +71,7 @@ def make_reading_turn(folder, encoder):
     """Return a function that reads all images once."""
     from moco_tf.data import sources
     from moco_tf.data.evaluation_views import central_views
-    from moco_tf.evaluation.features import batch_size
+    from moco_tf.evaluation.extraction import batch_size
 
     source = sources.load(f"folder:{folder}")
     batches = central_views(source, source.part("all"), SIZE, batch_size(SIZE))
@@ -88,7 +88,7 @@ def make_forward_turn(folder, encoder):
     import tensorflow as tf
 
     from moco_tf import encoders
-    from moco_tf.evaluation.features import batch_size, feature_step
+    from moco_tf.evaluation.extraction import batch_size, feature_step
 
     step = feature_step(encoders.random_backbone(encoder))
     count = batch_size(SIZE)
@@ -104,7 +104,7 @@ def make_forward_turn(folder, encoder):
 def make_embed_turn(folder, encoder):
     """Return a function that embeds all images to a new directory."""
     import moco_tf
-    from moco_tf.evaluation.features import traceable
+    from moco_tf.evaluation.extraction import traceable
 
     source = moco_tf.load_source(f"folder:{folder}")
     backbone = traceable(moco_tf.encoders.random_backbone(encoder))

@@ -9,7 +9,7 @@ import numpy as np
 
 from moco_tf import encoders, load_source
 from moco_tf.configs.photos import get_config
-from moco_tf.evaluation.features import Extractor, feature_step
+from moco_tf.evaluation.extraction import Extractor, feature_step
 from moco_tf.training import run
 
 

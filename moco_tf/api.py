@@ -9,7 +9,8 @@ from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic
-from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.extraction import extract
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.pairs import comparable
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from moco_tf.ranges import COUNT, checked

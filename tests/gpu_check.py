@@ -36,7 +36,7 @@ from tensorflow.python.framework import kernels
 from moco_tf import encoders
 from moco_tf.data import sources
 from moco_tf.evaluation import linear
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.training.build import build_model
 from moco_tf.training.run import train

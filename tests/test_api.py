@@ -10,7 +10,7 @@ import tensorflow as tf
 import moco_tf
 from moco_tf import UserError, encoders
 from moco_tf.evaluation import knn, logistic
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
 from tests import command
 from tests.command import ROOT

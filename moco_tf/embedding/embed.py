@@ -22,7 +22,8 @@ from moco_tf.embedding.formats import Rows
 from moco_tf.embedding.settings import DTYPES, FORMATS, ROWS_PER_FILE
 from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
-from moco_tf.evaluation.features import Extractor, Features, feature_step, normalize, require_finite
+from moco_tf.evaluation.extraction import Extractor, feature_step
+from moco_tf.evaluation.features import Features, normalize, require_finite
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument

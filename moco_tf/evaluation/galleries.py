@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from moco_tf.data.sources.source import Source, sample
 from moco_tf.evaluation.clustering import MAX_IMAGES
-from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation.extraction import Extractor, feature_step
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.protocols import require_labels
 
 

@@ -24,13 +24,8 @@ from moco_tf.data.sources.source import Source
 from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
-from moco_tf.evaluation.features import (
-    Extractor,
-    Features,
-    feature_step,
-    require_finite,
-    traceable,
-)
+from moco_tf.evaluation.extraction import Extractor, feature_step, traceable
+from moco_tf.evaluation.features import Features, require_finite
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.frozen import checksums, require_unchanged
 from moco_tf.evaluation.metrics import accuracies, classification

@@ -23,7 +23,8 @@ from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source, sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation import anomaly, unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step, normalize, require_finite
+from moco_tf.evaluation.extraction import Extractor, feature_step
+from moco_tf.evaluation.features import Features, normalize, require_finite
 from moco_tf.evaluation.settings import AnomalySettings
 
 # Maximum number of patches of normal images that are kept.

@@ -20,14 +20,8 @@ from moco_tf.evaluation import (
     retrieval,
     unreadable,
 )
-from moco_tf.evaluation.features import (
-    Extractor,
-    Features,
-    feature_step,
-    labeled,
-    require_comparable,
-    with_classes_of,
-)
+from moco_tf.evaluation.extraction import Extractor, feature_step
+from moco_tf.evaluation.features import Features, labeled, require_comparable, with_classes_of
 from moco_tf.evaluation.metrics import classification
 from moco_tf.evaluation.settings import (
     SETTINGS,

@@ -13,7 +13,8 @@ from moco_tf.backbones import descriptions
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data.sources.source import Source, sample
 from moco_tf.evaluation import knn, protocols, unreadable
-from moco_tf.evaluation.features import Extractor, Features, feature_step
+from moco_tf.evaluation.extraction import Extractor, feature_step
+from moco_tf.evaluation.features import Features
 from moco_tf.report.evidence import Results
 from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM
 

@@ -14,7 +14,7 @@ from moco_tf.data import sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source, sample
 from moco_tf.errors import UserError
-from moco_tf.evaluation import features, knn, quality
+from moco_tf.evaluation import extraction, knn, quality
 from moco_tf.training.accessory import Accessory
 from moco_tf.training.best import BestCheckpoint
 from moco_tf.training.callbacks import GlobalStep
@@ -82,14 +82,14 @@ class KNNMonitor(GlobalStep):
             self._trained = self.model.query_encoder.backbone
             self._copy = keras.models.clone_model(self._trained)
             pixels = encoders.pixels_of(self._trained)
-            self._step = features.feature_step(encoders.with_normalization(self._copy, pixels))
+            self._step = extraction.feature_step(encoders.with_normalization(self._copy, pixels))
             self._read_images()
             self._copy.set_weights(self._trained.get_weights())
 
     def _read_images(self) -> None:
         """Read the images in the next evaluation, which the later ones then have in memory."""
         self._extract_train, self._extract_test = (
-            features.Extractor(self.source, indices, self.image_size, keep_views=True)
+            extraction.Extractor(self.source, indices, self.image_size, keep_views=True)
             for indices in (self.train, self.test)
         )
 

@@ -12,7 +12,7 @@ import pytest
 from moco_tf.backbones import loading
 from moco_tf.data import sources
 from moco_tf.evaluation import knn
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.settings import SETTINGS, KNNSettings
 from moco_tf.report.findings import TITLES
 from tests import in_process

@@ -14,7 +14,7 @@ import tensorflow as tf
 from moco_tf.backbones import loading
 from moco_tf.data import sources
 from moco_tf.evaluation import knn
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.settings import KNNSettings
 from moco_tf.export.saved_model import export_saved_model
 from tests import in_process

@@ -14,7 +14,7 @@ from moco_tf.data import sources
 from moco_tf.data.sources.source import sample
 from moco_tf.errors import UserError
 from moco_tf.evaluation.agreement import Agreement
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.export import litert_file
 from moco_tf.export.litert_file import export_litert
 from tests import in_process

@@ -19,7 +19,7 @@ from moco_tf.data import sources
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import knn
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.report import page, report
 from moco_tf.report.baselines import baselines
 from moco_tf.report.findings import PIXELS, RANDOM, TRAINED

@@ -11,7 +11,7 @@ from moco_tf.cli import evaluate, train
 from moco_tf.configs.photos import get_config
 from moco_tf.data import sources
 from moco_tf.evaluation import knn
-from moco_tf.evaluation.features import extract
+from moco_tf.evaluation.extraction import extract
 from moco_tf.export import saved_model
 from tests.images import write_folder
 

@@ -21,7 +21,8 @@ from moco_tf.data import sources
 from moco_tf.data.augment import Augment
 from moco_tf.data.normalization import MEAN, STD
 from moco_tf.data.recipes import RECIPES
-from moco_tf.evaluation.features import Features, extract
+from moco_tf.evaluation.extraction import extract
+from moco_tf.evaluation.features import Features
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_data, build_model
 from moco_tf.training.finite import FiniteCheck

@@ -1,4 +1,4 @@
-"""Features of a small folder against the backbone called image by image."""
+"""Extracted features of a small folder against the backbone called image by image."""
 
 import dataclasses
 
@@ -11,8 +11,8 @@ from PIL import Image
 from moco_tf import encoders
 from moco_tf.data import sources
 from moco_tf.errors import UserError
-from moco_tf.evaluation import features
-from moco_tf.evaluation.features import Extractor, extract, feature_step
+from moco_tf.evaluation import extraction
+from moco_tf.evaluation.extraction import Extractor, extract, feature_step
 from tests.images import write_pieces
 
 SIZE = 24
@@ -45,7 +45,7 @@ def one_by_one(backbone, folder, indices):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [256, 4, 3])
 def test_features_are_in_the_order_of_the_indices(monkeypatch, folder, backbone, batch_size):
-    monkeypatch.setattr(features, "batch_size", lambda image_size: batch_size)
+    monkeypatch.setattr(extraction, "batch_size", lambda image_size: batch_size)
     indices = np.array([9, 0, 4, 1, 7, 2, 8, 5, 6])
     result = extract(backbone, sources.load(f"folder:{folder}"), indices, SIZE)
     assert result.indices.tolist() == indices.tolist()
@@ -60,7 +60,7 @@ def test_features_are_in_the_order_of_the_indices(monkeypatch, folder, backbone,
 
 
 def test_unreadable_images_are_left_out_with_their_labels(monkeypatch, folder, backbone):
-    monkeypatch.setattr(features, "batch_size", lambda image_size: 4)
+    monkeypatch.setattr(extraction, "batch_size", lambda image_size: 4)
     result = extract(backbone, sources.load(f"folder:{folder}"), np.arange(10), SIZE)
     readable = [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert result.indices.tolist() == readable
@@ -72,7 +72,7 @@ def test_unreadable_images_are_left_out_with_their_labels(monkeypatch, folder, b
 
 
 def test_extractor_follows_the_weights_and_reads_the_images_once(monkeypatch, folder):
-    monkeypatch.setattr(features, "batch_size", lambda image_size: 4)
+    monkeypatch.setattr(extraction, "batch_size", lambda image_size: 4)
     source, reads = sources.load(f"folder:{folder}"), []
 
     def read(index):
@@ -134,9 +134,8 @@ def test_source_without_readable_image_is_refused(folder, backbone):
 
 @pytest.mark.distributed
 def test_two_replicas_give_identical_features(monkeypatch, folder, backbone, two_replicas):
-    monkeypatch.setattr(
-        features, "batch_size", lambda image_size: 2
-    )  # Ten images: three batches for two replicas.
+    # Ten images: three batches for two replicas.
+    monkeypatch.setattr(extraction, "batch_size", lambda image_size: 2)
     source = sources.load(f"folder:{folder}")
     indices = np.array([9, 0, 4, 1, 3, 7, 2, 8, 5, 6])
     expected = extract(backbone, source, indices, SIZE)
