@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moco_tf.cli import export as export_command
-from moco_tf.errors import UserError
 from moco_tf.paths import expand_argument
 
 if TYPE_CHECKING:
@@ -73,11 +72,7 @@ def export_keras(
     from moco_tf.backbones.model_card import Format, model_card
 
     path = expand_argument(path, "path")
-    if not path.endswith(".keras"):
-        raise UserError(
-            f"the path {path} does not end in .keras, as Keras requires: use "
-            f"{path.rstrip('/').removesuffix('.keras')}.keras"
-        )
+    saving.require_keras_name(path)
     require_finite(backbone.weights)
     form = Format(
         name="Keras model, made of Keras' own layers",

@@ -95,7 +95,7 @@ def finetune(
         settings = FinetuneSettings(**given, seed=seed)
         result = comparison.find_matching(finished, {**identity, **settings.used()})
         if result is None:
-            result = protocols.evaluate_finetune(backbone, source, image_size, settings, name)
+            _, result = protocols.evaluate_finetune(backbone, source, image_size, settings, name)
             result = {**identity, **result}
             finished.append(result)
             write_result(workdir, {"protocol": PROTOCOL, "finetunings": finished})

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import UserError, encoders
-from moco_tf.evaluation import knn, logistic
+from moco_tf.evaluation import knn, logistic, protocols
 from moco_tf.evaluation.extraction import extract
-from moco_tf.evaluation.settings import KNNSettings, ProbeSettings
+from moco_tf.evaluation.settings import FinetuneSettings, KNNSettings, ProbeSettings
 from tests import command
 from tests.command import ROOT
 from tests.evaluation.helpers import as_features
@@ -332,3 +332,45 @@ def test_source_and_features_are_short_in_a_notebook(source, features):
     count = len(features[0].labels)
     expected = f"<moco_tf features {count} x 64, labels of {features[0].num_classes} classes>"
     assert repr(features[0]) == expected
+
+
+# All of them differ from the defaults.
+FINETUNE = {
+    "layers": "head",
+    "label_fraction": 0.5,
+    "epochs": 3,
+    "batch_size": 8,
+    "learning_rate": 0.1,
+    "head_learning_rate": 1,
+    "sgd_momentum": 0.8,
+    "weight_decay": 0.01,
+    "batch_norm": "frozen",
+    "crop_scale": (0.5, 1),
+    "evaluate_every": 2,
+    "seed": 3,
+}
+
+
+@pytest.mark.slow
+def test_finetune_passes_on_its_settings_and_returns_the_classifier(source, backbone):
+    assert FINETUNE.keys() == {field.name for field in dataclasses.fields(FinetuneSettings)}
+    defaults = vars(FinetuneSettings())
+    assert all(value != defaults[name] for name, value in FINETUNE.items())
+    classifier, result = moco_tf.finetune(backbone, source, SIZE, **FINETUNE)
+    settings = FinetuneSettings(**FINETUNE)
+    _, expected = protocols.evaluate_finetune(backbone, source, SIZE, settings)
+    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
+    assert classifier.class_names == source.class_names
+    test = moco_tf.extract_features(classifier, source, "test", SIZE)
+    assert result["top1"] == (test.features.argmax(axis=1) == test.labels).mean()
+
+
+def test_finetune_checks_its_arguments(source, backbone):
+    with pytest.raises(UserError, match="backbone is of the type function, which cannot become"):
+        moco_tf.finetune(lambda images: images, source, SIZE)
+    with pytest.raises(UserError, match="^epochs=0: must be 1 or greater$"):
+        moco_tf.finetune(backbone, source, SIZE, epochs=0)
+    with pytest.raises(UserError, match="^image_size=0: "):
+        moco_tf.finetune(backbone, source, 0)
+    with pytest.raises(UserError, match="^source is "):
+        moco_tf.finetune(backbone, "photos", SIZE)

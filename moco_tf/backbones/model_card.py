@@ -1,9 +1,10 @@
 """The model card of an export: its network, training data, recipe and results, in Markdown."""
 
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,6 +17,7 @@ from moco_tf.data.pixels import range_text
 from moco_tf.encoders.names import is_foreign
 from moco_tf.errors import UserError
 from moco_tf.evaluation.results import summarize
+from moco_tf.evaluation.settings import SETTINGS
 from moco_tf.files import read_json
 from moco_tf.markdown import code, table, text
 
@@ -30,7 +32,8 @@ class Origin(NamedTuple):
     """Where a backbone was loaded from.
 
     Attributes:
-        source: "workdir" (a run directory), "saved_model" or "checkpoint" (a PyTorch file).
+        source: "workdir" (a run directory), "saved_model", or "checkpoint" (a file of PyTorch, or a
+            .keras file).
         path: Path of that directory or file.
     """
 
@@ -76,6 +79,73 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     Raises:
         UserError: If the origin is a run whose config or one of whose results cannot be read.
     """
+    training, evaluation = _history(origin, getattr(backbone, "checkpoint", ""))
+    return _card(
+        backbone,
+        export_format,
+        "a backbone for image features",
+        {"Training": training, "Evaluation": evaluation, "License": LICENSE},
+    )
+
+
+def classifier_card(
+    backbone: keras.Model,
+    export_format: Format,
+    class_names: Sequence[str],
+    result: Mapping[str, Any],
+    origin: Origin | None = None,
+) -> str:
+    """Return the model card of a classifier, a linear layer on a backbone.
+
+    Args:
+        backbone: As for `model_card`.
+        export_format: Description of the format.
+        class_names: The names of the classes, in the order of the outputs.
+        result: The result of the evaluation that trained the layer.
+        origin: Where the backbone came from before this training; None if its weights were random.
+
+    Returns:
+        The card, in Markdown.
+
+    Raises:
+        UserError: As `model_card`.
+    """
+    names = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in class_names)
+    history = "Random weights, without pre-training."
+    if origin is not None:
+        history, _ = _history(origin, result.get("checkpoint", ""))
+    settings = SETTINGS[result["protocol"]]
+    rows = [
+        (code(field.name), code(json.dumps(result[field.name])))
+        for field in dataclasses.fields(settings)
+        if field.name in result
+    ]
+    protocol, data = code(result["protocol"]), code(result["data"])
+    return _card(
+        backbone,
+        export_format,
+        f"a classifier of {len(class_names)} classes",
+        {
+            "Classes": f"```python\nCLASSES = [\n{names}]\n```",
+            "Training": f"Trained on {data} by the protocol {protocol} of moco-evaluate:\n\n"
+            f"{table(['setting', 'value'], rows)}\n\n### Backbone\n{history}",
+            "Evaluation": f"- {protocol} on {data}: {text(_describe_result(result))}",
+            "License": LICENSE,
+        },
+    )
+
+
+def _card(
+    backbone: keras.Model, export_format: Format, title: str, sections: Mapping[str, str]
+) -> str:
+    """Return a model card.
+
+    Args:
+        backbone: As for `model_card`.
+        export_format: Description of the format.
+        title: What the export is.
+        sections: The text of each section by its heading.
+    """
     network = encoders.network_of(backbone)
     pixels = encoders.pixels_of(backbone)
     numbers = {
@@ -104,10 +174,8 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
         ),
         "written by": f"moco-tf {moco_tf.__version__}",
     }
-    training, evaluation = _history(origin, getattr(backbone, "checkpoint", ""))
-    sections = {"Training": training, "Evaluation": evaluation, "License": LICENSE}
     return (
-        f"# {text(network.encoder)}, a backbone for image features\n\n{_facts_table(facts)}\n"
+        f"# {text(network.encoder)}, {title}\n\n{_facts_table(facts)}\n"
         f"\n{export_format.loading.strip()}\n"
         + "".join(f"\n## {name}\n{text.strip()}\n" for name, text in sections.items())
     )
@@ -128,7 +196,8 @@ def _history(origin: Origin | None, checkpoint: str) -> tuple[str, str]:
         return _history_of_run(origin.path, checkpoint)
     loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
-        return f"{loaded_from}, a PyTorch file. {UNKNOWN}", NO_RESULTS
+        kind = "Keras" if origin.path.endswith(".keras") else "PyTorch"
+        return f"{loaded_from}, a {kind} file. {UNKNOWN}", NO_RESULTS
     card, results = os.path.join(origin.path, CARD), _results(origin.path, "")
     if not tf.io.gfile.exists(card):
         return f"{loaded_from}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
@@ -222,7 +291,7 @@ def _results(directory: str, checkpoint: str) -> str:
     return "\n".join([heading, "", *lines]) if lines else ""
 
 
-def _describe_result(result: dict[str, Any]) -> str:
+def _describe_result(result: Mapping[str, Any]) -> str:
     if {"top1", "few_shot", "curves", "map", "auroc", "cluster_sizes"} & result.keys():
         return f"{summarize(result)}, views of {result['image_size']} px"
     # Other protocols, such as detection, have other numbers, and a comparison has rows of them.

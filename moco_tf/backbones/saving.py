@@ -18,6 +18,15 @@ def require_free(path: str) -> None:
         raise UserError(f"the path {path} exists: use a path that does not exist")
 
 
+def require_keras_name(path: str) -> None:
+    """Raise a `UserError` if a path does not end in .keras."""
+    if not path.endswith(".keras"):
+        raise UserError(
+            f"the path {path} does not end in .keras, as Keras requires: use "
+            f"{path.rstrip('/').removesuffix('.keras')}.keras"
+        )
+
+
 def write_file(path: str, fill: Callable[[str], object], card: str) -> None:
     """Write a file, and its model card to `<path>.md`.
 

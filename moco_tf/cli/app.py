@@ -30,7 +30,10 @@ from moco_tf.paths import expand, expand_source
 
 # The flags that are paths. So are --config, whose parser expands it, and the location in --data and
 # --gallery_data.
-PATH_FLAGS = ("workdir", "out", "preview", "saved_model", "checkpoint", "output_dir", "tfds_dir")
+PATH_FLAGS = (
+    *("workdir", "out", "preview", "saved_model", "checkpoint", "output_dir", "tfds_dir"),
+    "save_classifier",
+)
 # Examples of required flags.
 EXAMPLES = {
     "config": "configs/photos.py",

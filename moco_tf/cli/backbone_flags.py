@@ -41,6 +41,14 @@ def selected(values: flags.FlagValues) -> str:
     return next(name for name in NAMES if values[name].value)
 
 
+def origin(values: flags.FlagValues) -> Origin | None:
+    """Return where the backbone comes from, for a model card; None for --random_init."""
+    for name in NAMES:
+        if path := values[name].value:
+            return Origin(name, str(path))
+    return None
+
+
 def require_encoder(values: flags.FlagValues, needs_saved_model_network: bool = True) -> None:
     """Check that --encoder and --stem are present where they are needed, and only there.
 

@@ -83,6 +83,7 @@ MODES = {
     "features": ("knn",),
     "gallery_data": ("retrieval", "anomaly"),
     "compare": ("finetune", *TRANSFER),
+    "save_classifier": ("linear", "finetune"),
     "skip_invalid": TRANSFER,
 }
 
@@ -115,6 +116,13 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
         False,
         "Whether to compare with a random initialization (finetune, detection and segmentation "
         "only). With it, --workdir and --checkpoint can be combined.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "save_classifier",
+        None,
+        "File to write the trained classifier to, which must end in .keras and not exist. Keras "
+        "alone can load it (finetune, and linear without --cached).",
         flag_values=values,
     )
     define_source_flags(
@@ -197,6 +205,9 @@ def _protocol_and_settings(values: flags.FlagValues) -> tuple[str, Settings | No
                 f"--{flag} requires --protocol={' or '.join(protocols)}, not "
                 f"--protocol={values.protocol}"
             )
+    for mode in ("cached", "compare"):
+        if values.save_classifier is not None and values[mode].value:
+            raise UserError(f"--save_classifier has no effect with --{mode}: leave one of them out")
     label = f"--protocol={values.protocol}"
     if values.protocol == "report":
         if not values.workdir:

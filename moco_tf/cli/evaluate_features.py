@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from moco_tf import run_data, workers
+from moco_tf.backbones import classifier
 from moco_tf.cli import backbone_flags, evaluated_backbones
 from moco_tf.data.pixels import range_text
 from moco_tf.data.sources.folder import require_outside
@@ -57,6 +58,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     directory = values.output_dir or directory
     if workers.is_chief():
         require_writable(directory)
+        if values.save_classifier:
+            classifier.require_savable(backbone, values.save_classifier)
     description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
         description["gallery_data"] = gallery.name
@@ -77,16 +80,17 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
     _print_summary(source, gallery)
     heat: np.ndarray | None = None
+    trained: protocols.Trained | None = None
 
     # Every process computes; the chief alone writes.
     if isinstance(settings, LinearSettings):
-        result = protocols.evaluate_linear(backbone, source, image_size, settings)
+        trained, result = protocols.evaluate_linear(backbone, source, image_size, settings)
     elif isinstance(settings, FinetuneSettings) and backbones:
         result = comparison.compare(backbones, source, image_size, directory, description, settings)
         if workers.is_chief():
             feature_plots.plot_comparison(picture, {**result, **description})
     elif isinstance(settings, FinetuneSettings):
-        result = protocols.evaluate_finetune(backbone, source, image_size, settings)
+        trained, result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     elif isinstance(settings, AnomalySettings) and settings.level == "patch":
         shared = shared_file([source, gallery]) if gallery is not None else None
         if shared and workers.is_chief():
@@ -125,6 +129,11 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     summary = f"{protocol} of {name} on {source.name}: {summarize(result)}"
     try:
         written = [write_result(directory, result), *filter(None, [picture])]
+        if trained is not None and values.save_classifier:
+            assert source.class_names is not None
+            origin = backbone_flags.origin(values)
+            classifier.save(*trained, values.save_classifier, source.class_names, result, origin)
+            written.append(values.save_classifier)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise

@@ -72,7 +72,7 @@ def compare(
             curve = find_matching(complete, {**identity, **curve_settings.used()})
             if curve is None:
                 progress = f"{name}, {LAYERS[layers]}"
-                curve = protocols.evaluate_finetune(
+                _, curve = protocols.evaluate_finetune(
                     backbone, source, image_size, curve_settings, progress
                 )
                 curve = {**identity, **curve}

@@ -51,8 +51,8 @@ def classify(
     source: Source,
     image_size: int,
     settings: LinearSettings = LinearSettings(),
-) -> dict[str, Any]:
-    """Train a linear layer on random views of the training images, and return its accuracy.
+) -> tuple[Layer, dict[str, Any]]:
+    """Train a linear layer on random views of the training images, and evaluate it.
 
     Args:
         backbone: Callable from images `[N, size, size, channels]` in [0, 255] to features
@@ -64,12 +64,12 @@ def classify(
         settings: Settings of the training.
 
     Returns:
-        A dict with the entries of `moco_tf.evaluation.metrics.classification`, of the central views
-        of the test images;
-        the `learning_rate`; `num_train` and `num_test`, the numbers of images that can be read; and
-        the entries of `moco_tf.evaluation.unreadable.entries`. With several learning rates also
-        `num_held_out`, and `held_out`: a list of each `learning_rate` with its `top1` on the
-        held-out images.
+        The weights `[D, classes]` and the bias `[classes]` of the layer, and the results: a dict
+        with the entries of `moco_tf.evaluation.metrics.classification`, of the central views of the
+        test images; the `learning_rate`; `num_train` and `num_test`, the numbers of images that can
+        be read; and the entries of `moco_tf.evaluation.unreadable.entries`. With several learning
+        rates also `num_held_out`, and `held_out`: a list of each `learning_rate` with its `top1` on
+        the held-out images.
 
     Raises:
         UserError: If the backbone has changed, no image can be read, a feature of a test image or
@@ -100,13 +100,14 @@ def classify(
         num_train = len(source.train) - len(unreadable_train)
         choice = {"learning_rate": settings.learning_rate}
     require_unchanged(backbone, before)
-    return {
+    result = {
         **classification(test.features @ weights + bias, test),
         **choice,
         "num_train": num_train,
         "num_test": len(test.labels),
         **unreadable.entries(unreadable_train, test.unreadable, test.unreadable_classes),
     }
+    return (weights, bias), result
 
 
 def _split(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,9 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from moco_tf.data.sources.source import Source
@@ -179,12 +180,26 @@ def evaluate(
     }
 
 
+class Trained(NamedTuple):
+    """A classifier that a protocol has trained.
+
+    Attributes:
+        backbone: The backbone, from images `[N, size, size, channels]` to features `[N, D]`.
+        weights: float `[D, classes]`, the weights of the linear layer.
+        bias: float `[classes]`.
+    """
+
+    backbone: Any
+    weights: np.ndarray
+    bias: np.ndarray
+
+
 def evaluate_linear(
     backbone: Callable[[tf.Tensor], tf.Tensor],
     source: Source,
     image_size: int,
     settings: LinearSettings = LinearSettings(),
-) -> dict[str, Any]:
+) -> tuple[Trained, dict[str, Any]]:
     """Apply the paper's linear protocol; call this in every process of the current strategy.
 
     Args:
@@ -194,18 +209,20 @@ def evaluate_linear(
         settings: Settings of the training.
 
     Returns:
-        As `evaluate`, with the `seconds` of the whole evaluation.
+        The classifier, and the results as those of `evaluate`, with the `seconds` of the whole
+        evaluation.
 
     Raises:
         UserError: As `extract_both` and `linear.classify`.
     """
     require_two_labeled_parts(source)
     start = time.perf_counter()
-    result = linear.classify(backbone, source, image_size, settings)
+    layer, result = linear.classify(backbone, source, image_size, settings)
     seconds = round(time.perf_counter() - start, 3)
     # The learning rate is the one that was chosen, if there were several.
     used = dataclasses.asdict(settings) | {"learning_rate": result["learning_rate"]}
-    return {"protocol": "linear", **result, "seconds": seconds, **used}
+    result = {"protocol": "linear", **result, "seconds": seconds, **used}
+    return Trained(backbone, *layer), result
 
 
 def evaluate_finetune(
@@ -214,7 +231,7 @@ def evaluate_finetune(
     image_size: int,
     settings: FinetuneSettings = FinetuneSettings(),
     progress: str = "fine-tuning",
-) -> dict[str, Any]:
+) -> tuple[Trained, dict[str, Any]]:
     """Fine-tune a copy of a backbone; call this in every process of the current strategy.
 
     Args:
@@ -225,14 +242,15 @@ def evaluate_finetune(
         progress: Label of the progress bar.
 
     Returns:
-        As `evaluate`, with the `curve` of `finetune.fit`, the `seconds` of the whole evaluation,
-        and the settings that have an effect.
+        The classifier, and the results as those of `evaluate`, with the `curve` of `finetune.fit`,
+        the `seconds` of the whole evaluation, and the settings that have an effect.
 
     Raises:
         UserError: As `extract_both` and `finetune.fit`.
     """
     require_two_labeled_parts(source)
     start = time.perf_counter()
-    _, _, result = finetune.fit(backbone, source, image_size, settings, progress)
+    tuned, layer, result = finetune.fit(backbone, source, image_size, settings, progress)
     seconds = round(time.perf_counter() - start, 3)
-    return {"protocol": "finetune", **result, "seconds": seconds, **settings.used()}
+    result = {"protocol": "finetune", **result, "seconds": seconds, **settings.used()}
+    return Trained(tuned, layer.kernel.numpy(), layer.bias.numpy()), result

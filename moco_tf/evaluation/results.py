@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -13,7 +14,7 @@ from moco_tf.files import error_reason, write_atomically, write_remedy
 LAYERS = {"head": "only the new layer", "all": "all layers"}
 
 
-def summarize(result: dict[str, Any]) -> str:
+def summarize(result: Mapping[str, Any]) -> str:
     """Return the accuracy in a result and the numbers of images behind it, in one line."""
     if "curves" in result:
         parts = [

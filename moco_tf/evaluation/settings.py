@@ -6,6 +6,8 @@ The command line makes its flags from these classes, and results record them.
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from moco_tf.errors import UserError
 from moco_tf.ranges import Range, checked, plain
 
@@ -45,13 +47,38 @@ class Settings:
             value, valid = getattr(self, field.name), field.metadata["range"]
             if value is None and field.default is None:
                 continue
-            if isinstance(value, tuple | list):
-                value = tuple(map(plain, value))
-                object.__setattr__(self, field.name, value)
-            if not field.metadata["item"]:
-                object.__setattr__(self, field.name, checked(field.name, value, valid))
-            elif problem := valid.error(value):
-                raise UserError(f"{field.name}={','.join(map(str, value))}: {problem}")
+            if item := field.metadata["item"]:
+                items = _checked_items(field.name, value, valid, field.default)
+                value = tuple(map(item, items))
+            else:
+                value = checked(field.name, value, valid)
+                if type(field.default) is float:  # Keras takes no integer as a learning rate.
+                    value = float(value)
+            object.__setattr__(self, field.name, value)
+
+
+def _checked_items(name: str, values: Any, valid: Range, default: Any) -> list[Any]:
+    """Return the numbers of a setting that is a tuple.
+
+    Args:
+        name: Name of the setting.
+        values: Its value.
+        valid: The valid numbers.
+        default: Its default, which is the example in the message unless it is empty.
+
+    Raises:
+        UserError: If it is no sequence of valid numbers.
+    """
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if not isinstance(values, tuple | list):
+        raise UserError(
+            f"{name}={values!r:.100}: give a tuple of numbers, such as {default or (1, 5)}"
+        )
+    values = [plain(value) for value in values]
+    if problem := valid.error(values):
+        raise UserError(f"{name}={','.join(map(str, values))}: {problem}")
+    return values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -264,3 +265,68 @@ def test_images_without_labels_are_one_line(image_folder, trained_run):
     line = in_process.run_mistake("evaluate.py", "--protocol=knn", unlabeled, workdir=trained_run)
     assert "no labels" in line
     assert "because the images are not in class folders: put the images of each class" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("protocol", "flags"),
+    [
+        ("linear", "--milestones="),
+        ("finetune", "--learning_rate=0.01"),
+        ("finetune", "--learning_rate=0.01 --strategy=mirrored --virtual_devices=2"),
+    ],
+)
+def test_saved_classifier_has_the_accuracy_of_the_result(
+    image_folder, workdir, tmp_path, protocol, flags
+):
+    path = tmp_path / "classifier.keras"
+    arguments = (f"--protocol={protocol}", f"--save_classifier={path}", f"--output_dir={tmp_path}")
+    arguments += (f"--data=folder:{image_folder}", "--epochs=2", "--crop_scale=1,1")
+    output = in_process.run("evaluate.py", *arguments, *flags.split(), workdir=workdir)
+    assert output.endswith(f" and {path}\n")
+    result = json.loads((tmp_path / "eval" / f"{protocol}.json").read_text())
+    model = keras.saving.load_model(path)
+    source = sources.load(f"folder:{image_folder}")
+    test = extract(model, source, source.test, 32)
+    np.testing.assert_allclose(test.features.sum(axis=1), 1, rtol=1e-5)
+    is_correct = test.features.argmax(axis=1) == test.labels
+    assert result["top1"] == is_correct.mean()
+    of_classes = [is_correct[test.labels == label].mean() for label in range(2)]
+    assert [row["top1"] for row in result["per_class"]] == of_classes
+    card = pathlib.Path(f"{path}.md").read_text()
+    assert 'CLASSES = [\n    "left",\n    "right",\n]' in card
+    assert "The query encoder of the run " in card
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--protocol=knn",
+            "--save_classifier requires --protocol=linear or finetune, not --protocol=knn",
+        ),
+        (
+            "--protocol=linear --cached",
+            "--save_classifier has no effect with --cached: leave one of them out",
+        ),
+        (
+            "--protocol=finetune --compare",
+            "--save_classifier has no effect with --compare: leave one of them out",
+        ),
+    ],
+)
+def test_classifier_that_is_not_trained_cannot_be_saved(flags, message):
+    arguments = ("--workdir=runs/mine", "--save_classifier=new.keras", *flags.split())
+    output = in_process.run("evaluate.py", *arguments, status=2)
+    assert output == f"error: {message}\n"
+
+
+@pytest.mark.slow
+def test_path_of_the_classifier_is_checked_before_the_training(image_folder, workdir, tmp_path):
+    path = tmp_path / "classifier.keras"
+    path.write_text("precious")
+    flags = ("--protocol=finetune", f"--save_classifier={path}", f"--output_dir={tmp_path}")
+    output = in_process.run("evaluate.py", *flags, workdir=workdir, status=2)
+    assert output.endswith(f"error: the path {path} exists: use a path that does not exist\n")
+    assert path.read_text() == "precious"
+    assert not (tmp_path / "eval").exists()

@@ -37,7 +37,7 @@ def computed(monkeypatch):
         computed.append((progress, settings.layers))
         results = {"top1": len(computed), "top1_interval": [0, 1], "num_train": 8, "seconds": 1}
         curve = [{"epoch": epoch} for epoch in sorted(settings.evaluated_epochs())]
-        return {**results, "curve": curve, **settings.used()}
+        return None, {**results, "curve": curve, **settings.used()}
 
     monkeypatch.setattr(protocols, "evaluate_finetune", evaluate)
     return computed

@@ -484,7 +484,7 @@ class NetworkInTrainingMode(keras.Model):
 
 def test_result_has_the_settings_that_were_used(backbone):
     settings = FinetuneSettings(layers="head", epochs=1, label_fraction=0.5)
-    result = protocols.evaluate_finetune(backbone, example(), SIZE, settings)
+    _, result = protocols.evaluate_finetune(backbone, example(), SIZE, settings)
     results = {"protocol", "top1", "top5", "num_train", "num_test", "curve", "seconds"}
     results |= {"top1_interval", "mean_per_class", "per_class"}
     assert result.keys() == settings.used().keys() | results | {*unreadable.KEYS}

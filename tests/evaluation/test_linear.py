@@ -132,7 +132,7 @@ def test_float32_weights_differ_by_rounding_only():
 
 def test_result_has_settings_and_seconds():
     settings = LinearSettings(epochs=1, milestones=())
-    result = protocols.evaluate_linear(backbone, example(), SIZE, settings)
+    _, result = protocols.evaluate_linear(backbone, example(), SIZE, settings)
     assert dataclasses.asdict(settings).items() <= result.items()
     results = {"protocol", "top1", "top5", "num_train", "num_test", "seconds"}
     results |= {"top1_interval", "mean_per_class", "per_class"}
@@ -164,7 +164,9 @@ def test_accuracy_is_that_of_central_views():
     # The shorter side, 24, is resized to 256/224 of 8, which is 9, and the middle 8 are cropped.
     source = example()
     weights, bias, _ = fit(source)
-    result = linear.classify(backbone, source, SIZE, SETTINGS)
+    (kept_weights, kept_bias), result = linear.classify(backbone, source, SIZE, SETTINGS)
+    np.testing.assert_array_equal(kept_weights, weights)
+    np.testing.assert_array_equal(kept_bias, bias)
     test = [i for i in TEST if i not in UNREADABLE]
     images = [Image.fromarray(source.read(tf.constant(i, tf.int64)).numpy()) for i in test]
     views = [
@@ -259,21 +261,23 @@ def test_each_learning_rate_is_trained_as_if_alone(float64):
 def test_held_out_images_choose_the_learning_rate():
     settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=RATES)
     source = example()
-    result = protocols.evaluate_linear(backbone, source, SIZE, settings)
+    _, result = protocols.evaluate_linear(backbone, source, SIZE, settings)
     kept = choose(source.labels[source.train], 0.8, SETTINGS.seed)
     trained = dataclasses.replace(source, train=source.train[kept])
     held_out = dataclasses.replace(trained, test=np.delete(source.train, kept))
     expected = []
     for rate in RATES[:3]:
         alone = dataclasses.replace(SETTINGS, learning_rate=rate)
-        top1 = linear.classify(backbone, held_out, SIZE, alone)["top1"]
+        _, alone_result = linear.classify(backbone, held_out, SIZE, alone)
+        top1 = alone_result["top1"]
         expected.append({"learning_rate": rate, "top1": top1})
     assert result["held_out"] == [*expected, {"learning_rate": 1e38, "top1": None}]
     best = max(expected, key=lambda entry: entry["top1"])["learning_rate"]
     assert result["learning_rate"] == best
     assert result["learning_rates"] == RATES
     alone = dataclasses.replace(SETTINGS, learning_rate=best)
-    assert result["top1"] == linear.classify(backbone, trained, SIZE, alone)["top1"]
+    _, expected_result = linear.classify(backbone, trained, SIZE, alone)
+    assert result["top1"] == expected_result["top1"]
     assert result["num_train"] + result["num_held_out"] == 20  # One image cannot be read.
     assert result["num_unreadable_train"] == 1
 
@@ -368,9 +372,8 @@ def test_network_of_build_gets_its_normalization():
     network = encoders.random_network("resnet8", stem="small")
     source, settings = example(), SETTINGS
     normalized = encoders.with_normalization(network)
-    assert linear.classify(network, source, SIZE, settings) == linear.classify(
-        normalized, source, SIZE, settings
-    )
+    results = [linear.classify(m, source, SIZE, settings)[1] for m in (network, normalized)]
+    assert results[0] == results[1]
     weights, expected = (
         linear.fit(model, source, SIZE, network.output_shape[-1], CLASSES, settings)[0]
         for model in (network, normalized)

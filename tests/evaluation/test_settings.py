@@ -204,3 +204,21 @@ def test_numbers_of_numpy_are_those_of_python():
     settings = LinearSettings(epochs=np.int64(9), milestones=[np.int64(3), np.int64(6)])
     assert settings == LinearSettings(epochs=9, milestones=(3, 6))
     assert [type(number) for number in (settings.epochs, *settings.milestones)] == [int] * 3
+
+
+def test_numbers_of_other_types_are_floats_and_tuples():
+    """Keras takes no integer as a learning rate."""
+    settings = FinetuneSettings(
+        learning_rate=1, head_learning_rate=np.float32(2), crop_scale=np.array([1, 1])
+    )
+    rates = (settings.learning_rate, settings.head_learning_rate, *settings.crop_scale)
+    assert rates == (1, 2, 1, 1)
+    assert {type(rate) for rate in rates} == {float}
+    assert FewShotSettings(shots=np.array([1, 2])).shots == (1, 2)
+
+
+@pytest.mark.parametrize("value", [0.5, "0.1,1", None, {0.1, 1.0}])
+def test_one_value_in_place_of_a_tuple_is_refused(value):
+    message = r"^crop_scale=.*: give a tuple of numbers, such as \(0.08, 1.0\)$"
+    with pytest.raises(UserError, match=message):
+        FinetuneSettings(crop_scale=value)

@@ -284,12 +284,12 @@ def test_views_in_another_range_are_refused():
         with pytest.raises(UserError, match=message):
             model.fit(pairs(views), verbose=0)
     for accepted in (255 * views, (255 * views).astype(np.uint8), 0 * views):
-        augmented_model().fit(pairs(accepted), verbose=0)
+        augmented_model(run_eagerly=True).fit(pairs(accepted[:8]), verbose=0)
     # A key view may be of another type than the query view.
     mixed = tf.data.Dataset.from_tensor_slices(((255 * views).astype(np.uint8), views))
     with pytest.raises(UserError, match=message):
-        augmented_model().fit(mixed.batch(8), verbose=0)
+        augmented_model(run_eagerly=True).fit(mixed.batch(8), verbose=0)
     # Without an augmentation, or with one of their own, the range is the caller's.
     unknown = MoCo(lambda: small_encoder(2), 32, augment=lambda images, *_: images)
-    unknown.compile(SGD(0.03))
-    unknown.fit(pairs(views), verbose=0)
+    unknown.compile(SGD(0.03), run_eagerly=True)
+    unknown.fit(pairs(views[:8]), verbose=0)

@@ -298,7 +298,7 @@ def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninte
 @pytest.mark.nightly
 @pytest.mark.distributed
 def test_evaluation_is_the_same_on_two_workers_and_one_device(image_folder, trained_run, tmp_path):
-    """tests/evaluation/test_features.py checks the same for two replicas of one process."""
+    """tests/evaluation/test_extraction.py checks the same for two replicas of one process."""
     source = sources.load(f"folder:{image_folder}")
     features = protocols.extract_both(load_backbone(str(trained_run)), source, 32)
     expected = protocols.evaluate("knn", *features)

@@ -1,0 +1,119 @@
+"""Classifiers of a backbone and a linear layer, against the same arithmetic in NumPy."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from moco_tf import encoders
+from moco_tf.backbones import classifier
+from moco_tf.backbones.model_card import Origin
+from moco_tf.errors import UserError
+from tests.export.backbones import randomize
+
+CLASSES = ["a", 'with "quotes"', "ü"]
+RESULT = {
+    "protocol": "finetune",
+    "data": "folder:labeled",
+    "image_size": 32,
+    "top1": 0.75,
+    "top5": 1.0,
+    "num_train": 20,
+    "num_test": 8,
+    "epochs": 3,
+    "learning_rate": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    network = encoders.build("resnet8", stem="small", bn_groups=2)
+    randomize(network)
+    return encoders.with_normalization(network)
+
+
+@pytest.fixture(scope="module")
+def layer():
+    generator = np.random.default_rng(0)
+    return generator.normal(0, 0.2, (64, 3)).astype(np.float32), generator.normal(size=3)
+
+
+def example_images():
+    """Return noise around another color for each image."""
+    generator = np.random.default_rng(1)
+    colors, noise = (
+        generator.uniform(0, 200, (5, 1, 1, 3)),
+        generator.uniform(0, 55, (5, 24, 20, 3)),
+    )
+    return (colors + noise).astype(np.float32)
+
+
+def expected(backbone, layer, images):
+    weights, bias = layer
+    scores = backbone.predict(images, verbose=0).astype(np.float64) @ weights + bias
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_probabilities_are_the_softmax_of_the_linear_layer(backbone, layer):
+    images = example_images()
+    model = classifier.assemble(backbone, *layer)
+    probabilities = expected(backbone, layer, images)
+    assert np.ptp(probabilities, axis=0).min() > 0.01
+    np.testing.assert_allclose(model.predict(images, verbose=0), probabilities, atol=1e-5)
+    # A network without normalization gets it.
+    network = encoders.without_normalization(backbone)
+    model = classifier.assemble(network, *layer)
+    np.testing.assert_allclose(model.predict(images, verbose=0), probabilities, atol=1e-5)
+
+
+def test_file_consists_of_layers_of_keras(backbone, layer, tmp_path):
+    path = str(tmp_path / "classifier.keras")
+    classifier.save(backbone, *layer, path, CLASSES, RESULT)
+    model = keras.saving.load_model(path)
+    modules = {type(part).__module__.partition(".")[0] for part in model._flatten_layers()}
+    assert modules == {"keras"}
+    images = example_images()
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0), expected(backbone, layer, images), atol=1e-5
+    )
+
+
+def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp_path):
+    path = str(tmp_path / "classifier.keras")
+    origin = Origin("checkpoint", "weights.safetensors")
+    classifier.save(backbone, *layer, path, CLASSES, RESULT, origin)
+    card = pathlib.Path(f"{path}.md").read_text()
+    assert card.startswith("# resnet8, a classifier of 3 classes\n")
+    block = card.partition("## Classes\n```python\n")[2].partition("```")[0]
+    variables = {}
+    exec(block, variables)
+    assert variables["CLASSES"] == CLASSES
+    assert "| output | probabilities of the classes, float32 `[N, 3]` |" in card
+    assert "Trained on `folder:labeled` by the protocol `finetune` of moco-evaluate:" in card
+    assert "| `learning_rate` | `0.1` |" in card
+    assert "### Backbone\nLoaded from `weights.safetensors`, a PyTorch file." in card
+    assert "- `finetune` on `folder:labeled`: top-1 0.7500, top-5 1.0000" in card
+
+
+def test_card_of_random_weights_says_so(backbone, layer, tmp_path):
+    path = str(tmp_path / "classifier.keras")
+    classifier.save(backbone, *layer, path, CLASSES, RESULT)
+    assert "### Backbone\nRandom weights" in pathlib.Path(f"{path}.md").read_text()
+
+
+def test_mistakes_are_found_before_the_training(backbone, tmp_path):
+    def message(model, path):
+        with pytest.raises(UserError) as error:
+            classifier.require_savable(model, str(tmp_path / path))
+        return str(error.value)
+
+    (tmp_path / "there.keras").touch()
+    (tmp_path / "card.keras.md").touch()
+    assert "does not end in .keras, as Keras requires: use " in message(backbone, "new.h5")
+    assert "there.keras exists: use a path that" in message(backbone, "there.keras")
+    assert "card.keras.md exists: use a path that" in message(backbone, "card.keras")
+    assert "there is no directory" in message(backbone, "missing/new.keras")
+    assert "a classifier on a SavedModel cannot be saved" in message(lambda x: x, "new.keras")
+    classifier.require_savable(backbone, str(tmp_path / "new.keras"))
