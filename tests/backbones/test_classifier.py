@@ -28,6 +28,7 @@ RESULT = {
 
 @pytest.fixture(scope="module")
 def backbone():
+    keras.utils.set_random_seed(0)
     network = encoders.build("resnet8", stem="small", bn_groups=2)
     randomize(network)
     return encoders.with_normalization(network)
