@@ -109,7 +109,7 @@ def test_notebook_runs(notebook, tmp_path):
 
     pictures = [o for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 3  # Views, neighbors and the map.
-    [table] = [text for text in outputs if "fine_tune(run.backbone)" in text]
+    [table] = [text for text in outputs if "fine_tune(run.backbone" in text]
     rows = [line.rsplit(maxsplit=2) for line in outputs[table][-1].splitlines()[1:]]
     accuracies = {name.strip(): (float(trained), float(not_)) for name, trained, not_ in rows}
     assert len(accuracies) == 4
