@@ -172,6 +172,7 @@ def _takes_files(backbone: keras.Model) -> bool:
 
 def _format(takes_files: bool, image_size: int) -> Format:
     from moco_tf.backbones.model_card import Format
+    from moco_tf.data.views import resized_side
 
     inputs = (
         "`images`, float32 `[N, H, W, {channels}]` in {values}, any size; normalization is inside"
@@ -179,7 +180,7 @@ def _format(takes_files: bool, image_size: int) -> Format:
     encoded = (
         f"{inputs}. `{SERVE_ENCODED}` takes the bytes of JPEG and PNG files, and uses their "
         f"central {image_size}x{image_size} pixels after resizing the shorter side to "
-        f"{round(image_size * 256 / 224)}, without the EXIF orientation"
+        f"{resized_side(image_size)}, without the EXIF orientation"
     )
     return Format(
         name="TensorFlow SavedModel",

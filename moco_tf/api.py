@@ -174,9 +174,10 @@ def finetune(
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Train a classifier that starts from a backbone, and evaluate it on the test images.
 
-    It consists of a copy of the backbone, a new linear layer and a softmax. `backbone` itself does
-    not change. The defaults suit a ResNet-50 and 10 % of ImageNet's labels; small images need
-    larger learning rates, as in the example. The replicas of the current `tf.distribute` strategy
+    The classifier consists of a copy of the backbone, a new linear layer and a softmax. `backbone`
+    itself does not change. The defaults suit a ResNet-50 and 10 % of ImageNet's labels. Small
+    images need larger learning rates, such as 0.1 and 1, and crops of whole images; few labels need
+    smaller batches and more epochs. The replicas of the current `tf.distribute` strategy
     share the work. An epoch depends only on the seed and on the epoch's number.
 
     Args:
@@ -184,12 +185,12 @@ def finetune(
             range of the source, which is [0, 255] for 8 bits per channel, to features `[N, D]`,
             such as the result of `moco_tf.load_backbone`. A model of `moco_tf.encoders.build` gets
             its normalization.
-        source: A source with labels, the result of `moco_tf.load_source`. Its training images are
-            trained on.
+        source: A source with labels, the result of `moco_tf.load_source`. The classifier is trained
+            on its training images and evaluated on its test images.
         image_size: Side of the views in pixels, 1 or greater.
         layers: `"all"` trains the backbone and the new layer, `"head"` the new layer alone.
         label_fraction: Fraction of the training images of each class to use, in (0, 1]; at least
-            one image.
+            one image of each class.
         epochs: Number of epochs, 1 or greater.
         batch_size: Number of images in a batch, over all replicas.
         learning_rate: Initial learning rate of the backbone, greater than 0. Both learning rates
@@ -206,13 +207,14 @@ def finetune(
             views.
 
     Returns:
-        The classifier and the result. The classifier is a `keras.Model` from images
-        `[N, H, W, channels]`, in the value range of the backbone, to the probabilities of the
-        classes, float32 `[N, classes]`. It consists of Keras' own layers, so Keras alone can load
-        what its method `save` writes. Its attribute `class_names` has the names of the classes. The
-        result is a dict with `top1`, `top5` and `mean_per_class`, accuracies on the test images
-        after the last epoch, in [0, 1]; `top1_interval`, a 95 % interval; `per_class`; `curve`,
-        with the accuracies after each evaluated epoch; numbers of images; and the settings.
+        The classifier after the last epoch, and the result. The classifier is a `keras.Model` from
+        central views `[N, image_size, image_size, channels]`, in the value range of the backbone,
+        to the probabilities of the classes, float32 `[N, classes]`. It consists of Keras' own
+        layers, so what its method `save` writes loads in plain Keras. Its attribute `class_names`
+        has the names of the classes, which `save` does not write. The result is a dict with `top1`,
+        `top5` and `mean_per_class`, accuracies on the test images in [0, 1]; `top1_interval`, a
+        95 % interval; `per_class`; `curve`, with the accuracies after each evaluated epoch; numbers
+        of images; and the settings.
 
     Raises:
         UserError: If the backbone is not a functional `keras.Model` or takes other images, the

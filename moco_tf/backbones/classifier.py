@@ -9,6 +9,7 @@ import numpy as np
 
 from moco_tf.backbones import saving
 from moco_tf.backbones.model_card import Format, Origin, classifier_card
+from moco_tf.data.views import resized_side
 from moco_tf.encoders import preprocessing
 from moco_tf.encoders.cloning import with_keras_layers
 from moco_tf.errors import UserError
@@ -92,9 +93,12 @@ def save(
     Raises:
         UserError: If the file cannot be written.
     """
+    size = result["image_size"]
     form = Format(
         name="Keras model, made of Keras' own layers",
-        inputs="float32 `[N, H, W, {channels}]` in {values}, any size; normalization is inside",
+        inputs="float32 `[N, H, W, {channels}]` in {values}; normalization is inside, resizing is "
+        f"not. The accuracy was measured on central views of {size}x{size} pixels: the shorter "
+        f"side resized to {resized_side(size)} with antialiasing, and the center cropped",
         outputs=f"probabilities of the classes, float32 `[N, {len(class_names)}]`",
         loading="```python\nclassifier = keras.saving.load_model(PATH)\n```",
     )

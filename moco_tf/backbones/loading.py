@@ -210,8 +210,9 @@ def load_keras(path: str | os.PathLike[str]) -> keras.Model:
             state_dict.entries(network)
     except Exception as error:  # A model of any kind.
         raise state_dict.MismatchError(
-            f"{path} holds another network than the Keras export of a run: a model of your own "
-            f"starts the encoder that it is, config.encoder={path}"
+            f"{path} is not a file of the Keras export: evaluate a Keras model of your own in "
+            "Python, with moco_tf.extract_features or moco_tf.finetune, or pre-train it with "
+            f"config.encoder={path}"
         ) from error
     _require_finite(network.weights, f"the file {path}")
     network.pixels = encoders.pixels_of(model)

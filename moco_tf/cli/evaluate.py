@@ -121,8 +121,8 @@ def define_flags(values: flags.FlagValues, arguments: list[str]) -> None:
     flags.DEFINE_string(
         "save_classifier",
         None,
-        "File to write the trained classifier to, which must end in .keras and not exist. Keras "
-        "alone can load it (finetune, and linear without --cached).",
+        "File to save the trained classifier to, which must end in .keras and not exist. It loads "
+        "in plain Keras (finetune, and linear without --cached).",
         flag_values=values,
     )
     define_source_flags(

@@ -78,7 +78,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             values, config, source, image_size, backbone, settings.seed
         )
         comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
-    _print_summary(source, gallery)
+    is_of_run = bool(values.workdir) and source.name == config.data.source
+    _print_summary(source, gallery, is_of_run)
     heat: np.ndarray | None = None
     trained: protocols.Trained | None = None
 
@@ -200,11 +201,11 @@ def _require_labels(
         protocols.require_two_labeled_parts(source)
 
 
-def _print_summary(source: Source, gallery: Source | None = None) -> None:
+def _print_summary(source: Source, gallery: Source | None, is_of_run: bool) -> None:
     if not workers.is_chief():
         return
     if gallery is None:
-        print(source.summary, flush=True)
+        print(source.summary if is_of_run else source.evaluation_summary, flush=True)
         return
     # The other lines are about training and test images, which are not distinguished here.
     for searched in (gallery, source):

@@ -232,6 +232,19 @@ def _smoothing_kernel(scale: float, block: float) -> np.ndarray:
     return np.trim_zeros(kernel).astype(np.float32)
 
 
+def resized_side(size: int) -> int:
+    """Return the length in pixels of the shorter side of an image before its center is cropped.
+
+    Args:
+        size: Side of the central view in pixels.
+
+    Example:
+        >>> resized_side(224)
+        256
+    """
+    return round(size * 256 / 224)
+
+
 def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
     """Return the central view of an image, which evaluations use (section 4.1).
 
@@ -249,7 +262,7 @@ def central_view(image: tf.Tensor, size: int) -> tf.Tensor:
     def resize_and_crop() -> tf.Tensor:
         shape = tf.shape(image, tf.int64)[:2]
         # As in torchvision, the longer side is truncated, and the offsets are rounded half to even.
-        resized_shape = round(size * 256 / 224) * shape // tf.reduce_min(shape)
+        resized_shape = resized_side(size) * shape // tf.reduce_min(shape)
         corner = tf.round(tf.cast(resized_shape - size, tf.float64) / 2)
         return _resized_window(image, resized_shape, corner, size)
 

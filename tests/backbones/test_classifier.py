@@ -1,6 +1,8 @@
 """Classifiers of a backbone and a linear layer, against the same arithmetic in NumPy."""
 
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -81,6 +83,48 @@ def test_file_consists_of_layers_of_keras(backbone, layer, tmp_path):
     )
 
 
+def as_saved_model(model, folder):
+    model.export(str(folder), verbose=False)
+    return keras.layers.TFSMLayer(str(folder), call_endpoint="serve")
+
+
+def as_onnx(model, folder):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed")
+    model.export(str(folder), verbose=False)
+    flags = ["--saved-model", folder, "--signature_def", "serve", "--output", folder / "onnx"]
+    subprocess.run([sys.executable, "-m", "tf2onnx.convert", *map(str, flags)], check=True)
+    session = onnxruntime.InferenceSession(folder / "onnx")
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def as_litert(model, folder):
+    module = pytest.importorskip("ai_edge_litert.interpreter", reason="LiteRT is not installed")
+    model.export(f"{folder}.tflite", format="litert", verbose=False)
+    interpreter = module.Interpreter(f"{folder}.tflite")
+    [inputs], [outputs] = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(images):
+        interpreter.resize_tensor_input(inputs["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(inputs["index"], images)
+        interpreter.invoke()
+        return interpreter.get_tensor(outputs["index"])
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export", [as_saved_model, as_onnx, as_litert])
+def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
+    """docs/deployment.md has these exports."""
+    path = str(tmp_path / "classifier.keras")
+    classifier.save(backbone, *layer, path, CLASSES, RESULT)
+    exported = export(keras.saving.load_model(path), tmp_path / "classifier")
+    images = example_images()
+    np.testing.assert_allclose(exported(images), expected(backbone, layer, images), atol=1e-5)
+
+
 def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
     origin = Origin("checkpoint", "weights.safetensors")
@@ -92,6 +136,7 @@ def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp
     exec(block, variables)
     assert variables["CLASSES"] == CLASSES
     assert "| output | probabilities of the classes, float32 `[N, 3]` |" in card
+    assert "on central views of 32x32 pixels: the shorter side resized to 37 with" in card
     assert "Trained on `folder:labeled` by the protocol `finetune` of moco-evaluate:" in card
     assert "| `learning_rate` | `0.1` |" in card
     assert "### Backbone\nLoaded from `weights.safetensors`, a PyTorch file." in card

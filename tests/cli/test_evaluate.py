@@ -40,6 +40,7 @@ def evaluate(folder, out, *arguments):
     output = in_process.run(*RANDOM, source_flag(folder), f"--output_dir={out}", *arguments)
     *found, line = output.strip().splitlines()
     assert len(found) == 2  # The lines on what was found in the folder.
+    assert found[1].startswith("an evaluation trains on ")
     path = line.rpartition("wrote ")[2].partition(" and ")[0]
     with open(path) as file:
         result = json.load(file)
@@ -284,6 +285,8 @@ def test_saved_classifier_has_the_accuracy_of_the_result(
     arguments += (f"--data=folder:{image_folder}", "--epochs=2", "--crop_scale=1,1")
     output = in_process.run("evaluate.py", *arguments, *flags.split(), workdir=workdir)
     assert output.endswith(f" and {path}\n")
+    # The images of --data are those of the run.
+    assert "\npre-training uses 100 of them; " in output
     result = json.loads((tmp_path / "eval" / f"{protocol}.json").read_text())
     model = keras.saving.load_model(path)
     source = sources.load(f"folder:{image_folder}")

@@ -106,23 +106,31 @@ class Source:
 
         Labels are not loaded for it.
         """
+        return self._summarize(is_pretraining=True)
+
+    @property
+    def evaluation_summary(self) -> str:
+        """As `summary`, without what pre-training would use, for images that it does not see."""
+        return self._summarize(is_pretraining=False)
+
+    def _summarize(self, is_pretraining: bool) -> str:
         if self.has_labels:
             labels = "" if self.found else " with labels"
         else:
             labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
         pretrain, train, test = (f" ({name})" if name else "" for name in self.part_names)
+        uses = f"pre-training uses {len(self.pretrain):,} of them{pretrain}; " * is_pretraining
         some = sample(self.test, 100)
         num_seen = sum(is_in(index, self.pretrain) for index in some)
-        held_out = ""
-        if num_seen:
-            held_out = " held-out images, "
-            held_out += "some of which " if num_seen < len(some) else "which "
+        held_out = " held-out images" if num_seen else ""
+        if num_seen and is_pretraining:
+            held_out += ", some of which " if num_seen < len(some) else ", which "
             held_out += "pre-training sees too"
         images = "image" if self.size == 1 else "images"
         lines = [
             f"{self.name}: {self.size:,} {images}{' ' * bool(self.found)}{self.found}{labels}",
-            f"pre-training uses {len(self.pretrain):,} of them{pretrain}; an evaluation trains on "
-            f"{len(self.train):,}{train} and tests on {len(self.test):,}{test}{held_out}",
+            f"{uses}an evaluation trains on {len(self.train):,}{train} and tests on "
+            f"{len(self.test):,}{test}{held_out}",
             *self.notes,
         ]
         return "\n".join(lines)

@@ -146,6 +146,16 @@ def test_summary_loads_no_labels():
     assert make_source(None).summary.startswith("name: 2 images; no labels\n")
 
 
+def test_summary_for_an_evaluation_does_not_speak_of_pretraining():
+    assert make_source(lambda: None).evaluation_summary.splitlines() == [
+        "name: 2 images with labels",
+        "an evaluation trains on 2 and tests on 2 held-out images",
+    ]
+    assert sources.load("photos").evaluation_summary.splitlines()[1:] == [
+        "an evaluation trains on 8,116 and tests on 1,818",
+    ]
+
+
 def test_summary_of_a_source_with_a_test_part():
     summary = sources.load("photos").summary
     assert summary.splitlines() == [
