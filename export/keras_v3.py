@@ -69,19 +69,20 @@ def export_keras(
     """
     from moco_tf.backbones import saving
     from moco_tf.backbones.finite import require_finite
-    from moco_tf.backbones.model_card import Format, model_card
+    from moco_tf.backbones.model_card import Format, keras_format, model_card
 
     path = expand_argument(path, "path")
     saving.require_keras_name(path)
     require_finite(backbone.weights)
+    model = to_keras(backbone)
     form = Format(
-        name="Keras model, made of Keras' own layers",
+        name=keras_format(model),
         inputs="float32 `[N, H, W, {channels}]` in {values}, any size; normalization is inside",
         outputs="features, float32 `[N, {features}]`",
         loading="```python\nbackbone = keras.saving.load_model(PATH)\n```",
     )
     card = model_card(backbone, form, origin)
-    saving.write_file(path, to_keras(backbone).save, card)
+    saving.write_file(path, model.save, card)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike
 from moco_tf.backbones import classifier
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
-from moco_tf.errors import UserError
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic, protocols
 from moco_tf.evaluation.extraction import extract
@@ -217,9 +216,9 @@ def finetune(
         of images; and the settings.
 
     Raises:
-        UserError: If the backbone is not a functional `keras.Model` or takes other images, the
-            source has no labeled training and test images of two or more classes, a setting is out
-            of range, or the training diverges.
+        UserError: If the backbone is not a functional `keras.Model` that can be copied, is itself a
+            classifier, or takes other images, the source has no labeled training and test images of
+            two or more classes, a setting is out of range, or the training diverges.
 
     Example:
         >>> import moco_tf
@@ -234,11 +233,6 @@ def finetune(
         >>> classifier.save("classifier.keras")
     """
     require_source(source)
-    if not isinstance(backbone, keras.Model):
-        raise UserError(
-            f"backbone is of the type {type(backbone).__name__}, which cannot become part of a "
-            "classifier: pass a keras.Model, such as the result of moco_tf.load_backbone"
-        )
     preprocessing.require_images(backbone, source)
     settings = FinetuneSettings(
         layers=layers,
@@ -255,6 +249,7 @@ def finetune(
         seed=seed,
     )
     image_size = checked("image_size", image_size, COUNT)
+    classifier.require_classifiable(backbone)
     trained, result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     model = classifier.assemble(*trained)
     model.class_names = list(source.class_names or [])

@@ -103,6 +103,23 @@ def new_files(*paths: str) -> Iterator[list[str]]:
             raise
 
 
+def try_files(*paths: str) -> None:
+    """Create files with the names of `paths` beside them, and remove them again.
+
+    Args:
+        *paths: Paths in the same directory. Those of a file system of TensorFlow are not tried.
+
+    Raises:
+        OSError: If a file cannot be created.
+    """
+    if _is_remote(paths[0]):
+        return
+    with _scratch_directory(paths[0]) as scratch:
+        for path in paths:
+            with open(os.path.join(scratch, os.path.basename(path)), "xb"):
+                pass
+
+
 @contextlib.contextmanager
 def _scratch_directory(path: str) -> Iterator[str]:
     """Yield a new, locked directory beside a local path, and remove it at the end."""

@@ -65,13 +65,13 @@ class Range:
                 if item not in self.choices:
                     return f"choose {self}"
             elif isinstance(item, (int, float)) and not isinstance(item, bool):
+                if isinstance(item, int) and item > LARGEST:
+                    return f"must be at most {LARGEST}"
                 if not math.isfinite(item):
                     return ", ".join(filter(None, ["must be a finite number", str(self)]))
                 too_small = (self.minimum is not None and item < self.minimum) or (
                     self.above is not None and item <= self.above
                 )
-                if isinstance(item, int) and item > LARGEST:
-                    return f"must be at most {LARGEST}"
                 if self.is_whole and not isinstance(item, int):
                     return ", ".join(filter(None, [f"must be {_whole(is_tuple)}", str(self)]))
                 if too_small or (self.maximum is not None and item > self.maximum):

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import sys
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import UserError, run_metrics
-from moco_tf.backbones import loading
+from moco_tf.backbones import classifier, loading
 from moco_tf.data.pixels import Pixels
 from moco_tf.export.saved_model import export_saved_model
 from tests.images import crops
@@ -90,8 +91,15 @@ def test_range_of_a_file_may_be_rounded(tmp_path):
     export_saved_model(backbone, str(tmp_path / "saved_model"))
     layer, _ = loading.load_saved_model(tmp_path / "saved_model")
     other = moco_tf.load_source(source.name, pixels="float32", value_range=(0, 1))
-    with pytest.raises(UserError, match=r"are in \[0, 1\], but the backbone takes \[-2.36"):
+    message = r"are in \[0, 1\], but the backbone takes \[-2.36"
+    with pytest.raises(UserError, match=message):
         moco_tf.extract_features(layer, other, "all", 16)
+    # So does a model that Keras has loaded or built on it, such as a classifier.
+    of_keras = keras.saving.load_model(tmp_path / "backbone.keras")
+    for model in (of_keras, classifier.assemble(of_keras, np.zeros([64, 2]), np.zeros(2))):
+        assert len(moco_tf.extract_features(model, source, "all", 16).features) == 4
+        with pytest.raises(UserError, match=message):
+            moco_tf.extract_features(model, other, "all", 16)
 
 
 @pytest.mark.slow

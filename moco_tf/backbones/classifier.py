@@ -1,6 +1,5 @@
 """A backbone and a linear layer as one classifier, and its file."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +7,12 @@ import keras
 import numpy as np
 
 from moco_tf.backbones import saving
-from moco_tf.backbones.model_card import Format, Origin, classifier_card
+from moco_tf.backbones.model_card import Format, classifier_card, keras_format
 from moco_tf.data.views import resized_side
 from moco_tf.encoders import preprocessing
-from moco_tf.encoders.cloning import with_keras_layers
+from moco_tf.encoders.cloning import COPY_ERRORS, with_keras_layers
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason
 
 OUTPUT = "probabilities"  # The name of the linear layer.
 
@@ -41,33 +41,64 @@ def assemble(backbone: keras.Model, weights: np.ndarray, bias: np.ndarray) -> ke
     features = with_keras_layers(backbone)
     layer = keras.layers.Dense(len(bias), "softmax", dtype="float32", name=OUTPUT)
     name = f"{preprocessing.without_normalization(backbone).name}_classifier"
-    model = keras.Model(features.input, layer(features.output), name=name)
+    # Single tensors, because a model of lists is exported with lists as its inputs.
+    model = keras.Model(features.inputs[0], layer(features.outputs[0]), name=name)
     layer.set_weights([weights, bias])
     return model
 
 
+def require_classifiable(backbone: Any) -> None:
+    """Check that a backbone can become part of a classifier, before it is trained.
+
+    Args:
+        backbone: The backbone.
+
+    Raises:
+        UserError: If it is no `keras.Model` from one tensor to one, is a classifier itself, or
+            cannot be copied.
+    """
+    remedy = "pass a functional keras.Model, such as the result of moco_tf.load_backbone"
+    if not isinstance(backbone, keras.Model):
+        raise UserError(
+            f"backbone is of the type {type(backbone).__name__}, which cannot become part of a "
+            f"classifier: {remedy}"
+        )
+    if OUTPUT in [layer.name for layer in backbone.layers]:
+        raise UserError(
+            f"backbone has a layer '{OUTPUT}', as a classifier has: pass the backbone in it, such "
+            "as moco_tf.load_backbone(FILE)"
+        )
+    try:
+        inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in backbone.inputs]
+        features = backbone(inputs[0]) if len(inputs) == 1 else None
+        if not isinstance(features, keras.KerasTensor):
+            raise ValueError("it takes or returns a list of tensors")
+        assemble(backbone, np.zeros([features.shape[-1], 2]), np.zeros(2))
+    except COPY_ERRORS as error:
+        raise UserError(
+            f"backbone cannot become part of a classifier ({error_reason(error)}): {remedy}"
+        ) from error
+
+
 def require_savable(backbone: Any, path: str) -> None:
-    """Raise a `UserError` unless a classifier on a backbone can be saved, before it is trained.
+    """Check that a classifier on a backbone can be saved, before it is trained.
 
     Args:
         backbone: The backbone.
         path: Path of the file.
 
     Raises:
-        UserError: If the backbone is no `keras.Model`, the path does not end in .keras, something
-            is there or where the model card belongs, or its directory does not exist.
+        UserError: As `require_classifiable`, or if the path does not end in .keras, something is
+            there or where the model card belongs, or no file can be created there.
     """
     saving.require_keras_name(path)
-    saving.require_free(path)
-    saving.require_free(f"{path}.md")
-    folder = os.path.dirname(path) or "."
-    if "://" not in path and not os.path.isdir(folder):
-        raise UserError(f"the path {path} cannot be written: there is no directory {folder}")
-    if not isinstance(backbone, keras.Model):
+    saving.require_creatable(path)
+    if isinstance(backbone, keras.layers.TFSMLayer):
         raise UserError(
             "a classifier on a SavedModel cannot be saved, because the SavedModel has no Keras "
             "layers: give the run that it was exported from"
         )
+    require_classifiable(backbone)
 
 
 def save(
@@ -77,9 +108,9 @@ def save(
     path: str,
     class_names: Sequence[str],
     result: Mapping[str, Any],
-    origin: Origin | None = None,
+    backbone_history: str,
 ) -> None:
-    """Write a classifier as a .keras file, which Keras alone can load, with a model card.
+    """Write a classifier as a .keras file, which loads in plain Keras, with a model card.
 
     Args:
         backbone: As for `assemble`.
@@ -88,19 +119,21 @@ def save(
         path: Path that ends in .keras, where nothing exists yet. The card is `<path>.md`.
         class_names: The names of the classes, in the order of the probabilities.
         result: The result of the evaluation that trained the layer.
-        origin: Where the backbone came from before this training; None if its weights were random.
+        backbone_history: The text about the training of the backbone before, by
+            `moco_tf.backbones.model_card.history`.
 
     Raises:
         UserError: If the file cannot be written.
     """
     size = result["image_size"]
+    model = assemble(backbone, weights, bias)
     form = Format(
-        name="Keras model, made of Keras' own layers",
+        name=keras_format(model),
         inputs="float32 `[N, H, W, {channels}]` in {values}; normalization is inside, resizing is "
         f"not. The accuracy was measured on central views of {size}x{size} pixels: the shorter "
         f"side resized to {resized_side(size)} with antialiasing, and the center cropped",
         outputs=f"probabilities of the classes, float32 `[N, {len(class_names)}]`",
         loading="```python\nclassifier = keras.saving.load_model(PATH)\n```",
     )
-    card = classifier_card(backbone, form, class_names, result, origin)
-    saving.write_file(path, assemble(backbone, weights, bias).save, card)
+    card = classifier_card(backbone, form, class_names, result, backbone_history)
+    saving.write_file(path, model.save, card)

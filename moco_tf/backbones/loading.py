@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from moco_tf import encoders, run_data, run_directory
 from moco_tf.backbones import descriptions, network_file, pytorch_files
+from moco_tf.backbones.classifier import OUTPUT
 from moco_tf.backbones.finite import require_finite
 from moco_tf.data.pixels import default, from_config
 from moco_tf.encoders import keras_files, preprocessing, state_dict
@@ -216,6 +217,7 @@ def load_keras(path: str | os.PathLike[str]) -> keras.Model:
         ) from error
     _require_finite(network.weights, f"the file {path}")
     network.pixels = encoders.pixels_of(model)
+    network.is_of_classifier = model.layers[-1].name == OUTPUT
     return network
 
 

@@ -19,6 +19,7 @@ from moco_tf.errors import UserError
 from moco_tf.evaluation.results import summarize
 from moco_tf.evaluation.settings import SETTINGS
 from moco_tf.files import read_json
+from moco_tf.keras_internals import all_layers
 from moco_tf.markdown import code, table, text
 
 UNKNOWN = "The training data and the recipe are not known."
@@ -60,6 +61,17 @@ class Format(NamedTuple):
     loading: str
 
 
+def keras_format(model: keras.Model) -> str:
+    """Return the name of the format of a .keras file, with the layers that are not Keras' own."""
+    others = {type(layer) for layer in all_layers(model)}
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in others]
+    foreign = sorted(name for name in names if not name.startswith("keras."))
+    if not foreign:
+        return "Keras model, made of Keras' own layers"
+    shown = ", ".join(map(code, foreign))
+    return f"Keras model. Import the modules of these layers before you load it: {shown}"
+
+
 def model_card(backbone: keras.Model, export_format: Format, origin: Origin | None = None) -> str:
     """Return the model card of an export.
 
@@ -79,7 +91,9 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
     Raises:
         UserError: If the origin is a run whose config or one of whose results cannot be read.
     """
-    training, evaluation = _history(origin, getattr(backbone, "checkpoint", ""))
+    checkpoint = getattr(backbone, "checkpoint", "")
+    training = history(origin, checkpoint)
+    evaluation = _evaluation(origin, checkpoint)
     return _card(
         backbone,
         export_format,
@@ -93,7 +107,7 @@ def classifier_card(
     export_format: Format,
     class_names: Sequence[str],
     result: Mapping[str, Any],
-    origin: Origin | None = None,
+    backbone_history: str,
 ) -> str:
     """Return the model card of a classifier, a linear layer on a backbone.
 
@@ -102,18 +116,12 @@ def classifier_card(
         export_format: Description of the format.
         class_names: The names of the classes, in the order of the outputs.
         result: The result of the evaluation that trained the layer.
-        origin: Where the backbone came from before this training; None if its weights were random.
+        backbone_history: The text about the training of the backbone before, by `history`.
 
     Returns:
         The card, in Markdown.
-
-    Raises:
-        UserError: As `model_card`.
     """
     names = "".join(f"    {json.dumps(name, ensure_ascii=False)},\n" for name in class_names)
-    history = "Random weights, without pre-training."
-    if origin is not None:
-        history, _ = _history(origin, result.get("checkpoint", ""))
     settings = SETTINGS[result["protocol"]]
     rows = [
         (code(field.name), code(json.dumps(result[field.name])))
@@ -128,7 +136,7 @@ def classifier_card(
         {
             "Classes": f"```python\nCLASSES = [\n{names}]\n```",
             "Training": f"Trained on {data} by the protocol {protocol} of moco-evaluate:\n\n"
-            f"{table(['setting', 'value'], rows)}\n\n### Backbone\n{history}",
+            f"{table(['setting', 'value'], rows)}\n\n### Backbone\n{backbone_history}",
             "Evaluation": f"- {protocol} on {data}: {text(_describe_result(result))}",
             "License": LICENSE,
         },
@@ -181,34 +189,67 @@ def _card(
     )
 
 
-def _history(origin: Origin | None, checkpoint: str) -> tuple[str, str]:
-    """Return the text about the training and the text about the results.
+def history(origin: Origin | None, checkpoint: str = "") -> str:
+    """Return the text about the training of a backbone.
 
     Args:
-        origin: As for `model_card`.
+        origin: Where the backbone was loaded from, or None if that is not known.
         checkpoint: Name of the checkpoint of a run; "" for the newest one.
+
+    Raises:
+        UserError: If the origin is a run whose config or metrics cannot be read.
     """
     if origin is None:
-        return UNKNOWN, NO_RESULTS
+        return UNKNOWN
     if origin.source == "workdir":
-        if not checkpoint:
-            checkpoint = os.path.basename(run_directory.require_checkpoint(origin.path))
-        return _history_of_run(origin.path, checkpoint)
+        return _history_of_run(origin.path, checkpoint or _newest_checkpoint(origin.path))
     loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
         kind = "Keras" if origin.path.endswith(".keras") else "PyTorch"
-        return f"{loaded_from}, a {kind} file. {UNKNOWN}", NO_RESULTS
-    card, results = os.path.join(origin.path, CARD), _results(origin.path, "")
-    if not tf.io.gfile.exists(card):
-        return f"{loaded_from}, a SavedModel without a model card. {UNKNOWN}", results or NO_RESULTS
-    with tf.io.gfile.GFile(card) as file:
-        sections = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", file.read(), re.MULTILINE))
+        return f"{loaded_from}, a {kind} file. {UNKNOWN}"
+    sections = _sections_of_card(origin.path)
+    if sections is None:
+        return f"{loaded_from}, a SavedModel without a model card. {UNKNOWN}"
     training = _without_html(sections.get("Training", UNKNOWN).strip())
+    return f"{loaded_from}, a SavedModel, whose model card says:\n\n{training}"
+
+
+def _evaluation(origin: Origin | None, checkpoint: str) -> str:
+    """Return the text about the results of a backbone; the arguments are those of `history`.
+
+    Raises:
+        UserError: If one of the results cannot be read.
+    """
+    if origin is None or origin.source == "checkpoint":
+        return NO_RESULTS
+    if origin.source == "workdir":
+        checkpoint = checkpoint or _newest_checkpoint(origin.path)
+        evaluation = _results(origin.path, checkpoint) or NO_RESULTS
+        step = run_directory.step_of(checkpoint)
+        # A run that goes on, or was killed, has further lines.
+        metrics = [line for line in run_metrics.read_metrics(origin.path) if line["step"] <= step]
+        if metrics:
+            last = text(_numbers(metrics[-1]))
+            evaluation += f"\n\nLast line of `metrics.jsonl` up to this checkpoint: {last}."
+        return evaluation
+    results, sections = _results(origin.path, ""), _sections_of_card(origin.path)
+    if sections is None:
+        return results or NO_RESULTS
     evaluation = _without_html(sections.get("Evaluation", NO_RESULTS).strip())
-    return (
-        f"{loaded_from}, a SavedModel, whose model card says:\n\n{training}",
-        f"{evaluation}\n\n{results}",
-    )
+    return f"{evaluation}\n\n{results}"
+
+
+def _newest_checkpoint(workdir: str) -> str:
+    return os.path.basename(run_directory.require_checkpoint(workdir))
+
+
+def _sections_of_card(directory: str) -> dict[str, str] | None:
+    """Return the sections of the model card of a SavedModel; None if it has no card."""
+    card = os.path.join(directory, CARD)
+    if not tf.io.gfile.exists(card):
+        return None
+    with tf.io.gfile.GFile(card) as file:
+        return dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n?)*)", file.read(), re.MULTILINE))
 
 
 def facts_of_run(workdir: str, show: Callable[[str], str] = str) -> dict[str, str]:
@@ -231,29 +272,22 @@ def facts_of_run(workdir: str, show: Callable[[str], str] = str) -> dict[str, st
     )
 
 
-def _history_of_run(workdir: str, checkpoint: str) -> tuple[str, str]:
-    """Return the text about the training and the text about the results of a run."""
-    config, step = run_directory.read_config(workdir), run_directory.step_of(checkpoint)
-    # A run that goes on, or was killed, has further lines.
-    metrics = [line for line in run_metrics.read_metrics(workdir) if line["step"] <= step]
+def _history_of_run(workdir: str, checkpoint: str) -> str:
+    """Return the text about the training of a run."""
+    config = run_directory.read_config(workdir)
     training = (
         f"The query encoder of the run {code(workdir)} at the checkpoint `{checkpoint}`.\n\n"
         f"{_facts_table(facts_of_run(workdir, code))}"
     )
-    if differences := run_summary.differing_settings(config):
-        rows = [
-            (code(key), code(json.dumps(value)), code(json.dumps(paper_value)))
-            for key, (value, paper_value) in differences.items()
-        ]
-        header = ["setting", "this run", "paper (MoCo v1, ImageNet)"]
-        training += f"\n\nSettings that differ from the paper:\n\n{table(header, rows)}"
-    else:
-        training += "\n\nAll settings are the paper's."
-    evaluation = _results(workdir, checkpoint) or NO_RESULTS
-    if metrics:
-        last = text(_numbers(metrics[-1]))
-        evaluation += f"\n\nLast line of `metrics.jsonl` up to this checkpoint: {last}."
-    return training, evaluation
+    differences = run_summary.differing_settings(config)
+    if not differences:
+        return f"{training}\n\nAll settings are the paper's."
+    rows = [
+        (code(key), code(json.dumps(value)), code(json.dumps(paper_value)))
+        for key, (value, paper_value) in differences.items()
+    ]
+    header = ["setting", "this run", "paper (MoCo v1, ImageNet)"]
+    return f"{training}\n\nSettings that differ from the paper:\n\n{table(header, rows)}"
 
 
 def _without_html(markdown: str) -> str:

@@ -18,6 +18,22 @@ def require_free(path: str) -> None:
         raise UserError(f"the path {path} exists: use a path that does not exist")
 
 
+def require_creatable(path: str) -> None:
+    """Raise a `UserError` unless a file and its model card can be written, before long work.
+
+    Raises:
+        UserError: If something exists at `path` or where the card belongs, or a file of these names
+            cannot be created there.
+    """
+    card_path = f"{path}.md"
+    require_free(path)
+    require_free(card_path)
+    try:
+        new_paths.try_files(path, card_path)
+    except OSError as error:
+        raise UserError(f"the path {path} cannot be written: {error_reason(error)}") from error
+
+
 def require_keras_name(path: str) -> None:
     """Raise a `UserError` if a path does not end in .keras."""
     if not path.endswith(".keras"):

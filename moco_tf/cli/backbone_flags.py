@@ -16,6 +16,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
+from moco_tf.workers import is_chief
 
 NAMES = ("workdir", "saved_model", "checkpoint")
 
@@ -161,7 +162,12 @@ def load_with_normalization(
     if head:
         backbone = loading.load_encoder(values.workdir)
     elif name == "checkpoint" and _is_keras_file(values.checkpoint):
-        backbone = encoders.with_normalization(loading.load_keras(values.checkpoint))
+        network = loading.load_keras(values.checkpoint)
+        if network.is_of_classifier and is_chief():
+            print(
+                f"{values.checkpoint} is a classifier: its backbone is used, without the new layer"
+            )
+        backbone = encoders.with_normalization(network)
     else:
         network = load(values, name)
         if name == "checkpoint":

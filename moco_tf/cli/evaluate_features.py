@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from moco_tf import run_data, workers
-from moco_tf.backbones import classifier
+from moco_tf.backbones import classifier, model_card
 from moco_tf.cli import backbone_flags, evaluated_backbones
 from moco_tf.data.pixels import range_text
 from moco_tf.data.sources.folder import require_outside
@@ -56,10 +56,12 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if workers.several_workers():
         _require_identical_workers(protocol, settings, backbone, source, gallery, image_size)
     directory = values.output_dir or directory
+    history = ""
     if workers.is_chief():
         require_writable(directory)
         if values.save_classifier:
             classifier.require_savable(backbone, values.save_classifier)
+            history = _history(values, backbone)
     description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
         description["gallery_data"] = gallery.name
@@ -128,13 +130,15 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         return
     result |= description
     summary = f"{protocol} of {name} on {source.name}: {summarize(result)}"
+    written = list(filter(None, [picture]))
     try:
-        written = [write_result(directory, result), *filter(None, [picture])]
-        if trained is not None and values.save_classifier:
-            assert source.class_names is not None
-            origin = backbone_flags.origin(values)
-            classifier.save(*trained, values.save_classifier, source.class_names, result, origin)
-            written.append(values.save_classifier)
+        try:
+            written.insert(0, write_result(directory, result))
+        finally:  # A result that cannot be written does not cost the classifier.
+            if trained is not None and values.save_classifier:
+                names = source.class_names or []
+                classifier.save(*trained, values.save_classifier, names, result, history)
+                written.append(values.save_classifier)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
@@ -147,6 +151,14 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     elif values.protocol == "anomaly":
         feature_plots.plot_anomalies(picture, source, image_size, result, heat)
     print(f"{summary}; wrote {' and '.join(written)}")
+
+
+def _history(values: flags.FlagValues, backbone: Any) -> str:
+    """Return the text about the training of the backbone, for the card of a classifier."""
+    origin = backbone_flags.origin(values)
+    if origin is None:
+        return "Random weights, without pre-training."
+    return model_card.history(origin, getattr(backbone, "checkpoint", ""))
 
 
 def _picture(values: flags.FlagValues, protocol: str, directory: str) -> str:

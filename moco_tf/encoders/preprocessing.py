@@ -14,6 +14,7 @@ from moco_tf.errors import UserError
 
 NORMALIZATION = "normalization"  # The name of the layer that normalizes.
 RANGE = "value_range"  # The name of the layer that maps the value range to [0, 1].
+FEATURES = "float32"  # The name of the layer that returns the features.
 STEM = "stem_conv"  # The name of the first layer of our ResNets.
 FROM_IMAGES = "_from_images"  # The end of the name of a model of `with_normalization`.
 
@@ -66,7 +67,7 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
     )
     images = keras.Input(backbone.input_shape[1:], name="images")
     features = backbone(normalize(in_range(images, pixels)))
-    features = layers.Activation("linear", dtype="float32", name="float32")(features)
+    features = layers.Activation("linear", dtype="float32", name=FEATURES)(features)
     model = keras.Model(images, features, name=f"{backbone.name}{FROM_IMAGES}")
     model.pixels = pixels
     if checkpoint := getattr(backbone, "checkpoint", ""):
@@ -97,12 +98,16 @@ def require_images(backbone: Any, source: Any) -> None:
     """Raise a `UserError` if a backbone takes other images than those of a source.
 
     Args:
-        backbone: A backbone. Nothing is known about one without `pixels` and `input_shape`.
+        backbone: A backbone. The channels are known from its `pixels` or `input_shape`, and the
+            pixel values from its `pixels`, or from the layers of a file that this project wrote.
         source: A `moco_tf.data.sources.source.Source`.
     """
     shape = getattr(backbone, "input_shape", None)
     pixels = getattr(backbone, "pixels", None)
     pixels = pixels if isinstance(pixels, Pixels) else None
+    names = {layer.name for layer in getattr(backbone, "layers", [])}
+    if pixels is None and {NORMALIZATION, FEATURES} <= names:
+        pixels = pixels_of(backbone)
     channels = len(pixels.mean) if pixels else None
     if isinstance(shape, tuple) and len(shape) == 4:
         channels = shape[-1]

@@ -187,6 +187,10 @@ def _parameters(
         variables = tuned.trainable_variables
         if settings.batch_norm == "frozen":
             variables = _without_batch_normalization(tuned.variables, variables)
+        if not variables:
+            raise UserError(
+                "the backbone has no weights that layers=all could train: use layers=head"
+            )
         groups.append((variables, settings.learning_rate))
     parameters = []
     for variables, rate in groups:
@@ -263,7 +267,9 @@ def _require_finite(values: ArrayLike, epoch: int, settings: FinetuneSettings) -
 def _trainable_copy(backbone: Any) -> Any:
     """Return a backbone with the same weights, in variables of its own that can be trained."""
     if not isinstance(backbone, keras.layers.TFSMLayer):
-        return synchronized(backbone)
+        copy = synchronized(backbone)
+        copy.trainable = True  # With the layers in it, which people freeze before.
+        return copy
     path = backbone.filepath
     if num_replicas() > 1:
         raise UserError(

@@ -47,6 +47,9 @@ class Settings:
             value, valid = getattr(self, field.name), field.metadata["range"]
             if value is None and field.default is None:
                 continue
+            if isinstance(field.default, str) and not isinstance(value, str):
+                expected = f"choose {valid}" if valid.choices else "must be a text"
+                raise UserError(f"{field.name}={value!r:.100}: {expected}")
             if item := field.metadata["item"]:
                 items = _checked_items(field.name, value, valid, field.default)
                 value = tuple(map(item, items))

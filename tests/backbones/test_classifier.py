@@ -1,5 +1,6 @@
 """Classifiers of a backbone and a linear layer, against the same arithmetic in NumPy."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from moco_tf import encoders
 from moco_tf.backbones import classifier
-from moco_tf.backbones.model_card import Origin
+from moco_tf.backbones.model_card import Origin, history, keras_format
 from moco_tf.errors import UserError
 from tests.export.backbones import randomize
 
@@ -73,7 +74,7 @@ def test_probabilities_are_the_softmax_of_the_linear_layer(backbone, layer):
 
 def test_file_consists_of_layers_of_keras(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT)
+    classifier.save(backbone, *layer, path, CLASSES, RESULT, "")
     model = keras.saving.load_model(path)
     modules = {type(part).__module__.partition(".")[0] for part in model._flatten_layers()}
     assert modules == {"keras"}
@@ -119,7 +120,7 @@ def as_litert(model, folder):
 def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
     """docs/deployment.md has these exports."""
     path = str(tmp_path / "classifier.keras")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT)
+    classifier.save(backbone, *layer, path, CLASSES, RESULT, "")
     exported = export(keras.saving.load_model(path), tmp_path / "classifier")
     images = example_images()
     np.testing.assert_allclose(exported(images), expected(backbone, layer, images), atol=1e-5)
@@ -128,7 +129,7 @@ def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
 def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
     origin = Origin("checkpoint", "weights.safetensors")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT, origin)
+    classifier.save(backbone, *layer, path, CLASSES, RESULT, history(origin))
     card = pathlib.Path(f"{path}.md").read_text()
     assert card.startswith("# resnet8, a classifier of 3 classes\n")
     block = card.partition("## Classes\n```python\n")[2].partition("```")[0]
@@ -143,10 +144,66 @@ def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp
     assert "- `finetune` on `folder:labeled`: top-1 0.7500, top-5 1.0000" in card
 
 
-def test_card_of_random_weights_says_so(backbone, layer, tmp_path):
-    path = str(tmp_path / "classifier.keras")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT)
-    assert "### Backbone\nRandom weights" in pathlib.Path(f"{path}.md").read_text()
+@keras.saving.register_keras_serializable("tests")
+class Doubled(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_card_names_layers_that_are_not_of_keras(backbone, layer):
+    model = classifier.assemble(backbone, *layer)
+    assert keras_format(model) == "Keras model, made of Keras' own layers"
+    model = keras.Model(model.input, Doubled()(model.output))
+    assert keras_format(model).endswith(f"before you load it: `{Doubled.__module__}.Doubled`")
+
+
+def test_sequential_and_models_of_lists_of_one_are_backbones():
+    images = keras.Input((8, 8, 3))
+    features = keras.layers.GlobalAveragePooling2D()(images)
+    for model in (
+        keras.Sequential([images, keras.layers.GlobalAveragePooling2D()]),
+        keras.Model([images], features),
+    ):
+        classifier.require_classifiable(model)
+        built = classifier.assemble(model, np.zeros([3, 2]), np.zeros(2))
+        np.testing.assert_array_equal(built(np.zeros([1, 8, 8, 3], np.float32)), [[0.5, 0.5]])
+
+
+def functional(*layers):
+    images = keras.Input((8, 8, 3))
+    outputs = images
+    for part in layers:
+        outputs = part(outputs)
+    return images, outputs
+
+
+POOLING = keras.layers.GlobalAveragePooling2D()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: lambda images: images, "backbone is of the type function, which cannot become"),
+        (
+            lambda: classifier.assemble(
+                keras.Model(*functional(POOLING)), np.zeros([3, 2]), np.zeros(2)
+            ),
+            r"has a layer 'probabilities', as a classifier has: pass the backbone in it",
+        ),
+        (
+            lambda: keras.Model(images := keras.Input((8, 8, 3)), [POOLING(images)]),
+            r"cannot become part of a classifier \(it takes or returns a list of tensors\): pass a",
+        ),
+        (
+            lambda: keras.Model(*functional(POOLING, keras.layers.Lambda(lambda x: x))),
+            "Lambda",
+        ),
+        (lambda: keras.Sequential([POOLING]), "cannot become part of a classifier"),
+    ],
+)
+def test_backbones_that_cannot_become_a_classifier_are_refused(build, message):
+    with pytest.raises(UserError, match=message):
+        classifier.require_classifiable(build())
 
 
 def test_mistakes_are_found_before_the_training(backbone, tmp_path):
@@ -160,6 +217,11 @@ def test_mistakes_are_found_before_the_training(backbone, tmp_path):
     assert "does not end in .keras, as Keras requires: use " in message(backbone, "new.h5")
     assert "there.keras exists: use a path that" in message(backbone, "there.keras")
     assert "card.keras.md exists: use a path that" in message(backbone, "card.keras")
-    assert "there is no directory" in message(backbone, "missing/new.keras")
-    assert "a classifier on a SavedModel cannot be saved" in message(lambda x: x, "new.keras")
+    missing = message(backbone, "missing/new.keras")
+    assert missing.startswith("the path ")
+    assert "missing/new.keras cannot be written: " in missing
+    # The name of the card has three characters more.
+    assert "cannot be written: " in message(backbone, "x" * 247 + ".keras")
+    assert "cannot become part of a classifier: pass" in message(lambda x: x, "new.keras")
+    assert sorted(os.listdir(tmp_path)) == ["card.keras.md", "there.keras"]
     classifier.require_savable(backbone, str(tmp_path / "new.keras"))

@@ -16,7 +16,7 @@ from moco_tf.evaluation import knn
 from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.settings import SETTINGS, KNNSettings
 from moco_tf.report.findings import TITLES
-from tests import in_process
+from tests import command, in_process
 from tests.command import TINY
 from tests.conftest import source_flag
 
@@ -270,20 +270,21 @@ def test_images_without_labels_are_one_line(image_folder, trained_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("protocol", "flags"),
+    ("run", "protocol", "flags"),
     [
-        ("linear", "--milestones="),
-        ("finetune", "--learning_rate=0.01"),
-        ("finetune", "--learning_rate=0.01 --strategy=mirrored --virtual_devices=2"),
+        (in_process.run, "linear", "--milestones="),
+        (in_process.run, "finetune", "--learning_rate=0.01"),
+        # A second strategy does not fit into the process of the tests.
+        (command.run, "finetune", "--learning_rate=0.01 --strategy=mirrored --virtual_devices=2"),
     ],
 )
 def test_saved_classifier_has_the_accuracy_of_the_result(
-    image_folder, workdir, tmp_path, protocol, flags
+    image_folder, workdir, tmp_path, run, protocol, flags
 ):
     path = tmp_path / "classifier.keras"
     arguments = (f"--protocol={protocol}", f"--save_classifier={path}", f"--output_dir={tmp_path}")
     arguments += (f"--data=folder:{image_folder}", "--epochs=2", "--crop_scale=1,1")
-    output = in_process.run("evaluate.py", *arguments, *flags.split(), workdir=workdir)
+    output = run("evaluate.py", *arguments, *flags.split(), f"--workdir={workdir}")
     assert output.endswith(f" and {path}\n")
     # The images of --data are those of the run.
     assert "\npre-training uses 100 of them; " in output
@@ -333,3 +334,53 @@ def test_path_of_the_classifier_is_checked_before_the_training(image_folder, wor
     assert output.endswith(f"error: the path {path} exists: use a path that does not exist\n")
     assert path.read_text() == "precious"
     assert not (tmp_path / "eval").exists()
+
+
+SAVING = ("--protocol=finetune", "--epochs=1")
+
+
+@pytest.fixture
+def copied_run(trained_run, tmp_path):
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_damaged_result_of_another_protocol_does_not_cost_the_classifier(copied_run, tmp_path):
+    (copied_run / "eval").mkdir(exist_ok=True)
+    (copied_run / "eval" / "knn.json").write_text('{"protocol": ')
+    path = tmp_path / "classifier.keras"
+    in_process.run("evaluate.py", *SAVING, f"--save_classifier={path}", workdir=copied_run)
+    assert keras.saving.load_model(path).output_shape == (None, 2)
+
+
+@pytest.mark.slow
+def test_result_that_cannot_be_written_does_not_cost_the_classifier(copied_run, tmp_path):
+    (copied_run / "eval" / "finetune.json" / "in_the_way").mkdir(parents=True)
+    path = tmp_path / "classifier.keras"
+    flags = (*SAVING, f"--save_classifier={path}")
+    output = in_process.run("evaluate.py", *flags, workdir=copied_run, status=2)
+    *_, summary, error = output.splitlines()
+    assert summary.startswith("finetune of ")
+    assert "finetune.json cannot be written" in error
+    assert keras.saving.load_model(path).output_shape == (None, 2)
+
+
+@pytest.mark.slow
+def test_damaged_metrics_are_reported_before_the_training(copied_run, tmp_path):
+    (copied_run / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
+    flags = (*SAVING, f"--save_classifier={tmp_path / 'classifier.keras'}")
+    output = in_process.run("evaluate.py", *flags, workdir=copied_run, status=2)
+    assert "metrics.jsonl" in output
+    assert "fine-tuning" not in output
+    assert not (copied_run / "eval" / "finetune.json").exists()
+
+
+@pytest.mark.slow
+def test_backbone_of_a_classifier_can_be_evaluated(image_folder, copied_run, tmp_path):
+    path = tmp_path / "classifier.keras"
+    in_process.run("evaluate.py", *SAVING, f"--save_classifier={path}", workdir=copied_run)
+    flags = ("--protocol=knn", f"--checkpoint={path}", f"--data=folder:{image_folder}")
+    output = in_process.run(
+        "evaluate.py", *flags, "--image_size=32", f"--output_dir={tmp_path / 'out'}"
+    )
+    assert f"{path} is a classifier: its backbone is used, without the new layer\n" in output

@@ -517,3 +517,23 @@ def test_network_of_build_gets_its_normalization(layers):
     tuned, _, result = fit(network, source, layers=layers, epochs=1)
     assert result == expected
     assert preprocessing.has_normalization(tuned)
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch_norm": "frozen"}])
+def test_layers_that_were_frozen_before_are_trained(backbone, changes):
+    """People freeze a backbone while they train a new layer."""
+    frozen = keras.models.clone_model(backbone)
+    frozen.set_weights(backbone.get_weights())
+    frozen.trainable = False
+    results = [fit(model, example(), epochs=1, **changes) for model in (frozen, backbone)]
+    for weight, expected in zip(*(tuned.get_weights() for tuned, *_ in results), strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    assert not frozen.trainable
+    assert np.any(results[0][0].get_layer("c0").kernel != backbone.get_layer("c0").kernel)
+
+
+def test_backbone_without_weights_is_refused_with_all_layers():
+    images = keras.Input((None, None, 3))
+    network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(images))
+    with pytest.raises(UserError, match="has no weights that layers=all could train: use layers="):
+        fit(network, example(), epochs=1)

@@ -9,6 +9,7 @@ import pytest
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import (
     SETTINGS,
+    AnomalySettings,
     DetectionSettings,
     FewShotSettings,
     FinetuneSettings,
@@ -222,3 +223,17 @@ def test_one_value_in_place_of_a_tuple_is_refused(value):
     message = r"^crop_scale=.*: give a tuple of numbers, such as \(0.08, 1.0\)$"
     with pytest.raises(UserError, match=message):
         FinetuneSettings(crop_scale=value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (lambda: FinetuneSettings(learning_rate=10**400), "learning_rate=1000.*: must be at most"),
+        (lambda: FinetuneSettings(layers=np.array(["all"])), "layers=.*: choose head or all"),
+        (lambda: AnomalySettings(normal=["a"]), r"^normal=\['a'\]: must be a text$"),
+        (lambda: AnomalySettings(normal=5), "^normal=5: must be a text$"),
+    ],
+)
+def test_values_of_another_kind_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        settings()
