@@ -130,7 +130,7 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
     for layer in all_layers(network):
         _require_trainable(layer)
     copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _deterministic)
-    copied.trainable = True  # With the models in it, which people freeze before they fine-tune.
+    train_all_layers(copied)
     random = random_parts(copied)
     for layer in all_layers(copied):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -150,6 +150,21 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
                 f"and {problem}, so a run could not be resumed exactly: {remedy}"
             )
     return copied
+
+
+def train_all_layers(network: keras.Model) -> None:
+    """Make all layers of a network trainable, some of which people freeze before they fine-tune.
+
+    `network.trainable = True` has no effect on its layers if the network itself is trainable:
+    Keras does not set an attribute to the value that it has.
+    """
+    for layer in all_layers(network):
+        layer.trainable = True
+
+
+def trainable_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return a layer with the same config that can be trained."""
+    return type(layer).from_config(_trainable(layer.get_config()))
 
 
 def with_keras_layers(network: keras.Model) -> keras.Model:
@@ -280,9 +295,13 @@ def _deterministic(layer: keras.layers.Layer) -> keras.layers.Layer:
     if random_parts(layer):
         config = _without_rates(config)
     config.pop("dtype", None)
-    if "trainable" in config:  # Keras would create weights that cannot be trained later either.
-        config["trainable"] = True
-    return type(layer).from_config(config)
+    return type(layer).from_config(_trainable(config))
+
+
+def _trainable(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a layer that can be trained."""
+    # Keras would create weights that cannot be trained later either.
+    return {**config, "trainable": True} if "trainable" in config else config
 
 
 def _preprocessing(layer: keras.layers.Layer, config: dict[str, Any]) -> keras.layers.Layer:

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import num_replicas
-from moco_tf.encoders.cloning import clone
+from moco_tf.encoders.cloning import clone, train_all_layers, trainable_copy
 from moco_tf.encoders.normalization import BatchNormalization
 
 # A context variable, since MirroredStrategy traces the step of each replica in its own thread.
@@ -73,7 +73,8 @@ def synchronized(backbone: keras.Model) -> keras.Model:
         backbone: A functional `keras.Model`, such as `moco_tf.load_backbone` returns.
 
     Returns:
-        A `keras.Model` with the same values in variables of its own.
+        A `keras.Model` with the same values in variables of its own. All of its layers can be
+        trained, also those that are frozen in the backbone.
 
     Example:
         >>> backbone = moco_tf.encoders.build("resnet8", stem="small", bn_groups=8)
@@ -86,4 +87,6 @@ def synchronized(backbone: keras.Model) -> keras.Model:
         config = layer.get_config()
         return SynchronizedBatchNormalization(**{name: config[name] for name in names})
 
-    return clone(backbone, of_all_replicas)
+    copied = clone(backbone, of_all_replicas, trainable_copy)
+    train_all_layers(copied)
+    return copied

@@ -267,9 +267,7 @@ def _require_finite(values: ArrayLike, epoch: int, settings: FinetuneSettings) -
 def _trainable_copy(backbone: Any) -> Any:
     """Return a backbone with the same weights, in variables of its own that can be trained."""
     if not isinstance(backbone, keras.layers.TFSMLayer):
-        copy = synchronized(backbone)
-        copy.trainable = True  # With the layers in it, which people freeze before.
-        return copy
+        return synchronized(backbone)
     path = backbone.filepath
     if num_replicas() > 1:
         raise UserError(
