@@ -19,6 +19,7 @@ def summarize(result: Mapping[str, Any]) -> str:
     if "curves" in result:
         parts = [
             f"{curve['initialisation']}, {LAYERS[curve['layers']]} {curve['top1']:.4f}"
+            f"{_interval(curve)}"
             for curve in result["curves"]
         ]
         accuracy, result = f"top-1 {'; '.join(parts)}", result["curves"][0]
@@ -49,17 +50,24 @@ def summarize(result: Mapping[str, Any]) -> str:
         else:
             return accuracy
     else:
-        low, high = result.get("top1_interval", (None, None))  # Earlier versions had none.
-        interval = "" if low is None else f" ({low:.4f} to {high:.4f})"
-        accuracy = f"top-1 {result['top1']:.4f}{interval}, top-5 {result['top5']:.4f}"
+        accuracy = f"top-1 {result['top1']:.4f}{_interval(result)}, top-5 {result['top5']:.4f}"
         mean = result.get("mean_per_class", result["top1"])  # Earlier versions had none.
-        if low is not None and not low <= mean <= high:
+        low, high = result.get("top1_interval", (mean, mean))
+        if not low <= mean <= high:
             accuracy += f", mean of the classes {mean:.4f}"
         if "training_images" in result:
             accuracy += f", k = {result['k']} chosen on training images"
     roles = ("gallery", "query") if "gallery_data" in result else ("training", "test")
     numbers = f"{result['num_train']} {roles[0]} and {result['num_test']} {roles[1]} images"
     return f"{accuracy} ({numbers})"
+
+
+def _interval(result: Mapping[str, Any]) -> str:
+    """Return the interval of the accuracy in a result; "" for a result of an earlier version."""
+    if "top1_interval" not in result:
+        return ""
+    low, high = result["top1_interval"]
+    return f" ({low:.4f} to {high:.4f})"
 
 
 def require_writable(directory: str) -> None:

@@ -151,7 +151,9 @@ def test_comparison_has_a_curve_for_each_initialization(workdir, compared):
         assert curve["num_train"] + curve["num_test"] == 100
         assert ("batch_norm" in curve) == (curve["layers"] == "all")
         label = "all layers" if curve["layers"] == "all" else "only the new layer"
-        assert f"{curve['initialisation']}, {label} {curve['top1']:.4f}" in line
+        low, high = curve["top1_interval"]
+        accuracy = f"{curve['top1']:.4f} ({low:.4f} to {high:.4f})"
+        assert f"{curve['initialisation']}, {label} {accuracy}" in line
     picture = f"{workdir}/eval/finetune_comparison.png"
     assert picture in line
     with PIL.Image.open(picture) as image:
