@@ -50,6 +50,8 @@ def assemble(backbone: keras.Model, weights: np.ndarray, bias: np.ndarray) -> ke
 def require_classifiable(backbone: Any) -> None:
     """Check that a backbone can become part of a classifier, before it is trained.
 
+    As `assemble`, it creates variables, so all workers of a strategy have to call it.
+
     Args:
         backbone: The backbone.
 
@@ -58,6 +60,11 @@ def require_classifiable(backbone: Any) -> None:
             cannot be copied.
     """
     remedy = "pass a functional keras.Model, such as the result of moco_tf.load_backbone"
+    if isinstance(backbone, keras.layers.TFSMLayer):
+        raise UserError(
+            "a SavedModel cannot become part of a classifier, because it has no Keras layers: give "
+            "the run that it was exported from"
+        )
     if not isinstance(backbone, keras.Model):
         raise UserError(
             f"backbone is of the type {type(backbone).__name__}, which cannot become part of a "
@@ -80,45 +87,33 @@ def require_classifiable(backbone: Any) -> None:
         ) from error
 
 
-def require_savable(backbone: Any, path: str) -> None:
-    """Check that a classifier on a backbone can be saved, before it is trained.
-
-    Args:
-        backbone: The backbone.
-        path: Path of the file.
+def require_path(path: str) -> None:
+    """Check that a classifier can be saved at a path, before it is trained.
 
     Raises:
-        UserError: As `require_classifiable`, or if the path does not end in .keras, something is
-            there or where the model card belongs, or no file can be created there.
+        UserError: If the path does not end in .keras, something is there or where the model card
+            belongs, or no file can be created there.
     """
     saving.require_keras_name(path)
     saving.require_creatable(path)
-    if isinstance(backbone, keras.layers.TFSMLayer):
-        raise UserError(
-            "a classifier on a SavedModel cannot be saved, because the SavedModel has no Keras "
-            "layers: give the run that it was exported from"
-        )
-    require_classifiable(backbone)
 
 
 def save(
-    backbone: keras.Model,
-    weights: np.ndarray,
-    bias: np.ndarray,
+    model: keras.Model,
     path: str,
     class_names: Sequence[str],
     result: Mapping[str, Any],
+    backbone: keras.Model,
     backbone_history: str,
 ) -> None:
     """Write a classifier as a .keras file, which loads in plain Keras, with a model card.
 
     Args:
-        backbone: As for `assemble`.
-        weights: As for `assemble`.
-        bias: As for `assemble`.
+        model: A result of `assemble`.
         path: Path that ends in .keras, where nothing exists yet. The card is `<path>.md`.
         class_names: The names of the classes, in the order of the probabilities.
         result: The result of the evaluation that trained the layer.
+        backbone: The backbone of the classifier, which the card describes.
         backbone_history: The text about the training of the backbone before, by
             `moco_tf.backbones.model_card.history`.
 
@@ -126,7 +121,6 @@ def save(
         UserError: If the file cannot be written.
     """
     size = result["image_size"]
-    model = assemble(backbone, weights, bias)
     form = Format(
         name=keras_format(model),
         inputs="float32 `[N, H, W, {channels}]` in {values}; normalization is inside, resizing is "

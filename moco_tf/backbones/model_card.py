@@ -92,6 +92,8 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
         UserError: If the origin is a run whose config or one of whose results cannot be read.
     """
     checkpoint = getattr(backbone, "checkpoint", "")
+    if origin is not None and origin.source == "workdir" and not checkpoint:
+        checkpoint = _newest_checkpoint(origin.path)
     training = history(origin, checkpoint)
     evaluation = _evaluation(origin, checkpoint)
     return _card(
@@ -215,7 +217,11 @@ def history(origin: Origin | None, checkpoint: str = "") -> str:
 
 
 def _evaluation(origin: Origin | None, checkpoint: str) -> str:
-    """Return the text about the results of a backbone; the arguments are those of `history`.
+    """Return the text about the results of a backbone.
+
+    Args:
+        origin: As for `history`.
+        checkpoint: Name of the checkpoint of a run.
 
     Raises:
         UserError: If one of the results cannot be read.
@@ -223,7 +229,6 @@ def _evaluation(origin: Origin | None, checkpoint: str) -> str:
     if origin is None or origin.source == "checkpoint":
         return NO_RESULTS
     if origin.source == "workdir":
-        checkpoint = checkpoint or _newest_checkpoint(origin.path)
         evaluation = _results(origin.path, checkpoint) or NO_RESULTS
         step = run_directory.step_of(checkpoint)
         # A run that goes on, or was killed, has further lines.

@@ -5,6 +5,7 @@ import os
 import time
 from typing import Any
 
+import keras
 import numpy as np
 from absl import flags
 
@@ -56,12 +57,14 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     if workers.several_workers():
         _require_identical_workers(protocol, settings, backbone, source, gallery, image_size)
     directory = values.output_dir or directory
-    history = ""
     if workers.is_chief():
         require_writable(directory)
-        if values.save_classifier:
-            classifier.require_savable(backbone, values.save_classifier)
-            history = _history(values, backbone)
+    history = ""
+    if values.save_classifier:
+        if workers.is_chief():
+            classifier.require_path(values.save_classifier)
+        classifier.require_classifiable(backbone)
+        history = _history(values, backbone)
     description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
         description["gallery_data"] = gallery.name
@@ -126,6 +129,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
                 )
         if train is test:
             result["num_images_used"] = len(test.indices) + len(test.unreadable)
+    trained_model: keras.Model | None = None
+    if trained is not None and values.save_classifier:
+        trained_model = classifier.assemble(*trained)  # In all workers, because it has variables.
     if not workers.is_chief():
         return
     result |= description
@@ -135,10 +141,10 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         try:
             written.insert(0, write_result(directory, result))
         finally:  # A result that cannot be written does not cost the classifier.
-            if trained is not None and values.save_classifier:
-                names = source.class_names or []
-                classifier.save(*trained, values.save_classifier, names, result, history)
-                written.append(values.save_classifier)
+            if trained is not None and trained_model is not None:
+                names, path = source.class_names or [], values.save_classifier
+                classifier.save(trained_model, path, names, result, trained.backbone, history)
+                written.append(path)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise

@@ -53,6 +53,11 @@ def example_images():
     return (colors + noise).astype(np.float32)
 
 
+def save(backbone, layer, path, backbone_history=""):
+    model = classifier.assemble(backbone, *layer)
+    classifier.save(model, path, CLASSES, RESULT, backbone, backbone_history)
+
+
 def expected(backbone, layer, images):
     weights, bias = layer
     scores = backbone.predict(images, verbose=0).astype(np.float64) @ weights + bias
@@ -74,7 +79,7 @@ def test_probabilities_are_the_softmax_of_the_linear_layer(backbone, layer):
 
 def test_file_consists_of_layers_of_keras(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT, "")
+    save(backbone, layer, path)
     model = keras.saving.load_model(path)
     modules = {type(part).__module__.partition(".")[0] for part in model._flatten_layers()}
     assert modules == {"keras"}
@@ -120,7 +125,7 @@ def as_litert(model, folder):
 def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
     """docs/deployment.md has these exports."""
     path = str(tmp_path / "classifier.keras")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT, "")
+    save(backbone, layer, path)
     exported = export(keras.saving.load_model(path), tmp_path / "classifier")
     images = example_images()
     np.testing.assert_allclose(exported(images), expected(backbone, layer, images), atol=1e-5)
@@ -129,7 +134,7 @@ def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
 def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
     origin = Origin("checkpoint", "weights.safetensors")
-    classifier.save(backbone, *layer, path, CLASSES, RESULT, history(origin))
+    save(backbone, layer, path, history(origin))
     card = pathlib.Path(f"{path}.md").read_text()
     assert card.startswith("# resnet8, a classifier of 3 classes\n")
     block = card.partition("## Classes\n```python\n")[2].partition("```")[0]
@@ -206,22 +211,19 @@ def test_backbones_that_cannot_become_a_classifier_are_refused(build, message):
         classifier.require_classifiable(build())
 
 
-def test_mistakes_are_found_before_the_training(backbone, tmp_path):
-    def message(model, path):
+def test_paths_are_checked_before_the_training(tmp_path):
+    def message(path):
         with pytest.raises(UserError) as error:
-            classifier.require_savable(model, str(tmp_path / path))
+            classifier.require_path(str(tmp_path / path))
         return str(error.value)
 
     (tmp_path / "there.keras").touch()
     (tmp_path / "card.keras.md").touch()
-    assert "does not end in .keras, as Keras requires: use " in message(backbone, "new.h5")
-    assert "there.keras exists: use a path that" in message(backbone, "there.keras")
-    assert "card.keras.md exists: use a path that" in message(backbone, "card.keras")
-    missing = message(backbone, "missing/new.keras")
-    assert missing.startswith("the path ")
-    assert "missing/new.keras cannot be written: " in missing
+    assert "does not end in .keras, as Keras requires: use " in message("new.h5")
+    assert "there.keras exists: use a path that" in message("there.keras")
+    assert "card.keras.md exists: use a path that" in message("card.keras")
+    assert "missing/new.keras cannot be written: " in message("missing/new.keras")
     # The name of the card has three characters more.
-    assert "cannot be written: " in message(backbone, "x" * 247 + ".keras")
-    assert "cannot become part of a classifier: pass" in message(lambda x: x, "new.keras")
+    assert "cannot be written: " in message("x" * 247 + ".keras")
+    classifier.require_path(str(tmp_path / "new.keras"))
     assert sorted(os.listdir(tmp_path)) == ["card.keras.md", "there.keras"]
-    classifier.require_savable(backbone, str(tmp_path / "new.keras"))

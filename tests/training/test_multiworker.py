@@ -12,6 +12,7 @@ import subprocess
 import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,6 +22,7 @@ from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
+from moco_tf.evaluation.extraction import extract
 from moco_tf.run_data import RunData
 from moco_tf.training.accessory import Accessory
 from moco_tf.training.best import BestCheckpoint
@@ -314,6 +316,23 @@ def test_evaluation_is_the_same_on_two_workers_and_one_device(image_folder, trai
     result = json.loads((tmp_path / "eval" / "knn.json").read_text())
     for name in ("top1", "top5", "num_train", "num_test"):
         assert result[name] == expected[name]
+
+
+@pytest.mark.nightly
+@pytest.mark.distributed
+def test_two_workers_save_one_classifier(image_folder, trained_run, tmp_path):
+    path = tmp_path / "classifier.keras"
+    chief, other = run_both(
+        "evaluate.py",
+        *("--protocol=finetune", "--epochs=1", "--strategy=multiworker"),
+        *(f"--workdir={trained_run}", f"--output_dir={tmp_path}", f"--save_classifier={path}"),
+    )
+    assert chief.endswith(f" and {path}\n")
+    assert other == ""
+    result = json.loads((tmp_path / "eval" / "finetune.json").read_text())
+    source = sources.load(f"folder:{image_folder}")
+    test = extract(keras.saving.load_model(path), source, source.test, 32)
+    assert result["top1"] == (test.features.argmax(axis=1) == test.labels).mean()
 
 
 def files_in(folder):
