@@ -57,8 +57,8 @@ def extract_features(
         ((1818, 64), (1818,))
     """
     require_source(source)
-    preprocessing.require_images(backbone, source)
     image_size = checked("image_size", image_size, COUNT)
+    preprocessing.require_images(backbone, source, image_size)
     if isinstance(part, str):
         return extract(backbone, source, source.part(part), image_size, f"{part} features")
     return extract(backbone, source, source.chosen(part), image_size, "features")
@@ -187,7 +187,8 @@ def finetune(
         source: A source with labels, the result of `moco_tf.load_source`. The classifier is trained
             on its training images and evaluated on its test images.
         image_size: Side of the views in pixels, 1 or greater.
-        layers: `"all"` trains the backbone and the new layer, `"head"` the new layer alone.
+        layers: `"all"` trains all layers of the backbone, also those that are frozen in it, and the
+            new layer; `"head"` trains the new layer alone.
         label_fraction: Fraction of the training images of each class to use, in (0, 1]; at least
             one image of each class.
         epochs: Number of epochs, 1 or greater.
@@ -209,7 +210,8 @@ def finetune(
         The classifier after the last epoch, and the result. The classifier is a `keras.Model` from
         central views `[N, image_size, image_size, channels]`, in the value range of the backbone,
         to the probabilities of the classes, float32 `[N, classes]`. It consists of Keras' own
-        layers, so what its method `save` writes loads in plain Keras. Its attribute `class_names`
+        layers, so what its method `save` writes loads in plain Keras, except for layers that the
+        backbone brings along, such as those of KerasHub. Its attribute `class_names`
         has the names of the classes, which `save` does not write. The result is a dict with `top1`,
         `top5` and `mean_per_class`, accuracies on the test images in [0, 1]; `top1_interval`, a
         95 % interval; `per_class`; `curve`, with the accuracies after each evaluated epoch; numbers
@@ -233,7 +235,8 @@ def finetune(
         >>> classifier.save("classifier.keras")
     """
     require_source(source)
-    preprocessing.require_images(backbone, source)
+    image_size = checked("image_size", image_size, COUNT)
+    preprocessing.require_images(backbone, source, image_size)
     settings = FinetuneSettings(
         layers=layers,
         label_fraction=label_fraction,
@@ -248,7 +251,6 @@ def finetune(
         evaluate_every=evaluate_every,
         seed=seed,
     )
-    image_size = checked("image_size", image_size, COUNT)
     classifier.require_classifiable(backbone)
     trained, result = protocols.evaluate_finetune(backbone, source, image_size, settings)
     model = classifier.assemble(*trained)

@@ -67,7 +67,7 @@ class Range:
             elif isinstance(item, (int, float)) and not isinstance(item, bool):
                 if isinstance(item, int) and item > LARGEST:
                     return f"must be at most {LARGEST}"
-                if not math.isfinite(item):
+                if isinstance(item, float) and not math.isfinite(item):
                     return ", ".join(filter(None, ["must be a finite number", str(self)]))
                 too_small = (self.minimum is not None and item < self.minimum) or (
                     self.above is not None and item <= self.above

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -374,3 +375,25 @@ def test_finetune_checks_its_arguments(source, backbone):
         moco_tf.finetune(backbone, source, 0)
     with pytest.raises(UserError, match="^source is "):
         moco_tf.finetune(backbone, "photos", SIZE)
+
+
+def test_size_that_a_backbone_does_not_take_is_refused(source, tmp_path):
+    backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    message = f"^image_size={SIZE} does not fit the backbone, which takes images of 8x8 pixels only"
+    for call in (
+        lambda: moco_tf.extract_features(backbone, source, "test", SIZE),
+        lambda: moco_tf.embed(backbone, source, tmp_path / "features", SIZE, facts={"name": "a"}),
+        lambda: moco_tf.finetune(backbone, source, SIZE),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_backbone_may_be_any_object_that_can_be_called(source):
+    class Backbone:
+        layers = 3  # As a parameter of its own.
+
+        def __call__(self, images):
+            return tf.reduce_mean(images, [1, 2])
+
+    assert moco_tf.extract_features(Backbone(), source, "test", SIZE).features.shape[1] == 3

@@ -72,8 +72,8 @@ def require_classifiable(backbone: Any) -> None:
         )
     if OUTPUT in [layer.name for layer in backbone.layers]:
         raise UserError(
-            f"backbone has a layer '{OUTPUT}', as a classifier has: pass the backbone in it, such "
-            "as moco_tf.load_backbone(FILE)"
+            f"backbone has a layer '{OUTPUT}', as a classifier has: pass the backbone that the "
+            "classifier was trained from"
         )
     try:
         inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype) for x in backbone.inputs]
@@ -106,7 +106,7 @@ def save(
     backbone: keras.Model,
     backbone_history: str,
 ) -> None:
-    """Write a classifier as a .keras file, which loads in plain Keras, with a model card.
+    """Write a classifier as a .keras file with a model card.
 
     Args:
         model: A result of `assemble`.
@@ -123,9 +123,9 @@ def save(
     size = result["image_size"]
     form = Format(
         name=keras_format(model),
-        inputs="float32 `[N, H, W, {channels}]` in {values}; normalization is inside, resizing is "
-        f"not. The accuracy was measured on central views of {size}x{size} pixels: the shorter "
-        f"side resized to {resized_side(size)} with antialiasing, and the center cropped",
+        inputs="float32 `[N, H, W, {channels}]` in {values}, any size; normalization is inside, "
+        f"resizing is not. The accuracy was measured on central views of {size}x{size} pixels: the "
+        f"shorter side resized to {resized_side(size)} with antialiasing, and the center cropped",
         outputs=f"probabilities of the classes, float32 `[N, {len(class_names)}]`",
         loading="```python\nclassifier = keras.saving.load_model(PATH)\n```",
     )

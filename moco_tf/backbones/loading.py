@@ -28,7 +28,8 @@ def load_backbone(path: str | os.PathLike[str]) -> keras.Model:
     Its BatchNormalization has one group, so the backbone can be fine-tuned with any batch size.
 
     Args:
-        path: Path of the run directory; or of a .keras file or SavedModel that `moco-export` wrote.
+        path: Path of the run directory; of a .keras file or SavedModel that `moco-export` wrote; or
+            of a classifier that `moco-evaluate --save_classifier` wrote, whose backbone is loaded.
             In it, `~` and environment variables are expanded.
 
     Returns:
@@ -185,7 +186,7 @@ def load_network(
 
 
 def load_keras(path: str | os.PathLike[str]) -> keras.Model:
-    """Load the network in a file of `moco_tf.export.keras_v3`.
+    """Load the network in a file of `moco_tf.export.keras_v3`, or the backbone of a classifier.
 
     Args:
         path: Path of the file, which ends in .keras.
@@ -206,6 +207,7 @@ def load_keras(path: str | os.PathLike[str]) -> keras.Model:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     try:
+        model.get_layer(preprocessing.NORMALIZATION)  # All files of this project have it.
         [network] = [layer for layer in model.layers if isinstance(layer, keras.Model)]
         if encoder_name(network.name) is None:
             state_dict.entries(network)

@@ -63,8 +63,8 @@ class Format(NamedTuple):
 
 def keras_format(model: keras.Model) -> str:
     """Return the name of the format of a .keras file, with the layers that are not Keras' own."""
-    others = {type(layer) for layer in all_layers(model)}
-    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in others]
+    kinds = {type(layer) for layer in all_layers(model)}
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
     foreign = sorted(name for name in names if not name.startswith("keras."))
     if not foreign:
         return "Keras model, made of Keras' own layers"
@@ -199,7 +199,8 @@ def history(origin: Origin | None, checkpoint: str = "") -> str:
         checkpoint: Name of the checkpoint of a run; "" for the newest one.
 
     Raises:
-        UserError: If the origin is a run whose config or metrics cannot be read.
+        UserError: If the origin is a run that has no checkpoint, or whose config or metrics cannot
+            be read.
     """
     if origin is None:
         return UNKNOWN
@@ -224,7 +225,7 @@ def _evaluation(origin: Origin | None, checkpoint: str) -> str:
         checkpoint: Name of the checkpoint of a run.
 
     Raises:
-        UserError: If one of the results cannot be read.
+        UserError: If the metrics of the run, or one of the results, cannot be read.
     """
     if origin is None or origin.source == "checkpoint":
         return NO_RESULTS

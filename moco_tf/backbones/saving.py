@@ -25,13 +25,20 @@ def require_creatable(path: str) -> None:
         UserError: If something exists at `path` or where the card belongs, or a file of these names
             cannot be created there.
     """
-    card_path = f"{path}.md"
     require_free(path)
-    require_free(card_path)
+    _require_free_card(path)
     try:
-        new_paths.try_files(path, card_path)
+        new_paths.try_files(path, f"{path}.md")
     except OSError as error:
         raise UserError(f"the path {path} cannot be written: {error_reason(error)}") from error
+
+
+def _require_free_card(path: str) -> None:
+    if new_paths.exists(f"{path}.md"):
+        raise UserError(
+            f"the path {path}.md exists, but the model card of {path} belongs there: use another "
+            "path"
+        )
 
 
 def require_keras_name(path: str) -> None:
@@ -63,11 +70,7 @@ def write_file(path: str, fill: Callable[[str], object], card: str) -> None:
     try:
         # The card comes first, so that a kill cannot leave an export without a card.
         with new_paths.new_files(card_path, path) as (unfinished_card, unfinished):
-            if new_paths.exists(card_path):
-                raise UserError(
-                    f"the path {card_path} exists, but the model card of {path} belongs there: use "
-                    "another path"
-                )
+            _require_free_card(path)
             fill(unfinished)
             write_atomically(unfinished_card, card)
     except (tf.errors.OpError, OSError) as error:

@@ -164,9 +164,7 @@ def load_with_normalization(
     elif name == "checkpoint" and _is_keras_file(values.checkpoint):
         network = loading.load_keras(values.checkpoint)
         if network.is_of_classifier and is_chief():
-            print(
-                f"{values.checkpoint} is a classifier: its backbone is used, without the new layer"
-            )
+            print(f"{values.checkpoint} is a classifier: only its backbone is used")
         backbone = encoders.with_normalization(network)
     else:
         network = load(values, name)

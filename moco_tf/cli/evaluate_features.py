@@ -136,18 +136,20 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         return
     result |= description
     summary = f"{protocol} of {name} on {source.name}: {summarize(result)}"
-    written = list(filter(None, [picture]))
+    written: list[str] = []
     try:
         try:
-            written.insert(0, write_result(directory, result))
+            written.append(write_result(directory, result))
         finally:  # A result that cannot be written does not cost the classifier.
             if trained is not None and trained_model is not None:
                 names, path = source.class_names or [], values.save_classifier
                 classifier.save(trained_model, path, names, result, trained.backbone, history)
                 written.append(path)
     except UserError:
-        print(summary)  # A disk that has become full does not cost the result.
+        # A disk that has become full does not cost the result.
+        print(f"{summary}; wrote {' and '.join(written)}" if written else summary)
         raise
+    written += filter(None, [picture])
     backbone_flags.print_unreadable(directory, result)
     if values.protocol == "knn":
         # After the result, so that a picture that cannot be written does not cost it.

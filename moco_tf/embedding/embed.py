@@ -117,18 +117,17 @@ def embed(
         (1818, 64)
     """
     require_source(source)
-    preprocessing.require_images(backbone, source)
     normalize = checked_bool("normalize", normalize)
     path = expand_argument(out, "out")
     indices = source.part(part)
     image_size = checked("image_size", image_size, COUNT)
+    preprocessing.require_images(backbone, source, image_size)
     rows_per_file = checked("rows_per_file", rows_per_file, COUNT)
     _check_arguments(format, dtype, shard)
     if not len(indices):
         raise UserError(f"data source '{source.name}' has no images in the part '{part}'")
-    backbone = preprocessing.for_images(
-        backbone
-    )  # Before its network is recognized in the directory.
+    # Before its network is recognized in the directory.
+    backbone = preprocessing.for_images(backbone)
     weights_checksum = _weights_checksum(backbone)
     if weights_checksum is None and not facts:
         raise UserError(

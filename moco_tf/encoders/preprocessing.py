@@ -94,23 +94,30 @@ def for_images(backbone: Any) -> Any:
     return with_normalization(backbone) if is_built or _is_resnet(backbone) else backbone
 
 
-def require_images(backbone: Any, source: Any) -> None:
-    """Raise a `UserError` if a backbone takes other images than those of a source.
+def require_images(backbone: Any, source: Any, image_size: int) -> None:
+    """Raise a `UserError` if a backbone takes other images than views of those of a source.
 
     Args:
         backbone: A backbone. The channels are known from its `pixels` or `input_shape`, and the
             pixel values from its `pixels`, or from the layers of a file that this project wrote.
         source: A `moco_tf.data.sources.source.Source`.
+        image_size: Side of the views in pixels.
     """
     shape = getattr(backbone, "input_shape", None)
     pixels = getattr(backbone, "pixels", None)
     pixels = pixels if isinstance(pixels, Pixels) else None
-    names = {layer.name for layer in getattr(backbone, "layers", [])}
+    parts = backbone.layers if isinstance(backbone, keras.Model) else []
+    names = {layer.name for layer in parts}
     if pixels is None and {NORMALIZATION, FEATURES} <= names:
         pixels = pixels_of(backbone)
     channels = len(pixels.mean) if pixels else None
     if isinstance(shape, tuple) and len(shape) == 4:
-        channels = shape[-1]
+        _, height, width, channels = shape
+        if height not in (None, image_size) or width not in (None, image_size):
+            raise UserError(
+                f"image_size={image_size} does not fit the backbone, which takes images of "
+                f"{height}x{width} pixels only: use that size"
+            )
     remedy = (
         "use images that the backbone takes, by the arguments of moco_tf.load_source or with the "
         "Run.source of its run"

@@ -209,7 +209,7 @@ def evaluate_linear(
         settings: Settings of the training.
 
     Returns:
-        The classifier, and the results as those of `evaluate`, with the `seconds` of the whole
+        The classifier, and results like those of `evaluate`, with the `seconds` of the whole
         evaluation.
 
     Raises:
@@ -242,7 +242,7 @@ def evaluate_finetune(
         progress: Label of the progress bar.
 
     Returns:
-        The classifier, and the results as those of `evaluate`, with the `curve` of `finetune.fit`,
+        The classifier, and results like those of `evaluate`, with the `curve` of `finetune.fit`,
         the `seconds` of the whole evaluation, and the settings that have an effect.
 
     Raises:

@@ -361,6 +361,7 @@ def test_result_that_cannot_be_written_does_not_cost_the_classifier(copied_run, 
     output = in_process.run("evaluate.py", *flags, workdir=copied_run, status=2)
     *_, summary, error = output.splitlines()
     assert summary.startswith("finetune of ")
+    assert summary.endswith(f"; wrote {path}")
     assert "finetune.json cannot be written" in error
     assert keras.saving.load_model(path).output_shape == (None, 2)
 
@@ -383,4 +384,4 @@ def test_backbone_of_a_classifier_can_be_evaluated(image_folder, copied_run, tmp
     output = in_process.run(
         "evaluate.py", *flags, "--image_size=32", f"--output_dir={tmp_path / 'out'}"
     )
-    assert f"{path} is a classifier: its backbone is used, without the new layer\n" in output
+    assert f"{path} is a classifier: only its backbone is used\n" in output

@@ -229,6 +229,7 @@ def test_one_value_in_place_of_a_tuple_is_refused(value):
     ("settings", "message"),
     [
         (lambda: FinetuneSettings(learning_rate=10**400), "learning_rate=1000.*: must be at most"),
+        (lambda: FinetuneSettings(learning_rate=-(10**400)), "learning_rate=.*: must be greater"),
         (lambda: FinetuneSettings(layers=np.array(["all"])), "layers=.*: choose head or all"),
         (lambda: AnomalySettings(normal=["a"]), r"^normal=\['a'\]: must be a text$"),
         (lambda: AnomalySettings(normal=5), "^normal=5: must be a text$"),

@@ -110,7 +110,7 @@ class Source:
 
     @property
     def evaluation_summary(self) -> str:
-        """As `summary`, without what pre-training would use, for images that it does not see."""
+        """As `summary`, without the number of images that pre-training would use."""
         return self._summarize(is_pretraining=False)
 
     def _summarize(self, is_pretraining: bool) -> str:
