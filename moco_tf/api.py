@@ -200,7 +200,8 @@ def finetune(
         weight_decay: Weight decay of all trained parameters, 0 or greater.
         batch_norm: `"tuned"` trains BatchNormalization with the statistics of the global batch, as
             the paper argues for (section 4.2); `"frozen"` keeps it in inference mode.
-        crop_scale: Smallest and largest share of the area of an image in a random crop.
+        crop_scale: Smallest and largest share of the area of an image in a random crop; `(1, 1)`
+            for the central view of evaluations. Half of the views are flipped.
         evaluate_every: Number of epochs between evaluations on the test images. The last epoch is
             always evaluated.
         seed: Random seed of the new layer, of the choice of images, of their order and of their

@@ -80,7 +80,9 @@ def labeled_views(
         source: Data source with labels.
         indices: Indices of the images of an epoch, int64 `[M]`.
         image_size: Side of the views in pixels.
-        crop_scale: Smallest and largest share of an image's area in a crop.
+        crop_scale: Smallest and largest share of an image's area in a crop. With `(1, 1)`, the view
+            is the central view of evaluations, of which half are flipped. A crop would be the
+            central part of a photo with an aspect ratio of at most 4:3, squeezed to a square.
         batch_size: Global batch size, a multiple of the number of replicas.
         seed: Random seed. An epoch is a function of the seed and of its number.
         epochs: Number of epochs.
@@ -113,7 +115,10 @@ def labeled_views(
         epoch = epochs[0]
 
         def view(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image = tf.numpy_function(crop, [epoch, index, source.read(index)], source.dtype)
+            image = source.read(index)
+            if tuple(crop_scale) == (1, 1):
+                image = central_view(image, image_size)
+            image = tf.numpy_function(crop, [epoch, index, image], source.dtype)
             return labels[index], tf.ensure_shape(image, blank[1].shape)
 
         return indices, *_views_or_blank(view, indices, blank)

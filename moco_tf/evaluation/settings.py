@@ -207,7 +207,8 @@ class SGDSettings(Settings):
     )
     crop_scale: tuple[float, float] = setting(
         (0.08, 1.0),
-        "Smallest and largest fraction of an image's area in a random crop, separated by a comma.",
+        "Smallest and largest fraction of an image's area in a random crop, separated by a comma; "
+        "1,1 for the central view of evaluations.",
         above=0,
         maximum=1,
         item=float,

@@ -9,6 +9,7 @@ import scipy.stats
 import tensorflow as tf
 
 from moco_tf.data.evaluation_views import labeled_views
+from moco_tf.data.views import central_view
 from tests.memory import source_of
 
 COUNT, SIDE, SIZE, BATCH = 23, 64, 32, 8
@@ -113,3 +114,18 @@ def test_crops_have_the_requested_scale_and_half_of_them_are_flipped(images, sca
     ratios = np.abs(width) / height
     assert 0.7 < ratios.min() < 0.8
     assert 1.25 < ratios.max() < 1.42
+
+
+def test_views_of_whole_images_are_the_central_views_of_evaluations():
+    """A crop of the whole area would be squeezed if the image is not square."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (COUNT, 40, 90, 3)).astype(np.uint8)
+    run = batches(images, epochs=4, scale=(1.0, 1.0), batch_size=17)
+    num_flipped = 0
+    for indices, _, views in run:
+        for index, view in zip(indices, views, strict=True):
+            expected = central_view(tf.constant(images[index]), SIZE).numpy()
+            is_flipped = np.array_equal(view, expected[:, ::-1])
+            assert is_flipped or np.array_equal(view, expected)
+            num_flipped += is_flipped
+    assert 0.3 < num_flipped / (4 * len(TRAIN)) < 0.7
