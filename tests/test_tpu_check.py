@@ -39,6 +39,6 @@ def test_check_names_operation_without_a_kernel(capsys, monkeypatch):
 
 @pytest.mark.nightly
 def test_check_fails_if_the_step_leaves_a_variable_unchanged(monkeypatch):
-    monkeypatch.setattr(moco.Queue, "enqueue", lambda self, keys: None)
+    monkeypatch.setattr(moco.Queue, "enqueue", lambda self, keys, frames=None: None)
     with pytest.raises(AssertionError, match="the step does not change .*keys"):
         tpu_check.main(["--platform=CPU"])

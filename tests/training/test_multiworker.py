@@ -291,7 +291,8 @@ def test_interrupted_workers_log_like_uninterrupted_replicas(interrupted, uninte
         ]
         for workdir in (interrupted[0], uninterrupted)
     )
-    assert lines == expected
+    # The last evaluation depends on the moving means, which differ in their last digits.
+    assert lines == [pytest.approx(line, rel=1e-4, abs=1e-6) for line in expected]
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == list(range(1, LAST_STEP + 1))
     assert [line["step"] for line in lines if "knn_top1" in line] == [0, LAST_STEP]

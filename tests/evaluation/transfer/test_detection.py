@@ -247,7 +247,7 @@ def test_two_scenes_are_learned(tmp_path):
     images = dataclasses.replace(images, test=images.train)
     model = training.build(DETECTION, small_encoder(), len(images.class_names), SIZE, 0)
     before, _ = training.evaluate(DETECTION, model, images, SIZE)
-    settings = DetectionSettings(steps=32, milestones=(26,), warmup_steps=15, batch_size=2)
+    settings = DetectionSettings(steps=48, milestones=(40,), warmup_steps=15, batch_size=2)
     curve = training.fit(DETECTION, model, images, SIZE, settings)
     after, kept = training.evaluate(DETECTION, model, images, SIZE, keep=[1])
     assert before["ap50"] < 0.1
