@@ -121,8 +121,8 @@ def float64():
 def release_memory():
     """Free Keras' models, which lie in cycles of references; some files build gigabytes of them.
 
-    What a module leaves alive, such as imported packages, is not looked at again: a second for each
-    module, of which there are 200.
+    Objects that survive, such as imported packages, are not examined again after every module,
+    which would take a second each time.
     """
     yield
     gc.collect()

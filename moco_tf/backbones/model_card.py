@@ -89,11 +89,12 @@ def model_card(backbone: keras.Model, export_format: Format, origin: Origin | No
         The card, in Markdown.
 
     Raises:
-        UserError: If the origin is a run whose config or one of whose results cannot be read.
+        UserError: If the origin is a run that has no checkpoint, or whose config, metrics or
+            results cannot be read.
     """
     checkpoint = getattr(backbone, "checkpoint", "")
     if origin is not None and origin.source == "workdir" and not checkpoint:
-        checkpoint = _newest_checkpoint(origin.path)
+        checkpoint = os.path.basename(run_directory.require_checkpoint(origin.path))
     training = history(origin, checkpoint)
     evaluation = _evaluation(origin, checkpoint)
     return _card(
@@ -191,21 +192,20 @@ def _card(
     )
 
 
-def history(origin: Origin | None, checkpoint: str = "") -> str:
+def history(origin: Origin | None, checkpoint: str) -> str:
     """Return the text about the training of a backbone.
 
     Args:
         origin: Where the backbone was loaded from, or None if that is not known.
-        checkpoint: Name of the checkpoint of a run; "" for the newest one.
+        checkpoint: Name of the checkpoint if the origin is a run.
 
     Raises:
-        UserError: If the origin is a run that has no checkpoint, or whose config or metrics cannot
-            be read.
+        UserError: If the origin is a run whose config or metrics cannot be read.
     """
     if origin is None:
         return UNKNOWN
     if origin.source == "workdir":
-        return _history_of_run(origin.path, checkpoint or _newest_checkpoint(origin.path))
+        return _history_of_run(origin.path, checkpoint)
     loaded_from = f"Loaded from {code(origin.path)}"
     if origin.source == "checkpoint":
         kind = "Keras" if origin.path.endswith(".keras") else "PyTorch"
@@ -243,10 +243,6 @@ def _evaluation(origin: Origin | None, checkpoint: str) -> str:
         return results or NO_RESULTS
     evaluation = _without_html(sections.get("Evaluation", NO_RESULTS).strip())
     return f"{evaluation}\n\n{results}"
-
-
-def _newest_checkpoint(workdir: str) -> str:
-    return os.path.basename(run_directory.require_checkpoint(workdir))
 
 
 def _sections_of_card(directory: str) -> dict[str, str] | None:

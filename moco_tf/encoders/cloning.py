@@ -153,17 +153,17 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
 
 
 def train_all_layers(network: keras.Model) -> None:
-    """Make all layers of a network trainable, some of which people freeze before they fine-tune.
+    """Make all layers of a network trainable, including those that were frozen before.
 
-    `network.trainable = True` has no effect on its layers if the network itself is trainable:
-    Keras does not set an attribute to the value that it has.
+    `network.trainable = True` alone does not reach the layers if the network itself is trainable
+    already, because Keras skips an assignment that does not change an attribute.
     """
     for layer in all_layers(network):
         layer.trainable = True
 
 
 def trainable_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return a layer with the same config that can be trained."""
+    """Return a new layer with the same config, but trainable."""
     return type(layer).from_config(_trainable(layer.get_config()))
 
 

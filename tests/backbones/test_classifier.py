@@ -136,7 +136,7 @@ def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
 def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
     origin = Origin("checkpoint", "weights.safetensors")
-    save(backbone, layer, path, history(origin))
+    save(backbone, layer, path, history(origin, ""))
     card = pathlib.Path(f"{path}.md").read_text()
     assert card.startswith("# resnet8, a classifier of 3 classes\n")
     block = card.partition("## Classes\n```python\n")[2].partition("```")[0]
