@@ -11,7 +11,7 @@ demo: .venv/installed
 study: .venv/installed
 	$(BIN)/python -m studies
 
-# The fast tests, in at most five minutes on two cores.
+# The fast tests, in about six minutes on two cores.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 

@@ -276,6 +276,7 @@ def test_loss_shows_views_that_are_not_finite_with_xla():
     assert np.isnan(history["loss"]).all()
 
 
+@pytest.mark.slow
 def test_views_in_another_range_are_refused():
     views = np.random.default_rng(0).random((16, SIDE, SIDE, 3), np.float32)
     model = augmented_model()
