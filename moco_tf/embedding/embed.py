@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 import moco_tf
 from moco_tf import run_data
@@ -27,6 +26,7 @@ from moco_tf.evaluation.features import Features, normalize, require_finite
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
 from moco_tf.paths import expand_argument
+from moco_tf.progress_bar import progress_bar
 from moco_tf.ranges import COUNT, checked, checked_bool
 from moco_tf.shards import require_shard
 from moco_tf.workers import several_workers
@@ -202,7 +202,8 @@ def _files(
     extractor = Extractor(source, indices[positions], image_size)
     files = deque((number, len(directory.positions(number))) for number in numbers)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    with tqdm(total=len(positions), desc="features", unit="img", disable=None) as bar:
+    done = 0
+    with progress_bar(len(positions), "features", "image") as bar:
         for batch in extractor.batches(feature_step(backbone)):
             parts.append(batch)
             while files and sum(len(found) for found, _ in parts) >= files[0][1]:
@@ -210,7 +211,9 @@ def _files(
                 found, features = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
                 yield number, features[:size], found[:size] >= 0
                 parts = [(found[size:], features[size:])]
-            bar.update(min(len(batch[0]), len(positions) - bar.n))
+            new = min(len(batch[0]), len(positions) - done)  # The last batch is filled up.
+            done += new
+            bar.update(new)
 
 
 def _as_written(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import central_views
 from moco_tf.data.sources.indices import Indices
@@ -14,7 +13,7 @@ from moco_tf.distribution import all_gather
 from moco_tf.encoders import preprocessing
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features
-from moco_tf.workers import is_chief
+from moco_tf.progress_bar import progress_bar
 
 # Views are kept in memory for the next call if they take up to so many bytes.
 MAX_KEPT_BYTES = 2**28
@@ -73,9 +72,7 @@ class Extractor:
                 "or a source that has some"
             )
         feature_parts, index_parts = [], []
-        # With None, tqdm shows a bar in a terminal only.
-        disable = None if progress and is_chief() else True
-        with tqdm(total=len(self.indices), desc=progress, unit="img", disable=disable) as bar:
+        with progress_bar(len(self.indices), progress, "image") as bar:
             for batch_indices, features in self.batches(step):
                 feature_parts.append(features[batch_indices >= 0])
                 index_parts.append(batch_indices[batch_indices >= 0])

@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from moco_tf.errors import UserError
 from moco_tf.evaluation.features import Features, labeled
 from moco_tf.evaluation.logistic import scores
 from moco_tf.evaluation.metrics import accuracies, class_names, details, first_hits
 from moco_tf.evaluation.settings import FewShotSettings
+from moco_tf.progress_bar import progress_bar
 
 
 def classify(
@@ -42,7 +42,7 @@ def classify(
     require_enough(train.labels, class_names(train), settings.shots)
     rows = []
     total = settings.draws * sum(settings.shots)
-    with tqdm(total=total, desc="few-shot", unit="shot", disable=None) as bar:
+    with progress_bar(total, "few-shot", "shot") as bar:
         for shots in settings.shots:
             results, hits = [], []
             for number in range(settings.draws):

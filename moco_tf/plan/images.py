@@ -7,14 +7,12 @@ Hashes of unrelated images differ in about half of the bits, and those of near-d
 
 import dataclasses
 import os
-import sys
 import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf.data import readers, sources
 from moco_tf.data.photometric import to_levels
@@ -23,6 +21,7 @@ from moco_tf.data.pixels import BYTES
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.plan.facts import MANY_CONSECUTIVE, MAX_DIFFERING_BITS, Images
+from moco_tf.progress_bar import progress_bar
 
 MAX_PAIRS = 512  # Number of pairs of consecutive images in the sample.
 MAX_PIXELS = 2_000_000_000  # The sample ends at so many pixels, which take some seconds.
@@ -132,17 +131,10 @@ def _read(source: Source, positions: Iterable[int]) -> tuple[dict[int, _Look], l
         .prefetch(1)
     )
     pixels, reached = 0, len(order)
-    with tqdm(
-        total=len(order),
-        desc="looking at images",
-        unit="image",
-        delay=3,
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    ) as progress:
+    with progress_bar(len(order), "looking at images", "image", brief=True) as bar:
         for position, height, width, thumbnail in data.as_numpy_iterator():
             looks[int(position)] = _Look(int(height), int(width), *_describe(thumbnail))
-            progress.update(1)
+            bar.update()
             pixels += int(height) * int(width)
             if pixels >= MAX_PIXELS:
                 reached = order.index(int(position))

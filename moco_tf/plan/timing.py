@@ -11,7 +11,6 @@ import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf import run_pixels, workers
 from moco_tf.config import evaluation_size, total_steps
@@ -20,6 +19,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.evaluation.knn import MAX_TEST
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.plan import printing
+from moco_tf.progress_bar import progress_bar
 from moco_tf.training.build import build_data, build_model, restored_dtype_policy
 from moco_tf.training.failures import memory_may_run_out
 
@@ -81,15 +81,14 @@ class _Clock(keras.callbacks.Callback):
         super().__init__()
         self.ends: list[float] = []
         self.waiting: list[float] = []
-        hidden = not (sys.stderr.isatty() and workers.is_chief())
-        self.progress = tqdm(total=steps, unit="step", delay=3, leave=False, disable=hidden)
+        self.progress = progress_bar(steps, "timing", "step", brief=True)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the time once the device has finished the step."""
         int(self.model.step.numpy())
         self.ends.append(time.perf_counter())
         self.waiting.append(self.model.seconds_waiting)
-        self.progress.update(1)
+        self.progress.update()
         is_late = len(self.ends) > FEWEST_STEPS and self.ends[-1] - self.ends[0] > SECONDS
         # All workers have to stop after the same step.
         if any(workers.gather_from_workers(int(is_late))):

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 import moco_tf
 from moco_tf import run_data
@@ -30,6 +29,7 @@ from moco_tf.preparation.settings import (
     QUALITY,
 )
 from moco_tf.preparation.writers import WRITERS, Item
+from moco_tf.progress_bar import ProgressBar, progress_bar
 from moco_tf.ranges import COUNT, Range, checked
 from moco_tf.shards import require_shard
 
@@ -223,7 +223,7 @@ def _write_files(
     write = WRITERS[format][1]
     indices = np.concatenate([file.indices for file in files])
     prepared = results(source, indices, max_side, quality)
-    with tqdm(total=len(indices), desc="images", unit="img", disable=None) as bar:
+    with progress_bar(len(indices), "images", "image") as bar:
         for file in files:
             report: dict[str, Any] = dict(images=0, copied=0, source_bytes=0, bytes=0, dropped=[])
             of_file = itertools.islice(prepared, len(file.indices))
@@ -241,7 +241,7 @@ def _write_files(
 
 
 def _items(
-    source: Source, results: Iterator[Result], report: dict[str, Any], bar: tqdm
+    source: Source, results: Iterator[Result], report: dict[str, Any], bar: ProgressBar
 ) -> Iterator[Item]:
     """Yield the images to write, and add them and the others to a report."""
     labels, class_names = source.labels, source.class_names

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf import encoders
 from moco_tf.backbones import descriptions
@@ -15,6 +14,7 @@ from moco_tf.data.sources.source import Source, sample
 from moco_tf.evaluation import knn, protocols, unreadable
 from moco_tf.evaluation.extraction import Extractor, feature_step
 from moco_tf.evaluation.features import Features
+from moco_tf.progress_bar import ProgressBar
 from moco_tf.report.evidence import Results
 from moco_tf.report.findings import PIXELS, PROTOCOLS, RANDOM
 
@@ -97,7 +97,7 @@ def baselines(
     return {RANDOM: random, PIXELS: pixels}
 
 
-def compare(features: dict[str, tuple[Features, Features]], bar: tqdm) -> Results:
+def compare(features: dict[str, tuple[Features, Features]], bar: ProgressBar) -> Results:
     """Return the results of all protocols for each backbone."""
     results: Results = {}
     for name, (train, test) in features.items():

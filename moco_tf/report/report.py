@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf import run_directory, workers
 from moco_tf.backbones.loading import load_backbone
@@ -21,6 +20,7 @@ from moco_tf.files import error_reason, write_atomically
 from moco_tf.names import printable
 from moco_tf.paths import expand_source
 from moco_tf.plots.thumbnails import thumbnails
+from moco_tf.progress_bar import progress_bar
 from moco_tf.report import page
 from moco_tf.report.baselines import (
     Evaluated,
@@ -104,8 +104,7 @@ def write_report(
     can_compare = can_compare and finite
     compares_now = can_compare and evaluated is None
     total = 3 + (len(PROTOCOLS) * len(features) if compares_now else 0)
-    # With None, tqdm shows a bar in a terminal only.
-    with tqdm(total=total, desc="report", unit="part", disable=None) as bar:
+    with progress_bar(total, "report", "part") as bar:
         results = compare(features, bar) if compares_now else None
         if can_compare and evaluated is not None:
             results = without_unreadable(evaluated.results)

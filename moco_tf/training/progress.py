@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from moco_tf.notebook import Line, in_notebook
 from moco_tf.training.callbacks import GlobalStep
 from moco_tf.training.metrics_log import MetricsLog
-from moco_tf.training.notebook import Line, in_notebook
 
 
 class Progress(GlobalStep):

@@ -5,12 +5,11 @@ import os
 
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.tuning import without_tuning
 from moco_tf.errors import UserError
-from moco_tf.workers import is_chief
+from moco_tf.progress_bar import progress_bar
 
 
 def readable_only(images: AnnotatedImages, progress: str | None = None) -> AnnotatedImages:
@@ -31,9 +30,7 @@ def readable_only(images: AnnotatedImages, progress: str | None = None) -> Annot
     """
     is_readable: dict[int, bool] = {}
     indices = np.concatenate([images.train, images.test])
-    # With None, tqdm shows a bar in a terminal only.
-    disable = None if progress and is_chief() else True
-    with tqdm(total=len(indices), desc=progress, unit="img", disable=disable) as bar:
+    with progress_bar(len(indices), progress, "image") as bar:
         for index, shape in _shapes(images, indices).as_numpy_iterator():
             is_readable[int(index)] = _fits(images, int(index), *shape.tolist())
             bar.update()

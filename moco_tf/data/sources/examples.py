@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tqdm.auto import tqdm
 
 from moco_tf.data.decoding import decode
 from moco_tf.data.sources.indices import Indices
@@ -17,6 +16,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_tuning
 from moco_tf.errors import UserError
 from moco_tf.names import printable
+from moco_tf.progress_bar import progress_bar
 
 LABEL_BATCH_SIZE = 1024
 UNKNOWN = np.iinfo(np.int64).min  # Stands for the label of a record that has none.
@@ -274,7 +274,7 @@ def _read_labels_by_index(
         .batch(LABEL_BATCH_SIZE)
     )
     values = np.full(records.size, UNKNOWN)
-    with _progress_bar(records.size) as bar:
+    with progress_bar(records.size, "labels", "record") as bar:
         for indices, labels in without_tuning(batches).as_numpy_iterator():
             values[indices] = labels
             bar.update(len(labels))
@@ -283,16 +283,11 @@ def _read_labels_by_index(
 
 def _concatenate(batches: tf.data.Dataset, size: int) -> np.ndarray:
     arrays = []
-    with _progress_bar(size) as bar:
+    with progress_bar(size, "labels", "record") as bar:
         for batch in batches.as_numpy_iterator():
             arrays.append(batch)
             bar.update(len(batch))
     return np.concatenate(arrays)
-
-
-def _progress_bar(size: int) -> tqdm:
-    # `disable=None` shows the bar on a terminal only.
-    return tqdm(total=size, desc="labels", unit="record", disable=None)
 
 
 def _read_example(
