@@ -1,5 +1,6 @@
 """Evaluation in a notebook; `moco_tf.evaluation` has all protocols and settings."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,15 +8,17 @@ import keras
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from moco_tf import paths
 from moco_tf.backbones import classifier
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
+from moco_tf.evaluation import comparison, logistic, protocols
 from moco_tf.evaluation import knn as knn_protocol
-from moco_tf.evaluation import logistic, protocols
 from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.pairs import comparable
 from moco_tf.evaluation.settings import FinetuneSettings, KNNSettings, ProbeSettings
+from moco_tf.evaluation.training_state import TrainingState
 from moco_tf.ranges import COUNT, checked
 
 
@@ -170,6 +173,7 @@ def finetune(
     crop_scale: tuple[float, float] = FinetuneSettings.crop_scale,
     evaluate_every: int = FinetuneSettings.evaluate_every,
     seed: int = FinetuneSettings.seed,
+    state_file: str | os.PathLike[str] | None = None,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Train a classifier that starts from a backbone, and evaluate it on the test images.
 
@@ -206,6 +210,9 @@ def finetune(
             always evaluated.
         seed: Random seed of the new layer, of the choice of images, of their order and of their
             views.
+        state_file: File that holds the state of the training while it runs, from which the same
+            call continues if it was interrupted. It is written every five minutes at the end of an
+            epoch, and removed at the end.
 
     Returns:
         The classifier after the last epoch, and the result. The classifier is a `keras.Model` from
@@ -221,7 +228,8 @@ def finetune(
     Raises:
         UserError: If the backbone is not a functional `keras.Model` that can be copied, is itself a
             classifier, or takes other images, the source has no labeled training and test images of
-            two or more classes, a setting is out of range, or the training diverges.
+            two or more classes, a setting is out of range, `state_file` is of a training with other
+            settings, or the training diverges.
 
     Example:
         >>> import moco_tf
@@ -253,7 +261,14 @@ def finetune(
         seed=seed,
     )
     classifier.require_classifiable(backbone)
-    trained, result = protocols.evaluate_finetune(backbone, source, image_size, settings)
+    state = TrainingState()
+    if state_file is not None:
+        identity = {**comparison.identify(backbone, source, image_size), **settings.used()}
+        state = TrainingState(paths.expand_argument(state_file, "state_file"), identity)
+    trained, result = protocols.evaluate_finetune(
+        backbone, source, image_size, settings, state=state
+    )
     model = classifier.assemble(*trained)
+    state.remove()
     model.class_names = list(source.class_names or [])
     return model, result

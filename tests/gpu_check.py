@@ -37,6 +37,7 @@ from moco_tf import encoders
 from moco_tf.data import sources
 from moco_tf.evaluation import linear
 from moco_tf.evaluation.extraction import extract
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.training.build import build_model
 from moco_tf.training.run import train
@@ -223,7 +224,9 @@ def linear_graphs():
     backbone = encoders.random_backbone("resnet8", stem="small")
     source = sources.load("photos")
     with recorded_functions() as functions:
-        linear.fit(backbone, source, 32, 64, 19, LinearSettings(epochs=1, milestones=()))
+        settings = LinearSettings(epochs=1, milestones=())
+        test = Features(np.zeros((1, 64), np.float32), np.zeros(1), np.zeros(1, np.int32), 19)
+        linear.train(backbone, source, source.train, 32, test, settings)
     return graphs_of(functions)
 
 

@@ -42,4 +42,4 @@ def lost_after(steps, labeled_views):
             tf.where(is_lost, tf.cast(0, "uint8"), images),
         )
 
-    return lambda *arguments: labeled_views(*arguments).enumerate().map(lose)
+    return lambda *args, **kwargs: labeled_views(*args, **kwargs).enumerate().map(lose)

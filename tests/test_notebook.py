@@ -111,6 +111,8 @@ def test_notebook_runs(notebook, tmp_path):
     pictures = [o for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 3  # Views, neighbors and the map.
     [table] = [text for text in outputs if "fine_tune(run.backbone" in text]
+    last_progress = [text for text in outputs[table] if text.startswith("fine-tuning: ")][-1]
+    assert re.match(r"fine-tuning: (\d+) of \1 steps, .*; 00:00 left", last_progress)
     rows = [line.rsplit(maxsplit=2) for line in outputs[table][-1].splitlines()[1:]]
     accuracies = {name.strip(): (float(trained), float(not_)) for name, trained, not_ in rows}
     assert len(accuracies) == 4

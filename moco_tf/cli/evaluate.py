@@ -62,7 +62,8 @@ Protocols:
 Results are written to DIR/eval/PROTOCOL.json, where DIR is the run directory,
 the SavedModel or --output_dir. The result of --cached is linear_cached.json,
 that of --features=head knn_head.json, and that of --compare
-PROTOCOL_comparison.json. The report is DIR/report.html.
+PROTOCOL_comparison.json. The report is DIR/report.html. A command that trains
+and is interrupted continues when it is run again.
 """
 
 TRANSFER = ("detection", "segmentation")

@@ -28,6 +28,7 @@ from moco_tf.evaluation.settings import (
     RetrievalSettings,
     Settings,
 )
+from moco_tf.evaluation.training_state import TrainingState, of_result
 from moco_tf.plots import features as feature_plots
 
 
@@ -87,16 +88,22 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     _print_summary(source, gallery, is_of_run)
     heat: np.ndarray | None = None
     trained: protocols.Trained | None = None
+    state: TrainingState | None = None
+    if isinstance(settings, LinearSettings | FinetuneSettings) and not backbones:
+        identity = comparison.identify(backbone, source, image_size)
+        state = of_result(directory, protocol, {**identity, **dataclasses.asdict(settings)})
 
     # Every process computes; the chief alone writes.
     if isinstance(settings, LinearSettings):
-        trained, result = protocols.evaluate_linear(backbone, source, image_size, settings)
+        trained, result = protocols.evaluate_linear(backbone, source, image_size, settings, state)
     elif isinstance(settings, FinetuneSettings) and backbones:
         result = comparison.compare(backbones, source, image_size, directory, description, settings)
         if workers.is_chief():
             feature_plots.plot_comparison(picture, {**result, **description})
     elif isinstance(settings, FinetuneSettings):
-        trained, result = protocols.evaluate_finetune(backbone, source, image_size, settings)
+        trained, result = protocols.evaluate_finetune(
+            backbone, source, image_size, settings, state=state
+        )
     elif isinstance(settings, AnomalySettings) and settings.level == "patch":
         shared = shared_file([source, gallery]) if gallery is not None else None
         if shared and workers.is_chief():
@@ -149,6 +156,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         # A disk that has become full does not cost the result.
         print(f"{summary}; wrote {' and '.join(written)}" if written else summary)
         raise
+    if state is not None:
+        state.remove()
     written += filter(None, [picture])
     backbone_flags.print_unreadable(directory, result)
     if values.protocol == "knn":

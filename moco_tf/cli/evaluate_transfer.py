@@ -73,8 +73,12 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             print(trials.table(task, result["rows"]))
             print(f"{protocol} of {name} on {images.name}; wrote {path}")
         return
-    [initialize] = initializations.values()
-    result, predictions = trials.run(task, initialize, images, image_size, settings)
+    [(initialization, initialize)] = initializations.items()
+    state = trials.state_of(
+        *(directory, protocol, initialization, initialize(settings.seed)),
+        *(images, image_size, settings),
+    )
+    result, predictions = trials.run(task, initialize, images, image_size, settings, state=state)
     if not workers.is_chief():
         return
     result = {"protocol": protocol, **description, **result}
@@ -87,6 +91,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
+    state.remove()
     backbone_flags.print_unreadable(directory, result)
     picture = os.path.join(directory, "eval", f"{protocol}.png")
     if task is detection.DETECTION:

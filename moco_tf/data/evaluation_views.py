@@ -69,6 +69,7 @@ def labeled_views(
     seed: int,
     epochs: int,
     context: tf.distribute.InputContext | None = None,
+    first_epoch: int = 0,
 ) -> tf.data.Dataset:
     """Return batches of one random view of each image, with labels, epoch after epoch.
 
@@ -88,6 +89,7 @@ def labeled_views(
         epochs: Number of epochs.
         context: Input context of this worker if there are several. The dataset then consists of its
             replicas' shares of each batch, one after the other. None for whole batches.
+        first_epoch: Number of the epoch to begin with, counted from 0; those before are left out.
 
     Returns:
         Dataset of `(indices, labels, images)`, int64 `[n]`, int32 `[n]` and
@@ -128,7 +130,10 @@ def labeled_views(
         return random_view(image, image_size, recipe, draws)
 
     return made_in_parallel(
-        rows_of_steps(rows, 0, epochs * steps_per_epoch, batch_size, context), labeled_batch
+        rows_of_steps(
+            rows, first_epoch * steps_per_epoch, epochs * steps_per_epoch, batch_size, context
+        ),
+        labeled_batch,
     )
 
 

@@ -20,6 +20,7 @@ from moco_tf.evaluation import protocols
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.results import LAYERS, write_result
 from moco_tf.evaluation.settings import FinetuneSettings
+from moco_tf.evaluation.training_state import of_result
 from moco_tf.files import read_json
 from moco_tf.workers import is_chief, require_same
 
@@ -39,7 +40,8 @@ def compare(
 
     Each curve is written to `directory/eval/finetune_comparison.json` as soon as it is finished. A
     curve in that file with the same entries of `identify` and the same settings is not computed
-    again. Other curves in the file are kept in it, as `earlier`.
+    again. Other curves in the file are kept in it, as `earlier`. A curve that was interrupted
+    continues from its `TrainingState` there.
 
     Args:
         backbones: Backbones by name, each as for `finetune.fit`.
@@ -70,15 +72,19 @@ def compare(
         for layers in ("head", "all"):
             curve_settings = dataclasses.replace(settings, layers=layers)
             curve = find_matching(complete, {**identity, **curve_settings.used()})
+            state = None
             if curve is None:
                 progress = f"{name}, {LAYERS[layers]}"
+                state = of_result(directory, PROTOCOL, {**identity, **curve_settings.used()})
                 _, curve = protocols.evaluate_finetune(
-                    backbone, source, image_size, curve_settings, progress
+                    backbone, source, image_size, curve_settings, progress, state
                 )
                 curve = {**identity, **curve}
             result["curves"].append(curve)
             if is_chief():
                 write_result(directory, with_earlier(result, "curves", finished))
+            if state is not None:
+                state.remove()
     return result
 
 

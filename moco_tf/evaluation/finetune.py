@@ -23,7 +23,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
@@ -46,9 +45,10 @@ from moco_tf.evaluation.supervised import (
     require_two_classes,
     training_step,
 )
+from moco_tf.evaluation.training_state import TrainingState
 from moco_tf.optimizers import SGD
+from moco_tf.progress_bar import progress_bar
 from moco_tf.schedules import Cosine
-from moco_tf.workers import is_chief
 
 
 def fit(
@@ -57,6 +57,7 @@ def fit(
     image_size: int,
     settings: FinetuneSettings = FinetuneSettings(),
     progress: str = "fine-tuning",
+    state: TrainingState | None = None,
 ) -> tuple[Any, keras.layers.Dense, dict[str, Any]]:
     """Train a new linear layer on a backbone's features, and by default a copy of the backbone.
 
@@ -74,6 +75,8 @@ def fit(
         settings: Settings of the training. Both learning rates follow half a cosine over the
             epochs, epoch by epoch.
         progress: Label of the progress bar.
+        state: The state to continue from, which is saved after the epochs. By default, the
+            training cannot be continued.
 
     Returns:
         The backbone after training (`backbone` itself with `layers="head"`), the trained layer from
@@ -102,6 +105,7 @@ def fit(
     test = extract_test(step, "test features")
     require_finite(test)
     unreadable_test, unreadable_classes = dict(test.unreadable), test.unreadable_classes
+    state = state or TrainingState()
     layer = new_classifier(test.features.shape[1], test.num_classes, settings.seed)
     trained = _parameters(tuned, layer, settings)
     take_step = training_step(
@@ -111,6 +115,19 @@ def fit(
     count_readable = readable_counter()
     # The label of a record that cannot be read is -1, and it is never chosen.
     unreadable_indices = set(source.train[train_labels < 0].tolist())
+    changing = [*layer.variables, *(v for optimizer, _, _ in trained for v in optimizer.variables)]
+    if settings.layers == "all":
+        changing += tuned.variables
+    first_epoch, num_seen = 0, 0
+    curve: list[dict[str, Any]] = []
+    if state.facts:
+        state.restore(changing)
+        first_epoch, num_seen = state.facts["epoch"], state.facts["num_seen"]
+        curve = state.facts["curve"]
+        unreadable_indices |= set(state.facts["unreadable_train"])
+        unreadable_test |= {
+            index: source.describe(index) for index in state.facts["unreadable_test"]
+        }
 
     batches = iter(
         tf.distribute.get_strategy().distribute_datasets_from_function(
@@ -123,20 +140,19 @@ def fit(
                 settings.seed,
                 settings.epochs,
                 context,
+                first_epoch,
             )
         )
     )
     steps_per_epoch = -(-len(chosen) // settings.batch_size)
-    curve: list[dict[str, Any]] = []
-    num_seen = 0
-    with tqdm(
-        total=settings.epochs * steps_per_epoch,
-        desc=progress,
-        unit="step",
-        smoothing=0,  # Estimate from the mean, since every epoch ends with the test images.
-        disable=None if is_chief() else True,  # With None, tqdm shows a bar in a terminal only.
+    with progress_bar(
+        settings.epochs * steps_per_epoch,
+        progress,
+        "step",
+        start=first_epoch * steps_per_epoch,
+        smoothing=0,  # Every epoch ends with the test images.
     ) as bar:
-        for epoch in range(settings.epochs):
+        for epoch in range(first_epoch, settings.epochs):
             for optimizer, _, rate in trained:
                 optimizer.learning_rate = Cosine(rate, 1, settings.epochs)(epoch)
             losses, counts = [], []
@@ -151,18 +167,26 @@ def fit(
             require_some_readable(source, sum(counts), epoch)
             num_seen += sum(counts)
             _require_finite(losses, epoch, settings)
-            if epoch + 1 not in settings.evaluated_epochs():
-                continue
-            if settings.layers == "all":
-                test = extract_test(step)
-                unreadable_test |= test.unreadable
-            scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
-            _require_finite(scores, epoch, settings)
-            assert test.labels is not None
-            accuracy = accuracies(scores, test.labels)
-            loss = float(np.average(losses, weights=counts))
-            curve.append({"epoch": epoch + 1, **accuracy, "loss": loss})
-            bar.set_postfix(top1=f"{accuracy['top1']:.3f}", loss=f"{loss:.3f}", refresh=False)
+            if epoch + 1 in settings.evaluated_epochs():
+                if settings.layers == "all":
+                    test = extract_test(step)
+                    unreadable_test |= test.unreadable
+                scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
+                _require_finite(scores, epoch, settings)
+                assert test.labels is not None
+                accuracy = accuracies(scores, test.labels)
+                loss = float(np.average(losses, weights=counts))
+                curve.append({"epoch": epoch + 1, **accuracy, "loss": loss})
+                bar.set_postfix(top1=f"{accuracy['top1']:.3f}", loss=f"{loss:.3f}", refresh=False)
+            if epoch + 1 < settings.epochs:
+                facts = {
+                    "epoch": epoch + 1,
+                    "num_seen": num_seen,
+                    "curve": curve,
+                    "unreadable_train": sorted(unreadable_indices),
+                    "unreadable_test": sorted(unreadable_test),
+                }
+                state.save_if_due(changing, facts)
     require_unchanged(backbone, before)
     result = {
         **classification(scores, test),

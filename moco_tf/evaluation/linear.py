@@ -9,14 +9,12 @@ Several learning rates can be compared in one pass over the images, as in the ev
 (Oquab et al. 2023). The images that choose one of them are not trained on.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.indices import Indices
@@ -38,12 +36,29 @@ from moco_tf.evaluation.supervised import (
     require_two_classes,
     training_step,
 )
+from moco_tf.evaluation.training_state import TrainingState
 from moco_tf.optimizers import SGD
+from moco_tf.progress_bar import progress_bar
 from moco_tf.schedules import Step
-from moco_tf.workers import is_chief
 
 Backbone = Callable[[tf.Tensor], tf.Tensor]
 Layer = tuple[np.ndarray, np.ndarray]  # Weights and bias.
+
+
+class Fit(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+        layers: The weights `[D, classes]` and the bias `[classes]` of the layer of each learning
+            rate. They are not finite if it diverged.
+        curves: A list for each layer, of dicts with `epoch`, counted from 1, and `top1` and `top5`
+            on the test images after it.
+        unreadable: The names of the images that cannot be read, by their indices.
+    """
+
+    layers: list[Layer]
+    curves: list[list[dict[str, Any]]]
+    unreadable: dict[int, str]
 
 
 def classify(
@@ -51,6 +66,7 @@ def classify(
     source: Source,
     image_size: int,
     settings: LinearSettings = LinearSettings(),
+    state: TrainingState | None = None,
 ) -> tuple[Layer, dict[str, Any]]:
     """Train a linear layer on random views of the training images, and evaluate it.
 
@@ -62,18 +78,20 @@ def classify(
         source: A source with labels.
         image_size: Side of the views in pixels.
         settings: Settings of the training.
+        state: The state to continue from, which is saved after the epochs. By default, the
+            training cannot be continued.
 
     Returns:
         The weights `[D, classes]` and the bias `[classes]` of the layer, and the results: a dict
         with the entries of `moco_tf.evaluation.metrics.classification`, of the central views of the
         test images; the `learning_rate`; `num_train` and `num_test`, the numbers of images that can
-        be read; and the entries of `moco_tf.evaluation.unreadable.entries`. With several learning
-        rates also `num_held_out`, and `held_out`: a list of each `learning_rate` with its `top1` on
-        the held-out images.
+        be read; the entries of `moco_tf.evaluation.unreadable.entries`; and `curve`, as in the
+        result of `train`. With several learning rates also `num_held_out`, and `held_out`: a list
+        of each `learning_rate` with its `top1` on the held-out images.
 
     Raises:
-        UserError: If the backbone has changed, no image can be read, a feature of a test image or
-            of a held-out image is NaN or infinity, or `fit` fails.
+        UserError: If the backbone has changed, a feature of a test image or of a held-out image is
+            NaN or infinity, or `train` fails.
     """
     backbone = preprocessing.for_images(backbone)
     before = checksums(backbone)
@@ -82,30 +100,26 @@ def classify(
     test = Extractor(source, source.test, image_size)(step, "test features")
     require_finite(test)
     assert test.labels is not None
-    dim, num_classes = test.features.shape[1], test.num_classes
+    trained = source.train
     if settings.learning_rates:
         trained, held_out = _split(source, settings.seed)
-        layers, unreadable_train = train(
-            backbone, source, trained, image_size, dim, num_classes, settings
-        )
-        num_train = len(trained) - len(unreadable_train)
+    fit = train(backbone, source, trained, image_size, test, settings, state)
+    number, choice = 0, {"learning_rate": settings.learning_rate}
+    unreadable_train = dict(fit.unreadable)
+    if settings.learning_rates:
         validation = Extractor(source, held_out, image_size)(step, "held-out features")
         require_finite(validation)
         unreadable_train |= validation.unreadable
-        (weights, bias), choice = _best(layers, settings.learning_rates, validation)
-    else:
-        weights, bias, unreadable_train = fit(
-            backbone, source, image_size, dim, num_classes, settings
-        )
-        num_train = len(source.train) - len(unreadable_train)
-        choice = {"learning_rate": settings.learning_rate}
+        number, choice = _choose(fit.layers, settings.learning_rates, validation)
+    weights, bias = fit.layers[number]
     require_unchanged(backbone, before)
     result = {
         **classification(test.features @ weights + bias, test),
         **choice,
-        "num_train": num_train,
+        "num_train": len(trained) - len(fit.unreadable),
         "num_test": len(test.labels),
         **unreadable.entries(unreadable_train, test.unreadable, test.unreadable_classes),
+        "curve": fit.curves[number],
     }
     return (weights, bias), result
 
@@ -125,31 +139,22 @@ def _split(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return source.train[kept], np.delete(source.train, kept)
 
 
-def _best(
+def _choose(
     layers: list[Layer], learning_rates: Sequence[float], validation: Features
-) -> tuple[Layer, dict[str, Any]]:
-    """Return the layer with the best top-1 on held-out images, and the entries of the result.
+) -> tuple[int, dict[str, Any]]:
+    """Return the number of the layer with the best top-1 on held-out images, and result entries.
 
-    Of equal layers, the one with the smallest learning rate is returned.
-
-    Raises:
-        UserError: If all layers diverged.
+    Of equal layers, the one with the smallest learning rate is chosen.
     """
-    assert validation.labels is not None
     top1 = {
-        rate: accuracies(validation.features @ weights + bias, validation.labels)["top1"]
-        for rate, (weights, bias) in zip(learning_rates, layers, strict=True)
-        if _is_finite(weights, bias)
+        rate: _accuracies(layer, validation)["top1"]
+        for rate, layer in zip(learning_rates, layers, strict=True)
+        if _is_finite(*layer)
     }
-    if not top1:
-        raise UserError(
-            f"learning_rates={','.join(f'{rate:g}' for rate in learning_rates)}: the linear layer "
-            "diverged with each; use smaller learning rates"
-        )
     best = min(top1, key=lambda rate: (-top1[rate], rate))
-    return layers[learning_rates.index(best)], {
+    return learning_rates.index(best), {
         "learning_rate": best,
-        "num_held_out": len(validation.labels),
+        "num_held_out": len(validation.indices),
         # None for a rate with which the layer diverged.
         "held_out": [{"learning_rate": rate, "top1": top1.get(rate)} for rate in learning_rates],
     }
@@ -159,52 +164,15 @@ def _is_finite(weights: np.ndarray, bias: np.ndarray) -> bool:
     return bool(np.isfinite(weights).all() and np.isfinite(bias).all())
 
 
-def fit(
-    backbone: Backbone,
-    source: Source,
-    image_size: int,
-    dim: int,
-    num_classes: int,
-    settings: LinearSettings = LinearSettings(),
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Train the layer with one learning rate on all training images.
-
-    Args:
-        backbone: As for `classify`.
-        source: As for `classify`.
-        image_size: As for `classify`.
-        dim: Length D of the features.
-        num_classes: Number of classes.
-        settings: Settings of the training. `learning_rates` has no effect.
-
-    Returns:
-        The weights `[D, classes]`, the bias `[classes]`, and the names of the training images that
-        cannot be read, by their indices.
-
-    Raises:
-        UserError: As `train`, or if the weights are no longer finite.
-    """
-    settings = dataclasses.replace(settings, learning_rates=())
-    [(weights, bias)], unreadable_train = train(
-        backbone, source, source.train, image_size, dim, num_classes, settings
-    )
-    if not _is_finite(weights, bias):
-        raise UserError(
-            f"learning_rate={settings.learning_rate:g}: the linear layer diverged; use a smaller "
-            "learning rate"
-        )
-    return weights, bias, unreadable_train
-
-
 def train(
     backbone: Backbone,
     source: Source,
     indices: Indices,
     image_size: int,
-    dim: int,
-    num_classes: int,
+    test: Features,
     settings: LinearSettings,
-) -> tuple[list[Layer], dict[int, str]]:
+    state: TrainingState | None = None,
+) -> Fit:
     """Train a layer for each learning rate on the replicas of the current `tf.distribute` strategy.
 
     All layers see the same views, whose features are computed once. They compute in Keras'
@@ -216,26 +184,23 @@ def train(
         source: As for `classify`.
         indices: int64 `[M]`, the images to train on.
         image_size: As for `classify`.
-        dim: Length D of the features.
-        num_classes: Number of classes.
+        test: Labeled features of the test images, which do not affect the training.
         settings: Settings of the training.
-
-    Returns:
-        The weights `[D, classes]` and the bias `[classes]` of each layer, which are not finite if
-        it diverged, and the names of the images that cannot be read, by their indices.
+        state: As for `classify`.
 
     Raises:
-        UserError: If the settings do not fit the strategy or the source, or no image of an epoch
-            can be read.
+        UserError: If the settings do not fit the strategy or the source, no image of an epoch can
+            be read, or all layers have diverged.
     """
     require_shareable(settings.batch_size)
     require_two_classes(source)
+    state = state or TrainingState()
     dtype = keras.config.floatx()
     call = traceable(preprocessing.for_images(backbone))
     steps_per_epoch = -(-len(indices) // settings.batch_size)
     layers, trained = [], []
     for rate in settings.learning_rates or (settings.learning_rate,):
-        layers.append(new_classifier(dim, num_classes, settings.seed))
+        layers.append(new_classifier(test.features.shape[1], test.num_classes, settings.seed))
         schedule = Step(rate, steps_per_epoch, settings.milestones)
         optimizer = SGD(schedule, settings.sgd_momentum, settings.weight_decay)
         optimizer.build(layers[-1].trainable_variables)
@@ -254,38 +219,72 @@ def train(
         return tf.reduce_sum(present * tf.add_n(losses)), tf.reduce_sum(present)
 
     step = training_step(loss, trained)
-    batches = tf.distribute.get_strategy().distribute_datasets_from_function(
-        lambda context: labeled_views(
-            source,
-            indices,
-            image_size,
-            settings.crop_scale,
-            settings.batch_size,
-            settings.seed,
-            settings.epochs,
-            context,
+    count_readable = readable_counter()
+    changing = [v for optimizer, variables in trained for v in (*variables, *optimizer.variables)]
+    first_epoch, unreadable_indices = 0, set[int]()
+    curves: list[list[dict[str, Any]]] = [[] for _ in layers]
+    if state.facts:
+        state.restore(changing)
+        first_epoch, curves = state.facts["epoch"], state.facts["curves"]
+        unreadable_indices = set(state.facts["unreadable"])
+
+    batches = iter(
+        tf.distribute.get_strategy().distribute_datasets_from_function(
+            lambda context: labeled_views(
+                source,
+                indices,
+                image_size,
+                settings.crop_scale,
+                settings.batch_size,
+                settings.seed,
+                settings.epochs,
+                context,
+                first_epoch,
+            )
         )
     )
-    count_readable = readable_counter()
-    num_seen = 0  # In the current epoch.
-    unreadable_indices: set[int] = set()
-    # With None, tqdm shows a bar in a terminal only.
-    bar = tqdm(
-        batches,
-        "linear layer",
-        settings.epochs * steps_per_epoch,
-        unit="step",
-        disable=None if is_chief() else True,
-    )
-    for number, batch in enumerate(bar):
-        count, unreadable_in_batch = count_readable(batch)
-        num_seen += count
-        unreadable_indices |= unreadable_in_batch
-        mean_loss = float(step(batch)[0]) / len(layers)
-        bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
-        epoch, step_of_epoch = divmod(number, steps_per_epoch)
-        if step_of_epoch == steps_per_epoch - 1:
-            require_some_readable(source, num_seen, epoch)
+    total, start = (epochs * steps_per_epoch for epochs in (settings.epochs, first_epoch))
+    with progress_bar(total, "linear layer", "step", start=start) as bar:
+        for epoch in range(first_epoch, settings.epochs):
             num_seen = 0
-    results = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
-    return results, {index: source.describe(index) for index in unreadable_indices}
+            for _ in range(steps_per_epoch):
+                batch = next(batches)
+                count, unreadable_in_batch = count_readable(batch)
+                num_seen += count
+                unreadable_indices |= unreadable_in_batch
+                mean_loss = float(step(batch)[0]) / len(layers)
+                bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
+                bar.update()
+            require_some_readable(source, num_seen, epoch)
+            values = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
+            _require_some_finite(values, epoch, settings)
+            for curve, layer in zip(curves, values, strict=True):
+                if _is_finite(*layer):
+                    curve.append({"epoch": epoch + 1, **_accuracies(layer, test)})
+            if epoch + 1 < settings.epochs:
+                facts = {"epoch": epoch + 1, "curves": curves}
+                state.save_if_due(changing, {**facts, "unreadable": sorted(unreadable_indices)})
+    names = {index: source.describe(index) for index in unreadable_indices}
+    return Fit(values, curves, names)
+
+
+def _accuracies(layer: Layer, features: Features) -> dict[str, float]:
+    weights, bias = layer
+    assert features.labels is not None
+    return accuracies(features.features @ weights + bias, features.labels)
+
+
+def _require_some_finite(layers: list[Layer], epoch: int, settings: LinearSettings) -> None:
+    """Raise a `UserError` if the weights of all layers are NaN or infinity after an epoch."""
+    if any(_is_finite(*layer) for layer in layers):
+        return
+    if settings.learning_rates:
+        rates = ",".join(f"{rate:g}" for rate in settings.learning_rates)
+        raise UserError(
+            f"learning_rates={rates}: the linear layer diverged with each by epoch {epoch + 1}; "
+            "use smaller learning rates"
+        )
+    raise UserError(
+        f"learning_rate={settings.learning_rate:g}: the linear layer diverged in epoch "
+        f"{epoch + 1}; use a smaller learning rate"
+    )

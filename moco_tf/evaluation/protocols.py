@@ -32,6 +32,7 @@ from moco_tf.evaluation.settings import (
     ProbeSettings,
     Settings,
 )
+from moco_tf.evaluation.training_state import TrainingState
 
 
 def _knn(train: Features, test: Features, settings: KNNSettings) -> dict[str, Any]:
@@ -199,6 +200,7 @@ def evaluate_linear(
     source: Source,
     image_size: int,
     settings: LinearSettings = LinearSettings(),
+    state: TrainingState | None = None,
 ) -> tuple[Trained, dict[str, Any]]:
     """Apply the paper's linear protocol; call this in every process of the current strategy.
 
@@ -207,21 +209,21 @@ def evaluate_linear(
         source: A source with labels.
         image_size: Side of the views in pixels.
         settings: Settings of the training.
+        state: As for `linear.classify`.
 
     Returns:
-        The classifier, and results like those of `evaluate`, with the `seconds` of the whole
-        evaluation.
+        The classifier, and results like those of `evaluate`, with the `curve` of
+        `linear.classify` and the `seconds` of the whole evaluation.
 
     Raises:
         UserError: As `extract_both` and `linear.classify`.
     """
     require_two_labeled_parts(source)
-    start = time.perf_counter()
-    layer, result = linear.classify(backbone, source, image_size, settings)
-    seconds = round(time.perf_counter() - start, 3)
+    state = state or TrainingState()
+    layer, result = linear.classify(backbone, source, image_size, settings, state)
     # The learning rate is the one that was chosen, if there were several.
     used = dataclasses.asdict(settings) | {"learning_rate": result["learning_rate"]}
-    result = {"protocol": "linear", **result, "seconds": seconds, **used}
+    result = {"protocol": "linear", **result, "seconds": state.elapsed(), **used}
     return Trained(backbone, *layer), result
 
 
@@ -231,6 +233,7 @@ def evaluate_finetune(
     image_size: int,
     settings: FinetuneSettings = FinetuneSettings(),
     progress: str = "fine-tuning",
+    state: TrainingState | None = None,
 ) -> tuple[Trained, dict[str, Any]]:
     """Fine-tune a copy of a backbone; call this in every process of the current strategy.
 
@@ -240,6 +243,7 @@ def evaluate_finetune(
         image_size: Side of the views in pixels.
         settings: Settings of the training.
         progress: Label of the progress bar.
+        state: As for `finetune.fit`.
 
     Returns:
         The classifier, and results like those of `evaluate`, with the `curve` of `finetune.fit`,
@@ -249,8 +253,7 @@ def evaluate_finetune(
         UserError: As `extract_both` and `finetune.fit`.
     """
     require_two_labeled_parts(source)
-    start = time.perf_counter()
-    tuned, layer, result = finetune.fit(backbone, source, image_size, settings, progress)
-    seconds = round(time.perf_counter() - start, 3)
-    result = {"protocol": "finetune", **result, "seconds": seconds, **settings.used()}
+    state = state or TrainingState()
+    tuned, layer, result = finetune.fit(backbone, source, image_size, settings, progress, state)
+    result = {"protocol": "finetune", **result, "seconds": state.elapsed(), **settings.used()}
     return Trained(tuned, layer.kernel.numpy(), layer.bias.numpy()), result

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -334,6 +335,30 @@ def test_path_of_the_classifier_is_checked_before_the_training(image_folder, wor
     assert output.endswith(f"error: the path {path} exists: use a path that does not exist\n")
     assert path.read_text() == "precious"
     assert not (tmp_path / "eval").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["linear", "finetune"])
+def test_killed_training_continues(workdir, tmp_path, protocol):
+    settings = [f"--protocol={protocol}", "--epochs=3", "--learning_rate=0.01"]
+    settings += ["--milestones=1"] if protocol == "linear" else []
+
+    def flags(name):
+        return [*settings, f"--workdir={workdir}", f"--output_dir={tmp_path / name}"]
+
+    in_process.run("evaluate.py", *flags("at once"))
+    command.run("-m", "tests.killed_evaluation", 2, *flags("killed"), status=-signal.SIGKILL)
+    [state] = (tmp_path / "killed" / "eval").iterdir()
+    output = in_process.run("evaluate.py", *flags("killed"))
+    assert f"the training continues from {state}\n" in output
+    results = [
+        json.loads((tmp_path / name / "eval" / f"{protocol}.json").read_text())
+        for name in ("at once", "killed")
+    ]
+    assert all(result.pop("seconds") > 0 for result in results)
+    assert results[0] == results[1]
+    assert len(results[0]["curve"]) == 3
+    assert not state.exists()
 
 
 SAVING = ("--protocol=finetune", "--epochs=1")

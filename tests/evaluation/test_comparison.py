@@ -33,7 +33,7 @@ def computed(monkeypatch):
     """Return the list of the fine-tunings that are computed, in place of which none is."""
     computed = []
 
-    def evaluate(backbone, source, image_size, settings, progress):
+    def evaluate(backbone, source, image_size, settings, progress, state=None):
         computed.append((progress, settings.layers))
         results = {"top1": len(computed), "top1_interval": [0, 1], "num_train": 8, "seconds": 1}
         curve = [{"epoch": epoch} for epoch in sorted(settings.evaluated_epochs())]
@@ -103,10 +103,10 @@ def test_interrupted_comparison_keeps_the_other_curves(computed, tmp_path, monke
     assert run(ours=build(), other=build(1.0)) == [1, 2, 3, 4]
     evaluate = protocols.evaluate_finetune
 
-    def stop(backbone, source, image_size, settings, progress):
+    def stop(backbone, source, image_size, settings, progress, state=None):
         if settings.layers == "all":
             raise KeyboardInterrupt
-        return evaluate(backbone, source, image_size, settings, progress)
+        return evaluate(backbone, source, image_size, settings, progress, state)
 
     monkeypatch.setattr(protocols, "evaluate_finetune", stop)
     with pytest.raises(KeyboardInterrupt):

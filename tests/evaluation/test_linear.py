@@ -14,6 +14,8 @@ from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.evaluation import linear, protocols, unreadable
+from moco_tf.evaluation.extraction import extract
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import new_classifier
@@ -65,8 +67,20 @@ def backbone_in_numpy(images):
 
 
 def fit(source, **changes):
-    settings = dataclasses.replace(SETTINGS, **changes)
-    return linear.fit(backbone, source, SIZE, DIM, CLASSES, settings)
+    return fit_to(backbone, source, dataclasses.replace(SETTINGS, **changes))
+
+
+def fit_to(network, source, settings, dim=DIM):
+    """Return the weights and the bias of the layer, and the training images without an image."""
+    fit = linear.train(network, source, source.train, SIZE, some_features(dim), settings)
+    [(weights, bias)] = fit.layers
+    return weights, bias, fit.unreadable
+
+
+def some_features(dim=DIM):
+    """Return the features of one test image, which do not affect the training."""
+    label = np.zeros(1, np.int32)
+    return Features(np.zeros((1, dim), np.float32), np.arange(1), label, CLASSES)
 
 
 def initial_weights(settings):
@@ -135,7 +149,7 @@ def test_result_has_settings_and_seconds():
     _, result = protocols.evaluate_linear(backbone, example(), SIZE, settings)
     assert dataclasses.asdict(settings).items() <= result.items()
     results = {"protocol", "top1", "top5", "num_train", "num_test", "seconds"}
-    results |= {"top1_interval", "mean_per_class", "per_class"}
+    results |= {"top1_interval", "mean_per_class", "per_class", "curve"}
     assert result.keys() == dataclasses.asdict(settings).keys() | results | {*unreadable.KEYS}
     assert result["protocol"] == "linear"
     assert result["seconds"] > 0
@@ -180,6 +194,8 @@ def test_accuracy_is_that_of_central_views():
     assert sum(row["num_test"] for row in classes) == 7
     mean = np.mean([row["top1"] for row in classes])
     assert result.pop("mean_per_class") == pytest.approx(mean)
+    assert [point["epoch"] for point in result["curve"]] == [1, 2, 3, 4]
+    assert result.pop("curve")[-1]["top1"] == pytest.approx(top1)
     assert result == {
         "top1": pytest.approx(top1),
         "top5": 1.0,
@@ -192,6 +208,20 @@ def test_accuracy_is_that_of_central_views():
         "unreadable_classes": [],
     }
     assert 0.2 < top1 < 1
+
+
+def test_curve_is_that_of_sgd_in_numpy():
+    source, settings = example(), dataclasses.replace(SETTINGS, learning_rate=3.0, milestones=())
+    test = extract(backbone, source, source.test, SIZE)
+    expected = []
+    for epoch in range(1, settings.epochs + 1):
+        shorter = dataclasses.replace(settings, epochs=epoch)
+        weights, bias = reference(source, *initial_weights(settings), shorter)
+        top1 = ((test.features @ weights + bias).argmax(axis=1) == test.labels).mean()
+        expected.append({"epoch": epoch, "top1": pytest.approx(top1), "top5": 1.0})
+    _, result = linear.classify(backbone, source, SIZE, settings)
+    assert result["curve"] == expected
+    assert len({point["top1"] for point in result["curve"]}) > 1
 
 
 class Network(keras.Model):
@@ -237,7 +267,7 @@ def test_backbone_that_changes_is_refused(strategy):
 
 
 def test_divergence_is_refused():
-    message = "^learning_rate=1e.38: the linear layer diverged; use a smaller learning rate"
+    message = "^learning_rate=1e.38: the linear layer diverged in epoch 1; use a smaller"
     with pytest.raises(UserError, match=message):
         fit(example(), learning_rate=1e38)
 
@@ -248,14 +278,12 @@ RATES = (0.01, 0.7, 5.0, 1e38)
 def test_each_learning_rate_is_trained_as_if_alone(float64):
     settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=RATES)
     source = example()
-    layers, unreadable_train = linear.train(
-        backbone, source, source.train, SIZE, DIM, CLASSES, settings
-    )
-    for rate, (weights, bias) in zip(RATES[:3], layers, strict=False):
+    trained = linear.train(backbone, source, source.train, SIZE, some_features(), settings)
+    for rate, (weights, bias) in zip(RATES[:3], trained.layers, strict=False):
         alone = fit(source, learning_rate=rate)
         np.testing.assert_allclose(weights, alone[0], rtol=0, atol=1e-12)
         np.testing.assert_allclose(bias, alone[1], rtol=0, atol=1e-12)
-        assert unreadable_train == alone[2]
+        assert trained.unreadable == alone[2]
 
 
 def test_held_out_images_choose_the_learning_rate():
@@ -271,6 +299,7 @@ def test_held_out_images_choose_the_learning_rate():
         _, alone_result = linear.classify(backbone, held_out, SIZE, alone)
         top1 = alone_result["top1"]
         expected.append({"learning_rate": rate, "top1": top1})
+    assert result["curve"][-1]["top1"] == result["top1"]
     assert result["held_out"] == [*expected, {"learning_rate": 1e38, "top1": None}]
     best = max(expected, key=lambda entry: entry["top1"])["learning_rate"]
     assert result["learning_rate"] == best
@@ -284,7 +313,7 @@ def test_held_out_images_choose_the_learning_rate():
 
 def test_learning_rates_that_all_diverge_are_refused():
     settings = dataclasses.replace(SETTINGS, learning_rate=30.0, learning_rates=(1e37, 1e38))
-    message = "^learning_rates=1e.37,1e.38: the linear layer diverged with each"
+    message = "^learning_rates=1e.37,1e.38: the linear layer diverged with each by epoch 1; use"
     with pytest.raises(UserError, match=message):
         linear.classify(backbone, example(), SIZE, settings)
 
@@ -336,7 +365,7 @@ def standardized_in_numpy(images):
 def test_rows_without_an_image_have_no_effect_where_their_features_are_nan(float64):
     source = example()
     assert np.isnan(standardized(tf.zeros([1, SIZE, SIZE, 3]))).all()
-    weights, bias, _ = linear.fit(standardized, source, SIZE, DIM, CLASSES, SETTINGS)
+    weights, bias, _ = fit_to(standardized, source, SETTINGS)
     initial = initial_weights(SETTINGS)
     expected = reference(source, *initial, SETTINGS, standardized_in_numpy)
     np.testing.assert_allclose(weights, expected[0], rtol=0, atol=1e-9)
@@ -375,7 +404,7 @@ def test_network_of_build_gets_its_normalization():
     results = [linear.classify(m, source, SIZE, settings)[1] for m in (network, normalized)]
     assert results[0] == results[1]
     weights, expected = (
-        linear.fit(model, source, SIZE, network.output_shape[-1], CLASSES, settings)[0]
+        fit_to(model, source, settings, network.output_shape[-1])[0]
         for model in (network, normalized)
     )
     np.testing.assert_array_equal(weights, expected)

@@ -336,6 +336,34 @@ def test_two_workers_save_one_classifier(image_folder, trained_run, tmp_path):
     assert result["top1"] == (test.features.argmax(axis=1) == test.labels).mean()
 
 
+@pytest.mark.nightly
+@pytest.mark.distributed
+def test_fine_tuning_of_two_workers_that_were_killed_continues(trained_run, tmp_path):
+    settings = [
+        "--protocol=finetune",
+        "--epochs=3",
+        "--learning_rate=0.01",
+        "--strategy=multiworker",
+    ]
+
+    def flags(name):
+        return [*settings, f"--workdir={trained_run}", f"--output_dir={tmp_path / name}"]
+
+    run_both("evaluate.py", *flags("at once"))
+    run_both("-m", "tests.killed_evaluation", 2, *flags("killed"), status=-signal.SIGKILL)
+    [state] = (tmp_path / "killed" / "eval").iterdir()
+    chief, other = run_both("evaluate.py", *flags("killed"))
+    assert f"the training continues from {state}" in chief
+    assert other == ""
+    results = [
+        json.loads((tmp_path / name / "eval" / "finetune.json").read_text())
+        for name in ("at once", "killed")
+    ]
+    for expected, point in zip(*(result["curve"] for result in results), strict=True):
+        assert point == pytest.approx(expected, rel=1e-4)
+    assert not state.exists()
+
+
 def files_in(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 

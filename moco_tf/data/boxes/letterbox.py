@@ -72,7 +72,7 @@ class TrainingBatches:
         self.specs = specs
 
     def until(
-        self, steps: int, context: tf.distribute.InputContext | None = None
+        self, steps: int, context: tf.distribute.InputContext | None = None, start: int = 0
     ) -> tf.data.Dataset:
         """Return the batches of the first steps.
 
@@ -80,12 +80,13 @@ class TrainingBatches:
             steps: Number of steps.
             context: Input context of this worker if there are several. The dataset then consists of
                 its replicas' shares of each batch, one after the other. None for whole batches.
+            start: Step to begin with, counted from 0; those before are left out.
 
         Returns:
             A data set of tuples: the images, uint8 `[n, size, size, 3]`, followed by the targets.
         """
         context = context or tf.distribute.InputContext(num_replicas_in_sync=1)
-        rows = rows_of_steps(self.rows, 0, steps, self.batch_size, context)
+        rows = rows_of_steps(self.rows, start, steps, self.batch_size, context)
         return without_tuning(
             rows.unbatch()
             .map(

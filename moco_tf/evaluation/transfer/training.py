@@ -21,7 +21,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm.auto import tqdm
 
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.boxes.letterbox import TrainingBatches, batches_to_evaluate, require_readable
@@ -30,9 +29,10 @@ from moco_tf.distribution import all_gather, num_replicas
 from moco_tf.errors import UserError
 from moco_tf.evaluation.settings import TransferSettings
 from moco_tf.evaluation.supervised import on_all_replicas, require_shareable, training_step
+from moco_tf.evaluation.training_state import TrainingState
 from moco_tf.keras_internals import all_layers
 from moco_tf.optimizers import SGD
-from moco_tf.workers import is_chief
+from moco_tf.progress_bar import progress_bar
 
 STRIDE = 32  # Stride of the last stage, of which the image size must be a multiple.
 EVALUATION_BATCH = 8  # Number of images in the batch of a replica, for any number of replicas.
@@ -131,6 +131,7 @@ def fit(
     image_size: int,
     settings: TransferSettings,
     progress: str = "fine-tuning",
+    state: TrainingState | None = None,
 ) -> list[dict[str, float]]:
     """Train all layers of a model in place, on the replicas of the current strategy.
 
@@ -141,6 +142,8 @@ def fit(
         image_size: Side of the images in pixels.
         settings: Settings of the training.
         progress: Label of the progress bar.
+        state: The state to continue from if it is of this training, which is saved after the
+            points of the curve. By default, the training cannot be continued.
 
     Returns:
         The curve: dicts with `step`, counted from 1, and `loss`, the mean since the previous dict.
@@ -165,33 +168,41 @@ def fit(
         settings.seed,
         *task.targets(images, image_size),
     )
-    iterator = iter(
-        tf.distribute.get_strategy().distribute_datasets_from_function(
-            lambda context: batches.until(settings.steps, context)
-        )
-    )
+    state = state or TrainingState()
+    changing = [*model.variables, *optimizer.variables]
     curve: list[dict[str, float]] = []
     losses: list[float] = []
+    if state.facts.get("seed") == settings.seed:
+        state.restore(changing)
+        curve = state.facts["curve"]
+    first = int(curve[-1]["step"]) if curve else 0
+    iterator = iter(
+        tf.distribute.get_strategy().distribute_datasets_from_function(
+            lambda context: batches.until(settings.steps, context, first)
+        )
+    )
     steps_per_point = -(-settings.steps // MAX_CURVE_POINTS)
-    # With None, tqdm shows a bar in a terminal only.
-    disable = None if is_chief() else True
-    for number in (bar := tqdm(range(settings.steps), progress, unit="step", disable=disable)):
-        optimizer.learning_rate = learning_rate_at(number, settings)
-        try:
-            batch = next(iterator)
-        except tf.errors.OpError as error:
-            require_readable(images, batches.rows(number)[1], error)
-            raise
-        losses.append(float(step(batch)[0]))
-        if not np.isfinite(losses[-1]):
-            raise UserError(
-                f"learning_rate={settings.learning_rate:g}: {task.name} diverged in step "
-                f"{number + 1}; use a smaller learning rate"
-            )
-        if (number + 1) % steps_per_point == 0 or number + 1 == settings.steps:
-            curve.append({"step": number + 1, "loss": float(np.mean(losses))})
-            losses = []
-            bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)
+    with progress_bar(settings.steps, progress, "step", start=first) as bar:
+        for number in range(first, settings.steps):
+            optimizer.learning_rate = learning_rate_at(number, settings)
+            try:
+                batch = next(iterator)
+            except tf.errors.OpError as error:
+                require_readable(images, batches.rows(number)[1], error)
+                raise
+            losses.append(float(step(batch)[0]))
+            if not np.isfinite(losses[-1]):
+                raise UserError(
+                    f"learning_rate={settings.learning_rate:g}: {task.name} diverged in step "
+                    f"{number + 1}; use a smaller learning rate"
+                )
+            if (number + 1) % steps_per_point == 0 or number + 1 == settings.steps:
+                curve.append({"step": number + 1, "loss": float(np.mean(losses))})
+                losses = []
+                bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)
+                if number + 1 < settings.steps:
+                    state.save_if_due(changing, {"seed": settings.seed, "curve": curve})
+            bar.update()
     return curve
 
 
@@ -260,8 +271,7 @@ def _predict(
 
     step = on_all_replicas(replica_step, strategy)
     global_batch = EVALUATION_BATCH * num_replicas()
-    disable = None if progress and is_chief() else True
-    with tqdm(total=len(images.test), desc=progress, unit="img", disable=disable) as bar:
+    with progress_bar(len(images.test), progress, "image") as bar:
         for first in range(0, len(images.test), global_batch):
             try:
                 batch = next(iterator)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from moco_tf.evaluation import comparison, unreadable
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.results import write_result
 from moco_tf.evaluation.settings import TransferSettings
+from moco_tf.evaluation.training_state import TrainingState, of_result
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
 from moco_tf.workers import is_chief
@@ -32,6 +32,7 @@ def run(
     finished: Sequence[dict[str, Any]] = (),
     on_trial_end: Callable[[dict[str, Any]], None] | None = None,
     label: str = "",
+    state: TrainingState | None = None,
 ) -> tuple[dict[str, Any], dict[int, Prediction]]:
     """Fine-tune and measure several times, with consecutive seeds.
 
@@ -44,10 +45,11 @@ def run(
         finished: Results of trials that an earlier call made with the same settings.
         on_trial_end: Function that is called with the results so far after every trial.
         label: Label of the progress bar.
+        state: The state to continue from. By default, the trials cannot be continued.
 
     Returns:
-        The results and what the first trial predicted for some test images, as
-        `training.evaluate` returns it (nothing if that trial was finished before). The results are
+        The results and what the first trial of this call predicted for some test images, as
+        `training.evaluate` returns it (nothing if all trials were finished before). The results are
         a dict with the mean of each metric over the trials; under the metric's name with `_std`
         its sample standard deviation, None for one trial; `seconds` of all trials; `num_train` and
         `num_test`; the entries of `moco_tf.evaluation.unreadable.entries`; `skipped`, the numbers
@@ -58,6 +60,8 @@ def run(
     Raises:
         UserError: As `training.build`, `training.fit` and `training.evaluate`.
     """
+    state = state or TrainingState()
+    finished = [*finished, *state.facts.get("trials", ())]
     trials: list[dict[str, Any]] = []
     predictions: dict[int, Prediction] = {}
     for seed in range(settings.seed, settings.seed + settings.trials):
@@ -72,10 +76,11 @@ def run(
                 image_size,
                 dataclasses.replace(settings, seed=seed),
                 progress,
+                state,
             )
-            if not trials:
-                predictions = kept
+            predictions = predictions or kept
         trials.append(trial)
+        state.save_if_due([], {"seed": None, "trials": trials})
         result = {
             **summarize_trials(task, trials),
             "num_train": len(images.train),
@@ -140,16 +145,7 @@ def compare(
     rows: list[dict[str, Any]] = []
     for name, initialize in initializations.items():
         backbone = initialize(settings.seed)
-        identity = {
-            "initialisation": name,
-            "weights": comparison.checksum(backbone),
-            "network": network_checksum(backbone),
-            "data": images.name,
-            "data_checksum": images.checksum,
-            "image_size": image_size,
-            "num_train": len(images.train),
-            "num_test": len(images.test),
-        }
+        identity = _identify(name, backbone, images, image_size)
         row = comparison.find_matching(finished, {**identity, **_recorded(settings)}) or {}
         rows.append(identity)
 
@@ -159,9 +155,10 @@ def compare(
                 content = {"protocol": protocol, **description, "rows": rows}
                 write_result(directory, comparison.with_earlier(content, "rows", finished))
 
-        run(
-            task, initialize, images, image_size, settings, row.get("trials", ()), write, label=name
-        )
+        earlier = row.get("trials", ())
+        state = of_result(directory, protocol, {**identity, **_recorded(settings)})
+        run(task, initialize, images, image_size, settings, earlier, write, name, state)
+        state.remove()
     return {"protocol": protocol, **description, "rows": rows}
 
 
@@ -195,15 +192,54 @@ def _run_trial(
     image_size: int,
     settings: TransferSettings,
     progress: str,
+    state: TrainingState,
 ) -> tuple[dict[str, Any], dict[int, Prediction]]:
-    start = time.perf_counter()
     seed = settings.seed
+    if state.facts.get("seed") != seed:
+        state.restart_clock()
     model = training.build(task, initialize(seed), len(images.class_names), image_size, seed)
-    curve = training.fit(task, model, images, image_size, settings, progress)
+    curve = training.fit(task, model, images, image_size, settings, progress, state)
     shown = evenly_spaced(images.test, NUM_SHOWN).tolist()
     metrics, kept = training.evaluate(task, model, images, image_size, shown, "test images")
-    seconds = round(time.perf_counter() - start, 3)
-    return {"seed": seed, **metrics, "seconds": seconds, "curve": curve}, kept
+    return {"seed": seed, **metrics, "seconds": state.elapsed(), "curve": curve}, kept
+
+
+def state_of(
+    directory: str,
+    protocol: str,
+    name: str,
+    backbone: Any,
+    images: AnnotatedImages,
+    image_size: int,
+    settings: TransferSettings,
+) -> TrainingState:
+    """Return the state of the trials of an initialization.
+
+    Args:
+        directory: Directory of the result, such as the run directory.
+        protocol: The name that the result goes by.
+        name: The name of the initialization.
+        backbone: The backbone of the first trial.
+        images: The annotated images.
+        image_size: Side of the images in pixels.
+        settings: Settings of the training.
+    """
+    identity = _identify(name, backbone, images, image_size)
+    return of_result(directory, protocol, {**identity, **_recorded(settings)})
+
+
+def _identify(name: str, backbone: Any, images: AnnotatedImages, image_size: int) -> dict[str, Any]:
+    """Return what the trials of an initialization depend on besides the settings."""
+    return {
+        "initialisation": name,
+        "weights": comparison.checksum(backbone),
+        "network": network_checksum(backbone),
+        "data": images.name,
+        "data_checksum": images.checksum,
+        "image_size": image_size,
+        "num_train": len(images.train),
+        "num_test": len(images.test),
+    }
 
 
 def _recorded(settings: TransferSettings) -> dict[str, Any]:

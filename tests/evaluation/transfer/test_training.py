@@ -13,8 +13,10 @@ import PIL.Image
 
 from moco_tf.data.boxes import load as load_boxes
 from moco_tf.errors import UserError
+from moco_tf.evaluation import training_state
 from moco_tf.evaluation.settings import DetectionSettings, SegmentationSettings
-from moco_tf.evaluation.transfer import training
+from moco_tf.evaluation.training_state import TrainingState
+from moco_tf.evaluation.transfer import training, trials
 from moco_tf.evaluation.transfer.detection import DETECTION
 from moco_tf.evaluation.transfer.segmentation import SEGMENTATION
 from moco_tf.keras_internals import all_layers
@@ -177,3 +179,35 @@ def test_images_are_normalized_like_those_of_the_encoder():
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     normalized = training.normalize(tf.constant(squares))
     np.testing.assert_allclose(normalized, (squares / 255 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("task", [DETECTION, SEGMENTATION], ids=lambda task: task.name)
+def test_interrupted_trial_ends_like_an_uninterrupted_one(task, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
+    settings = task.settings(**{**TWO_STEPS, "steps": 4, "trials": 2})
+    fit, save, first_steps = training.fit, TrainingState.save_if_due, []
+
+    def run(state=None):
+        result, _ = trials.run(task, lambda _: small_encoder(), images, SIZE, settings, state=state)
+        return [{**trial, "seconds": None} for trial in result["trials"]]
+
+    def save_and_stop(self, variables, facts):
+        save(self, variables, facts)
+        if facts["seed"] == 1 and len(facts["curve"]) == 2:
+            raise KeyboardInterrupt
+
+    def note(*arguments):
+        curve = arguments[-1].facts["curve"]
+        first_steps.append(curve[-1]["step"])
+        return fit(*arguments)
+
+    expected = run()
+    path = str(tmp_path / "state")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "save_if_due", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(TrainingState(path))
+    monkeypatch.setattr(training, "fit", note)
+    assert run(TrainingState(path)) == expected
+    assert first_steps == [2]  # In the second trial.

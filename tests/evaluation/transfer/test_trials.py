@@ -22,7 +22,7 @@ def network(scale=1.0):
 def test_interrupted_comparison_keeps_the_other_trials(monkeypatch, tmp_path):
     computed = []
 
-    def run_trial(task, initialize, images, image_size, settings, progress):
+    def run_trial(task, initialize, images, image_size, settings, progress, state):
         if progress in stops:
             raise KeyboardInterrupt
         computed.append(progress)

@@ -1,0 +1,255 @@
+"""Trainings of evaluations that were interrupted end like those that were not."""
+
+import contextlib
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import moco_tf
+from moco_tf.errors import UserError
+from moco_tf.evaluation import comparison, finetune, linear, protocols, training_state
+from moco_tf.evaluation.settings import FinetuneSettings, LinearSettings
+from moco_tf.evaluation.training_state import TrainingState, of_result
+from tests.evaluation.test_finetune import SIZE, build, example
+
+LINEAR = LinearSettings(learning_rate=0.7, batch_size=8, epochs=4, milestones=(2, 3), seed=1)
+FINETUNE = FinetuneSettings(
+    learning_rate=0.05, head_learning_rate=0.3, batch_size=8, epochs=4, weight_decay=0.02, seed=1
+)
+
+
+@pytest.fixture(autouse=True)
+def save_every_time(monkeypatch):
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
+
+
+@contextlib.contextmanager
+def interrupted_after(saves):
+    """Expect that the block is interrupted after some saves, as it is then."""
+    save, count = TrainingState.save_if_due, [0]
+
+    def save_and_stop(self, *arguments):
+        save(self, *arguments)
+        count[0] += 1
+        if count[0] == saves:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "save_if_due", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def with_dropout():
+    """Return a backbone whose training draws random numbers."""
+    images = keras.Input((None, None, 3))
+    return keras.Model(images, build()(keras.layers.Dropout(0.2, seed=3)(images)))
+
+
+def train(settings, state=None, backbone=None):
+    """Return the values after a training, and its result."""
+    backbone = backbone or build()
+    if isinstance(settings, LinearSettings):
+        layer, result = linear.classify(backbone, example(), SIZE, settings, state)
+        return list(layer), result
+    tuned, layer, result = finetune.fit(backbone, example(), SIZE, settings, state=state)
+    return [*tuned.get_weights(), *layer.get_weights()], result
+
+
+CASES = {
+    "linear": LINEAR,
+    "linear rates": dataclasses.replace(LINEAR, learning_rate=30.0, learning_rates=(0.1, 0.7)),
+    "tuned": FINETUNE,
+    "frozen": dataclasses.replace(FINETUNE, batch_norm="frozen"),
+    "head": dataclasses.replace(FINETUNE, layers="head"),
+    "seldom evaluated": dataclasses.replace(FINETUNE, evaluate_every=3),
+}
+
+
+@pytest.mark.parametrize("settings", CASES.values(), ids=CASES.keys())
+def test_interrupted_training_ends_like_an_uninterrupted_one(settings, tmp_path):
+    expected, expected_result = train(settings)
+    path = str(tmp_path / "state")
+    for saves in (1, 2):  # After the first and after the third epoch.
+        with interrupted_after(saves):
+            train(settings, TrainingState(path))
+    state = TrainingState(path)
+    assert state.facts["epoch"] == 3
+    values, result = train(settings, state)
+    for value, array in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(value, array)
+    assert result == expected_result
+    assert result["num_unreadable_train"] == 1
+
+
+def test_random_numbers_of_a_backbone_go_on(tmp_path):
+    expected, _ = train(FINETUNE, backbone=with_dropout())
+    path = str(tmp_path / "state")
+    with interrupted_after(2):
+        train(FINETUNE, TrainingState(path), with_dropout())
+    values, _ = train(FINETUNE, TrainingState(path), with_dropout())
+    for value, array in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(value, array)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["linear", "tuned"])
+def test_training_goes_on_with_other_devices(case, tmp_path, two_replicas):
+    expected, _ = train(CASES[case])
+    path = str(tmp_path / "state")
+    with two_replicas.scope(), interrupted_after(2):
+        train(CASES[case], TrainingState(path))
+    values, _ = train(CASES[case], TrainingState(path))
+    for value, array in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, array, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64", "uint32"])
+def test_values_of_each_type_are_saved_exactly(dtype, tmp_path):
+    path = str(tmp_path / "state")
+    numbers = tf.cast([0, 1 / 3, 40000, 2**31], dtype)
+    saved, restored = (
+        keras.Variable(tf.zeros_like(numbers), dtype=dtype, trainable=False) for _ in range(2)
+    )
+    saved.assign(numbers)
+    TrainingState(path).save_if_due([saved], {"epoch": 1})
+    state = TrainingState(path)
+    state.restore([restored])
+    assert state.facts == {"epoch": 1}
+    np.testing.assert_array_equal(restored.numpy(), numbers.numpy())
+
+
+def test_seconds_before_the_interruption_count(tmp_path, monkeypatch):
+    seconds = [50.0]
+    monkeypatch.setattr(training_state.time, "monotonic", lambda: seconds[0])
+    path = str(tmp_path / "state")
+    state = TrainingState(path)
+    seconds[0] += 100
+    state.save_if_due([], {"epoch": 1})
+    seconds[0] += 1000  # Lost.
+    state = TrainingState(path)
+    seconds[0] += 10
+    assert state.elapsed() == 110
+    state.restart_clock()
+    seconds[0] += 5
+    assert state.elapsed() == 5
+
+
+def test_state_is_saved_only_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 300)
+    seconds = [50.0]
+    monkeypatch.setattr(training_state.time, "monotonic", lambda: seconds[0])
+    path = tmp_path / "state"
+    state = TrainingState(str(path))
+    saved = []
+    for epoch in range(1, 9):
+        seconds[0] += 120
+        state.save_if_due([], {"epoch": epoch})
+        saved.append(TrainingState(str(path)).facts.get("epoch"))
+    assert saved == [None, None, 3, 3, 3, 6, 6, 6]
+
+
+def test_state_of_another_training_is_refused(tmp_path):
+    path = str(tmp_path / "state")
+    TrainingState(path, {"seed": 1, "crop_scale": (0.5, 1)}).save_if_due([], {"epoch": 1})
+    assert TrainingState(path, {"seed": 1, "crop_scale": (0.5, 1)}).facts == {"epoch": 1}
+    message = "state is the state of a training with seed=1, not 2: start the same training again"
+    with pytest.raises(UserError, match=message):
+        TrainingState(path, {"seed": 2, "crop_scale": (0.5, 1)})
+
+
+@pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 and so on", b"a photo", b"\x93NUMPY"])
+def test_file_that_is_not_a_state_is_refused(tmp_path, contents):
+    path = tmp_path / "state"
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match="state cannot be read as the state of a training"):
+        TrainingState(str(path))
+    assert path.read_bytes() == contents
+
+
+def test_file_with_a_pickled_object_is_refused(tmp_path):
+    path = tmp_path / "state"
+    with path.open("wb") as file:
+        np.savez(file, np.array({"facts": {}}, object))
+    with pytest.raises(UserError, match="state cannot be read as the state of a training"):
+        TrainingState(str(path))
+
+
+def test_state_that_cannot_be_saved_does_not_end_the_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    state = TrainingState(str(tmp_path / "file" / "state"))
+    _, result = train(LINEAR, state)
+    assert len(result["curve"]) == LINEAR.epochs
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("warning: the state of the training cannot be saved to")
+
+
+def test_each_training_has_its_own_file(tmp_path):
+    paths = {
+        of_result(str(tmp_path), protocol, {"seed": seed}).path
+        for protocol in ("linear", "finetune")
+        for seed in (0, 1)
+    }
+    assert len(paths) == 4
+
+
+def test_curve_of_a_comparison_goes_on(tmp_path, monkeypatch):
+    def compare(directory):
+        settings = dataclasses.replace(FINETUNE, epochs=3)
+        result = comparison.compare({"ours": build()}, example(), SIZE, directory, {}, settings)
+        curves = json.loads(json.dumps(result["curves"]))
+        return [{**curve, "seconds": None} for curve in curves]
+
+    expected = compare(str(tmp_path / "at once"))
+    with interrupted_after(3):  # In the second of two curves.
+        compare(str(tmp_path / "twice"))
+    directory = tmp_path / "twice" / "eval"
+    assert [path.suffix for path in sorted(directory.iterdir())] == [".state", ".json"]
+    starts = []
+    fit = finetune.fit
+
+    def note(backbone, source, size, settings, progress, state):
+        starts.append((settings.layers, state.facts["epoch"]))
+        return fit(backbone, source, size, settings, progress, state)
+
+    monkeypatch.setattr(finetune, "fit", note)
+    assert compare(str(tmp_path / "twice")) == expected
+    assert starts == [("all", 1)]
+    assert [path.name for path in directory.iterdir()] == ["finetune_comparison.json"]
+
+
+def test_finetune_goes_on_from_its_state_file(tmp_path, monkeypatch):
+    path = tmp_path / "state"
+    source = moco_tf.load_source("photos")
+    settings = dict(label_fraction=0.02, epochs=3, batch_size=64, evaluate_every=3)
+
+    def call(**changes):
+        backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        return moco_tf.finetune(backbone, source, 16, **{**settings, **changes})
+
+    expected, expected_result = call()
+    with interrupted_after(2):
+        call(state_file=path)
+    with pytest.raises(UserError, match="is the state of a training with seed=0, not 1"):
+        call(state_file=path, seed=1)
+    steps = []
+    evaluate = protocols.evaluate_finetune
+
+    def note(*arguments, state):
+        steps.append(state.facts["epoch"])
+        return evaluate(*arguments, state=state)
+
+    monkeypatch.setattr(protocols, "evaluate_finetune", note)
+    classifier, result = call(state_file=path)
+    assert steps == [2]
+    assert not path.exists()
+    for value, array in zip(classifier.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, array)
+    assert result.pop("seconds") > 0
+    expected_result.pop("seconds")
+    assert result == expected_result
