@@ -26,7 +26,8 @@ from moco_tf.paths import expand_argument
 if TYPE_CHECKING:
     import keras
 
-    from moco_tf.backbones.model_card import Format, Origin
+    from moco_tf.backbones.history import Origin
+    from moco_tf.backbones.model_card import Format
 
 # Number of residual blocks in each stage of the networks that Detectron2 builds.
 DEPTHS = {

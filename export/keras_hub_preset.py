@@ -31,7 +31,8 @@ from moco_tf.paths import expand_argument
 if TYPE_CHECKING:
     import keras
 
-    from moco_tf.backbones.model_card import Format, Origin
+    from moco_tf.backbones.history import Origin
+    from moco_tf.backbones.model_card import Format
     from moco_tf.data.pixels import Pixels
 
 

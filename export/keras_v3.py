@@ -25,7 +25,7 @@ from moco_tf.paths import expand_argument
 if TYPE_CHECKING:
     import keras
 
-    from moco_tf.backbones.model_card import Origin
+    from moco_tf.backbones.history import Origin
 
 
 def to_keras(backbone: keras.Model) -> keras.Model:

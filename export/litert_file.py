@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from moco_tf.backbones.model_card import Origin
+    from moco_tf.backbones.history import Origin
     from moco_tf.data.sources.indices import Indices
     from moco_tf.data.sources.source import Source
     from moco_tf.evaluation.agreement import Agreement

@@ -50,13 +50,14 @@ if TYPE_CHECKING:
     import keras
     import ml_collections
 
-    from moco_tf.backbones.model_card import Format, Origin
+    from moco_tf.backbones.history import Origin
+    from moco_tf.backbones.model_card import Format
     from moco_tf.mechanisms.moco import MoCo
 
 
 def _export_run(workdir: str, out: str) -> None:
     from moco_tf import run_directory
-    from moco_tf.backbones.model_card import Origin
+    from moco_tf.backbones.history import Origin
     from moco_tf.backbones.reference_checkpoint import to_checkpoint
     from moco_tf.training.run_model import load_model
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from moco_tf.backbones.model_card import Format, Origin
+    from moco_tf.backbones.history import Origin
+    from moco_tf.backbones.model_card import Format
 
 SERVE, TRAIN, SERVE_ENCODED = "serve", "train", "serve_encoded"
 IMAGE_SIZE = 224

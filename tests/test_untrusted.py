@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import config_files, default_config, new_paths, run_data, run_directory
-from moco_tf.backbones import model_card
+from moco_tf.backbones import history
 from moco_tf.data.readers import dicom, tiff
 from moco_tf.data.readers.image import UnfitError
 from moco_tf.data.sources import index_cache, tar_files, webdataset
@@ -251,7 +251,7 @@ def test_list_of_files_is_inflated_up_to_a_limit(tmp_path, monkeypatch):
 
 def test_code_span_in_a_table_hides_no_tag():
     row = "| `x | <img src=x> | y` | `<b>` |"
-    assert model_card._without_html(row) == "| `x | &lt;img src=x> | y` | `<b>` |"
+    assert history._without_html(row) == "| `x | &lt;img src=x> | y` | `<b>` |"
 
 
 def test_name_of_a_machine_cannot_control_the_terminal():

@@ -115,7 +115,7 @@ def save(
         result: The result of the evaluation that trained the layer.
         backbone: The backbone of the classifier, which the card describes.
         backbone_history: The text about the training of the backbone before, by
-            `moco_tf.backbones.model_card.history`.
+            `moco_tf.backbones.history.training`.
 
     Raises:
         UserError: If the file cannot be written.

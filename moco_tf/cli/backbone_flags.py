@@ -7,7 +7,7 @@ from absl import flags
 
 from moco_tf import encoders
 from moco_tf.backbones import descriptions, loading, network_file, saving
-from moco_tf.backbones.model_card import Origin
+from moco_tf.backbones.history import Origin
 from moco_tf.cli import app
 from moco_tf.config import evaluation_size
 from moco_tf.data import sources

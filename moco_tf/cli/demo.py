@@ -107,8 +107,8 @@ def _run(
     import tensorflow as tf
 
     from moco_tf import run_directory
+    from moco_tf.backbones.history import Origin
     from moco_tf.backbones.loading import load_backbone
-    from moco_tf.backbones.model_card import Origin
     from moco_tf.config import evaluation_size
     from moco_tf.data import sources
     from moco_tf.evaluation import knn, protocols

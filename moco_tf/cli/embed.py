@@ -148,9 +148,9 @@ def _facts(kind: str, path: str, backbone: Any) -> dict[str, Any]:
     """Return what the metadata states about the backbone."""
     if kind != "workdir":
         return {kind: path}
-    from moco_tf.backbones import model_card
+    from moco_tf.backbones import history
 
-    return {kind: path, "checkpoint": backbone.checkpoint, **model_card.facts_of_run(path)}
+    return {kind: path, "checkpoint": backbone.checkpoint, **history.facts_of_run(path)}
 
 
 def _print(outcome: Any, out: str, shard: str) -> None:

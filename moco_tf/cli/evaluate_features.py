@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from moco_tf import run_data, workers
-from moco_tf.backbones import classifier, model_card
+from moco_tf.backbones import classifier, history
 from moco_tf.cli import backbone_flags, evaluated_backbones
 from moco_tf.data.pixels import range_text
 from moco_tf.data.sources.folder import require_outside
@@ -60,12 +60,12 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     directory = values.output_dir or directory
     if workers.is_chief():
         require_writable(directory)
-    history = ""
+    backbone_history = ""
     if values.save_classifier:
         if workers.is_chief():
             classifier.require_path(values.save_classifier)
         classifier.require_classifiable(backbone)
-        history = _history(values, backbone)
+        backbone_history = _history(values, backbone)
     description = backbone_flags.describe(backbone, name, source.name, image_size)
     if gallery is not None:
         description["gallery_data"] = gallery.name
@@ -150,7 +150,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         finally:  # A result that cannot be written does not cost the classifier.
             if trained is not None and trained_model is not None:
                 names, path = source.class_names or [], values.save_classifier
-                classifier.save(trained_model, path, names, result, trained.backbone, history)
+                classifier.save(
+                    trained_model, path, names, result, trained.backbone, backbone_history
+                )
                 written.append(path)
     except UserError:
         # A disk that has become full does not cost the result.
@@ -175,7 +177,7 @@ def _history(values: flags.FlagValues, backbone: Any) -> str:
     origin = backbone_flags.origin(values)
     if origin is None:
         return "Random weights, without pre-training."
-    return model_card.history(origin, getattr(backbone, "checkpoint", ""))
+    return history.training(origin, getattr(backbone, "checkpoint", ""))
 
 
 def _picture(values: flags.FlagValues, protocol: str, directory: str) -> str:

@@ -16,7 +16,7 @@ from moco_tf.cli.formats import FORMATS
 if TYPE_CHECKING:
     import keras
 
-    from moco_tf.backbones.model_card import Origin
+    from moco_tf.backbones.history import Origin
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from moco_tf import encoders
-from moco_tf.backbones import classifier
-from moco_tf.backbones.model_card import Origin, history, keras_format
+from moco_tf.backbones import classifier, history
+from moco_tf.backbones.history import Origin
+from moco_tf.backbones.model_card import keras_format
 from moco_tf.errors import UserError
 from tests.export.backbones import randomize
 
@@ -136,7 +137,7 @@ def test_exports_of_keras_compute_the_same(backbone, layer, tmp_path, export):
 def test_card_names_the_classes_the_training_and_the_result(backbone, layer, tmp_path):
     path = str(tmp_path / "classifier.keras")
     origin = Origin("checkpoint", "weights.safetensors")
-    save(backbone, layer, path, history(origin, ""))
+    save(backbone, layer, path, history.training(origin, ""))
     card = pathlib.Path(f"{path}.md").read_text()
     assert card.startswith("# resnet8, a classifier of 3 classes\n")
     block = card.partition("## Classes\n```python\n")[2].partition("```")[0]

@@ -11,7 +11,8 @@ from markdown_it import MarkdownIt
 
 import moco_tf
 from moco_tf import encoders, load_backbone, run_data, run_directory
-from moco_tf.backbones.model_card import Format, Origin, model_card
+from moco_tf.backbones.history import Origin
+from moco_tf.backbones.model_card import Format, model_card
 from moco_tf.errors import UserError
 from moco_tf.export.saved_model import export_saved_model
 
