@@ -3,6 +3,11 @@
 No generator keeps any state, so a run can resume at any position as if it had never stopped.
 """
 
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
 import tensorflow as tf
 
 # Each purpose has an id that never changes and is never reused, because it determines the random
@@ -59,3 +64,22 @@ def seed_for(purpose: str, seed: int, position: int | tf.Tensor) -> tf.Tensor:
         int64 `[2]`, the numbers of `key_for`.
     """
     return tf.stack([tf.cast(number, tf.int64) for number in key_for(purpose, seed, position)])
+
+
+@contextlib.contextmanager
+def restored_generators() -> Iterator[None]:
+    """Let the random numbers of Python and NumPy go on after the block as if it had not run.
+
+    Example:
+        >>> random.seed(0)
+        >>> with restored_generators():
+        ...     random.seed(5)
+        >>> random.random()
+        0.8444218515250481
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,10 +1,13 @@
 """Keys of the random generators: the same as in version 0.1, and distinct for every purpose."""
 
 import itertools
+import random
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+import moco_tf
 from moco_tf import seeds
 from moco_tf.seeds import PURPOSES, key_for, seed_for
 
@@ -58,3 +61,35 @@ def test_seed_holds_the_key_in_int64(monkeypatch, in_graph):
     assert old.dtype == new.dtype == tf.int64
     assert old.numpy().tolist() == [27, 5]
     assert new.numpy().tolist() == [9 * 2**40 + 3, 5]
+
+
+def test_random_numbers_of_the_caller_are_not_reset(trained_run, tmp_path):
+    def numbers_after_each_call(seed):
+        random.seed(seed)
+        np.random.seed(seed)
+        numbers = []
+        for call in (build, load, train):
+            call()
+            # Keras draws from Python's generator whenever it makes a layer.
+            numbers += [random.random(), np.random.rand()]
+        return numbers
+
+    backbones = []
+
+    def build():
+        backbones.append(moco_tf.encoders.random_backbone("resnet8", stem="small", seed=1))
+
+    def load():
+        moco_tf.load_backbone(str(trained_run))
+
+    def train():
+        images = np.zeros((8, 32, 32, 3), np.uint8)
+        settings = dict(queue_size=32, batch_size=4, bn_groups=2, steps=1, knn_every=0)
+        moco_tf.train(images, tmp_path / f"run {len(backbones)}", "photos", **settings)
+
+    first, second = numbers_after_each_call(3), numbers_after_each_call(4)
+    assert len({*first, *second}) == 12
+    np.random.seed(3)
+    assert [first[i] for i in (1, 3, 5)] == [np.random.rand() for _ in range(3)]
+    for weight, other in zip(*(backbone.get_weights() for backbone in backbones), strict=True):
+        np.testing.assert_array_equal(weight, other)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import keras
 
+from moco_tf import seeds
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data.pixels import Pixels
 from moco_tf.encoders import foreign
@@ -173,7 +174,7 @@ def random_network(
 ) -> keras.Model:
     """Build a backbone with random weights that takes normalized images.
 
-    Sets the random seed of Python, NumPy and TensorFlow.
+    Sets the random seed of TensorFlow. Those of Python and NumPy do not change.
 
     Args:
         name: Name of the backbone, as for `build`. Weights that it brings along are not used.
@@ -192,8 +193,9 @@ def random_network(
     name = encoder_argument(name)
     if is_foreign(name) and description is None:
         description = foreign.describe(name, channels)
-    keras.utils.set_random_seed(seed)
-    return build(name, stem=stem, channels=channels, description=description, pixels=pixels)
+    with seeds.restored_generators():
+        keras.utils.set_random_seed(seed)
+        return build(name, stem=stem, channels=channels, description=description, pixels=pixels)
 
 
 def random_backbone(
@@ -206,7 +208,7 @@ def random_backbone(
 ) -> keras.Model:
     """Build a backbone with random weights, the baseline for the features of a trained one.
 
-    Sets the random seed of Python, NumPy and TensorFlow.
+    Sets the random seed of TensorFlow. Those of Python and NumPy do not change.
 
     Args:
         name: Name of the backbone, as for `build`.

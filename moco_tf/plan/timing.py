@@ -20,7 +20,7 @@ from moco_tf.evaluation.knn import MAX_TEST
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.plan import printing
 from moco_tf.progress_bar import progress_bar
-from moco_tf.training.build import build_data, build_model, restored_dtype_policy
+from moco_tf.training.build import build_data, build_model, restored_globals
 from moco_tf.training.failures import memory_may_run_out
 
 # Steps that do not count after the first one, which compiles: the pipeline has a few batches ready
@@ -110,7 +110,7 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
     Raises:
         UserError: If a setting does not work with the data, or memory runs out.
     """
-    with memory_may_run_out(config), restored_dtype_policy():
+    with memory_may_run_out(config), restored_globals():
         config = run_pixels.resolve(config)
         source, batches = build_data(config)
         model = build_model(config, batches.steps_per_epoch, source.channels, len(source.pretrain))

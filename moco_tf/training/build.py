@@ -7,7 +7,7 @@ import keras
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import encoders
+from moco_tf import encoders, seeds
 from moco_tf.config import total_steps
 from moco_tf.data import pixels, recipes, sources
 from moco_tf.data.augment import Augment
@@ -162,11 +162,16 @@ def build_model(
 
 
 @contextlib.contextmanager
-def restored_dtype_policy() -> Iterator[None]:
-    """Restore Keras' dtype policy, which `build_model` sets, at the end of the block."""
+def restored_globals() -> Iterator[None]:
+    """Restore what `build_model` sets for the whole process at the end of the block.
+
+    These are Keras' dtype policy and the random numbers of Python and NumPy. The seed of TensorFlow
+    cannot be restored.
+    """
     policy = keras.config.dtype_policy()
     try:
-        yield
+        with seeds.restored_generators():
+            yield
     finally:
         keras.config.set_dtype_policy(policy)
 

@@ -41,7 +41,7 @@ from moco_tf.training.best import BestCheckpoint, require_not_best
 from moco_tf.training.build import (
     build_data,
     build_model,
-    restored_dtype_policy,
+    restored_globals,
 )
 from moco_tf.training.callbacks import Callbacks, StopAt, UnreadableImages
 from moco_tf.training.checkpoints import Checkpoints
@@ -118,7 +118,7 @@ def train(
         workers.scope(strategy),
         printing_may_fail(),
         memory_may_run_out(config),
-        restored_dtype_policy(),
+        restored_globals(),
     ):
         return _train(config, workdir)
 

@@ -13,7 +13,7 @@ from moco_tf.errors import UserError
 from moco_tf.files import error_reason, write_remedy
 from moco_tf.mechanisms.moco import MoCo
 from moco_tf.new_paths import new_directory
-from moco_tf.training.build import build_data, build_model, restored_dtype_policy
+from moco_tf.training.build import build_data, build_model, restored_globals
 from moco_tf.training.checkpoints import Checkpoints
 
 
@@ -47,7 +47,7 @@ def start_from(
     run_directory.require_empty(workdir)
     config = run_pixels.resolve(config)
     source, batches = build_data(config)
-    with restored_dtype_policy():
+    with restored_globals():
         model = build_model(config, batches.steps_per_epoch, source.channels)
     assert isinstance(model, MoCo)
     initialize(model)
@@ -88,7 +88,7 @@ def load_model(workdir: str) -> tuple[MoCo, int]:
     require_resnet(config.encoder, "the PyTorch export")
     run_directory.require_checkpoint(workdir)
     steps_per_epoch = run_data.read_num_images(workdir) // config.batch_size
-    with restored_dtype_policy():
+    with restored_globals():
         model = build_model(config, steps_per_epoch, run_data.read_channels(workdir))
     assert isinstance(model, MoCo)
     Checkpoints(model, workdir, config.checkpoint_every).restore(workdir)

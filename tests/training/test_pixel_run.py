@@ -17,7 +17,7 @@ from moco_tf.data.pixels import Pixels
 from moco_tf.errors import UserError
 from moco_tf.plots.thumbnails import thumbnails
 from moco_tf.plots.visible import shown
-from moco_tf.training.build import restored_dtype_policy
+from moco_tf.training.build import restored_globals
 from tests import in_process
 from tests.command import TINY
 from tests.export.backbones import assert_close
@@ -253,7 +253,7 @@ def test_array_of_floats_is_trained_in_python(tmp_path):
 def test_plan_leaves_out_color_operations_and_names_the_values(tmp_path):
     images = np.random.default_rng(0).integers(0, 4096, [40, 40, 40, 3], np.uint16)
     np.save(tmp_path / "images.npy", images)
-    with restored_dtype_policy():
+    with restored_globals():
         output = in_process.run(
             "train.py",
             "--plan",
