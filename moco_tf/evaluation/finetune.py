@@ -24,7 +24,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import num_replicas
 from moco_tf.encoders import preprocessing
@@ -39,10 +38,10 @@ from moco_tf.evaluation.metrics import accuracies, classification
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import (
     new_classifier,
-    readable_counter,
     require_shareable,
-    require_some_readable,
     require_two_classes,
+    steps_per_epoch,
+    train_epochs,
     training_step,
 )
 from moco_tf.evaluation.training_state import TrainingState
@@ -112,7 +111,6 @@ def fit(
         _loss(tuned, layer, settings),
         [(optimizer, variables) for optimizer, variables, _ in trained],
     )
-    count_readable = readable_counter()
     # The label of a record that cannot be read is -1, and it is never chosen.
     unreadable_indices = set(source.train[train_labels < 0].tolist())
     changing = [*layer.variables, *(v for optimizer, _, _ in trained for v in optimizer.variables)]
@@ -129,58 +127,38 @@ def fit(
             index: source.describe(index) for index in state.facts["unreadable_test"]
         }
 
-    batches = iter(
-        tf.distribute.get_strategy().distribute_datasets_from_function(
-            lambda context: labeled_views(
-                source,
-                chosen,
-                image_size,
-                settings.crop_scale,
-                settings.batch_size,
-                settings.seed,
-                settings.epochs,
-                context,
-                first_epoch,
-            )
-        )
-    )
-    steps_per_epoch = -(-len(chosen) // settings.batch_size)
+    def set_learning_rates(epoch: int) -> None:
+        for optimizer, _, rate in trained:
+            optimizer.learning_rate = Cosine(rate, 1, settings.epochs)(epoch)
+
+    steps = steps_per_epoch(chosen, settings)
     with progress_bar(
-        settings.epochs * steps_per_epoch,
+        settings.epochs * steps,
         progress,
         "step",
-        start=first_epoch * steps_per_epoch,
+        start=first_epoch * steps,
         smoothing=0,  # Every epoch ends with the test images.
     ) as bar:
-        for epoch in range(first_epoch, settings.epochs):
-            for optimizer, _, rate in trained:
-                optimizer.learning_rate = Cosine(rate, 1, settings.epochs)(epoch)
-            losses, counts = [], []
-            for _ in range(steps_per_epoch):
-                batch = next(batches)
-                count, unreadable_in_batch = count_readable(batch)
-                counts.append(count)
-                unreadable_indices |= unreadable_in_batch
-                # A batch without a readable image has no statistics to normalize by.
-                losses.append(float(take_step(batch)[0]) if counts[-1] else 0.0)
-                bar.update()
-            require_some_readable(source, sum(counts), epoch)
-            num_seen += sum(counts)
-            _require_finite(losses, epoch, settings)
-            if epoch + 1 in settings.evaluated_epochs():
+        for epoch in train_epochs(
+            source, chosen, image_size, settings, take_step, bar, set_learning_rates, first_epoch
+        ):
+            unreadable_indices |= epoch.unreadable
+            num_seen += sum(epoch.counts)
+            _require_finite(epoch.losses, epoch.number, settings)
+            if epoch.number + 1 in settings.evaluated_epochs():
                 if settings.layers == "all":
                     test = extract_test(step)
                     unreadable_test |= test.unreadable
                 scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
-                _require_finite(scores, epoch, settings)
+                _require_finite(scores, epoch.number, settings)
                 assert test.labels is not None
                 accuracy = accuracies(scores, test.labels)
-                loss = float(np.average(losses, weights=counts))
-                curve.append({"epoch": epoch + 1, **accuracy, "loss": loss})
+                loss = float(np.average(epoch.losses, weights=epoch.counts))
+                curve.append({"epoch": epoch.number + 1, **accuracy, "loss": loss})
                 bar.set_postfix(top1=f"{accuracy['top1']:.3f}", loss=f"{loss:.3f}", refresh=False)
-            if epoch + 1 < settings.epochs:
+            if epoch.number + 1 < settings.epochs:
                 facts = {
-                    "epoch": epoch + 1,
+                    "epoch": epoch.number + 1,
                     "num_seen": num_seen,
                     "curve": curve,
                     "unreadable_train": sorted(unreadable_indices),

@@ -16,7 +16,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import preprocessing
@@ -30,10 +29,10 @@ from moco_tf.evaluation.metrics import accuracies, classification
 from moco_tf.evaluation.settings import LinearSettings
 from moco_tf.evaluation.supervised import (
     new_classifier,
-    readable_counter,
     require_shareable,
-    require_some_readable,
     require_two_classes,
+    steps_per_epoch,
+    train_epochs,
     training_step,
 )
 from moco_tf.evaluation.training_state import TrainingState
@@ -197,12 +196,11 @@ def train(
     state = state or TrainingState()
     dtype = keras.config.floatx()
     call = traceable(preprocessing.for_images(backbone))
-    steps_per_epoch = -(-len(indices) // settings.batch_size)
-    layers, trained = [], []
+    layers, trained, schedules = [], [], []
     for rate in settings.learning_rates or (settings.learning_rate,):
         layers.append(new_classifier(test.features.shape[1], test.num_classes, settings.seed))
-        schedule = Step(rate, steps_per_epoch, settings.milestones)
-        optimizer = SGD(schedule, settings.sgd_momentum, settings.weight_decay)
+        schedules.append(Step(rate, 1, settings.milestones))
+        optimizer = SGD(rate, settings.sgd_momentum, settings.weight_decay)
         optimizer.build(layers[-1].trainable_variables)
         trained.append((optimizer, layers[-1].trainable_variables))
 
@@ -218,8 +216,11 @@ def train(
         ]
         return tf.reduce_sum(present * tf.add_n(losses)), tf.reduce_sum(present)
 
+    def set_learning_rates(epoch: int) -> None:
+        for (optimizer, _), schedule in zip(trained, schedules, strict=True):
+            optimizer.learning_rate = schedule(epoch)
+
     step = training_step(loss, trained)
-    count_readable = readable_counter()
     changing = [v for optimizer, variables in trained for v in (*variables, *optimizer.variables)]
     first_epoch, unreadable_indices = 0, set[int]()
     curves: list[list[dict[str, Any]]] = [[] for _ in layers]
@@ -228,41 +229,23 @@ def train(
         first_epoch, curves = state.facts["epoch"], state.facts["curves"]
         unreadable_indices = set(state.facts["unreadable"])
 
-    batches = iter(
-        tf.distribute.get_strategy().distribute_datasets_from_function(
-            lambda context: labeled_views(
-                source,
-                indices,
-                image_size,
-                settings.crop_scale,
-                settings.batch_size,
-                settings.seed,
-                settings.epochs,
-                context,
-                first_epoch,
-            )
-        )
-    )
-    total, start = (epochs * steps_per_epoch for epochs in (settings.epochs, first_epoch))
-    with progress_bar(total, "linear layer", "step", start=start) as bar:
-        for epoch in range(first_epoch, settings.epochs):
-            num_seen = 0
-            for _ in range(steps_per_epoch):
-                batch = next(batches)
-                count, unreadable_in_batch = count_readable(batch)
-                num_seen += count
-                unreadable_indices |= unreadable_in_batch
-                mean_loss = float(step(batch)[0]) / len(layers)
-                bar.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
-                bar.update()
-            require_some_readable(source, num_seen, epoch)
+    steps = steps_per_epoch(indices, settings)
+    with progress_bar(
+        settings.epochs * steps, "linear layer", "step", start=first_epoch * steps
+    ) as bar:
+        for epoch in train_epochs(
+            source, indices, image_size, settings, step, bar, set_learning_rates, first_epoch
+        ):
+            unreadable_indices |= epoch.unreadable
             values = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
-            _require_some_finite(values, epoch, settings)
+            _require_some_finite(values, epoch.number, settings)
             for curve, layer in zip(curves, values, strict=True):
                 if _is_finite(*layer):
-                    curve.append({"epoch": epoch + 1, **_accuracies(layer, test)})
-            if epoch + 1 < settings.epochs:
-                facts = {"epoch": epoch + 1, "curves": curves}
+                    curve.append({"epoch": epoch.number + 1, **_accuracies(layer, test)})
+            best = max(curve[-1]["top1"] for curve in curves if curve)
+            bar.set_postfix(top1=f"{best:.3f}", refresh=False)
+            if epoch.number + 1 < settings.epochs:
+                facts = {"epoch": epoch.number + 1, "curves": curves}
                 state.save_if_due(changing, {**facts, "unreadable": sorted(unreadable_indices)})
     names = {index: source.describe(index) for index in unreadable_indices}
     return Fit(values, curves, names)

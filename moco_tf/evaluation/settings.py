@@ -200,6 +200,7 @@ class ClusterSettings(Settings):
 class SGDSettings(Settings):
     """What the protocols that train a classifier by SGD have in common."""
 
+    epochs: int = setting(100, "Number of epochs to train.", minimum=1)
     batch_size: int = setting(256, "Number of images in a batch, over all devices.", minimum=1)
     sgd_momentum: float = setting(0.9, "Momentum of SGD.", minimum=0, maximum=1)
     weight_decay: float = setting(
@@ -241,7 +242,6 @@ class LinearSettings(SGDSettings):
         above=0,
         item=float,
     )
-    epochs: int = setting(100, "Number of epochs to train.", minimum=1)
     milestones: tuple[int, ...] = setting(
         (60, 80),
         "Epochs at which the learning rate is divided by 10, separated by commas; empty for none.",

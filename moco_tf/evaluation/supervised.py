@@ -1,15 +1,99 @@
-"""The distributed training step of the protocols that train with labels, and its checks."""
+"""The training of the protocols that learn from labels by SGD, on all replicas, and its checks."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data.evaluation_views import labeled_views
+from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source
 from moco_tf.distribution import all_gather, num_replicas
 from moco_tf.errors import UserError
+from moco_tf.evaluation.settings import SGDSettings
+from moco_tf.progress_bar import ProgressBar
+
+
+class Epoch(NamedTuple):
+    """What happened in an epoch.
+
+    Attributes:
+        number: Number of the epoch, counted from 0.
+        losses: The mean loss of each batch; 0 for one without a readable image.
+        counts: The number of images of each batch that can be read.
+        unreadable: The indices of the images that cannot be read.
+    """
+
+    number: int
+    losses: list[float]
+    counts: list[int]
+    unreadable: set[int]
+
+
+def train_epochs(
+    source: Source,
+    indices: Indices,
+    image_size: int,
+    settings: SGDSettings,
+    step: Callable[[Any], tuple[tf.Tensor, tf.Tensor]],
+    bar: ProgressBar,
+    set_learning_rates: Callable[[int], None],
+    first_epoch: int = 0,
+) -> Iterator[Epoch]:
+    """Train on random views of images, on the replicas of the current strategy.
+
+    Args:
+        source: A source with labels.
+        indices: int64 `[M]`, the images of an epoch.
+        image_size: Side of the views in pixels.
+        settings: Settings of the training.
+        step: The result of `training_step`.
+        bar: The progress bar, which counts steps.
+        set_learning_rates: Function of the number of an epoch, called before it.
+        first_epoch: Number of the epoch to begin with, counted from 0.
+
+    Yields:
+        Each epoch, before the next one begins.
+
+    Raises:
+        UserError: If none of the images of an epoch can be read.
+    """
+    batches = iter(
+        tf.distribute.get_strategy().distribute_datasets_from_function(
+            lambda context: labeled_views(
+                source,
+                indices,
+                image_size,
+                settings.crop_scale,
+                settings.batch_size,
+                settings.seed,
+                settings.epochs,
+                context,
+                first_epoch,
+            )
+        )
+    )
+    count_readable = readable_counter()
+    for number in range(first_epoch, settings.epochs):
+        set_learning_rates(number)
+        epoch = Epoch(number, [], [], set())
+        for _ in range(steps_per_epoch(indices, settings)):
+            batch = next(batches)
+            count, unreadable = count_readable(batch)
+            epoch.counts.append(count)
+            epoch.unreadable.update(unreadable)
+            # There is nothing to learn from a batch without a readable image.
+            epoch.losses.append(float(step(batch)[0]) if count else 0.0)
+            bar.update()
+        require_some_readable(source, sum(epoch.counts), number)
+        yield epoch
+
+
+def steps_per_epoch(indices: Indices, settings: SGDSettings) -> int:
+    """Return the number of steps in an epoch, of which the last may have fewer images."""
+    return -(-len(indices) // settings.batch_size)
 
 
 def training_step(

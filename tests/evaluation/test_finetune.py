@@ -14,7 +14,7 @@ from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders import preprocessing
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
-from moco_tf.evaluation import finetune, protocols, unreadable
+from moco_tf.evaluation import finetune, protocols, supervised, unreadable
 from moco_tf.evaluation.few_shot import choose
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.supervised import new_classifier
@@ -402,7 +402,7 @@ def test_source_without_readable_images_is_refused(backbone, unreadable, message
 
 @pytest.mark.parametrize("layers", ["head", "all"])
 def test_training_whose_images_are_lost_later_is_refused(backbone, monkeypatch, layers):
-    monkeypatch.setattr(finetune, "labeled_views", lost_after(3, labeled_views))
+    monkeypatch.setattr(supervised, "labeled_views", lost_after(3, labeled_views))
     message = "'memory': none of the training images can be read any more in epoch 2: check"
     with pytest.raises(UserError, match=message):
         fit(backbone, example(), layers=layers)

@@ -13,7 +13,7 @@ from moco_tf import encoders
 from moco_tf.data.evaluation_views import labeled_views
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
-from moco_tf.evaluation import linear, protocols, unreadable
+from moco_tf.evaluation import linear, protocols, supervised, unreadable
 from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.few_shot import choose
@@ -344,7 +344,7 @@ def test_source_without_readable_training_image_is_refused():
 
 @pytest.mark.parametrize("rates", [{}, {"learning_rate": 30.0, "learning_rates": RATES}])
 def test_training_whose_images_are_lost_later_is_refused(monkeypatch, rates):
-    monkeypatch.setattr(linear, "labeled_views", lost_after(3, labeled_views))
+    monkeypatch.setattr(supervised, "labeled_views", lost_after(3, labeled_views))
     message = "'memory': none of the training images can be read any more in epoch 2: check"
     with pytest.raises(UserError, match=message):
         linear.classify(backbone, example(), SIZE, dataclasses.replace(SETTINGS, **rates))
