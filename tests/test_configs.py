@@ -16,6 +16,7 @@ from moco_tf.data import recipes, sources
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.encoders.resnet import ARCHITECTURES
 from moco_tf.plan.rules import PLANNED
+from moco_tf.training.announcement import large_learning_rate
 from moco_tf.training.build import build_model, build_schedule
 
 FILES = sorted(path for path in pathlib.Path("configs").glob("*.py") if path.stem != "__init__")
@@ -116,6 +117,11 @@ def test_config_changes_what_its_source_changes(name):
 @pytest.mark.parametrize("name", COMPLETE)
 def test_learning_rate_decays_within_the_run(name):
     assert late_decay(flatten(get_config(name)), steps_per_epoch=1000) is None
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_learning_rate_suits_the_encoder(name):
+    assert large_learning_rate(get_config(name)) is None
 
 
 @pytest.mark.parametrize("name", RATES)

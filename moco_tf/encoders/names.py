@@ -57,6 +57,16 @@ def is_foreign(name: str) -> bool:
     return ":" in name or name.endswith(".keras")
 
 
+def is_small(name: str) -> bool:
+    """Return whether a name is that of a ResNet for small images, with fewer than 300,000 weights.
+
+    Example:
+        >>> is_small("resnet8"), is_small("resnet18")
+        (True, False)
+    """
+    return name.startswith(("resnet8", "resnet14", "resnet20"))
+
+
 def split(name: str) -> tuple[str, str]:
     """Return the form of a name, `"keras:"`, `"keras_hub:"` or `""` for a file, and the rest."""
     for form in ("keras_hub:", "keras:"):

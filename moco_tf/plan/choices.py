@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moco_tf.config import suggested_queue_size
+from moco_tf.encoders import names
 from moco_tf.plan import memory
 from moco_tf.plan.facts import Devices, Images
 
@@ -216,9 +217,9 @@ def temperature(images: Images, devices: Devices, values: Values) -> Choice:
 
 def learning_rate(images: Images, devices: Devices, values: Values) -> Choice:
     """Choose the initial learning rate."""
-    small = values["encoder"].startswith(("resnet8", "resnet14", "resnet20"))
-    rate, reason = (0.24, "as in the demo") if small else (0.03, "as in the papers")
-    if has_weights(values) and not small:
+    is_small = names.is_small(values["encoder"])
+    rate, reason = (0.24, "as in the demo") if is_small else (0.03, "as in the papers")
+    if has_weights(values) and not is_small:
         rate, reason = 0.01, "smaller, because the run starts from weights"
     if not values["scale_learning_rate"]:
         return rate * values["batch_size"] / 256, f"{reason}, scaled to the batch"

@@ -12,8 +12,11 @@ from moco_tf.config import (
 from moco_tf.config_checks import late_decay, single_image_groups, without_effect
 from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
-from moco_tf.encoders.names import is_foreign
+from moco_tf.encoders.names import is_foreign, is_small
 from moco_tf.training.build import memory_bank_size
+
+# A learning rate for 256 images with which a ResNet-18 failed (`large_learning_rate`).
+LARGE_RATE = 0.24
 
 
 def lines(
@@ -50,9 +53,34 @@ def lines(
             f"config.queue_size={suggested_queue_size(num_images)}, for example"
         )
     notes.append(late_decay(flatten(config), steps_per_epoch))
+    notes.append(large_learning_rate(config))
     if not is_foreign(config.encoder):
         notes.append(single_image_groups(config))
     for key, reason in without_effect(config).items():
         notes.append(f"config.{key} has no effect, because {reason}")
     found += [f"note: {note}" for note in notes if note]
     return found + (foreign.notes(config.encoder, description) if description is not None else [])
+
+
+def large_learning_rate(config: ml_collections.ConfigDict) -> str | None:
+    """Return a warning about a learning rate that suits small ResNets only, or None.
+
+    Args:
+        config: A config that passes `moco_tf.config_checks.check`.
+
+    Example:
+        >>> config = moco_tf.default_config()
+        >>> config.update(dict(encoder="resnet18", learning_rate=0.24))
+        >>> large_learning_rate(config)[:57]
+        'config.learning_rate=0.24 suits small networks such as re'
+    """
+    rate = config.learning_rate
+    if not config.scale_learning_rate:
+        rate *= 256 / config.batch_size
+    if is_small(config.encoder) or rate < LARGE_RATE:
+        return None
+    return (
+        f"config.learning_rate={config.learning_rate:g} suits small networks such as resnet8; with "
+        f"{LARGE_RATE:g} for 256 images, a resnet18 learned worse features of Fashion-MNIST than "
+        "random weights have. Set a quarter of it, for example"
+    )
