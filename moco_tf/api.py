@@ -12,10 +12,11 @@ from moco_tf import paths
 from moco_tf.backbones import classifier
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
-from moco_tf.evaluation import comparison, logistic, protocols
 from moco_tf.evaluation import knn as knn_protocol
+from moco_tf.evaluation import logistic, protocols
 from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.identity import identify_training
 from moco_tf.evaluation.pairs import comparable
 from moco_tf.evaluation.settings import FinetuneSettings, KNNSettings, ProbeSettings
 from moco_tf.evaluation.training_state import TrainingState
@@ -211,8 +212,8 @@ def finetune(
         seed: Random seed of the new layer, of the choice of images, of their order and of their
             views.
         state_file: File that holds the state of the training while it runs, from which the same
-            call continues if it was interrupted. It is written every five minutes at the end of an
-            epoch, and removed at the end.
+            call continues if it was interrupted. It is written at the end of an epoch, at most
+            every five minutes, and removed at the end. A file of something else is refused.
 
     Returns:
         The classifier after the last epoch, and the result. The classifier is a `keras.Model` from
@@ -228,8 +229,8 @@ def finetune(
     Raises:
         UserError: If the backbone is not a functional `keras.Model` that can be copied, is itself a
             classifier, or takes other images, the source has no labeled training and test images of
-            two or more classes, a setting is out of range, `state_file` is of a training with other
-            settings, or the training diverges.
+            two or more classes, a setting is out of range, `state_file` cannot be read or is of
+            another training, or the training diverges.
 
     Example:
         >>> import moco_tf
@@ -263,7 +264,7 @@ def finetune(
     classifier.require_classifiable(backbone)
     state = TrainingState()
     if state_file is not None:
-        identity = {**comparison.identify(backbone, source, image_size), **settings.used()}
+        identity = identify_training(backbone, source, image_size, settings)
         state = TrainingState(paths.expand_argument(state_file, "state_file"), identity)
     trained, result = protocols.evaluate_finetune(
         backbone, source, image_size, settings, state=state

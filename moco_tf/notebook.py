@@ -27,7 +27,12 @@ class Line:
         self._handle: Any = None
         self._shown_at = 0.0
 
-    def show(self, done: int, text: str) -> None:
+    @property
+    def is_shown(self) -> bool:
+        """Whether the line has been shown."""
+        return self._handle is not None
+
+    def show(self, done: int, text: str, at_once: bool = False) -> None:
         """Show the line for the first time, or instead of the previous one.
 
         It is left as it is if it was shown just before, unless the bar is full now.
@@ -35,9 +40,10 @@ class Line:
         Args:
             done: Value of the bar.
             text: The text.
+            at_once: Whether to show it even if it was shown just before.
         """
         now = time.monotonic()
-        if done < self.total and now - self._shown_at < MIN_SECONDS:
+        if done < self.total and now - self._shown_at < MIN_SECONDS and not at_once:
             return
         self._shown_at = now
         bar = f'<progress value="{done}" max="{self.total}" style="width: 20em"></progress>'

@@ -51,8 +51,8 @@ def progress_bar(
         description: What is done, such as "test features"; None shows nothing.
         unit: What an item is, in the singular.
         start: Number of items that are already done.
-        brief: Whether the bar of a terminal appears only after three seconds, and disappears at
-            the end.
+        brief: Whether a bar or the line of a notebook appears only after three seconds. The bar
+            disappears at the end.
         smoothing: How much the estimate in a terminal follows the latest items, from 0, which is
             the mean over all, to 1.
 
@@ -62,8 +62,8 @@ def progress_bar(
         ...         bar.update()
     """
     visible = is_chief() and sys.stderr is not None
-    if description and visible and (in_notebook() or not sys.stderr.isatty()):
-        return _Lines(total, description, unit, start)
+    if description and visible and (in_notebook() or not _is_terminal()):
+        return _Lines(total, description, unit, start, BRIEF_DELAY if brief else 0)
     return tqdm(
         total=total,
         desc=description,
@@ -76,17 +76,30 @@ def progress_bar(
     )
 
 
-class _Lines:
-    """Progress where there is no terminal; the arguments are those of `progress_bar`."""
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # It was replaced, or closed.
+        return False
 
-    def __init__(self, total: int, description: str, unit: str, start: int) -> None:
+
+class _Lines:
+    """Progress where there is no terminal.
+
+    Args:
+        total, description, unit, start: As for `progress_bar`.
+        delay: Seconds before the line of a notebook appears.
+    """
+
+    def __init__(self, total: int, description: str, unit: str, start: int, delay: float) -> None:
         self.total = total
         self.description = description
         self.unit = unit
         self.done = start
         self.values: dict[str, str] = {}
         self.line = Line(total) if in_notebook() else None
-        self.printed_at = time.monotonic()
+        self.begin = self.printed_at = time.monotonic()
+        self.delay = delay
         # Items and time after the first update, before which a step may be compiled.
         self.clock_start: tuple[int, float] | None = None
 
@@ -96,17 +109,19 @@ class _Lines:
         if self.clock_start is None:
             self.clock_start = self.done, now
         if self.line is not None:
-            self.line.show(self.done, str(self))
+            if now - self.begin >= self.delay:
+                self.line.show(self.done, str(self))
         elif now - self.printed_at >= LOG_SECONDS:
             self.printed_at = now
-            with contextlib.suppress(OSError):  # The work goes on without its log.
+            with contextlib.suppress(OSError, ValueError):  # The work goes on without its log.
                 print(self, file=sys.stderr, flush=True)
 
     def set_postfix(self, *, refresh: bool, **values: str) -> None:
         self.values = values
 
     def close(self) -> None:
-        pass  # The last line stays.
+        if self.line is not None and self.line.is_shown:
+            self.line.show(self.done, str(self), at_once=True)
 
     def __enter__(self) -> Self:
         return self

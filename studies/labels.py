@@ -9,6 +9,7 @@ import tensorflow as tf
 from moco_tf.data.sources.source import Source
 from moco_tf.evaluation import comparison, protocols
 from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.identity import identify
 from moco_tf.evaluation.results import write_result
 from moco_tf.evaluation.settings import FewShotSettings, FinetuneSettings
 
@@ -86,7 +87,7 @@ def finetune(
         UserError: As `protocols.evaluate_finetune`, or if a result cannot be written.
     """
     finished = comparison.read(workdir, PROTOCOL, "finetunings")
-    identity = comparison.identify(backbone, source, image_size)
+    identity = identify(backbone, source, image_size)
     results = {}
     for name, values in finetunings.items():
         given: dict[str, Any] = {

@@ -50,7 +50,9 @@ def test_short_work_writes_nothing_to_a_log(capsys, clock):
 def test_notebook_gets_one_line_that_is_updated(capsys, monkeypatch, clock):
     shown = []
     monkeypatch.setattr(module, "in_notebook", lambda: True)
-    monkeypatch.setattr(module.Line, "show", lambda self, done, text: shown.append((done, text)))
+    monkeypatch.setattr(
+        module.Line, "show", lambda self, done, text, at_once=False: shown.append((done, text))
+    )
     work(clock, seconds_per_item=60, total=3)
     assert shown == [
         (1, "test features: 1 of 3 images, loss 0.5; unknown time left"),
@@ -97,9 +99,47 @@ def test_work_without_a_description_or_on_another_worker_shows_nothing(
     assert stderr.getvalue() == ""
 
 
-def test_process_without_standard_error_works(monkeypatch, clock):
-    monkeypatch.setattr(module.sys, "stderr", None)
+class WithoutTerminal:
+    """A standard error that a program has put in place of the real one."""
+
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        pass
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stderr", [None, WithoutTerminal(), closed()])
+def test_process_without_standard_error_works(monkeypatch, clock, stderr):
+    monkeypatch.setattr(module.sys, "stderr", stderr)
     work(clock, seconds_per_item=100)
+
+
+def test_line_of_a_notebook_ends_with_the_last_numbers(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, contents, raw):
+            shown.append(contents["text/plain"])
+
+    def display(contents, raw, display_id):
+        shown.append(contents["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr(module, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    with progress_bar(1000, "test features", "image") as bar:
+        for _ in range(999):
+            bar.update()
+    assert len(shown) < 100
+    assert shown[0] == "test features: 1 of 1,000 images; unknown time left"
+    assert shown[-1].startswith("test features: 999 of 1,000 images; ")
 
 
 def test_log_that_cannot_be_written_does_not_end_the_work(monkeypatch, clock):

@@ -18,6 +18,7 @@ from moco_tf.data.sources.mixture import shared_file
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, few_shot, galleries, patches, protocols
+from moco_tf.evaluation.identity import identify, identify_training
 from moco_tf.evaluation.results import require_writable, summarize, write_result
 from moco_tf.evaluation.settings import (
     AnomalySettings,
@@ -28,7 +29,7 @@ from moco_tf.evaluation.settings import (
     RetrievalSettings,
     Settings,
 )
-from moco_tf.evaluation.training_state import TrainingState, of_result
+from moco_tf.evaluation.training_state import TrainingState, state_in
 from moco_tf.plots import features as feature_plots
 
 
@@ -90,8 +91,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     trained: protocols.Trained | None = None
     state: TrainingState | None = None
     if isinstance(settings, LinearSettings | FinetuneSettings) and not backbones:
-        identity = comparison.identify(backbone, source, image_size)
-        state = of_result(directory, protocol, {**identity, **dataclasses.asdict(settings)})
+        identity = identify_training(backbone, source, image_size, settings)
+        state = state_in(directory, protocol, identity)
 
     # Every process computes; the chief alone writes.
     if isinstance(settings, LinearSettings):
@@ -255,7 +256,7 @@ def _require_identical_workers(
 
     A run that goes on may have a newer checkpoint on one of them.
     """
-    identity = comparison.identify(backbone, source, image_size)
+    identity = identify(backbone, source, image_size)
     facts = {
         "the protocol and its settings": [protocol, settings and dataclasses.asdict(settings)],
         "the backbone": [identity.pop("weights"), identity.pop("network")],

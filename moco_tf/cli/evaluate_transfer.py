@@ -14,7 +14,7 @@ from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
-from moco_tf.evaluation import comparison
+from moco_tf.evaluation.identity import checksum
 from moco_tf.evaluation.results import require_writable, write_result
 from moco_tf.evaluation.settings import Settings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, training, trials
@@ -50,7 +50,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     tfds_dir = values.tfds_dir or (config.data.tfds_dir if config else "")
     images = _load_images(values, task is segmentation.SEGMENTATION, tfds_dir)
     if workers.several_workers():
-        weights = {flag: comparison.checksum(one) for flag, one in backbones.items()}
+        weights = {flag: checksum(one) for flag, one in backbones.items()}
         workers.require_same(
             {
                 "the protocol and its settings": [protocol, dataclasses.asdict(settings)],
@@ -74,10 +74,8 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             print(f"{protocol} of {name} on {images.name}; wrote {path}")
         return
     [(initialization, initialize)] = initializations.items()
-    state = trials.state_of(
-        *(directory, protocol, initialization, initialize(settings.seed)),
-        *(images, image_size, settings),
-    )
+    identity = trials.identify(initialization, initialize(settings.seed), images, image_size)
+    state = trials.state_of(directory, protocol, identity, settings)
     result, predictions = trials.run(task, initialize, images, image_size, settings, state=state)
     if not workers.is_chief():
         return
@@ -93,6 +91,9 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         raise
     state.remove()
     backbone_flags.print_unreadable(directory, result)
+    if not predictions:  # All trials were finished before.
+        print(f"{summary}; wrote {path}")
+        return
     picture = os.path.join(directory, "eval", f"{protocol}.png")
     if task is detection.DETECTION:
         box_plots.plot_detections(picture, images, image_size, predictions)

@@ -6,21 +6,19 @@ good starting point.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from typing import Any
 
 import tensorflow as tf
 
-from moco_tf import run_data
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
-from moco_tf.evaluation.networks import network_checksum
+from moco_tf.evaluation.identity import identify, identify_training
 from moco_tf.evaluation.results import LAYERS, write_result
 from moco_tf.evaluation.settings import FinetuneSettings
-from moco_tf.evaluation.training_state import of_result
+from moco_tf.evaluation.training_state import state_in
 from moco_tf.files import read_json
 from moco_tf.workers import is_chief, require_same
 
@@ -39,9 +37,9 @@ def compare(
     """Fine-tune each of several backbones twice: only the new layer, and all layers.
 
     Each curve is written to `directory/eval/finetune_comparison.json` as soon as it is finished. A
-    curve in that file with the same entries of `identify` and the same settings is not computed
-    again. Other curves in the file are kept in it, as `earlier`. A curve that was interrupted
-    continues from its `TrainingState` there.
+    curve in that file with the same entries of `moco_tf.evaluation.identity.identify` and the same
+    settings is not computed again. Other curves in the file are kept in it, as `earlier`. A curve
+    that was interrupted continues from its `TrainingState` there.
 
     Args:
         backbones: Backbones by name, each as for `finetune.fit`.
@@ -54,7 +52,7 @@ def compare(
     Returns:
         The content of the file: `protocol`, the description, and `curves`: the result of
         `protocols.evaluate_finetune` for each, with `initialisation`, the backbone's name, and the
-        entries of `identify`, of its initial weights.
+        entries of `moco_tf.evaluation.identity.identify`, of its initial weights.
 
     Raises:
         UserError: As `protocols.evaluate_finetune`, or if the file cannot be written.
@@ -75,7 +73,8 @@ def compare(
             state = None
             if curve is None:
                 progress = f"{name}, {LAYERS[layers]}"
-                state = of_result(directory, PROTOCOL, {**identity, **curve_settings.used()})
+                training = identify_training(backbone, source, image_size, curve_settings)
+                state = state_in(directory, PROTOCOL, {**identity, **training})
                 _, curve = protocols.evaluate_finetune(
                     backbone, source, image_size, curve_settings, progress, state
                 )
@@ -86,34 +85,6 @@ def compare(
             if state is not None:
                 state.remove()
     return result
-
-
-def identify(backbone: Any, source: Source, image_size: int) -> dict[str, Any]:
-    """Return what the result of a training on a backbone depends on besides the settings.
-
-    A photo that was replaced under the same name is not noticed.
-
-    Args:
-        backbone: The backbone, as for `finetune.fit`.
-        source: A source with labels.
-        image_size: Side of the views in pixels.
-
-    Returns:
-        A dict with `weights`, the result of `checksum`; `network`, that of
-        `moco_tf.evaluation.networks.network_checksum`; `data`, `data_images`, `data_checksum`,
-        `labels_checksum` and `data_options`, the source's name, its number of images, checksums of
-        its contents and labels, and the options that its images are read with; and `image_size`.
-    """
-    return {
-        "weights": checksum(backbone),
-        "network": network_checksum(backbone),
-        "data": source.name,
-        "data_images": source.size,
-        "data_checksum": run_data.of_source(source).checksum,
-        "labels_checksum": run_data.labels_checksum(source),
-        "data_options": dict(source.options),
-        "image_size": image_size,
-    }
 
 
 def find_matching(records: list[dict[str, Any]], entries: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,9 +153,3 @@ def _includes(new: dict[str, Any], old: dict[str, Any]) -> bool:
     """Return whether a record is another one, or has all of its trials."""
     trials = old.get("trials")
     return new == old or bool(trials and all(trial in new.get("trials", ()) for trial in trials))
-
-
-def checksum(backbone: Any) -> str:
-    """Return a checksum of all weights in any order, equal for a run and its exports."""
-    digests = [hashlib.sha256(weight.tobytes()).digest() for weight in backbone.get_weights()]
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()

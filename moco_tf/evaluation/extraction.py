@@ -71,12 +71,14 @@ class Extractor:
                 f"data source '{self.source.name}' has no images in this part: use another part, "
                 "or a source that has some"
             )
-        feature_parts, index_parts = [], []
+        feature_parts, index_parts, num_seen = [], [], 0
         with progress_bar(len(self.indices), progress, "image") as bar:
             for batch_indices, features in self.batches(step):
                 feature_parts.append(features[batch_indices >= 0])
                 index_parts.append(batch_indices[batch_indices >= 0])
-                bar.update(len(index_parts[-1]))
+                # The last batch is filled up.
+                bar.update(max(0, min(len(batch_indices), len(self.indices) - num_seen)))
+                num_seen += len(batch_indices)
         readable = np.concatenate(index_parts)
         if not len(readable):
             raise UserError(

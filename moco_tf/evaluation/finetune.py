@@ -144,13 +144,13 @@ def fit(
         ):
             unreadable_indices |= epoch.unreadable
             num_seen += sum(epoch.counts)
-            _require_finite(epoch.losses, epoch.number, settings)
+            _require_finite(epoch.losses, epoch.number, settings, state)
             if epoch.number + 1 in settings.evaluated_epochs():
                 if settings.layers == "all":
                     test = extract_test(step)
                     unreadable_test |= test.unreadable
                 scores = test.features @ layer.kernel.numpy() + layer.bias.numpy()
-                _require_finite(scores, epoch.number, settings)
+                _require_finite(scores, epoch.number, settings, state)
                 assert test.labels is not None
                 accuracy = accuracies(scores, test.labels)
                 loss = float(np.average(epoch.losses, weights=epoch.counts))
@@ -256,10 +256,16 @@ def _filler(images: tf.Tensor) -> tf.Tensor:
     return tf.range(tf.shape(images)[2], dtype=tf.float32)[tf.newaxis, :, tf.newaxis]
 
 
-def _require_finite(values: ArrayLike, epoch: int, settings: FinetuneSettings) -> None:
-    """Raise a `UserError` if a loss or a score of an epoch is NaN or infinity."""
+def _require_finite(
+    values: ArrayLike, epoch: int, settings: FinetuneSettings, state: TrainingState
+) -> None:
+    """Raise a `UserError` if a loss or a score of an epoch is NaN or infinity.
+
+    The state is removed then, because the training would diverge again.
+    """
     if np.isfinite(values).all():
         return
+    state.remove()
     rates = f"head_learning_rate={settings.head_learning_rate:g}"
     if settings.layers == "all":
         rates = f"learning_rate={settings.learning_rate:g} and {rates}"

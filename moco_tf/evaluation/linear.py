@@ -238,7 +238,7 @@ def train(
         ):
             unreadable_indices |= epoch.unreadable
             values = [(layer.kernel.numpy(), layer.bias.numpy()) for layer in layers]
-            _require_some_finite(values, epoch.number, settings)
+            _require_some_finite(values, epoch.number, settings, state)
             for curve, layer in zip(curves, values, strict=True):
                 if _is_finite(*layer):
                     curve.append({"epoch": epoch.number + 1, **_accuracies(layer, test)})
@@ -257,10 +257,16 @@ def _accuracies(layer: Layer, features: Features) -> dict[str, float]:
     return accuracies(features.features @ weights + bias, features.labels)
 
 
-def _require_some_finite(layers: list[Layer], epoch: int, settings: LinearSettings) -> None:
-    """Raise a `UserError` if the weights of all layers are NaN or infinity after an epoch."""
+def _require_some_finite(
+    layers: list[Layer], epoch: int, settings: LinearSettings, state: TrainingState
+) -> None:
+    """Raise a `UserError` if the weights of all layers are NaN or infinity after an epoch.
+
+    The state is removed then, because the training would diverge again.
+    """
     if any(_is_finite(*layer) for layer in layers):
         return
+    state.remove()
     if settings.learning_rates:
         rates = ",".join(f"{rate:g}" for rate in settings.learning_rates)
         raise UserError(

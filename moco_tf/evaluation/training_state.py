@@ -12,6 +12,7 @@ import json
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,22 +20,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import moco_tf
 from moco_tf import workers
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, remove, write_atomically, write_remedy
 
 SAVE_SECONDS = 300  # Between two saves. A shorter training writes no file.
-# What reading a file raises that is missing, damaged or something else.
-READ_ERRORS = (
-    tf.errors.OpError,
-    OSError,
+# What decoding a file raises that is damaged, or not a state.
+DECODING_ERRORS = (
+    AttributeError,
     EOFError,
     KeyError,
+    RuntimeError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
+    zlib.error,
 )
+# What the checksums in an identity are about.
+CHECKSUMS = {
+    "weights": "other weights of the backbone",
+    "network": "other layers of the backbone",
+    "data_checksum": "other images",
+    "labels_checksum": "other labels",
+    "parts": "other training or test images",
+}
 
 
 class TrainingState:
@@ -42,36 +51,31 @@ class TrainingState:
 
     Args:
         path: Path of the file, which several workers share; None saves nothing.
-        identity: What the training depends on, such as its images and its settings, as values of
-            JSON.
+        identity: What the training depends on, as values of JSON, such as the result of
+            `moco_tf.evaluation.identity.identify_training`.
 
     Attributes:
         facts: What is saved beside the variables, as values of JSON; empty for a training that
             starts.
 
     Raises:
-        UserError: If the file is the state of another training.
+        UserError: If the file is the state of another training, or cannot be read.
     """
 
     def __init__(self, path: str | None = None, identity: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        self.identity = json.loads(json.dumps({"version": moco_tf.__version__, **(identity or {})}))
+        self.identity = json.loads(json.dumps(identity or {}))  # With lists in place of tuples.
         self.facts: dict[str, Any] = {}
-        self._seconds_before = 0.0
         self._arrays: list[np.ndarray] = []
-        self._can_be_saved = path is not None
-        if path is not None and tf.io.gfile.exists(path):
+        self._seconds_before = 0.0
+        self._has_failed = False
+        if path is not None:
             self._read(path)
-        # A path that is not shared has no file for the other workers.
-        found = hashlib.sha256(json.dumps(self.facts).encode()).digest()[:4]
-        if len(set(workers.gather_from_workers(int.from_bytes(found)))) > 1:
-            if workers.is_chief():
-                print(f"warning: the workers do not share {path}, so the training starts again")
-            self.facts, self._seconds_before, self._arrays = {}, 0.0, []
+            self._require_shared(path)
         self._start = self._saved = time.monotonic()
 
     def restore(self, variables: Sequence[Any]) -> None:
-        """Set variables to the values that were saved.
+        """Set variables to the values that were saved, once.
 
         Args:
             variables: Those that were passed to `save_if_due`, in the same order.
@@ -84,6 +88,8 @@ class TrainingState:
         for variable, array in zip(variables, self._arrays, strict=True):
             variable.assign(array)
         self._arrays = []
+        if workers.is_chief():
+            print(f"the training continues from {self.path}", flush=True)
 
     def save_if_due(self, variables: Sequence[Any], facts: Mapping[str, Any]) -> None:
         """Save if the last time was `SAVE_SECONDS` ago; a failure gives a warning.
@@ -102,58 +108,93 @@ class TrainingState:
         self._saved = now
         # All workers read, since each of them may have a part of a value.
         arrays = [_as_array(variable) for variable in variables]
-        if not (workers.is_chief() and self._can_be_saved):
-            return
-        header = {"identity": self.identity, "facts": self.facts, "seconds": self.elapsed()}
-        contents = io.BytesIO()
-        np.savez(contents, json.dumps(header), *arrays)
-        try:
-            tf.io.gfile.makedirs(os.path.dirname(self.path))
-            write_atomically(self.path, contents.getvalue())
-        except (tf.errors.OpError, OSError) as error:
-            self._can_be_saved = False
-            print(
-                f"warning: the state of the training cannot be saved to {self.path} "
-                f"({error_reason(error)}), so it cannot be continued if it is interrupted: "
-                f"{write_remedy(error, os.path.dirname(self.path))}"
-            )
+        if workers.is_chief():
+            self._write(self.path, arrays)
 
     def elapsed(self) -> float:
         """Return the seconds of the training, with those before it was interrupted."""
         return round(self._seconds_before + time.monotonic() - self._start, 3)
 
-    def restart_clock(self) -> None:
-        """Begin to count the seconds of another training with the same state, such as a trial."""
+    def begin_another(self) -> None:
+        """Begin another training with the same facts, such as the next trial."""
+        self._arrays = []
         self._seconds_before, self._start = 0.0, time.monotonic()
 
     def remove(self) -> None:
-        """Remove the file at the end of the training."""
-        if self.path is not None and workers.is_chief() and tf.io.gfile.exists(self.path):
-            remove(self.path)
+        """Remove the file at the end of the training; a failure gives a warning."""
+        if self.path is None or not workers.is_chief():
+            return
+        folder, name = os.path.split(self.path)
+        try:
+            names = tf.io.gfile.listdir(folder or ".") if tf.io.gfile.isdir(folder or ".") else []
+            for found in names:
+                # A kill while the state was written leaves a temporary file.
+                if found == name or (found.startswith(f"{name}.") and found.endswith(".tmp")):
+                    remove(os.path.join(folder, found))
+        except (tf.errors.NotFoundError, FileNotFoundError):
+            pass  # Another process has removed it.
+        except (tf.errors.OpError, OSError) as error:
+            print(f"warning: {self.path} cannot be removed ({error_reason(error)}): delete it")
+
+    def _write(self, path: str, arrays: list[np.ndarray]) -> None:
+        header = {"identity": self.identity, "facts": self.facts, "seconds": self.elapsed()}
+        contents = io.BytesIO()
+        np.savez(contents, json.dumps(header), *arrays)
+        try:
+            if folder := os.path.dirname(path):
+                tf.io.gfile.makedirs(folder)
+            write_atomically(path, contents.getvalue())
+        except (tf.errors.OpError, OSError) as error:
+            if not self._has_failed:
+                print(
+                    f"warning: the state of the training cannot be saved to {path} "
+                    f"({error_reason(error)}): {write_remedy(error, os.path.dirname(path))}. The "
+                    "training goes on, and tries again later"
+                )
+            self._has_failed = True
 
     def _read(self, path: str) -> None:
         try:
+            if not tf.io.gfile.exists(path):
+                return
             with tf.io.gfile.GFile(path, "rb") as file:
-                contents = np.load(io.BytesIO(file.read()))
-            header, *self._arrays = [contents[f"arr_{i}"] for i in range(len(contents.files))]
-            header = json.loads(str(header))
-            identity, self.facts = header["identity"], header["facts"]
-            self._seconds_before = float(header["seconds"])
-        except READ_ERRORS as error:
+                contents = io.BytesIO(file.read())
+        except (tf.errors.OpError, OSError) as error:
             raise UserError(
-                f"{path} cannot be read as the state of a training ({error_reason(error)}): delete "
-                "it to start again, or use another file"
+                f"{path}, where the state of the training belongs, cannot be read "
+                f"({error_reason(error)}): check the path, its permissions, and the disk or the "
+                "network that it is on"
             ) from error
-        for name, value in self.identity.items():
-            if identity.get(name) != value:
+        try:
+            arrays = np.load(contents)
+            header, *self._arrays = [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
+            values = json.loads(str(header))
+            identity, self.facts = dict(values["identity"]), dict(values["facts"])
+            self._seconds_before = float(values["seconds"])
+        except DECODING_ERRORS as error:
+            raise UserError(
+                f"{path} is not the state of a training ({error_reason(error)}): use another file, "
+                "or delete it to start again if it is damaged"
+            ) from error
+        for name in sorted(self.identity.keys() | identity.keys()):
+            saved, value = identity.get(name), self.identity.get(name)
+            if saved != value:
+                difference = f"{name}={json.dumps(saved)}, not {json.dumps(value)}"
                 raise UserError(
-                    f"{path} is the state of a training with {name}="
-                    f"{json.dumps(identity.get(name))}, not {json.dumps(value)}: start the same "
-                    "training again, or use another file"
+                    f"{path} is the state of a training with {CHECKSUMS.get(name, difference)}: "
+                    "start the same training again, use another file, or delete it"
                 )
 
+    def _require_shared(self, path: str) -> None:
+        """Start again if the workers have not read the same file."""
+        digest = zlib.crc32(json.dumps(self.facts).encode())
+        if len(set(workers.gather_from_workers(digest))) > 1:
+            if workers.is_chief():
+                print(f"warning: the workers do not share {path}, so the training starts again")
+            self.facts, self._arrays, self._seconds_before = {}, [], 0.0
 
-def of_result(directory: str, protocol: str, identity: Mapping[str, Any]) -> TrainingState:
+
+def state_in(directory: str, protocol: str, identity: Mapping[str, Any]) -> TrainingState:
     """Return the state of a training whose result goes to `directory/eval`.
 
     Its file is `directory/eval/<protocol>.<digest>.state`, so that trainings with other settings
@@ -162,14 +203,14 @@ def of_result(directory: str, protocol: str, identity: Mapping[str, Any]) -> Tra
     Args:
         directory: Directory of the result.
         protocol: The name that the result goes by.
-        identity: What the training depends on, as values of JSON.
+        identity: As for `TrainingState`.
+
+    Raises:
+        UserError: As `TrainingState`.
     """
-    text = json.dumps({"version": moco_tf.__version__, **identity}, sort_keys=True)
+    text = json.dumps(identity, sort_keys=True)
     name = f"{protocol}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.state"
-    state = TrainingState(os.path.join(directory, "eval", name), identity)
-    if state.facts and workers.is_chief():
-        print(f"the training continues from {state.path}", flush=True)
-    return state
+    return TrainingState(os.path.join(directory, "eval", name), identity)
 
 
 def _as_array(variable: Any) -> np.ndarray:

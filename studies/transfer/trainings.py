@@ -14,7 +14,8 @@ from moco_tf.backbones.loading import load_backbone
 from moco_tf.config import default_config
 from moco_tf.data import boxes, sources
 from moco_tf.data.boxes.annotations import AnnotatedImages
-from moco_tf.evaluation import comparison, finetune
+from moco_tf.evaluation import finetune
+from moco_tf.evaluation.identity import checksum
 from moco_tf.evaluation.settings import FinetuneSettings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, trials
 from moco_tf.evaluation.transfer.training import Prediction
@@ -62,7 +63,7 @@ def pretrain(name: str, design: Design, workdir: str) -> Record | None:
     np.savez(content, *backbone.get_weights())
     write_atomically(weights_path(workdir, name), content.getvalue())
     seconds = round(time.perf_counter() - start, 1)
-    return {"checksum": comparison.checksum(backbone), **measures, "seconds": seconds}
+    return {"checksum": checksum(backbone), **measures, "seconds": seconds}
 
 
 def _moco(design: Design, workdir: str) -> tuple[keras.Model, dict[str, Any]] | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 
 import keras
@@ -12,8 +13,9 @@ import tensorflow as tf
 import moco_tf
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, finetune, linear, protocols, training_state
+from moco_tf.evaluation.identity import identify_training
 from moco_tf.evaluation.settings import FinetuneSettings, LinearSettings
-from moco_tf.evaluation.training_state import TrainingState, of_result
+from moco_tf.evaluation.training_state import TrainingState, state_in
 from tests.evaluation.test_finetune import SIZE, build, example
 
 LINEAR = LinearSettings(learning_rate=0.7, batch_size=8, epochs=4, milestones=(2, 3), seed=1)
@@ -135,7 +137,7 @@ def test_seconds_before_the_interruption_count(tmp_path, monkeypatch):
     state = TrainingState(path)
     seconds[0] += 10
     assert state.elapsed() == 110
-    state.restart_clock()
+    state.begin_another()
     seconds[0] += 5
     assert state.elapsed() == 5
 
@@ -163,21 +165,79 @@ def test_state_of_another_training_is_refused(tmp_path):
         TrainingState(path, {"seed": 2, "crop_scale": (0.5, 1)})
 
 
-@pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 and so on", b"a photo", b"\x93NUMPY"])
+def archive(*arrays):
+    """Return the bytes of an archive of NumPy."""
+    file = io.BytesIO()
+    np.savez_compressed(file, *arrays)
+    return file.getvalue()
+
+
+def array_file():
+    file = io.BytesIO()
+    np.save(file, np.arange(100))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"PK\x03\x04 and so on",
+        b"a photo",
+        b"\x93NUMPY",
+        array_file(),
+        archive(),
+        archive(np.arange(100)),
+        archive(np.arange(100)).replace(b"\x00\x01", b"\x00\x02"),
+        archive('{"identity": 1, "facts": {}, "seconds": 1}'),
+        archive('{"identity": {}, "facts": 1, "seconds": 1}'),
+        archive('{"identity": {}, "facts": {}}'),
+        archive(np.array({"facts": {}}, object)),  # A pickled object, which may run code.
+    ],
+    ids=range(12),
+)
 def test_file_that_is_not_a_state_is_refused(tmp_path, contents):
     path = tmp_path / "state"
     path.write_bytes(contents)
-    with pytest.raises(UserError, match="state cannot be read as the state of a training"):
+    with pytest.raises(UserError, match="state is not the state of a training .*use another file"):
         TrainingState(str(path))
     assert path.read_bytes() == contents
 
 
-def test_file_with_a_pickled_object_is_refused(tmp_path):
-    path = tmp_path / "state"
-    with path.open("wb") as file:
-        np.savez(file, np.array({"facts": {}}, object))
-    with pytest.raises(UserError, match="state cannot be read as the state of a training"):
-        TrainingState(str(path))
+@pytest.mark.parametrize("path", ["unknown://bucket/state", "folder"])
+def test_path_that_cannot_be_read_is_one_line(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="where the state of the training belongs, cannot be read"):
+        TrainingState(path)
+
+
+def test_everything_that_the_training_depends_on_is_compared(tmp_path):
+    source, backbone = example(), build()
+
+    def identity(source=source, backbone=backbone, settings=FINETUNE):
+        return identify_training(backbone, source, SIZE, settings)
+
+    path = str(tmp_path / "state")
+    TrainingState(path, identity()).save_if_due([], {"epoch": 1})
+    assert TrainingState(path, identity()).facts
+    other = build()
+    other.get_layer("c0").kernel.assign_add(tf.ones_like(other.get_layer("c0").kernel))
+    half = dataclasses.replace(source, train=source.train[::2])
+    for message, changes in {
+        "other training or test images": {"source": half},
+        "other weights of the backbone": {"backbone": other},
+        "evaluate_every=1, not 2": {"settings": dataclasses.replace(FINETUNE, evaluate_every=2)},
+        "epochs=4, not 5": {"settings": dataclasses.replace(FINETUNE, epochs=5)},
+    }.items():
+        with pytest.raises(UserError, match=f"is the state of a training with {message}"):
+            TrainingState(path, identity(**changes))
+    keras.config.set_floatx("float64")
+    try:
+        with pytest.raises(UserError, match='floatx="float32", not "float64"'):
+            TrainingState(path, identity())
+    finally:
+        keras.config.set_floatx("float32")
 
 
 def test_state_that_cannot_be_saved_does_not_end_the_training(tmp_path, capsys):
@@ -187,11 +247,53 @@ def test_state_that_cannot_be_saved_does_not_end_the_training(tmp_path, capsys):
     assert len(result["curve"]) == LINEAR.epochs
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith("warning: the state of the training cannot be saved to")
+    (tmp_path / "file").unlink()
+    state.save_if_due([], {"epoch": 9})  # When the disk is there again.
+    assert TrainingState(state.path).facts["epoch"] == 9
+
+
+def test_state_that_cannot_be_removed_does_not_cost_the_result(tmp_path, monkeypatch, capsys):
+    def fail(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    state = TrainingState(str(tmp_path / "state"))
+    state.save_if_due([], {"epoch": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(training_state, "remove", fail)
+        state.remove()
+    assert "state cannot be removed (Permission denied): delete it" in capsys.readouterr().out
+
+
+def test_what_a_kill_leaves_is_removed_at_the_end(tmp_path):
+    for name in ("state", "state.0a1b2c3d.tmp", "state.json", "other.0a1b2c3d.tmp"):
+        (tmp_path / name).write_text("")
+    state = TrainingState()
+    state.path = str(tmp_path / "state")
+    state.remove()
+    state.remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.0a1b2c3d.tmp", "state.json"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dataclasses.replace(LINEAR, learning_rate=3e38, weight_decay=1.0),
+        dataclasses.replace(FINETUNE, head_learning_rate=1e38),
+    ],
+    ids=["linear", "finetune"],
+)
+def test_training_that_diverges_leaves_no_state(tmp_path, settings):
+    path = tmp_path / "state"
+    state = TrainingState(str(path))
+    state.save_if_due([], {})
+    with pytest.raises(UserError, match="diverged in epoch"):
+        train(settings, state)
+    assert not path.exists()
 
 
 def test_each_training_has_its_own_file(tmp_path):
     paths = {
-        of_result(str(tmp_path), protocol, {"seed": seed}).path
+        state_in(str(tmp_path), protocol, {"seed": seed}).path
         for protocol in ("linear", "finetune")
         for seed in (0, 1)
     }

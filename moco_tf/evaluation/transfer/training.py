@@ -172,9 +172,9 @@ def fit(
     changing = [*model.variables, *optimizer.variables]
     curve: list[dict[str, float]] = []
     losses: list[float] = []
-    if state.facts.get("seed") == settings.seed:
+    if (saved := unfinished(state, settings.seed)) is not None:
         state.restore(changing)
-        curve = state.facts["curve"]
+        curve = saved
     first = int(curve[-1]["step"]) if curve else 0
     iterator = iter(
         tf.distribute.get_strategy().distribute_datasets_from_function(
@@ -192,6 +192,7 @@ def fit(
                 raise
             losses.append(float(step(batch)[0]))
             if not np.isfinite(losses[-1]):
+                state.remove()  # It would diverge again.
                 raise UserError(
                     f"learning_rate={settings.learning_rate:g}: {task.name} diverged in step "
                     f"{number + 1}; use a smaller learning rate"
@@ -201,9 +202,16 @@ def fit(
                 losses = []
                 bar.set_postfix(loss=f"{curve[-1]['loss']:.3f}", refresh=False)
                 if number + 1 < settings.steps:
-                    state.save_if_due(changing, {"seed": settings.seed, "curve": curve})
+                    current = {"seed": settings.seed, "curve": curve}
+                    state.save_if_due(changing, {"current": current})
             bar.update()
     return curve
+
+
+def unfinished(state: TrainingState, seed: int) -> list[dict[str, float]] | None:
+    """Return the curve of the training with a seed that was interrupted; None if there is none."""
+    current = state.facts.get("current") or {}
+    return current["curve"] if current.get("seed") == seed else None
 
 
 def normalize(squares: tf.Tensor) -> tf.Tensor:

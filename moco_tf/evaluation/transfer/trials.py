@@ -9,10 +9,11 @@ from moco_tf import markdown
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.evaluation import comparison, unreadable
+from moco_tf.evaluation.identity import checksum, software
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.results import write_result
 from moco_tf.evaluation.settings import TransferSettings
-from moco_tf.evaluation.training_state import TrainingState, of_result
+from moco_tf.evaluation.training_state import TrainingState, state_in
 from moco_tf.evaluation.transfer import training
 from moco_tf.evaluation.transfer.training import Prediction, Task
 from moco_tf.workers import is_chief
@@ -79,8 +80,10 @@ def run(
                 state,
             )
             predictions = predictions or kept
-        trials.append(trial)
-        state.save_if_due([], {"seed": None, "trials": trials})
+            trials.append(trial)
+            state.save_if_due([], {"trials": trials, "current": None})
+        else:
+            trials.append(trial)
         result = {
             **summarize_trials(task, trials),
             "num_train": len(images.train),
@@ -119,7 +122,8 @@ def compare(
 
     The results are written to `directory/eval/<task>_comparison.json` after every trial. A trial in
     that file from the same weights, images and settings is not run again. Other trials in the file
-    are kept in it, as `earlier`.
+    are kept in it, as `earlier`. A trial that was interrupted continues from its `TrainingState`
+    there.
 
     Args:
         task: The task.
@@ -145,7 +149,7 @@ def compare(
     rows: list[dict[str, Any]] = []
     for name, initialize in initializations.items():
         backbone = initialize(settings.seed)
-        identity = _identify(name, backbone, images, image_size)
+        identity = identify(name, backbone, images, image_size)
         row = comparison.find_matching(finished, {**identity, **_recorded(settings)}) or {}
         rows.append(identity)
 
@@ -156,7 +160,7 @@ def compare(
                 write_result(directory, comparison.with_earlier(content, "rows", finished))
 
         earlier = row.get("trials", ())
-        state = of_result(directory, protocol, {**identity, **_recorded(settings)})
+        state = state_of(directory, protocol, identity, settings)
         run(task, initialize, images, image_size, settings, earlier, write, name, state)
         state.remove()
     return {"protocol": protocol, **description, "rows": rows}
@@ -195,8 +199,8 @@ def _run_trial(
     state: TrainingState,
 ) -> tuple[dict[str, Any], dict[int, Prediction]]:
     seed = settings.seed
-    if state.facts.get("seed") != seed:
-        state.restart_clock()
+    if training.unfinished(state, seed) is None:
+        state.begin_another()
     model = training.build(task, initialize(seed), len(images.class_names), image_size, seed)
     curve = training.fit(task, model, images, image_size, settings, progress, state)
     shown = evenly_spaced(images.test, NUM_SHOWN).tolist()
@@ -204,35 +208,18 @@ def _run_trial(
     return {"seed": seed, **metrics, "seconds": state.elapsed(), "curve": curve}, kept
 
 
-def state_of(
-    directory: str,
-    protocol: str,
-    name: str,
-    backbone: Any,
-    images: AnnotatedImages,
-    image_size: int,
-    settings: TransferSettings,
-) -> TrainingState:
-    """Return the state of the trials of an initialization.
+def identify(name: str, backbone: Any, images: AnnotatedImages, image_size: int) -> dict[str, Any]:
+    """Return what the trials of an initialization depend on besides the settings.
 
     Args:
-        directory: Directory of the result, such as the run directory.
-        protocol: The name that the result goes by.
         name: The name of the initialization.
         backbone: The backbone of the first trial.
         images: The annotated images.
         image_size: Side of the images in pixels.
-        settings: Settings of the training.
     """
-    identity = _identify(name, backbone, images, image_size)
-    return of_result(directory, protocol, {**identity, **_recorded(settings)})
-
-
-def _identify(name: str, backbone: Any, images: AnnotatedImages, image_size: int) -> dict[str, Any]:
-    """Return what the trials of an initialization depend on besides the settings."""
     return {
         "initialisation": name,
-        "weights": comparison.checksum(backbone),
+        "weights": checksum(backbone),
         "network": network_checksum(backbone),
         "data": images.name,
         "data_checksum": images.checksum,
@@ -240,6 +227,20 @@ def _identify(name: str, backbone: Any, images: AnnotatedImages, image_size: int
         "num_train": len(images.train),
         "num_test": len(images.test),
     }
+
+
+def state_of(
+    directory: str, protocol: str, identity: dict[str, Any], settings: TransferSettings
+) -> TrainingState:
+    """Return the state of the trials of an initialization.
+
+    Args:
+        directory: Directory of the result, such as the run directory.
+        protocol: The name that the result goes by.
+        identity: The result of `identify`.
+        settings: Settings of the training.
+    """
+    return state_in(directory, protocol, {**identity, **_recorded(settings), **software()})
 
 
 def _recorded(settings: TransferSettings) -> dict[str, Any]:

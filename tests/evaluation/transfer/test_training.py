@@ -12,6 +12,7 @@ pytest.importorskip("pycocotools")
 import PIL.Image
 
 from moco_tf.data.boxes import load as load_boxes
+from moco_tf.data.boxes.letterbox import TrainingBatches
 from moco_tf.errors import UserError
 from moco_tf.evaluation import training_state
 from moco_tf.evaluation.settings import DetectionSettings, SegmentationSettings
@@ -186,7 +187,7 @@ def test_images_are_normalized_like_those_of_the_encoder():
 def test_interrupted_trial_ends_like_an_uninterrupted_one(task, images, tmp_path, monkeypatch):
     monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
     settings = task.settings(**{**TWO_STEPS, "steps": 4, "trials": 2})
-    fit, save, first_steps = training.fit, TrainingState.save_if_due, []
+    until, save, first_steps = TrainingBatches.until, TrainingState.save_if_due, []
 
     def run(state=None):
         result, _ = trials.run(task, lambda _: small_encoder(), images, SIZE, settings, state=state)
@@ -194,13 +195,13 @@ def test_interrupted_trial_ends_like_an_uninterrupted_one(task, images, tmp_path
 
     def save_and_stop(self, variables, facts):
         save(self, variables, facts)
-        if facts["seed"] == 1 and len(facts["curve"]) == 2:
+        current = facts["current"]
+        if current and current["seed"] == 1 and len(current["curve"]) == 2:
             raise KeyboardInterrupt
 
-    def note(*arguments):
-        curve = arguments[-1].facts["curve"]
-        first_steps.append(curve[-1]["step"])
-        return fit(*arguments)
+    def note(self, steps, context, start):
+        first_steps.append(start)
+        return until(self, steps, context, start)
 
     expected = run()
     path = str(tmp_path / "state")
@@ -208,6 +209,6 @@ def test_interrupted_trial_ends_like_an_uninterrupted_one(task, images, tmp_path
         patch.setattr(TrainingState, "save_if_due", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             run(TrainingState(path))
-    monkeypatch.setattr(training, "fit", note)
+    monkeypatch.setattr(TrainingBatches, "until", note)
     assert run(TrainingState(path)) == expected
     assert first_steps == [2]  # In the second trial.

@@ -9,8 +9,10 @@ import pytest
 pytest.importorskip("keras_hub")
 pytest.importorskip("pycocotools")
 from moco_tf.data.boxes.annotations import AnnotatedImages
+from moco_tf.evaluation import training_state
 from moco_tf.evaluation.settings import DetectionSettings
-from moco_tf.evaluation.transfer import trials
+from moco_tf.evaluation.training_state import TrainingState
+from moco_tf.evaluation.transfer import training, trials
 from moco_tf.evaluation.transfer.detection import DETECTION
 
 
@@ -50,6 +52,46 @@ def test_interrupted_comparison_keeps_the_other_trials(monkeypatch, tmp_path):
     assert len(computed) == 6
     assert compare(5) == [5, 5]
     assert len(computed) == 10
+
+
+def test_interrupted_trial_and_the_finished_ones_are_in_the_state(monkeypatch, tmp_path):
+    monkeypatch.setattr(training_state, "SAVE_SECONDS", 0)
+    variable = keras.Variable(0.0)
+    trained = []
+
+    def run_trial(task, initialize, images, image_size, settings, progress, state):
+        curve = training.unfinished(state, settings.seed) or []
+        if curve:
+            state.restore([variable])
+        trained.append((settings.seed, len(curve), float(variable.value)))
+        for step in range(len(curve), 3):
+            curve.append({"step": step + 1})
+            variable.assign(10 * settings.seed + step)
+            state.save_if_due([variable], {"current": {"seed": settings.seed, "curve": curve}})
+            if (settings.seed, step) == (1, 1) and len(trained) == 2:
+                raise KeyboardInterrupt
+        metrics = dict.fromkeys(DETECTION.metrics, 0.5)
+        return {"seed": settings.seed, **metrics, "seconds": 1.0, "curve": curve}, {0: ()}
+
+    monkeypatch.setattr(trials, "_run_trial", run_trial)
+    indices = np.arange(3)
+    images = AnnotatedImages("memory", ["a"], None, None, str, indices, indices, 1)
+    path = str(tmp_path / "state")
+
+    def run(number):
+        settings = DetectionSettings(trials=number)
+        return trials.run(DETECTION, None, images, 64, settings, state=TrainingState(path))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(3)
+    variable.assign(0)
+    result, _ = run(3)
+    assert trained == [(0, 0, 0), (1, 0, 2), (1, 2, 11), (2, 0, 12)]
+    assert [trial["seed"] for trial in result["trials"]] == [0, 1, 2]
+    assert all(len(trial["curve"]) == 3 for trial in result["trials"])
+    fewer, predictions = run(2)
+    assert (len(fewer["trials"]), predictions) == (2, {})
+    assert len(trained) == 4
 
 
 def test_trials_of_other_annotations_or_layers_are_not_used(monkeypatch, tmp_path):
