@@ -63,12 +63,10 @@ def train(settings, state=None, backbone=None):
 
 
 CASES = {
-    "linear": LINEAR,
-    "linear rates": dataclasses.replace(LINEAR, learning_rate=30.0, learning_rates=(0.1, 0.7)),
+    "linear": dataclasses.replace(LINEAR, learning_rate=30.0, learning_rates=(0.1, 0.7)),
     "tuned": FINETUNE,
     "frozen": dataclasses.replace(FINETUNE, batch_norm="frozen"),
-    "head": dataclasses.replace(FINETUNE, layers="head"),
-    "seldom evaluated": dataclasses.replace(FINETUNE, evaluate_every=3),
+    "head": dataclasses.replace(FINETUNE, layers="head", evaluate_every=3),
 }
 
 
@@ -99,7 +97,7 @@ def test_random_numbers_of_a_backbone_go_on(tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("case", ["linear", "tuned"])
 def test_training_goes_on_with_other_devices(case, tmp_path, two_replicas):
     expected, _ = train(CASES[case])
