@@ -213,7 +213,8 @@ def finetune(
             views.
         state_file: File that holds the state of the training while it runs, from which the same
             call continues if it was interrupted. It is written at the end of an epoch, at most
-            every five minutes, and removed at the end. A file of something else is refused.
+            every five minutes, and removed at the end. A file of something else is refused. Changed
+            code of your own layers, or of the `read` of a source, is not noticed.
 
     Returns:
         The classifier after the last epoch, and the result. The classifier is a `keras.Model` from
@@ -264,7 +265,10 @@ def finetune(
     classifier.require_classifiable(backbone)
     state = TrainingState()
     if state_file is not None:
-        identity = identify_training(backbone, source, image_size, settings)
+        identity = {
+            "protocol": "finetune",
+            **identify_training(backbone, source, image_size, settings),
+        }
         state = TrainingState(paths.expand_argument(state_file, "state_file"), identity)
     trained, result = protocols.evaluate_finetune(
         backbone, source, image_size, settings, state=state

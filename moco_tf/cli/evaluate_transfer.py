@@ -75,7 +75,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         return
     [(initialization, initialize)] = initializations.items()
     identity = trials.identify(initialization, initialize(settings.seed), images, image_size)
-    state = trials.state_of(directory, protocol, identity, settings)
+    state = trials.state_of(directory, protocol, identity, images, settings)
     result, predictions = trials.run(task, initialize, images, image_size, settings, state=state)
     if not workers.is_chief():
         return
@@ -89,10 +89,10 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
-    state.remove()
+    trials.finish(state, settings)
     backbone_flags.print_unreadable(directory, result)
-    if not predictions:  # All trials were finished before.
-        print(f"{summary}; wrote {path}")
+    if not predictions:
+        print(f"{summary}; wrote {path}, without a picture, since all trials were finished before")
         return
     picture = os.path.join(directory, "eval", f"{protocol}.png")
     if task is detection.DETECTION:

@@ -119,7 +119,7 @@ def fit(
     first_epoch, num_seen = 0, 0
     curve: list[dict[str, Any]] = []
     if state.facts:
-        state.restore(changing)
+        state.restore(changing, f"epoch {state.facts['epoch']} of {settings.epochs}")
         first_epoch, num_seen = state.facts["epoch"], state.facts["num_seen"]
         curve = state.facts["curve"]
         unreadable_indices |= set(state.facts["unreadable_train"])

@@ -2,16 +2,18 @@
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import zlib
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from numpy.typing import ArrayLike
 
 import moco_tf
 from moco_tf import run_data
 from moco_tf.data.sources.source import Source
+from moco_tf.encoders import preprocessing
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.settings import Settings
 
@@ -34,7 +36,8 @@ def identify(backbone: Any, source: Source, image_size: int) -> dict[str, Any]:
     """
     return {
         "weights": checksum(backbone),
-        "network": network_checksum(backbone),
+        # With the normalization that a training adds.
+        "network": network_checksum(preprocessing.for_images(backbone)),
         "data": source.name,
         "data_images": source.size,
         "data_checksum": run_data.of_source(source).checksum,
@@ -56,26 +59,36 @@ def identify_training(
         settings: Settings of the training.
 
     Returns:
-        The entries of `identify`, the settings, `parts`, a checksum of the indices of the training
-        and test images, and the entries of `software`.
+        The entries of `software`, those of `identify`, `parts`, the result of `parts_checksum`, and
+        the settings.
     """
-    parts = [np.asarray(part, np.int64).tobytes() for part in (source.train, source.test)]
     return {
-        **identify(backbone, source, image_size),
-        **dataclasses.asdict(settings),
-        "parts": [zlib.crc32(part) for part in parts],
         **software(),
+        **identify(backbone, source, image_size),
+        "parts": parts_checksum(source.train, source.test),
+        **dataclasses.asdict(settings),
     }
 
 
-def software() -> dict[str, str]:
-    """Return the versions, and the type of numbers, that a training computes with."""
+def software() -> dict[str, str | None]:
+    """Return the versions and the types of numbers that a training computes with."""
+    versions: dict[str, str | None] = {}
+    for name in ("tensorflow", "keras", "keras-hub"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
     return {
         "moco-tf": moco_tf.__version__,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        **versions,
         "floatx": keras.config.floatx(),
+        "dtype_policy": keras.config.dtype_policy().name,
     }
+
+
+def parts_checksum(train: ArrayLike, test: ArrayLike) -> list[int]:
+    """Return checksums of the indices of the training and the test images, in their order."""
+    return [zlib.crc32(np.asarray(part, np.int64).tobytes()) for part in (train, test)]
 
 
 def checksum(backbone: Any) -> str:

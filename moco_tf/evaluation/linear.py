@@ -225,7 +225,7 @@ def train(
     first_epoch, unreadable_indices = 0, set[int]()
     curves: list[list[dict[str, Any]]] = [[] for _ in layers]
     if state.facts:
-        state.restore(changing)
+        state.restore(changing, f"epoch {state.facts['epoch']} of {settings.epochs}")
         first_epoch, curves = state.facts["epoch"], state.facts["curves"]
         unreadable_indices = set(state.facts["unreadable"])
 
@@ -242,7 +242,8 @@ def train(
             for curve, layer in zip(curves, values, strict=True):
                 if _is_finite(*layer):
                     curve.append({"epoch": epoch.number + 1, **_accuracies(layer, test)})
-            best = max(curve[-1]["top1"] for curve in curves if curve)
+            last = [curve[-1] for curve in curves if curve]
+            best = max(point["top1"] for point in last if point["epoch"] == epoch.number + 1)
             bar.set_postfix(top1=f"{best:.3f}", refresh=False)
             if epoch.number + 1 < settings.epochs:
                 facts = {"epoch": epoch.number + 1, "curves": curves}

@@ -6,10 +6,13 @@ continued ends like one that was never interrupted, because its images depend on
 on the number of the step.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
+import re
 import time
 import zipfile
 import zlib
@@ -22,7 +25,7 @@ import tensorflow as tf
 
 from moco_tf import workers
 from moco_tf.errors import UserError
-from moco_tf.files import error_reason, remove, write_atomically, write_remedy
+from moco_tf.files import error_reason, write_atomically, write_remedy
 
 SAVE_SECONDS = 300  # Between two saves. A shorter training writes no file.
 # What decoding a file raises that is damaged, or not a state.
@@ -30,9 +33,12 @@ DECODING_ERRORS = (
     AttributeError,
     EOFError,
     KeyError,
+    MemoryError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
+    lzma.LZMAError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -74,11 +80,12 @@ class TrainingState:
             self._require_shared(path)
         self._start = self._saved = time.monotonic()
 
-    def restore(self, variables: Sequence[Any]) -> None:
+    def restore(self, variables: Sequence[Any], position: str) -> None:
         """Set variables to the values that were saved, once.
 
         Args:
             variables: Those that were passed to `save_if_due`, in the same order.
+            position: How far the training is, for the message, such as "epoch 3 of 20".
 
         Raises:
             UserError: If they are not those of the file.
@@ -88,8 +95,7 @@ class TrainingState:
         for variable, array in zip(variables, self._arrays, strict=True):
             variable.assign(array)
         self._arrays = []
-        if workers.is_chief():
-            print(f"the training continues from {self.path}", flush=True)
+        _say(f"the training continues after {position}, from {self.path}")
 
     def save_if_due(self, variables: Sequence[Any], facts: Mapping[str, Any]) -> None:
         """Save if the last time was `SAVE_SECONDS` ago; a failure gives a warning.
@@ -98,14 +104,18 @@ class TrainingState:
             variables: All variables that change in the training.
             facts: Entries of `self.facts` to add or to replace.
         """
+        is_due = time.monotonic() - self._saved >= SAVE_SECONDS
+        if self.path is not None and max(workers.gather_from_workers(int(is_due))):
+            self.save(variables, facts)
+        else:
+            self.facts.update(facts)
+
+    def save(self, variables: Sequence[Any], facts: Mapping[str, Any]) -> None:
+        """Save at once, with the arguments of `save_if_due`."""
         self.facts.update(facts)
         if self.path is None:
             return
-        now = time.monotonic()
-        is_due = now - self._saved >= SAVE_SECONDS
-        if not max(workers.gather_from_workers(int(is_due))):
-            return
-        self._saved = now
+        self._saved = time.monotonic()
         # All workers read, since each of them may have a part of a value.
         arrays = [_as_array(variable) for variable in variables]
         if workers.is_chief():
@@ -129,27 +139,28 @@ class TrainingState:
             names = tf.io.gfile.listdir(folder or ".") if tf.io.gfile.isdir(folder or ".") else []
             for found in names:
                 # A kill while the state was written leaves a temporary file.
-                if found == name or (found.startswith(f"{name}.") and found.endswith(".tmp")):
-                    remove(os.path.join(folder, found))
+                if re.fullmatch(re.escape(name) + r"(\.[0-9a-f]{8}\.tmp)?", found):
+                    tf.io.gfile.remove(os.path.join(folder, found))
         except (tf.errors.NotFoundError, FileNotFoundError):
             pass  # Another process has removed it.
         except (tf.errors.OpError, OSError) as error:
-            print(f"warning: {self.path} cannot be removed ({error_reason(error)}): delete it")
+            _say(f"warning: {self.path} cannot be removed ({error_reason(error)}): delete it")
 
     def _write(self, path: str, arrays: list[np.ndarray]) -> None:
         header = {"identity": self.identity, "facts": self.facts, "seconds": self.elapsed()}
-        contents = io.BytesIO()
-        np.savez(contents, json.dumps(header), *arrays)
+        folder = os.path.dirname(path) or "."
         try:
-            if folder := os.path.dirname(path):
-                tf.io.gfile.makedirs(folder)
+            contents = io.BytesIO()
+            np.savez(contents, json.dumps(header), *arrays)
+            tf.io.gfile.makedirs(folder)
             write_atomically(path, contents.getvalue())
-        except (tf.errors.OpError, OSError) as error:
+            self._has_failed = False
+        except (tf.errors.OpError, OSError, MemoryError) as error:
             if not self._has_failed:
-                print(
+                _say(
                     f"warning: the state of the training cannot be saved to {path} "
-                    f"({error_reason(error)}): {write_remedy(error, os.path.dirname(path))}. The "
-                    "training goes on, and tries again later"
+                    f"({error_reason(error)}): {write_remedy(error, folder)}. The training goes "
+                    "on, and tries again later"
                 )
             self._has_failed = True
 
@@ -176,7 +187,9 @@ class TrainingState:
                 f"{path} is not the state of a training ({error_reason(error)}): use another file, "
                 "or delete it to start again if it is damaged"
             ) from error
-        for name in sorted(self.identity.keys() | identity.keys()):
+        # The protocol and the versions explain other differences, so they come first.
+        names = [*self.identity, *(name for name in identity if name not in self.identity)]
+        for name in names:
             saved, value = identity.get(name), self.identity.get(name)
             if saved != value:
                 difference = f"{name}={json.dumps(saved)}, not {json.dumps(value)}"
@@ -189,8 +202,7 @@ class TrainingState:
         """Start again if the workers have not read the same file."""
         digest = zlib.crc32(json.dumps(self.facts).encode())
         if len(set(workers.gather_from_workers(digest))) > 1:
-            if workers.is_chief():
-                print(f"warning: the workers do not share {path}, so the training starts again")
+            _say(f"warning: the workers do not share {path}, so the training starts again")
             self.facts, self._arrays, self._seconds_before = {}, [], 0.0
 
 
@@ -208,9 +220,26 @@ def state_in(directory: str, protocol: str, identity: Mapping[str, Any]) -> Trai
     Raises:
         UserError: As `TrainingState`.
     """
+    identity = {"protocol": protocol, **identity}
     text = json.dumps(identity, sort_keys=True)
     name = f"{protocol}.{hashlib.sha256(text.encode()).hexdigest()[:12]}.state"
-    return TrainingState(os.path.join(directory, "eval", name), identity)
+    folder = os.path.join(directory, "eval")
+    state = TrainingState(os.path.join(folder, name), identity)
+    names = tf.io.gfile.listdir(folder) if not state.facts and tf.io.gfile.isdir(folder) else []
+    for other in sorted(names):
+        if re.fullmatch(re.escape(protocol) + r"\.[0-9a-f]{12}\.state", other):
+            _say(
+                f"note: {os.path.join(folder, other)} is of an unfinished training with other "
+                "settings, weights, images or versions, which this one does not continue; delete "
+                "it if you do not need it"
+            )
+    return state
+
+
+def _say(text: str) -> None:
+    if workers.is_chief():
+        with contextlib.suppress(OSError):  # The training goes on without its log.
+            print(text, flush=True)
 
 
 def _as_array(variable: Any) -> np.ndarray:

@@ -350,7 +350,7 @@ def test_killed_training_continues(workdir, tmp_path, protocol):
     command.run("-m", "tests.killed_evaluation", 2, *flags("killed"), status=-signal.SIGKILL)
     [state] = (tmp_path / "killed" / "eval").iterdir()
     output = in_process.run("evaluate.py", *flags("killed"))
-    assert f"the training continues from {state}\n" in output
+    assert f"the training continues after epoch 2 of 3, from {state}\n" in output
     results = [
         json.loads((tmp_path / name / "eval" / f"{protocol}.json").read_text())
         for name in ("at once", "killed")

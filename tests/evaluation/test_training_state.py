@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import moco_tf
+from moco_tf.data.pixels import default
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, finetune, linear, protocols, training_state
 from moco_tf.evaluation.identity import identify_training
@@ -119,7 +120,7 @@ def test_values_of_each_type_are_saved_exactly(dtype, tmp_path):
     saved.assign(numbers)
     TrainingState(path).save_if_due([saved], {"epoch": 1})
     state = TrainingState(path)
-    state.restore([restored])
+    state.restore([restored], "epoch 1 of 2")
     assert state.facts == {"epoch": 1}
     np.testing.assert_array_equal(restored.numpy(), numbers.numpy())
 
@@ -230,6 +231,14 @@ def test_everything_that_the_training_depends_on_is_compared(tmp_path):
     }.items():
         with pytest.raises(UserError, match=f"is the state of a training with {message}"):
             TrainingState(path, identity(**changes))
+    encoder = moco_tf.encoders.build("resnet8", stem="small")
+    darker = moco_tf.encoders.build(
+        "resnet8", stem="small", pixels=dataclasses.replace(default(3), mean=(0, 0, 0))
+    )
+    darker.set_weights(encoder.get_weights())
+    TrainingState(f"{path} 2", identity(backbone=encoder)).save_if_due([], {"epoch": 1})
+    with pytest.raises(UserError, match="with other layers of the backbone"):
+        TrainingState(f"{path} 2", identity(backbone=darker))
     keras.config.set_floatx("float64")
     try:
         with pytest.raises(UserError, match='floatx="float32", not "float64"'):
@@ -257,19 +266,29 @@ def test_state_that_cannot_be_removed_does_not_cost_the_result(tmp_path, monkeyp
     state = TrainingState(str(tmp_path / "state"))
     state.save_if_due([], {"epoch": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(training_state, "remove", fail)
+        patch.setattr(tf.io.gfile, "remove", fail)
         state.remove()
     assert "state cannot be removed (Permission denied): delete it" in capsys.readouterr().out
 
 
 def test_what_a_kill_leaves_is_removed_at_the_end(tmp_path):
-    for name in ("state", "state.0a1b2c3d.tmp", "state.json", "other.0a1b2c3d.tmp"):
+    others = ["other.0a1b2c3d.tmp", "state.json", "state.mine.tmp"]
+    for name in ("state", "state.0a1b2c3d.tmp", *others):
         (tmp_path / name).write_text("")
     state = TrainingState()
     state.path = str(tmp_path / "state")
     state.remove()
     state.remove()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.0a1b2c3d.tmp", "state.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
+
+
+def test_folder_in_the_place_of_a_state_is_kept(tmp_path, capsys):
+    state = TrainingState(str(tmp_path / "photos"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "photo.jpg").write_text("")
+    state.remove()
+    assert (tmp_path / "photos" / "photo.jpg").exists()
+    assert "photos cannot be removed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -296,6 +315,16 @@ def test_each_training_has_its_own_file(tmp_path):
         for seed in (0, 1)
     }
     assert len(paths) == 4
+
+
+def test_state_of_another_training_in_the_directory_is_named(tmp_path, capsys):
+    state = state_in(str(tmp_path), "linear", {"seed": 0})
+    state.save_if_due([], {"epoch": 1})
+    state_in(str(tmp_path), "linear", {"seed": 0})
+    state_in(str(tmp_path), "finetune", {"seed": 1})
+    assert capsys.readouterr().out == ""
+    state_in(str(tmp_path), "linear", {"seed": 1})
+    assert f"note: {state.path} is of an unfinished training" in capsys.readouterr().out
 
 
 def test_curve_of_a_comparison_goes_on(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from moco_tf import seeds
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.boxes.letterbox import TrainingBatches, batches_to_evaluate, require_readable
 from moco_tf.data.normalization import mean_and_std
@@ -116,8 +117,9 @@ def build(
         UserError: If the image size is not a multiple of `STRIDE`.
     """
     require_valid_size(task, image_size)
-    keras.utils.set_random_seed(seed)
-    model = task.build(image_encoder, num_classes, image_size)
+    with seeds.restored_generators():
+        keras.utils.set_random_seed(seed)
+        model = task.build(image_encoder, num_classes, image_size)
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized, layer.momentum = True, BATCH_NORM_MOMENTUM
@@ -173,8 +175,8 @@ def fit(
     curve: list[dict[str, float]] = []
     losses: list[float] = []
     if (saved := unfinished(state, settings.seed)) is not None:
-        state.restore(changing)
         curve = saved
+        state.restore(changing, f"step {curve[-1]['step']} of {settings.steps}")
     first = int(curve[-1]["step"]) if curve else 0
     iterator = iter(
         tf.distribute.get_strategy().distribute_datasets_from_function(
@@ -192,7 +194,8 @@ def fit(
                 raise
             losses.append(float(step(batch)[0]))
             if not np.isfinite(losses[-1]):
-                state.remove()  # It would diverge again.
+                if not state.facts.get("trials"):
+                    state.remove()  # It would diverge again.
                 raise UserError(
                     f"learning_rate={settings.learning_rate:g}: {task.name} diverged in step "
                     f"{number + 1}; use a smaller learning rate"

@@ -9,7 +9,7 @@ from moco_tf import markdown
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.sources.source import evenly_spaced
 from moco_tf.evaluation import comparison, unreadable
-from moco_tf.evaluation.identity import checksum, software
+from moco_tf.evaluation.identity import checksum, parts_checksum, software
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.evaluation.results import write_result
 from moco_tf.evaluation.settings import TransferSettings
@@ -81,7 +81,7 @@ def run(
             )
             predictions = predictions or kept
             trials.append(trial)
-            state.save_if_due([], {"trials": trials, "current": None})
+            state.save([], {"trials": trials, "current": None})
         else:
             trials.append(trial)
         result = {
@@ -160,9 +160,9 @@ def compare(
                 write_result(directory, comparison.with_earlier(content, "rows", finished))
 
         earlier = row.get("trials", ())
-        state = state_of(directory, protocol, identity, settings)
+        state = state_of(directory, protocol, identity, images, settings)
         run(task, initialize, images, image_size, settings, earlier, write, name, state)
-        state.remove()
+        finish(state, settings)
     return {"protocol": protocol, **description, "rows": rows}
 
 
@@ -230,7 +230,11 @@ def identify(name: str, backbone: Any, images: AnnotatedImages, image_size: int)
 
 
 def state_of(
-    directory: str, protocol: str, identity: dict[str, Any], settings: TransferSettings
+    directory: str,
+    protocol: str,
+    identity: dict[str, Any],
+    images: AnnotatedImages,
+    settings: TransferSettings,
 ) -> TrainingState:
     """Return the state of the trials of an initialization.
 
@@ -238,9 +242,18 @@ def state_of(
         directory: Directory of the result, such as the run directory.
         protocol: The name that the result goes by.
         identity: The result of `identify`.
+        images: The annotated images.
         settings: Settings of the training.
     """
-    return state_in(directory, protocol, {**identity, **_recorded(settings), **software()})
+    parts = {"parts": parts_checksum(images.train, images.test)}
+    return state_in(directory, protocol, {**software(), **identity, **parts, **_recorded(settings)})
+
+
+def finish(state: TrainingState, settings: TransferSettings) -> None:
+    """Remove the state of the trials, unless it has a later trial that is not finished."""
+    current = state.facts.get("current")
+    if not current or current["seed"] < settings.seed + settings.trials:
+        state.remove()
 
 
 def _recorded(settings: TransferSettings) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_interrupted_trial_and_the_finished_ones_are_in_the_state(monkeypatch, t
     def run_trial(task, initialize, images, image_size, settings, progress, state):
         curve = training.unfinished(state, settings.seed) or []
         if curve:
-            state.restore([variable])
+            state.restore([variable], "step 2")
         trained.append((settings.seed, len(curve), float(variable.value)))
         for step in range(len(curve), 3):
             curve.append({"step": step + 1})
@@ -89,9 +89,16 @@ def test_interrupted_trial_and_the_finished_ones_are_in_the_state(monkeypatch, t
     assert trained == [(0, 0, 0), (1, 0, 2), (1, 2, 11), (2, 0, 12)]
     assert [trial["seed"] for trial in result["trials"]] == [0, 1, 2]
     assert all(len(trial["curve"]) == 3 for trial in result["trials"])
+    [path_of_state] = tmp_path.iterdir()
+    state = TrainingState(path)
+    state.facts["current"] = {"seed": 2, "curve": []}
+    trials.finish(state, DetectionSettings(trials=2))
+    assert path_of_state.exists()  # It has a later trial.
     fewer, predictions = run(2)
     assert (len(fewer["trials"]), predictions) == (2, {})
     assert len(trained) == 4
+    trials.finish(TrainingState(path), DetectionSettings(trials=2))
+    assert not path_of_state.exists()
 
 
 def test_trials_of_other_annotations_or_layers_are_not_used(monkeypatch, tmp_path):
