@@ -19,6 +19,7 @@ from moco_tf.training.metrics_log import MetricsLog
 from tests import in_process
 from tests.command import state
 from tests.images import crops
+from tests.written import written
 
 IMAGES = np.stack(crops(48, 32))
 LABELS = ["left", "right"] * 24
@@ -260,10 +261,10 @@ def test_labels_of_the_user_are_not_used_by_a_call_without_labels(tmp_path):
 def test_equal_files_of_the_user_are_kept(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     np.save(tmp_path / "images.labels.npy", np.array(LABELS, "U40"))
-    before = {path.name: path.stat() for path in tmp_path.iterdir()}
+    before = written(tmp_path)
     with pytest.raises(UserError, match=r"config\.epochs=0"):
         moco_tf.train((np.load(tmp_path / "images.npy"), LABELS), tmp_path, "photos", epochs=0)
-    assert {path.name: path.stat() for path in tmp_path.iterdir()} == before
+    assert written(tmp_path) == before
 
 
 @pytest.mark.nightly

@@ -6,6 +6,7 @@ import pytest
 import moco_tf
 from moco_tf import UserError, run_directory, run_images
 from moco_tf.data import sources
+from tests.written import written
 
 IMAGES = np.random.default_rng(0).integers(0, 256, [48, 8, 8, 3], np.uint8)
 LABELS = ["left", "right"] * 24
@@ -25,15 +26,11 @@ def test_equal_files_are_not_written_again(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", IMAGES)
     np.save(tmp_path / "images.labels.npy", np.array(LABELS, "U40"))
 
-    def written():
-        stats = {path.name: path.stat() for path in tmp_path.iterdir()}
-        return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
-
-    before = written()
+    before = written(tmp_path)
     monkeypatch.chdir(tmp_path)
     with run_images.kept((IMAGES, LABELS), ".") as source:
         assert source == f"npy:{tmp_path}/images.npy"
-    assert written() == before
+    assert written(tmp_path) == before
 
 
 def test_interrupted_call_before_the_run_leaves_nothing(tmp_path):
