@@ -21,7 +21,7 @@ from moco_tf.evaluation.settings import Settings
 def identify(backbone: Any, source: Source, image_size: int) -> dict[str, Any]:
     """Return what the result of a training on a backbone depends on besides the settings.
 
-    A photo that was replaced under the same name is not noticed.
+    An image file that was replaced under the same name is not noticed.
 
     Args:
         backbone: The backbone, as for `moco_tf.evaluation.finetune.fit`.
