@@ -16,7 +16,7 @@ from moco_tf.cli.flag_groups import (
     reject_settings,
 )
 from moco_tf.errors import UserError
-from moco_tf.evaluation.settings import Settings
+from moco_tf.evaluation.settings import FinetuneSettings, LinearSettings, Settings
 
 HELP = """Evaluate a backbone, frozen or fine-tuned. All protocols except cluster and
 report need labels.
@@ -186,7 +186,12 @@ def evaluate(values: flags.FlagValues) -> None:
     strategy = app.make_strategy(values)
 
     from moco_tf import workers
-    from moco_tf.cli import evaluate_features, evaluate_report, evaluate_transfer
+    from moco_tf.cli import (
+        evaluate_features,
+        evaluate_report,
+        evaluate_training,
+        evaluate_transfer,
+    )
     from moco_tf.training.printing import printing_may_fail
 
     with workers.scope(strategy), printing_may_fail():
@@ -194,6 +199,8 @@ def evaluate(values: flags.FlagValues) -> None:
             evaluate_transfer.run(values, protocol, settings)
         elif values.protocol == "report":
             evaluate_report.run(values)
+        elif isinstance(settings, LinearSettings | FinetuneSettings):
+            evaluate_training.run(values, protocol, settings)
         else:
             evaluate_features.run(values, protocol, settings)
 

@@ -1,35 +1,31 @@
-"""The protocols of moco-evaluate that classify or compare images."""
+"""The protocols of moco-evaluate on features that are computed once."""
 
 import dataclasses
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import keras
-import numpy as np
 from absl import flags
 
-from moco_tf import run_data, workers
-from moco_tf.backbones import classifier, history
-from moco_tf.cli import backbone_flags, evaluated_backbones
+from moco_tf import workers
+from moco_tf.cli import backbone_flags, evaluate_inputs, evaluated_backbones
+from moco_tf.cli.evaluate_inputs import Inputs
 from moco_tf.data.pixels import range_text
-from moco_tf.data.sources.folder import require_outside
 from moco_tf.data.sources.mixture import shared_file
 from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
-from moco_tf.evaluation import comparison, few_shot, galleries, patches, protocols
-from moco_tf.evaluation.identity import identify, identify_training
-from moco_tf.evaluation.results import require_writable, summarize, write_result
+from moco_tf.evaluation import few_shot, galleries, patches, protocols
+from moco_tf.evaluation.features import Features
+from moco_tf.evaluation.results import summarize, write_result
 from moco_tf.evaluation.settings import (
     AnomalySettings,
     ClusterSettings,
     FewShotSettings,
-    FinetuneSettings,
-    LinearSettings,
     RetrievalSettings,
     Settings,
 )
-from moco_tf.evaluation.training_state import TrainingState, state_in
 from moco_tf.plots import features as feature_plots
 
 
@@ -41,160 +37,133 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         protocol: The name that the result goes by.
         settings: Settings of the protocol.
     """
-    config = evaluated_backbones.read_config(values)
-    source, image_size = backbone_flags.open_source(values, config)
-    backbone, name, directory, channels = evaluated_backbones.load_backbone(
-        values, config, source, image_size
-    )
-    backbone_flags.require_images(values, backbone, name, source, channels, image_size)
-    gallery = _open_gallery(values, config, source)
-    _require_labels(protocol, source, gallery, settings)
-    if isinstance(settings, FewShotSettings):
-        assert source.labels is not None
-        assert source.class_names is not None
-        try:
-            few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
-        except UserError as error:
-            raise UserError(f"--{error}") from error
-    if workers.several_workers():
-        _require_identical_workers(protocol, settings, backbone, source, gallery, image_size)
-    directory = values.output_dir or directory
-    if workers.is_chief():
-        require_writable(directory)
-    backbone_history = ""
-    if values.save_classifier:
-        if workers.is_chief():
-            classifier.require_path(values.save_classifier)
-        classifier.require_classifiable(backbone)
-        backbone_history = _history(values, backbone)
-    description = backbone_flags.describe(backbone, name, source.name, image_size)
-    if gallery is not None:
-        description["gallery_data"] = gallery.name
-        if isinstance(settings, RetrievalSettings):
-            settings = dataclasses.replace(settings, gallery="train")
+    inputs = evaluate_inputs.load(values)
+    gallery = _open_gallery(values, inputs)
+    _require_labels(protocol, inputs.source, gallery, settings)
+    evaluate_inputs.check(inputs, protocol, settings, gallery)
+    # Every process computes features; the chief alone writes.
     if isinstance(settings, AnomalySettings) and settings.level == "patch":
-        protocol = "anomaly_patch"  # The name of its files.
-    picture = _picture(values, protocol, directory)
-    if picture:
-        require_outside(values.data or config.data.source, picture)
-        if values.gallery_data:
-            require_outside(values.gallery_data, picture)
-    backbones = {}
-    if isinstance(settings, FinetuneSettings) and values.compare:
-        backbones = evaluated_backbones.backbones_to_compare(
-            values, config, source, image_size, backbone, settings.seed
-        )
-        comparison.read(directory, comparison.PROTOCOL, "curves")  # Refuses a damaged file early.
-    is_of_run = bool(values.workdir) and source.name == config.data.source
-    _print_summary(source, gallery, is_of_run)
-    heat: np.ndarray | None = None
-    trained: protocols.Trained | None = None
-    state: TrainingState | None = None
-    if isinstance(settings, LinearSettings | FinetuneSettings) and not backbones:
-        identity = identify_training(backbone, source, image_size, settings)
-        state = state_in(directory, protocol, identity)
-
-    # Every process computes; the chief alone writes.
-    if isinstance(settings, LinearSettings):
-        trained, result = protocols.evaluate_linear(backbone, source, image_size, settings, state)
-    elif isinstance(settings, FinetuneSettings) and backbones:
-        result = comparison.compare(backbones, source, image_size, directory, description, settings)
-        if workers.is_chief():
-            feature_plots.plot_comparison(picture, {**result, **description})
-    elif isinstance(settings, FinetuneSettings):
-        trained, result = protocols.evaluate_finetune(
-            backbone, source, image_size, settings, state=state
-        )
-    elif isinstance(settings, AnomalySettings) and settings.level == "patch":
-        shared = shared_file([source, gallery]) if gallery is not None else None
-        if shared and workers.is_chief():
-            print(
-                f"warning: --data and --gallery_data both have {shared[-1]}, whose patches "
-                "count as normal then: name other images by --gallery_data"
-            )
-        network = evaluated_backbones.load_network(values, config, source)
-        result, heat = patches.evaluate(network, gallery, source, image_size, settings)
+        _compare_patches(values, settings, inputs, gallery)
     else:
-        start = time.perf_counter()
-        if gallery is not None:
-            train, test = galleries.extract_gallery(backbone, gallery, source, image_size)
-        elif protocol == "cluster" and not source.has_labels:
-            train, test = galleries.extract_unlabeled(backbone, source, image_size)
-        else:
-            train, test = protocols.extract_both(backbone, source, image_size)
-        seconds = round(time.perf_counter() - start, 3)
-        if not workers.is_chief():
-            return
-        result = protocols.evaluate(protocol, train, test, settings)
-        result["feature_seconds"] = seconds
-        if gallery is not None:
-            result["num_copies"] = galleries.count_copies(train, test)
-            if result["num_copies"]:
-                print(
-                    f"warning: {result['num_copies']} of {len(test.indices)} query images have a "
-                    "copy in the gallery, which they find first: name other images by "
-                    "--gallery_data"
-                )
-        if train is test:
-            result["num_images_used"] = len(test.indices) + len(test.unreadable)
-    trained_model: keras.Model | None = None
-    if trained is not None and values.save_classifier:
-        trained_model = classifier.assemble(*trained)  # In all workers, because it has variables.
+        _compare_features(values, protocol, settings, inputs, gallery)
+
+
+def _compare_patches(
+    values: flags.FlagValues, settings: AnomalySettings, inputs: Inputs, gallery: Source | None
+) -> None:
+    """Find anomalies by the features of patches, instead of those of images."""
+    source, image_size = inputs.source, inputs.image_size
+    picture = _picture(values, "anomaly_patch", inputs)
+    evaluate_inputs.print_summary(values, inputs, gallery)
+    shared = shared_file([source, gallery]) if gallery is not None else None
+    if shared and workers.is_chief():
+        print(
+            f"warning: --data and --gallery_data both have {shared[-1]}, whose patches count as "
+            "normal then: name other images by --gallery_data"
+        )
+    network = evaluated_backbones.load_network(values, inputs.config, source)
+    result, heat = patches.evaluate(network, gallery, source, image_size, settings)
+    if workers.is_chief():
+        draw = partial(feature_plots.plot_anomalies, picture, source, image_size, result, heat)
+        _finish(inputs, gallery, result, picture, draw)
+
+
+def _compare_features(
+    values: flags.FlagValues,
+    protocol: str,
+    settings: Settings | None,
+    inputs: Inputs,
+    gallery: Source | None,
+) -> None:
+    """Apply a protocol of `protocols.CACHED`."""
+    backbone, source, image_size = inputs.backbone, inputs.source, inputs.image_size
+    picture = _picture(values, protocol, inputs)
+    evaluate_inputs.print_summary(values, inputs, gallery)
+    start = time.perf_counter()
+    if gallery is not None:
+        train, test = galleries.extract_gallery(backbone, gallery, source, image_size)
+    elif protocol == "cluster" and not source.has_labels:
+        train, test = galleries.extract_unlabeled(backbone, source, image_size)
+    else:
+        train, test = protocols.extract_both(backbone, source, image_size)
+    seconds = round(time.perf_counter() - start, 3)
     if not workers.is_chief():
         return
-    result |= description
-    summary = f"{protocol} of {name} on {source.name}: {summarize(result)}"
-    written: list[str] = []
-    try:
-        try:
-            written.append(write_result(directory, result))
-        finally:  # A result that cannot be written does not cost the classifier.
-            if trained is not None and trained_model is not None:
-                names, path = source.class_names or [], values.save_classifier
-                classifier.save(
-                    trained_model, path, names, result, trained.backbone, backbone_history
-                )
-                written.append(path)
-    except UserError:
-        # A disk that has become full does not cost the result.
-        print(f"{summary}; wrote {' and '.join(written)}" if written else summary)
-        raise
-    if state is not None:
-        state.remove()
-    written += filter(None, [picture])
-    backbone_flags.print_unreadable(directory, result)
+    if gallery is not None and isinstance(settings, RetrievalSettings):
+        settings = dataclasses.replace(settings, gallery="train")
+    result = protocols.evaluate(protocol, train, test, settings)
+    result["feature_seconds"] = seconds
+    if gallery is not None:
+        result["num_copies"] = _count_copies(train, test)
+    if train is test:
+        result["num_images_used"] = len(test.indices) + len(test.unreadable)
+    draw: Callable[[], None] | None = None
     if values.protocol == "knn":
-        # After the result, so that a picture that cannot be written does not cost it.
-        feature_plots.plot_neighbors(picture, source, image_size, train, test)
+        draw = partial(feature_plots.plot_neighbors, picture, source, image_size, train, test)
     elif values.protocol == "cluster":
-        feature_plots.plot_clusters(picture, source, image_size, result)
+        draw = partial(feature_plots.plot_clusters, picture, source, image_size, result)
     elif values.protocol == "anomaly":
-        feature_plots.plot_anomalies(picture, source, image_size, result, heat)
-    print(f"{summary}; wrote {' and '.join(written)}")
+        draw = partial(feature_plots.plot_anomalies, picture, source, image_size, result, None)
+    _finish(inputs, gallery, result, picture, draw)
 
 
-def _history(values: flags.FlagValues, backbone: Any) -> str:
-    """Return the text about the training of the backbone, for the card of a classifier."""
-    origin = backbone_flags.origin(values)
-    if origin is None:
-        return "Random weights, without pre-training."
-    return history.training(origin, getattr(backbone, "checkpoint", ""))
+def _count_copies(gallery: Features, queries: Features) -> int:
+    """Return how many queries have a copy in the gallery, after a warning if there are any."""
+    num_copies = galleries.count_copies(gallery, queries)
+    if num_copies:
+        print(
+            f"warning: {num_copies} of {len(queries.indices)} query images have a copy in the "
+            "gallery, which they find first: name other images by --gallery_data"
+        )
+    return num_copies
 
 
-def _picture(values: flags.FlagValues, protocol: str, directory: str) -> str:
-    """Return the path of the picture that a protocol writes; "" if it writes none."""
+def _finish(
+    inputs: Inputs,
+    gallery: Source | None,
+    result: dict[str, Any],
+    picture: str,
+    draw: Callable[[], None] | None,
+) -> None:
+    """Write the result, draw its picture, and print both."""
+    result |= evaluate_inputs.describe(inputs)
+    if gallery is not None:
+        result["gallery_data"] = gallery.name
+    summary = f"{result['protocol']} of {inputs.name} on {inputs.source.name}: {summarize(result)}"
+    try:
+        written = write_result(inputs.directory, result)
+    except UserError:
+        print(summary)  # A disk that has become full does not cost the result.
+        raise
+    backbone_flags.print_unreadable(inputs.directory, result)
+    if draw is not None:
+        draw()  # After the result, so that a picture that cannot be written does not cost it.
+        written += f" and {picture}"
+    print(f"{summary}; wrote {written}")
+
+
+def _picture(values: flags.FlagValues, protocol: str, inputs: Inputs) -> str:
+    """Return the path of the picture that a protocol writes; "" if it writes none.
+
+    Raises:
+        UserError: If it would be among the images.
+    """
     if values.protocol == "knn":
-        return os.path.join(directory, f"{protocol.replace('knn', 'neighbours')}.png")
-    if values.compare or values.protocol in ("cluster", "anomaly"):
-        return os.path.join(directory, "eval", f"{protocol}.png")
-    return ""
+        path = os.path.join(inputs.directory, f"{protocol.replace('knn', 'neighbours')}.png")
+    elif values.protocol in ("cluster", "anomaly"):
+        path = os.path.join(inputs.directory, "eval", f"{protocol}.png")
+    else:
+        return ""
+    evaluate_inputs.require_outside_images(values, inputs, path)
+    return path
 
 
-def _open_gallery(values: flags.FlagValues, config: Any, source: Source) -> Source | None:
+def _open_gallery(values: flags.FlagValues, inputs: Inputs) -> Source | None:
     """Return the source of --gallery_data, or None."""
     if values.gallery_data is None:
         return None
-    gallery = backbone_flags.load_source(values, config, values.gallery_data)
+    source = inputs.source
+    gallery = backbone_flags.load_source(values, inputs.config, values.gallery_data)
     if gallery.channels != source.channels:
         raise UserError(
             f"the images of '{gallery.name}' have {gallery.channels} channels, but those of "
@@ -231,38 +200,10 @@ def _require_labels(
             )
     else:
         protocols.require_two_labeled_parts(source)
-
-
-def _print_summary(source: Source, gallery: Source | None, is_of_run: bool) -> None:
-    if not workers.is_chief():
-        return
-    if gallery is None:
-        print(source.summary if is_of_run else source.evaluation_summary, flush=True)
-        return
-    # The other lines are about training and test images, which are not distinguished here.
-    for searched in (gallery, source):
-        print(searched.summary.partition("\n")[0], flush=True)
-
-
-def _require_identical_workers(
-    protocol: str,
-    settings: Settings | None,
-    backbone: Any,
-    source: Source,
-    gallery: Source | None,
-    image_size: int,
-) -> None:
-    """Raise a `UserError` unless all workers evaluate the same backbone on the same images.
-
-    A run that goes on may have a newer checkpoint on one of them.
-    """
-    identity = identify(backbone, source, image_size)
-    facts = {
-        "the protocol and its settings": [protocol, settings and dataclasses.asdict(settings)],
-        "the backbone": [identity.pop("weights"), identity.pop("network")],
-        "the images of the evaluation": identity,
-        "the images of the gallery": None
-        if gallery is None
-        else [gallery.name, gallery.size, run_data.of_source(gallery).checksum],
-    }
-    workers.require_same(facts)
+    if isinstance(settings, FewShotSettings):
+        assert source.labels is not None
+        assert source.class_names is not None
+        try:
+            few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
+        except UserError as error:
+            raise UserError(f"--{error}") from error

@@ -15,7 +15,7 @@ from moco_tf.data.pixels import default
 from moco_tf.encoders.names import require_resnet
 from moco_tf.errors import UserError
 from moco_tf.evaluation.identity import checksum
-from moco_tf.evaluation.results import require_writable, write_result
+from moco_tf.evaluation.results import require_writable, result_path, write_result
 from moco_tf.evaluation.settings import Settings, TransferSettings
 from moco_tf.evaluation.transfer import detection, segmentation, training, trials
 from moco_tf.export.keras_hub_preset import to_keras_hub
@@ -68,10 +68,11 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             task, initializations, images, image_size, directory, description, settings
         )
         if workers.is_chief():
-            path = write_result(directory, result)
             backbone_flags.print_unreadable(directory, result)
             print(trials.table(task, result["rows"]))
-            print(f"{protocol} of {name} on {images.name}; wrote {path}")
+            print(
+                f"{protocol} of {name} on {images.name}; wrote {result_path(directory, protocol)}"
+            )
         return
     [(initialization, initialize)] = initializations.items()
     identity = trials.identify(initialization, initialize(settings.seed), images, image_size)

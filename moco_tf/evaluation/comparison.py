@@ -7,7 +7,6 @@ good starting point.
 
 import dataclasses
 import json
-import os
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +15,7 @@ from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.identity import identify, identify_training
-from moco_tf.evaluation.results import LAYERS, write_result
+from moco_tf.evaluation.results import LAYERS, result_path, write_result
 from moco_tf.evaluation.settings import FinetuneSettings
 from moco_tf.evaluation.training_state import state_in
 from moco_tf.files import read_json
@@ -50,9 +49,9 @@ def compare(
         settings: Settings of the training; `layers` is ignored.
 
     Returns:
-        The content of the file: `protocol`, the description, and `curves`: the result of
-        `protocols.evaluate_finetune` for each, with `initialisation`, the backbone's name, and the
-        entries of `moco_tf.evaluation.identity.identify`, of its initial weights.
+        The content of the file without `earlier`: `protocol`, the description, and `curves`: the
+        result of `protocols.evaluate_finetune` for each, with `initialisation`, the backbone's
+        name, and the entries of `moco_tf.evaluation.identity.identify`, of its initial weights.
 
     Raises:
         UserError: As `protocols.evaluate_finetune`, or if the file cannot be written.
@@ -110,7 +109,7 @@ def read(directory: str, protocol: str, key: str) -> list[dict[str, Any]]:
     Raises:
         UserError: If the file is not the result of a comparison.
     """
-    path = os.path.join(directory, "eval", f"{protocol}.json")
+    path = result_path(directory, protocol)
     if not tf.io.gfile.exists(path):
         return []
     remedy = "delete it to start again"

@@ -96,13 +96,18 @@ def require_writable(directory: str) -> None:
     )
 
 
+def result_path(directory: str, protocol: str) -> str:
+    """Return the path of the result of a protocol, `directory/eval/<protocol>.json`."""
+    return os.path.join(directory, "eval", f"{protocol}.json")
+
+
 def write_result(directory: str, result: dict[str, Any]) -> str:
-    """Write `directory/eval/<protocol>.json` and return its path.
+    """Write a result to the file of its `protocol`, and return the path.
 
     Raises:
         UserError: If it cannot be written.
     """
-    path = os.path.join(directory, "eval", f"{result['protocol']}.json")
+    path = result_path(directory, result["protocol"])
     try:
         tf.io.gfile.makedirs(os.path.dirname(path))
         write_atomically(path, json.dumps(result, indent=2) + "\n")

@@ -172,6 +172,7 @@ def test_comparison_keeps_finished_curves(workdir, compared):
         json.dump({**result, "curves": curves}, file)
     in_process.run(*arguments)
     again = read_comparison(workdir)["curves"]
+    assert read_comparison(workdir)["earlier"] == [curves[1]]
     for number, (curve, before) in enumerate(zip(again, result["curves"], strict=True)):
         is_repeated = number in (1, 5)
         assert (curve["seconds"] != before["seconds"]) == is_repeated

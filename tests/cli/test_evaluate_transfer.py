@@ -106,8 +106,11 @@ def test_detection_comparison_continues_where_it_was_stopped(scenes, workdir):
     for line, row in zip(table[2:], result["rows"], strict=True):
         cells = [f"{100 * row[key]:.1f}" for key in ("ap", "ap50", "ap75")]
         assert line == f"| {row['initialisation']} | {' | '.join(cells)} |"
+    # Of another backbone.
+    other = {**result["rows"][0], "weights": "other", "trials": [{"seed": 0, "ap": 0.5}]}
+    path.write_text(json.dumps({**result, "rows": [*result["rows"], other]}))
     in_process.run("evaluate.py", *arguments)  # Nothing is left to do.
-    assert json.loads(path.read_text()) == result
+    assert json.loads(path.read_text()) == {**result, "earlier": [other]}
 
 
 @needs_fashion_mnist

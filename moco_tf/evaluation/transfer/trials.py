@@ -135,10 +135,10 @@ def compare(
         settings: Settings of the training.
 
     Returns:
-        The content of the file: `protocol`, the description, and `rows`: the results of `run` for
-        each initialization, with `initialisation`, its name; `weights` and `network`, checksums of
-        the initial weights of its first trial and of its layers; and `data_checksum`, that of the
-        images.
+        The content of the file without `earlier`: `protocol`, the description, and `rows`: the
+        results of `run` for each initialization, with `initialisation`, its name; `weights` and
+        `network`, checksums of the initial weights of its first trial and of its layers; and
+        `data_checksum`, that of the images.
 
     Raises:
         UserError: As `run`, or if the file cannot be written.
