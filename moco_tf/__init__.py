@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moco_tf import encoders, optimizers, schedules
-    from moco_tf.api import extract_features, finetune, knn, linear_probe
+    from moco_tf.api import extract_features, few_shot, finetune, knn, linear_probe
     from moco_tf.backbones.loading import load_backbone
     from moco_tf.config import default_config
     from moco_tf.data.augment import Augment
@@ -81,6 +81,7 @@ __all__ = [
     "embed",
     "encoders",
     "extract_features",
+    "few_shot",
     "finetune",
     "knn",
     "linear_probe",
@@ -106,6 +107,7 @@ _DEFINITIONS = {
     "default_config": ("moco_tf.config", "default_config"),
     "embed": ("moco_tf.embedding.embed", "embed"),
     "extract_features": ("moco_tf.api", "extract_features"),
+    "few_shot": ("moco_tf.api", "few_shot"),
     "finetune": ("moco_tf.api", "finetune"),
     "knn": ("moco_tf.api", "knn"),
     "linear_probe": ("moco_tf.api", "linear_probe"),

@@ -12,13 +12,19 @@ from moco_tf import paths
 from moco_tf.backbones import classifier
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
+from moco_tf.evaluation import few_shot as few_shot_protocol
 from moco_tf.evaluation import knn as knn_protocol
 from moco_tf.evaluation import logistic, protocols
 from moco_tf.evaluation.extraction import extract
 from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.identity import identify_training
 from moco_tf.evaluation.pairs import comparable
-from moco_tf.evaluation.settings import FinetuneSettings, KNNSettings, ProbeSettings
+from moco_tf.evaluation.settings import (
+    FewShotSettings,
+    FinetuneSettings,
+    KNNSettings,
+    ProbeSettings,
+)
 from moco_tf.evaluation.training_state import TrainingState
 from moco_tf.ranges import COUNT, checked
 
@@ -155,6 +161,53 @@ def linear_probe(
     """
     train, test = comparable(train, test)
     return logistic.probe(train, test, ProbeSettings(l2, iterations))
+
+
+def few_shot(
+    train: Features | Sequence[ArrayLike],
+    test: Features | Sequence[ArrayLike],
+    shots: tuple[int, ...] = FewShotSettings.shots,
+    draws: int = FewShotSettings.draws,
+    seed: int = FewShotSettings.seed,
+    l2: float = FewShotSettings.l2,
+    iterations: int = FewShotSettings.iterations,
+) -> dict[int, dict[str, float]]:
+    """Fit a logistic regression on a few labeled images of each class, and return its accuracy.
+
+    The labeled images are drawn at random several times, because the accuracy depends much on
+    which they are.
+
+    Args:
+        train: The labeled features to draw from, as for `linear_probe`.
+        test: The labeled features to classify, as for `linear_probe`.
+        shots: Numbers of labeled images per class, 1 or greater.
+        draws: Number of draws to average over, 2 or greater.
+        seed: Random seed of the draws, 0 or greater.
+        l2: As for `linear_probe`.
+        iterations: As for `linear_probe`.
+
+    Returns:
+        For each number of shots `{"top1": float, "top1_std": float, "top5": float}`: the mean and
+        the sample standard deviation of the top-1 accuracy over the draws, and the mean of the
+        top-5 accuracy. Accuracies are in [0, 1].
+
+    Raises:
+        UserError: As `linear_probe`, or if a class has fewer training images than shots.
+
+    Example:
+        >>> import moco_tf
+        >>> source = moco_tf.load_source("photos")
+        >>> backbone = moco_tf.encoders.random_backbone("resnet8", stem="small")
+        >>> train = moco_tf.extract_features(backbone, source, "train", image_size=32)
+        >>> test = moco_tf.extract_features(backbone, source, "test", image_size=32)
+        >>> accuracy = moco_tf.few_shot(train, test, shots=(1, 5), draws=2)
+        >>> list(accuracy), sorted(accuracy[5])
+        ([1, 5], ['top1', 'top1_std', 'top5'])
+    """
+    train, test = comparable(train, test)
+    settings = FewShotSettings(l2, iterations, shots, draws, seed)
+    rows = few_shot_protocol.classify(train, test, settings)["few_shot"]
+    return {row["shots"]: {key: row[key] for key in ("top1", "top1_std", "top5")} for row in rows}
 
 
 def finetune(

@@ -10,9 +10,14 @@ import tensorflow as tf
 
 import moco_tf
 from moco_tf import UserError, encoders
-from moco_tf.evaluation import knn, logistic, protocols
+from moco_tf.evaluation import few_shot, knn, logistic, protocols
 from moco_tf.evaluation.extraction import extract
-from moco_tf.evaluation.settings import FinetuneSettings, KNNSettings, ProbeSettings
+from moco_tf.evaluation.settings import (
+    FewShotSettings,
+    FinetuneSettings,
+    KNNSettings,
+    ProbeSettings,
+)
 from tests import command
 from tests.command import ROOT
 from tests.evaluation.helpers import as_features
@@ -85,6 +90,32 @@ def test_linear_probe_equals_the_protocol(features):
     assert moco_tf.linear_probe(*features) == logistic.probe(*features)
     expected = logistic.probe(*features, ProbeSettings(10.0, 5))
     assert moco_tf.linear_probe(*features, l2=10.0, iterations=5) == expected
+
+
+def test_few_shot_equals_the_protocol(features):
+    rows = few_shot.classify(*features, FewShotSettings(10.0, 5, (1, 3), draws=4, seed=2))
+    accuracy = moco_tf.few_shot(*features, [1, 3], draws=4, seed=2, l2=10.0, iterations=5)
+    for row in rows["few_shot"]:
+        values = accuracy.pop(row["shots"])
+        assert values["top1"] == np.mean(row["top1_of_draws"])
+        assert values["top1_std"] == np.std(row["top1_of_draws"], ddof=1)
+        assert values["top5"] == row["top5"]
+    assert not accuracy
+    assert sorted(moco_tf.few_shot(*features, draws=2)) == [1, 5, 10]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shots": 5}, "^shots=5: give a tuple of numbers"),
+        ({"shots": (0,)}, "^shots=0: .*1 or greater"),
+        ({"shots": (10**6,)}, "^shots=1000000: class '.*' has only .* training images"),
+        ({"draws": 1}, "^draws=1: must be .*2 or greater"),
+    ],
+)
+def test_few_shot_settings_that_do_not_fit_are_refused(features, settings, message):
+    with pytest.raises(UserError, match=message):
+        moco_tf.few_shot(*features, **settings)
 
 
 def test_unknown_part_is_refused(source, backbone):

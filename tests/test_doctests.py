@@ -38,6 +38,7 @@ EXAMPLES = examples()
 SLOW = ("moco_tf", "moco_tf.pretraining.train")
 NIGHTLY = (
     "moco_tf.api.extract_features",
+    "moco_tf.api.few_shot",
     "moco_tf.api.knn",
     "moco_tf.api.linear_probe",
     "moco_tf.embedding.embed.embed",
