@@ -97,7 +97,7 @@ def _compare_features(
         result["num_copies"] = _count_copies(train, test)
     if train is test:
         result["num_images_used"] = len(test.indices) + len(test.unreadable)
-    draw: Callable[[], None] | None = None
+    draw: Callable[[], object] | None = None
     if values.protocol == "knn":
         draw = partial(feature_plots.plot_neighbors, picture, source, image_size, train, test)
     elif values.protocol == "cluster":
@@ -123,7 +123,7 @@ def _finish(
     gallery: Source | None,
     result: dict[str, Any],
     picture: str,
-    draw: Callable[[], None] | None,
+    draw: Callable[[], object] | None,
 ) -> None:
     """Write the result, draw its picture, and print both."""
     result |= evaluate_inputs.describe(inputs)
