@@ -1,6 +1,7 @@
 """Evaluation in a notebook; `moco_tf.evaluation` has all protocols and settings."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -328,5 +329,7 @@ def finetune(
     )
     model = classifier.assemble(*trained)
     state.remove()
+    if "warning" in result:
+        warnings.warn(result["warning"], stacklevel=2)
     model.class_names = list(source.class_names or [])
     return model, result

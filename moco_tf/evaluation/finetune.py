@@ -84,7 +84,8 @@ def fit(
         the last epoch; `num_train` and `num_test`, the numbers of images that can be read; the
         entries of `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch that
         was evaluated with `epoch`, counted from 1, `top1`, `top5` and `loss`, the mean over the
-        training images of the epoch in nats.
+        training images of the epoch in nats. If the learning rates seem to be too large, also
+        `warning`, a text that says so.
 
     Raises:
         UserError: If the settings do not fit the backbone, the strategy or the source, no training
@@ -116,12 +117,12 @@ def fit(
     changing = [*layer.variables, *(v for optimizer, _, _ in trained for v in optimizer.variables)]
     if settings.layers == "all":
         changing += tuned.variables
-    first_epoch, num_seen = 0, 0
+    first_epoch, num_seen, first_loss = 0, 0, 0.0
     curve: list[dict[str, Any]] = []
     if state.facts:
         state.restore(changing, f"epoch {state.facts['epoch']} of {settings.epochs}")
         first_epoch, num_seen = state.facts["epoch"], state.facts["num_seen"]
-        curve = state.facts["curve"]
+        curve, first_loss = state.facts["curve"], state.facts["first_loss"]
         unreadable_indices |= set(state.facts["unreadable_train"])
         unreadable_test |= {
             index: source.describe(index) for index in state.facts["unreadable_test"]
@@ -145,6 +146,9 @@ def fit(
             unreadable_indices |= epoch.unreadable
             num_seen += sum(epoch.counts)
             _require_finite(epoch.losses, epoch.number, settings, state)
+            loss = float(np.average(epoch.losses, weights=epoch.counts))
+            if epoch.number == 0:
+                first_loss = loss
             if epoch.number + 1 in settings.evaluated_epochs():
                 if settings.layers == "all":
                     test = extract_test(step)
@@ -153,7 +157,6 @@ def fit(
                 _require_finite(scores, epoch.number, settings, state)
                 assert test.labels is not None
                 accuracy = accuracies(scores, test.labels)
-                loss = float(np.average(epoch.losses, weights=epoch.counts))
                 curve.append({"epoch": epoch.number + 1, **accuracy, "loss": loss})
                 bar.set_postfix(top1=f"{accuracy['top1']:.3f}", loss=f"{loss:.3f}", refresh=False)
             if epoch.number + 1 < settings.epochs:
@@ -161,6 +164,7 @@ def fit(
                     "epoch": epoch.number + 1,
                     "num_seen": num_seen,
                     "curve": curve,
+                    "first_loss": first_loss,
                     "unreadable_train": sorted(unreadable_indices),
                     "unreadable_test": sorted(unreadable_test),
                 }
@@ -177,7 +181,34 @@ def fit(
         ),
         "curve": curve,
     }
+    if warning := _warning(first_loss, test.num_classes, settings):
+        result["warning"] = warning
     return tuned, layer, result
+
+
+def _warning(first_loss: float, num_classes: int, settings: FinetuneSettings) -> str:
+    """Return a warning of large learning rates, or "".
+
+    A new layer starts with about the loss of guessing. With rates that are too large, steps
+    overshoot, more so if features have large norms. The mean loss of the first epoch was 17 to 81
+    then, for ten classes, and the accuracy stayed low after the rates had fallen.
+    """
+    guessing = float(np.log(num_classes))
+    if first_loss < guessing + max(guessing, 2):
+        return ""
+    return (
+        f"{_rates(settings)}: too large for this backbone, because the mean loss of the first "
+        f"epoch was {first_loss:.3g}, while guessing has ln({num_classes}) = {guessing:.3g}. The "
+        "accuracy says little about the backbone: use smaller rates"
+    )
+
+
+def _rates(settings: FinetuneSettings) -> str:
+    """Return the learning rates that have an effect."""
+    rates = f"head_learning_rate={settings.head_learning_rate:g}"
+    if settings.layers == "all":
+        rates = f"learning_rate={settings.learning_rate:g} and {rates}"
+    return rates
 
 
 def _parameters(
@@ -266,10 +297,9 @@ def _require_finite(
     if np.isfinite(values).all():
         return
     state.remove()
-    rates = f"head_learning_rate={settings.head_learning_rate:g}"
-    if settings.layers == "all":
-        rates = f"learning_rate={settings.learning_rate:g} and {rates}"
-    raise UserError(f"{rates}: fine-tuning diverged in epoch {epoch + 1}; use smaller rates")
+    raise UserError(
+        f"{_rates(settings)}: fine-tuning diverged in epoch {epoch + 1}; use smaller rates"
+    )
 
 
 def _trainable_copy(backbone: Any) -> Any:

@@ -384,6 +384,26 @@ def test_divergence_is_refused(backbone, changes, message):
         fit(backbone, example(), **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ({}, "learning_rate=0.01 and head_learning_rate=1000: too large"),
+        ({"layers": "head"}, "head_learning_rate=1000: too large"),
+    ],
+)
+def test_large_rates_are_reported(backbone, changes, start):
+    *_, result = fit(backbone, example(), learning_rate=0.01, **changes)
+    assert "warning" not in result
+    settings = {**changes, "learning_rate": 0.01, "head_learning_rate": 1000.0}
+    *_, result = fit(backbone, example(), **settings)
+    assert result["warning"].startswith(start)
+    loss = result["curve"][0]["loss"]
+    numbers = (
+        f"first epoch was {loss:.3g}, while guessing has ln({CLASSES}) = {math.log(CLASSES):.3g}"
+    )
+    assert numbers in result["warning"]
+
+
 @pytest.mark.distributed
 def test_batch_that_replicas_cannot_share_is_refused(backbone, two_replicas):
     message = "^batch_size=7 cannot be split equally among 2 replicas: use a multiple of 2"
