@@ -121,6 +121,10 @@ _DEFINITIONS = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in __all__ and name != "UserError":
+        from moco_tf.keras_backend import require_tensorflow
+
+        require_tensorflow()
     if name in _DEFINITIONS:
         module, attribute = _DEFINITIONS[name]
         return getattr(importlib.import_module(module), attribute)

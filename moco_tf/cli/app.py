@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from moco_tf import config_files, interrupts
+from moco_tf import config_files, interrupts, keras_backend
 from moco_tf.cli.config_file import ConfigFileParser
 from moco_tf.cli.formats import in_commands
 from moco_tf.cli.help import help_text
@@ -85,6 +85,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
             print(help_text(introduction, values, command.lists_settings))
             return 0
         _parse(values, arguments)
+        keras_backend.require_tensorflow()
         # Imports and TensorFlow's tracing run code that loses interrupts.
         with interrupts.remembered() as interrupted:
             start_tensorflow()
