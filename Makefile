@@ -7,7 +7,7 @@ BIN = .venv/bin
 demo: .venv/installed
 	$(BIN)/moco-demo --workdir=runs/demo
 
-# Takes about an hour and a half, and continues where it was stopped.
+# Takes nearly two hours, and continues where it was stopped.
 study: .venv/installed
 	$(BIN)/python -m studies
 

@@ -2,8 +2,8 @@
 
     python train.py --config=configs/folder.py --config.data.source=folder:PATH --workdir=DIR
 
-Two settings differ from configs/imagenet_v2.py. They were not measured with large photos. With
-small images and networks, neither made a large difference (docs/results.md, "Small data sets"):
+Two settings differ from configs/imagenet_v2.py. They were measured with small images and networks
+(docs/results.md, "Small data sets"), not with large photos:
 
 - K is 8,192, because 65,536 keys would hold every image of such a folder, so the negatives of a
   query would include its own image. On 50,000 images of Fashion-MNIST, 65,536 keys made no clear

@@ -1,6 +1,6 @@
 """Shrink images on a cluster, with Apache Beam, as moco-prepare does on one machine.
 
-    pip install apache-beam moco-tf
+    pip install apache-beam .
     python examples/prepare_beam.py --images='photos/**' --out=prepared/train
     moco-train --config=configs/folder.py --config.data.source='tfrecord:prepared/*.tfrecord' \\
         --workdir=runs/mine

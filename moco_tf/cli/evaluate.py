@@ -54,8 +54,8 @@ Protocols:
                          trained; COCO's AP
     segmentation         DeepLabV3+ of KerasHub on the backbone, all layers
                          trained; mean IoU
-    ... --compare        either of them, from the initializations of finetune
-                         --compare
+    ... --compare        detection or segmentation from the initializations of
+                         finetune --compare
     report               a page about a run: curves, comparisons, a map of the
                          features, warnings
 

@@ -98,8 +98,8 @@ class KNNSettings(Settings):
     )
     ks: tuple[int, ...] = setting(
         (),
-        "Numbers of neighbors to compare, separated by commas: the one that classifies the "
-        "training images best, each without itself, is tested. Empty for k.",
+        "Numbers of neighbors to compare, separated by commas. The one with the best leave-one-out "
+        "accuracy on the training images is used for the test images. Empty for k.",
         minimum=1,
         item=int,
     )

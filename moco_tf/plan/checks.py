@@ -1,6 +1,6 @@
 """The warnings of a plan: where contrastive pre-training often goes wrong.
 
-Each is a pure function of the facts and of the settings. The limits are judgement, except where a
+Each is a pure function of the facts and of the settings. The limits are judgment, except where a
 comment names a measurement.
 """
 

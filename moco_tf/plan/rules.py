@@ -32,7 +32,7 @@ class Rule:
         choose: Function of the images, the devices and the settings that are decided already, by
             their keys in the flat config, to a value and a reason in one line.
         text: The rule in words.
-        source: Where it comes from: a paper, a study or a recipe of this repository, or judgement.
+        source: Where it comes from: a paper, a study or a recipe of this repository, or judgment.
     """
 
     setting: str
@@ -57,7 +57,7 @@ RULES = (
         f"{LARGE_VIEW}, or the largest multiple of 32 that the median of the shorter sides allows; "
         f"at most {SMALL_VIEW} for a given small stem; {CPU_VIEW} on a CPU, unless the stem is "
         "imagenet or not given and the weights or the network come from elsewhere",
-        f"{PAPERS}; on a CPU {DEMO}; between them judgement",
+        f"{PAPERS}; on a CPU {DEMO}; between them judgment",
     ),
     Rule(
         "evaluation_size",
@@ -71,7 +71,7 @@ RULES = (
         choices.stem,
         f"small for views of at most {SMALL_VIEW} pixels, imagenet otherwise, and for "
         "weights or networks from elsewhere",
-        f"{CIFAR} for 32 pixels; the limit is judgement",
+        f"{CIFAR} for 32 pixels; the limit is judgment",
     ),
     Rule(
         "encoder",
@@ -80,7 +80,7 @@ RULES = (
         "small stem; on a CPU resnet8 with the small stem and resnet18 with the other; resnet50 if "
         "the run starts from weights, and the network of the weights for `init=run:DIR` and "
         "`init=keras_hub:PRESET`",
-        f"{PAPERS}; {CIFAR}; on a CPU {DEMO}; the limit is judgement",
+        f"{PAPERS}; {CIFAR}; on a CPU {DEMO}; the limit is judgment",
     ),
     Rule(
         "head",
@@ -104,7 +104,7 @@ RULES = (
         "256, or 128 on a CPU; with more than 16 devices 16 for each; smaller powers of two so "
         f"that an epoch has at least {MIN_STEPS_PER_EPOCH} steps, but at least 32 unless that is "
         "more than a quarter of the images; halved until it fits into memory",
-        f"{PAPERS}; on a CPU {DEMO}; the limits are judgement",
+        f"{PAPERS}; on a CPU {DEMO}; the limits are judgment",
     ),
     Rule(
         "bn_groups",
@@ -142,7 +142,7 @@ RULES = (
         f"paper, section 4.1; {CIFAR}; {STUDY}: no clear difference between 0.99 and 0.9999; "
         f"{SMALL_DATA}: with 2,016 steps 0.99 better than 0.9 and 0.999, and with 4,000 steps "
         "on 1,000, 4,000 and 50,000 images as good as 0.999, and on 16,000 better; the limit is "
-        "judgement",
+        "judgment",
     ),
     Rule(
         "temperature",
@@ -155,7 +155,7 @@ RULES = (
         choices.learning_rate,
         "0.03, 0.24 for resnet8, resnet14 and resnet20, or 0.01 for larger networks that start "
         "from weights; for 256 images and scaled linearly",
-        f"{PAPERS}; {DEMO}; {WEIGHTS} for starts from weights, judgement",
+        f"{PAPERS}; {DEMO}; {WEIGHTS} for starts from weights, judgment",
     ),
     Rule(
         "augmentation",

@@ -41,7 +41,7 @@ CHANCE = 0.97
 # A contrastive accuracy from LEAK_TOP1 on is suspicious if the kNN accuracy is no more than
 # LEAK_GAIN above that of random initialization.
 LEAK_TOP1, LEAK_GAIN = 0.9, 0.05
-# Well below the size of the demo's data set, the smallest one for which there are results.
+# Well below the size of the demo's data set.
 FEW_IMAGES = 5_000
 
 
