@@ -14,8 +14,16 @@ BACKBONE_GROUP = "Backbone (give exactly one)"
 DEFAULTS = {setting.key: setting.default for setting in CONFIG_SETTINGS}
 
 
-def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROUP) -> None:
-    """Define --workdir, --saved_model, --checkpoint, --encoder and --stem."""
+def define_backbone_flags(
+    values: flags.FlagValues, heading: str = BACKBONE_GROUP, is_export: bool = False
+) -> None:
+    """Define --workdir, --saved_model, --checkpoint, --encoder and --stem.
+
+    Args:
+        values: Flag values to define the flags in.
+        heading: Heading of the flags in the help.
+        is_export: Whether the command exports the backbone, so that it takes no .keras file.
+    """
     group: dict[str, Any] = dict(flag_values=values, module_name=heading)
     flags.DEFINE_string(
         "workdir", None, "Run directory; the backbone is that of its newest checkpoint.", **group
@@ -27,7 +35,8 @@ def define_backbone_flags(values: flags.FlagValues, heading: str = BACKBONE_GROU
         "checkpoint",
         None,
         "PyTorch or safetensors file with a ResNet: of facebookresearch/moco, torchvision, timm or "
-        "another project that uses torchvision's names. Or a file of moco-export keras.",
+        "another project that uses torchvision's names."
+        + ("" if is_export else " Or a file of moco-export keras."),
         **group,
     )
     group["module_name"] = "Network of the backbone"
@@ -128,7 +137,7 @@ def define_export_flags(
     values: flags.FlagValues, out_help: str, heading: str = BACKBONE_GROUP
 ) -> None:
     """Define the backbone flags, under this heading, and --out."""
-    define_backbone_flags(values, heading)
+    define_backbone_flags(values, heading, is_export=True)
     flags.DEFINE_string("out", None, out_help, flag_values=values)
 
 
