@@ -116,8 +116,9 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "bn_groups",
             8,
-            "Number of BatchNormalization groups that the global batch is split into, as among "
-            "the paper's 8 GPUs; it divides batch_size and is a multiple of the number of devices.",
+            "Number of groups that the global batch is split into for BatchNormalization, such as "
+            "one for each of the paper's 8 GPUs. batch_size is a multiple of it, and it is a "
+            "multiple of the number of devices.",
             COUNT,
         ),
         Setting(

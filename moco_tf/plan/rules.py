@@ -55,8 +55,8 @@ RULES = (
         "image_size",
         choices.image_size,
         f"{LARGE_VIEW}, or the largest multiple of 32 that the median of the shorter sides allows; "
-        f"at most {SMALL_VIEW} for a given small stem; {CPU_VIEW} on a CPU, unless the stem is "
-        "imagenet or not given and the weights or the network come from elsewhere",
+        f"at most {SMALL_VIEW} for a given small stem; {CPU_VIEW} on a CPU if the stem is small, "
+        "or if it is not given and neither weights nor a network come from elsewhere",
         f"{PAPERS}; on a CPU {DEMO}; between them judgment",
     ),
     Rule(
