@@ -73,11 +73,12 @@ def schedules() -> str:
     """Return the settings of fine-tuning."""
     runs = _runs()
     rows = []
-    for encoder, seeds in list(_encoders(runs).items())[:1]:
+    for encoder, seeds in _encoders(runs).items():
         for name, used in runs[f"{encoder}-random"][seeds[0]]["finetune"].items():
             fraction, *longer = name.split()
             rows.append(
                 [
+                    encoder,
                     f"{100 * float(fraction):g} %{', longer' if longer else ''}",
                     f"{used['num_train']:,}",
                     *(str(used[key]) for key in ("epochs", "batch_size")),
@@ -86,7 +87,15 @@ def schedules() -> str:
                     "–".join(f"{scale:g}" for scale in used["crop_scale"]),
                 ]
             )
-    header = ["labels", "images", "epochs", "batch size", "learning rate", "of the new layer"]
+    header = [
+        "encoder",
+        "labels",
+        "images",
+        "epochs",
+        "batch size",
+        "learning rate",
+        "of the new layer",
+    ]
     header += ["weight decay", "area of crops"]
     return markdown.table(header, rows) if rows else UNFINISHED
 
@@ -102,10 +111,19 @@ def recipe() -> str:
         for key, value in results["config"].items()
         if value != defaults[key]
     ]
+    others = {
+        record["settings"]["encoder"]: record["settings"]
+        for record in results["runs"]
+        if record["settings"].get("epochs") and "encoder" in record["settings"]
+    }
+    differences = ""
+    for encoder, settings in others.items():
+        changes = [f"`{key}` {value}" for key, value in settings.items() if key != "encoder"]
+        differences += f"\n\nFor {encoder}: {', '.join(changes)}."
     commands = "\n".join(results["commands"])
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return (
-        f"```bash\n{commands}\n```\n\n{markdown.table(['setting', 'value'], rows)}\n\n"
+        f"```bash\n{commands}\n```\n\n{markdown.table(['setting', 'value'], rows)}{differences}\n\n"
         f"Versions: {versions}."
     )
 
