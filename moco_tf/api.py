@@ -329,7 +329,7 @@ def finetune(
     )
     model = classifier.assemble(*trained)
     state.remove()
-    if "warning" in result:
-        warnings.warn(result["warning"], stacklevel=2)
+    for warning in result.get("warnings", []):
+        warnings.warn(warning, stacklevel=2)
     model.class_names = list(source.class_names or [])
     return model, result

@@ -156,7 +156,11 @@ def _results(directory: str, checkpoint: str) -> str:
             if result["protocol"] != "report":  # Its numbers are those of knn and linear_cached.
                 protocol, data = code(str(result["protocol"])), code(str(result["data"]))
                 line = f"- {protocol} on {data}: {text(describe_result(result))}"
-                if (other := str(result.get("checkpoint", checkpoint))) != checkpoint:
+                other = str(result.get("checkpoint", checkpoint))
+                name = str(result.get("backbone", directory)).rstrip("/")
+                if os.path.basename(name) != os.path.basename(directory.rstrip("/")):
+                    line += f". **This is a result of another backbone, {code(name)}.**"
+                elif other != checkpoint:
                     line += f". **This is a result of another checkpoint, {code(other)}.**"
                 lines.append(line)
         except (KeyError, TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 from absl import flags
 
 from moco_tf import encoders
@@ -16,13 +17,20 @@ from moco_tf.data.sources.source import Source
 from moco_tf.encoders import foreign
 from moco_tf.errors import UserError
 from moco_tf.evaluation import unreadable
+from moco_tf.evaluation.results import LAYERS, result_path
+from moco_tf.files import read_json
+from moco_tf.names import printable
 from moco_tf.workers import is_chief
 
 NAMES = ("workdir", "saved_model", "checkpoint")
 
 
-def require_one(values: flags.FlagValues) -> str:
+def require_one(values: flags.FlagValues, needs_saved_model_network: bool = True) -> str:
     """Return which one of the flags `NAMES` is present.
+
+    Args:
+        values: The parsed flags.
+        needs_saved_model_network: As for `require_encoder`.
 
     Raises:
         UserError: If none or several are present, or `require_encoder` fails.
@@ -30,7 +38,7 @@ def require_one(values: flags.FlagValues) -> str:
     names = [name for name in NAMES if values[name].value]
     if len(names) != 1:
         raise UserError("give exactly one of --workdir, --saved_model and --checkpoint")
-    require_encoder(values)
+    require_encoder(values, needs_saved_model_network)
     return names[0]
 
 
@@ -113,8 +121,8 @@ def load(values: flags.FlagValues, name: str) -> keras.Model:
     if _is_keras_file(values.checkpoint):
         raise UserError(
             f"--checkpoint={values.checkpoint} can be evaluated as it is and embed images, but not "
-            "be exported or used for detection and segmentation: give the --workdir or the "
-            "--saved_model of this backbone"
+            "be exported or used for detection, segmentation and --level=patch: give the --workdir "
+            "or the --saved_model of this backbone"
         )
     return loading.load_checkpoint(values.checkpoint, values.encoder, values.stem)
 
@@ -201,6 +209,34 @@ def print_unreadable(directory: str, result: dict[str, Any]) -> None:
     """
     for line in unreadable.report(directory, result):
         print(line)
+
+
+def print_warnings(result: dict[str, Any]) -> None:
+    """Print the `warnings` in the result of a protocol, or in those of a comparison."""
+    for warning in result.get("warnings", []):
+        print(f"warning: {warning}")
+    for curve in result.get("curves", []):
+        for warning in curve.get("warnings", []):
+            print(f"warning: {curve['initialisation']}, {LAYERS[curve['layers']]}, {warning}")
+
+
+def print_replaced(directory: str, result: dict[str, Any]) -> None:
+    """Print which earlier result a result replaces, if that is of something else.
+
+    Args:
+        directory: Directory of the result, such as the run directory.
+        result: The result, which is not written yet.
+    """
+    path = result_path(directory, result["protocol"])
+    keys = ("backbone", "checkpoint", "data", "image_size")
+    try:
+        earlier = read_json(path, "") if tf.io.gfile.exists(path) else result
+        same = all(earlier.get(key) == result.get(key) for key in keys)
+        of_what = f"{earlier['backbone']} on {earlier['data']}"
+    except (AttributeError, KeyError, TypeError, UserError):
+        return  # It is no result.
+    if not same:
+        print(f"note: the result replaces that of {printable(of_what)} in {path}")
 
 
 def open_source(values: flags.FlagValues, config: Any) -> tuple[Source, int]:

@@ -119,7 +119,7 @@ def embed(values: flags.FlagValues) -> None:
     from moco_tf.cli import backbone_flags
 
     with workers.scope(strategy):
-        kind = backbone_flags.require_one(values)
+        kind = backbone_flags.require_one(values, needs_saved_model_network=False)
         if kind != "workdir" and not (values.data and values.image_size):
             raise UserError(f"--{kind} requires --data and --image_size as well")
         config = run_directory.read_config(values.workdir) if values.workdir else None

@@ -26,6 +26,7 @@ from moco_tf.evaluation.settings import (
     RetrievalSettings,
     Settings,
 )
+from moco_tf.names import printable
 from moco_tf.plots import features as feature_plots
 
 
@@ -82,6 +83,8 @@ def _compare_features(
     start = time.perf_counter()
     if gallery is not None:
         train, test = galleries.extract_gallery(backbone, gallery, source, image_size)
+    elif isinstance(settings, RetrievalSettings) and settings.gallery == "test":
+        train = test = galleries.extract_queries(backbone, source, image_size)
     elif protocol == "cluster" and not source.has_labels:
         train, test = galleries.extract_unlabeled(backbone, source, image_size)
     else:
@@ -95,6 +98,8 @@ def _compare_features(
     result["feature_seconds"] = seconds
     if gallery is not None:
         result["num_copies"] = _count_copies(train, test)
+    elif isinstance(settings, RetrievalSettings) and settings.gallery == "test":
+        result["num_train"] = 0
     if train is test:
         result["num_images_used"] = len(test.indices) + len(test.unreadable)
     draw: Callable[[], object] | None = None
@@ -130,12 +135,14 @@ def _finish(
     if gallery is not None:
         result["gallery_data"] = gallery.name
     summary = f"{result['protocol']} of {inputs.name} on {inputs.source.name}: {summarize(result)}"
+    backbone_flags.print_replaced(inputs.directory, result)
     try:
         written = write_result(inputs.directory, result)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
     backbone_flags.print_unreadable(inputs.directory, result)
+    backbone_flags.print_warnings(result)
     if draw is not None:
         draw()  # After the result, so that a picture that cannot be written does not cost it.
         written += f" and {picture}"
@@ -185,6 +192,7 @@ def _require_labels(
         protocols.require_labels(source)
         if protocol == "retrieval":
             protocols.require_labels(gallery)
+            _require_common_classes(source, gallery)
     elif protocol == "anomaly" and not source.has_labels:
         raise UserError(
             f"data source '{source.name}' has no labels"
@@ -207,3 +215,14 @@ def _require_labels(
             few_shot.require_enough(source.labels[source.train], source.class_names, settings.shots)
         except UserError as error:
             raise UserError(f"--{error}") from error
+
+
+def _require_common_classes(source: Source, gallery: Source) -> None:
+    """Raise a `UserError` if no class of the queries is in the gallery."""
+    queries, searched = source.class_names or [], gallery.class_names or []
+    if not set(queries) & set(searched):
+        names = [printable(", ".join(some[:5])) for some in (queries, searched)]
+        raise UserError(
+            f"no class of '{source.name}' ({names[0]}) is in '{gallery.name}' ({names[1]}): use "
+            "the same names of classes for --data and --gallery_data"
+        )

@@ -12,7 +12,7 @@ from moco_tf.cli.evaluate_inputs import Inputs
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, protocols
 from moco_tf.evaluation.identity import identify_training
-from moco_tf.evaluation.results import LAYERS, result_path, summarize, write_result
+from moco_tf.evaluation.results import result_path, summarize, write_result
 from moco_tf.evaluation.settings import FinetuneSettings, LinearSettings
 from moco_tf.evaluation.training_state import state_in
 from moco_tf.plots import features as feature_plots
@@ -57,11 +57,7 @@ def _compare(
         return
     feature_plots.plot_comparison(picture, result)
     backbone_flags.print_unreadable(directory, result)
-    for curve in result["curves"]:
-        if "warning" in curve:
-            print(
-                f"warning: {curve['initialisation']}, {LAYERS[curve['layers']]}, {curve['warning']}"
-            )
+    backbone_flags.print_warnings(result)
     print(
         f"{protocol} of {inputs.name} on {source.name}: {summarize(result)}; wrote "
         f"{result_path(directory, protocol)} and {picture}"
@@ -96,6 +92,7 @@ def _train(
     if not workers.is_chief():
         return
     result |= evaluate_inputs.describe(inputs)
+    backbone_flags.print_replaced(directory, result)
     summary = f"{protocol} of {inputs.name} on {source.name}: {summarize(result)}"
     written: list[str] = []
     try:
@@ -112,8 +109,7 @@ def _train(
         raise
     state.remove()
     backbone_flags.print_unreadable(directory, result)
-    if "warning" in result:
-        print(f"warning: {result['warning']}")
+    backbone_flags.print_warnings(result)
     print(f"{summary}; wrote {' and '.join(written)}")
 
 

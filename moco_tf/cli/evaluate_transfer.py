@@ -85,6 +85,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         f"{protocol} of {name} on {images.name}: {trials.summarize(task, result)} "
         f"({result['num_train']} training and {result['num_test']} test images)"
     )
+    backbone_flags.print_replaced(directory, result)
     try:
         path = write_result(directory, result)
     except UserError:
@@ -155,7 +156,7 @@ def _initializations(
         values: The parsed flags.
         backbones: The backbones by the names of their flags.
     """
-    network = None
+    network: encoders.Network | None = None
     if values.random_init:
         require_resnet(values.config.encoder, f"--protocol={values.protocol}")
         network = encoders.Network(values.config.encoder, values.config.stem, 3)
@@ -174,6 +175,12 @@ def _initializations(
                 "per channel: use a backbone of a run with the default settings config.data.*"
             )
         network = network or backbone_network
+        if backbone_network != network:
+            raise UserError(
+                f"--{flag}={values[flag].value} holds a {backbone_network.encoder} with the stem "
+                f"{backbone_network.stem}, but the other backbone is a {network.encoder} with the "
+                f"stem {network.stem}: compare the same network"
+            )
     assert network is not None
 
     def random(seed: int) -> Any:

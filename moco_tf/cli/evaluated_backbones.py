@@ -19,7 +19,8 @@ from moco_tf.errors import UserError
 
 def read_config(values: flags.FlagValues) -> Any:
     """Return the config of the backbone, or None for a SavedModel or a checkpoint."""
-    backbone_flags.require_encoder(values, needs_saved_model_network=values.compare)
+    needs_network = values.compare or values.level == "patch"
+    backbone_flags.require_encoder(values, needs_saved_model_network=needs_network)
     if values.workdir:
         return run_directory.read_config(values.workdir)
     if values.random_init:
@@ -66,9 +67,9 @@ def backbones_to_compare(
 ) -> dict[str, Any]:
     """Return the backbones of --compare by their names in the legend."""
     encoder, stem = _network(values, config, backbone)
-    random = _random_backbone(values, config, (encoder, stem), source, image_size, seed)
-    shapes = [sorted(tuple(w.shape) for w in network.weights) for network in (backbone, random)]
-    if shapes[0] != shapes[1]:
+    pixels = getattr(backbone, "pixels", None)
+    random = _random_backbone(values, config, (encoder, stem), source, image_size, seed, pixels)
+    if _shapes(backbone) != _shapes(random):
         kind = backbone_flags.selected(values)
         path: Any = values[kind].value
         if config is None and values.encoder:
@@ -86,9 +87,22 @@ def backbones_to_compare(
     if values.checkpoint:
         imported = backbone
         if values.workdir:
-            imported, _ = backbone_flags.load_with_normalization(values, "checkpoint", source)
+            name = values.checkpoint
+            imported, channels = backbone_flags.load_with_normalization(
+                values, "checkpoint", source
+            )
+            backbone_flags.require_images(values, imported, name, source, channels, image_size)
+            if _shapes(imported) != _shapes(backbone):
+                raise UserError(
+                    f"--checkpoint={name} holds another network than --workdir={values.workdir}, a "
+                    f"{encoder} with the stem {stem}: compare the same network"
+                )
         backbones[f"imported, {os.path.basename(values.checkpoint)}"] = imported
     return backbones
+
+
+def _shapes(network: Any) -> list[tuple[int, ...]]:
+    return sorted(tuple(weight.shape) for weight in network.weights)
 
 
 def _network(values: flags.FlagValues, config: Any, backbone: Any) -> tuple[str, str]:
@@ -111,6 +125,7 @@ def _random_backbone(
     source: Source,
     image_size: int,
     seed: int,
+    pixels: Pixels | None = None,
 ) -> Any:
     """Return a network, an encoder and its stem, without training."""
     encoder, stem = network
@@ -119,13 +134,19 @@ def _random_backbone(
         directory = values.workdir or values.saved_model
         description = descriptions.read(directory) if directory else None
         description = description or foreign.describe(encoder, source.channels, image_size)
-    pixels = _pixels(config, source)
+    pixels = _pixels(config, source, pixels)
     return encoders.random_backbone(encoder, stem, source.channels, seed, description, pixels)
 
 
-def _pixels(config: Any, source: Source) -> Pixels:
-    """Return the pixel values of a random network: those of the images."""
+def _pixels(config: Any, source: Source, pixels: Pixels | None = None) -> Pixels:
+    """Return the pixel values of a random network: those of the images.
+
+    Args:
+        config: Config of the backbone that it is compared with, or None without one.
+        source: The images.
+        pixels: The pixel values of that backbone, which count without a config.
+    """
     if config is None:
-        return of_images(default(source.channels), source)
+        return of_images(pixels or default(source.channels), source)
     measured = run_pixels.resolve(config)
     return of_images(from_config(measured, source.channels), source)

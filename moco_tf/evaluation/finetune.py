@@ -85,7 +85,7 @@ def fit(
         entries of `moco_tf.evaluation.unreadable.entries`; and `curve`, a dict for each epoch that
         was evaluated with `epoch`, counted from 1, `top1`, `top5` and `loss`, the mean over the
         training images of the epoch in nats. If the learning rates seem to be too large, also
-        `warning`, a text that says so.
+        `warnings`, a list with a text that says so.
 
     Raises:
         UserError: If the settings do not fit the backbone, the strategy or the source, no training
@@ -182,7 +182,7 @@ def fit(
         "curve": curve,
     }
     if warning := _warning(first_loss, test.num_classes, settings):
-        result["warning"] = warning
+        result["warnings"] = [warning]
     return tuned, layer, result
 
 

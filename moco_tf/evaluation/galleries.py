@@ -46,6 +46,20 @@ def extract_gallery(
     return bank, test
 
 
+def extract_queries(
+    backbone: Callable[[tf.Tensor], tf.Tensor], source: Source, image_size: int
+) -> Features:
+    """Extract the features of the test images, for a protocol that needs no training images.
+
+    Args:
+        backbone: As for `moco_tf.evaluation.protocols.extract_both`.
+        source: A source with labels.
+        image_size: Side of the central view in pixels.
+    """
+    require_labels(source)
+    return Extractor(source, source.test, image_size)(feature_step(backbone), "test features")
+
+
 def extract_unlabeled(
     backbone: Callable[[tf.Tensor], tf.Tensor], source: Source, image_size: int
 ) -> tuple[Features, Features]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from moco_tf.evaluation import (
 )
 from moco_tf.evaluation.extraction import Extractor, feature_step
 from moco_tf.evaluation.features import Features, labeled, require_comparable, with_classes_of
-from moco_tf.evaluation.metrics import classification
+from moco_tf.evaluation.metrics import class_names, classification
 from moco_tf.evaluation.settings import (
     SETTINGS,
     FinetuneSettings,
@@ -33,6 +33,7 @@ from moco_tf.evaluation.settings import (
     Settings,
 )
 from moco_tf.evaluation.training_state import TrainingState
+from moco_tf.names import printable
 
 
 def _knn(train: Features, test: Features, settings: KNNSettings) -> dict[str, Any]:
@@ -149,12 +150,13 @@ def evaluate(
         that of `moco_tf.evaluation.metrics.classification`; `num_train` and `num_test`, the numbers
         of images that were used; the entries of
         `moco_tf.evaluation.unreadable.entries`, `seconds` that the protocol took on the features,
-        and the settings.
+        and the settings. If test images are of a class without training images, which a protocol
+        that learns from labels cannot know, also `warnings`, a list with a text that says so.
 
     Raises:
         UserError: If the protocol cannot be applied to these features, they are not of the same
-            number of dimensions, or test images are of a
-            class that the training images do not have.
+            number of dimensions, or test images are of a class whose name the training images do
+            not have.
     """
     require_comparable(train, test)
     settings = settings or SETTINGS[protocol]()
@@ -163,6 +165,9 @@ def evaluate(
     if protocol != "cluster":
         test = with_classes_of(train, labeled(test))
     start = time.perf_counter()
+    warnings = []
+    if protocol in CLASSIFIERS and train.labels is not None and test.labels is not None:
+        warnings = _missing_classes(train.labels, test.labels, class_names(test))
     result = CACHED[protocol](train, test, settings)
     return {
         "protocol": protocol,
@@ -178,7 +183,38 @@ def evaluate(
         "seconds": round(time.perf_counter() - start, 3),
         # A result names what was used where a setting leaves it open.
         **{k: v for k, v in dataclasses.asdict(settings).items() if k not in result},
+        **({"warnings": warnings} if warnings else {}),
     }
+
+
+def _missing_classes(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return a warning of test images whose class no training image has; nothing without any.
+
+    Args:
+        train: int `[M]`, labels of the training images, negative without a label.
+        test: int `[N]`, labels of the test images, likewise.
+        names: Names of the classes.
+    """
+    test = test[test >= 0]
+    missing = np.setdiff1d(test, train)
+    if not len(missing):
+        return []
+    count = int(np.isin(test, missing).sum())
+    shown = ", ".join(printable(names[label]) for label in missing[:10])
+    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+    return [
+        f"{count} of {len(test)} test images count as wrong, because there are no training images "
+        f"of their classes, {shown}{more}: add some, or remove these classes"
+    ]
+
+
+def _with_warnings(result: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Return a result with a warning of classes without training images."""
+    labels = np.asarray(source.labels)
+    names = source.class_names or []
+    warnings = _missing_classes(labels[source.train], labels[source.test], names)
+    warnings += result.get("warnings", [])
+    return {**result, "warnings": warnings} if warnings else result
 
 
 class Trained(NamedTuple):
@@ -224,7 +260,7 @@ def evaluate_linear(
     # The learning rate is the one that was chosen, if there were several.
     used = dataclasses.asdict(settings) | {"learning_rate": result["learning_rate"]}
     result = {"protocol": "linear", **result, "seconds": state.elapsed(), **used}
-    return Trained(backbone, *layer), result
+    return Trained(backbone, *layer), _with_warnings(result, source)
 
 
 def evaluate_finetune(
@@ -256,4 +292,5 @@ def evaluate_finetune(
     state = state or TrainingState()
     tuned, layer, result = finetune.fit(backbone, source, image_size, settings, progress, state)
     result = {"protocol": "finetune", **result, "seconds": state.elapsed(), **settings.used()}
+    result = _with_warnings(result, source)
     return Trained(tuned, layer.kernel.numpy(), layer.bias.numpy()), result

@@ -33,6 +33,11 @@ def summarize(result: Mapping[str, Any]) -> str:
         low, high = result["map_interval"]
         recall = [f"recall at {row['rank']} {row['recall']:.4f}" for row in result["recall"]]
         accuracy = f"mAP {result['map']:.4f} ({low:.4f} to {high:.4f}), {', '.join(recall)}"
+        if left_out := result.get("num_left_out"):
+            accuracy += (
+                f", of {result['num_queries']} queries: the other {left_out} have no image of "
+                "their class to find"
+            )
     elif "auroc" in result:
         low, high = result["auroc_interval"]
         accuracy = (
@@ -57,6 +62,8 @@ def summarize(result: Mapping[str, Any]) -> str:
             accuracy += f", mean of the classes {mean:.4f}"
         if "training_images" in result:
             accuracy += f", k = {result['k']} chosen on training images"
+    if result.get("gallery") == "test":
+        return f"{accuracy} ({result['num_test']} test images)"
     roles = ("gallery", "query") if "gallery_data" in result else ("training", "test")
     numbers = f"{result['num_train']} {roles[0]} and {result['num_test']} {roles[1]} images"
     return f"{accuracy} ({numbers})"

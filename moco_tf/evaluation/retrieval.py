@@ -57,7 +57,7 @@ def retrieve(
     if not len(precisions):
         raise UserError(
             f"gallery={settings.gallery}: no test image has another image of its class there: add "
-            "images, or use the other gallery"
+            f"images, or use gallery={'train' if is_leave_one_out else 'test'}"
         )
     recall = []
     for rank in settings.ranks:

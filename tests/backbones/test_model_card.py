@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 import moco_tf
 from moco_tf import encoders, load_backbone, run_data, run_directory
+from moco_tf.backbones import history
 from moco_tf.backbones.history import Origin
 from moco_tf.backbones.model_card import Format, model_card
 from moco_tf.errors import UserError
@@ -93,6 +94,18 @@ def test_card_lists_the_results_of_the_evaluation(card):
     assert "ap 0.1235" in lines["detection"]
     assert "random: ap 0.25" in lines["detection_comparison"]
     assert "step 7, epoch 0.5, loss 3.142, images_per_second 64" in card["Evaluation"]
+
+
+def test_card_says_which_results_are_of_another_backbone(tmp_path):
+    (tmp_path / "eval").mkdir()
+    common = {"data": "photos", "image_size": 32, "top1": 0.5, "top5": 0.9}
+    common |= {"num_train": 30, "num_test": 10}
+    for name, backbone in (("knn", f"elsewhere/{tmp_path.name}"), ("linear", "random resnet8")):
+        text = json.dumps({"protocol": name, "backbone": backbone, **common})
+        (tmp_path / "eval" / f"{name}.json").write_text(text)
+    knn, linear = history._results(str(tmp_path), "step-1").splitlines()[2:]
+    assert "another" not in knn
+    assert linear.endswith("**This is a result of another backbone, `random resnet8`.**")
 
 
 def test_card_is_about_the_checkpoint_that_was_loaded(workdir, tmp_path):

@@ -57,6 +57,7 @@ def test_keras_file_and_shards(image_folder, trained_run, tmp_path):
         (["--out=x", "--saved_model=y"], ["--saved_model requires --data and --image_size"]),
         (["--out=x", "--shard=2"], ["--shard=2", "such as 0/4"]),
         (["--out=x", "--checkpoint=b.keras", "--encoder=resnet8"], ["--encoder=resnet8", "remove"]),
+        (["--out=x", "--saved_model=y", "--encoder=resnet8"], ["--encoder=resnet8", "remove"]),
         (["--out=x", "--format=xlsx"], ["--format=xlsx", "parquet"]),
     ],
 )

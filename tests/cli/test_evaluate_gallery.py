@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import moco_tf
+from moco_tf.evaluation import galleries
 from tests import in_process
 from tests.images import write_folder
 
@@ -113,8 +114,36 @@ def test_classes_of_a_gallery_are_compared_by_their_names(trained_run, folder, t
     assert result["gallery_data"] == f"folder:{gallery}"
     # The images of the class "good" are the same in both, so that each finds itself first.
     assert result["recall"][0]["recall"] >= 0.5
+    assert "of 20 queries: the other 10 have no image of their class to find" in line
     assert "30 gallery and 30 query images" in line
     assert result["num_copies"] == 20  # Those of "good" and "bent" are cut at the same places.
+
+
+def test_gallery_of_other_classes_is_refused(trained_run, folder, tmp_path):
+    gallery = write_folder(tmp_path / "gallery", ["Bent", "Good"], images_per_class=2)
+    data = (f"--data=folder:{folder}/test", f"--gallery_data=folder:{gallery}")
+    line = in_process.run_mistake(
+        "evaluate.py", "--protocol=retrieval", f"--workdir={trained_run}", *data
+    )
+    assert f"no class of 'folder:{folder}/test' (bent, good, scratched) is in" in line
+    assert "(Bent, Good): use the same names of classes" in line
+
+
+def test_retrieval_among_test_images_needs_no_others(trained_run, folder, tmp_path, monkeypatch):
+    extracted = []
+    extract = galleries.Extractor
+
+    def record(source, indices, image_size):
+        extracted.append(indices)
+        return extract(source, indices, image_size)
+
+    monkeypatch.setattr(galleries, "Extractor", record)
+    data = f"--data=folder:{folder}/test"
+    line, result = evaluate(trained_run, tmp_path / "out", "--protocol=retrieval", data)
+    [indices] = extracted
+    np.testing.assert_array_equal(indices, moco_tf.load_source(f"folder:{folder}/test").test)
+    assert (result["num_train"], result["num_test"]) == (0, len(indices))
+    assert f"({len(indices)} test images)" in line
 
 
 def test_clusters_of_images_without_labels(trained_run, folder, tmp_path):

@@ -393,15 +393,16 @@ def test_divergence_is_refused(backbone, changes, message):
 )
 def test_large_rates_are_reported(backbone, changes, start):
     *_, result = fit(backbone, example(), learning_rate=0.01, **changes)
-    assert "warning" not in result
+    assert "warnings" not in result
     settings = {**changes, "learning_rate": 0.01, "head_learning_rate": 1000.0}
     *_, result = fit(backbone, example(), **settings)
-    assert result["warning"].startswith(start)
+    [warning] = result["warnings"]
+    assert warning.startswith(start)
     loss = result["curve"][0]["loss"]
     numbers = (
         f"first epoch was {loss:.3g}, while guessing has ln({CLASSES}) = {math.log(CLASSES):.3g}"
     )
-    assert numbers in result["warning"]
+    assert numbers in warning
 
 
 @pytest.mark.distributed

@@ -160,9 +160,13 @@ def compare(
                 write_result(directory, comparison.with_earlier(content, "rows", finished))
 
         earlier = row.get("trials", ())
-        state = state_of(directory, protocol, identity, images, settings)
+        seeds = range(settings.seed, settings.seed + settings.trials)
+        state = None
+        if not {trial["seed"] for trial in earlier}.issuperset(seeds):
+            state = state_of(directory, protocol, identity, images, settings)
         run(task, initialize, images, image_size, settings, earlier, write, name, state)
-        finish(state, settings)
+        if state is not None:
+            finish(state, settings)
     return {"protocol": protocol, **description, "rows": rows}
 
 
@@ -250,9 +254,10 @@ def state_of(
 
 
 def finish(state: TrainingState, settings: TransferSettings) -> None:
-    """Remove the state of the trials, unless it has a later trial that is not finished."""
-    current = state.facts.get("current")
-    if not current or current["seed"] < settings.seed + settings.trials:
+    """Remove the state of the trials, unless it has later trials, which more trials can use."""
+    trials = [*state.facts.get("trials", ()), state.facts.get("current")]
+    end = settings.seed + settings.trials
+    if all(trial is None or trial["seed"] < end for trial in trials):
         state.remove()
 
 

@@ -21,7 +21,7 @@ def network(scale=1.0):
     return keras.Sequential([*layers, keras.layers.Conv2D(2, 3, kernel_initializer="ones")])
 
 
-def test_interrupted_comparison_keeps_the_other_trials(monkeypatch, tmp_path):
+def test_interrupted_comparison_keeps_the_other_trials(monkeypatch, tmp_path, capsys):
     computed = []
 
     def run_trial(task, initialize, images, image_size, settings, progress, state):
@@ -52,6 +52,11 @@ def test_interrupted_comparison_keeps_the_other_trials(monkeypatch, tmp_path):
     assert len(computed) == 6
     assert compare(5) == [5, 5]
     assert len(computed) == 10
+    # An initialization whose trials are finished does not name the state of another one.
+    (tmp_path / "eval" / "detection_comparison.0123456789ab.state").touch()
+    capsys.readouterr()
+    assert compare(5) == [5, 5]
+    assert "unfinished training" not in capsys.readouterr().out
 
 
 def test_interrupted_trial_and_the_finished_ones_are_in_the_state(monkeypatch, tmp_path):
@@ -94,10 +99,12 @@ def test_interrupted_trial_and_the_finished_ones_are_in_the_state(monkeypatch, t
     state.facts["current"] = {"seed": 2, "curve": []}
     trials.finish(state, DetectionSettings(trials=2))
     assert path_of_state.exists()  # It has a later trial.
+    trials.finish(TrainingState(path), DetectionSettings(trials=2))
+    assert path_of_state.exists()  # It has a later trial that is finished.
     fewer, predictions = run(2)
     assert (len(fewer["trials"]), predictions) == (2, {})
     assert len(trained) == 4
-    trials.finish(TrainingState(path), DetectionSettings(trials=2))
+    trials.finish(TrainingState(path), DetectionSettings(trials=3))
     assert not path_of_state.exists()
 
 
