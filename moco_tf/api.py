@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from moco_tf import paths
 from moco_tf.backbones import classifier
+from moco_tf.data import unreadable
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.encoders import preprocessing
 from moco_tf.evaluation import few_shot as few_shot_protocol
@@ -52,7 +53,8 @@ def extract_features(
     Returns:
         An object with `features`, float32 `[M, D]`; `indices`, int64 `[M]`, of the images in the
         source; `labels`, int32 `[M]`, -1 for an image without a label, or None; and `num_classes`.
-        Images that cannot be read are left out.
+        Images that cannot be read are left out, with a warning. Their names are in `unreadable`, by
+        their indices.
 
     Raises:
         UserError: If the source is not the result of `moco_tf.load_source`, it has no such part or
@@ -71,8 +73,15 @@ def extract_features(
     image_size = checked("image_size", image_size, COUNT)
     preprocessing.require_images(backbone, source, image_size)
     if isinstance(part, str):
-        return extract(backbone, source, source.part(part), image_size, f"{part} features")
-    return extract(backbone, source, source.chosen(part), image_size, "features")
+        features = extract(backbone, source, source.part(part), image_size, f"{part} features")
+    else:
+        features = extract(backbone, source, source.chosen(part), image_size, "features")
+    if names := features.unreadable.values():
+        warnings.warn(
+            unreadable.line(names, len(names) + len(features.indices)),
+            stacklevel=2,
+        )
+    return features
 
 
 def knn(
@@ -329,6 +338,9 @@ def finetune(
     )
     model = classifier.assemble(*trained)
     state.remove()
+    if names := result["unreadable"]:
+        numbers = ("num_train", "num_test", "num_unreadable_train", "num_unreadable_test")
+        warnings.warn(unreadable.line(names, sum(result[key] for key in numbers)), stacklevel=2)
     for warning in result.get("warnings", []):
         warnings.warn(warning, stacklevel=2)
     model.class_names = list(source.class_names or [])

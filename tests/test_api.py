@@ -1,6 +1,7 @@
 """The functions for notebooks against the modules that they call."""
 
 import dataclasses
+import pathlib
 
 import keras
 import numpy as np
@@ -90,6 +91,21 @@ def test_linear_probe_equals_the_protocol(features):
     assert moco_tf.linear_probe(*features) == logistic.probe(*features)
     expected = logistic.probe(*features, ProbeSettings(10.0, 5))
     assert moco_tf.linear_probe(*features, l2=10.0, iterations=5) == expected
+
+
+def test_images_that_cannot_be_read_are_warned_of(backbone, tmp_path):
+    folder = write_folder(tmp_path / "photos", images_per_class=10, side=SIZE)
+    for part in ("train", "test"):
+        source = moco_tf.load_source(f"folder:{folder}")
+        name = source.describe(int(getattr(source, part)[0]))
+        damaged = folder / name if (folder / name).exists() else pathlib.Path(name)
+        damaged.write_text("no image")
+    source = moco_tf.load_source(f"folder:{folder}")
+    with pytest.warns(UserWarning, match=rf"skipped 2 of {source.size} images that cannot be read"):
+        features = moco_tf.extract_features(backbone, source, "all", SIZE)
+    assert len(features.indices) == source.size - 2
+    with pytest.warns(UserWarning, match=rf"skipped 2 of {source.size} images that cannot be read"):
+        moco_tf.finetune(backbone, source, SIZE, layers="head", epochs=1, batch_size=8)
 
 
 def test_few_shot_equals_the_protocol(features):

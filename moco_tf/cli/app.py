@@ -278,6 +278,12 @@ def _report(
         traceback.print_exception(error)
     message = printable(" ".join(str(error).split()))
     message = message if as_script else in_commands(message)
+    # Commands that read images without a config have a flag for each setting of the images.
+    message = re.sub(
+        r"(?<!-)config\.data\.(\w+)",
+        lambda match: f"--{match[1]}" if match[1] in values else match[0],
+        message,
+    )
     for stream, text in ((sys.stdout, ""), (sys.stderr, f"error: {message}\n")):
         with contextlib.suppress(OSError):  # The exit status says it where no output can.
             print(text, end="", file=stream, flush=True)

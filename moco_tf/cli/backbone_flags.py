@@ -228,7 +228,7 @@ def print_replaced(directory: str, result: dict[str, Any]) -> None:
         result: The result, which is not written yet.
     """
     path = result_path(directory, result["protocol"])
-    keys = ("backbone", "checkpoint", "data", "image_size")
+    keys = ("backbone", "checkpoint", "random_init", "data", "image_size")
     try:
         earlier = read_json(path, "") if tf.io.gfile.exists(path) else result
         same = all(earlier.get(key) == result.get(key) for key in keys)

@@ -51,9 +51,13 @@ def load(values: flags.FlagValues) -> Inputs:
 
 def describe(inputs: Inputs) -> dict[str, Any]:
     """Return the entries of a result that say what was evaluated."""
-    return backbone_flags.describe(
+    description = backbone_flags.describe(
         inputs.backbone, inputs.name, inputs.source.name, inputs.image_size
     )
+    if inputs.config is not None and "checkpoint" not in description:
+        network = {key: inputs.config[key] for key in ("encoder", "stem", "seed")}
+        description["random_init"] = network
+    return description
 
 
 def check(

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from moco_tf import workers
+from moco_tf import run_data, workers
 from moco_tf.cli import backbone_flags, evaluated_backbones
 from moco_tf.evaluation.results import require_writable
 from moco_tf.report.findings import TITLES
@@ -17,6 +17,10 @@ def run(values: flags.FlagValues) -> None:
         values, config, source, image_size
     )
     backbone_flags.require_images(values, backbone, name, source, channels, image_size)
+    if workers.several_workers():
+        images = [source.name, source.size, run_data.of_source(source).checksum, image_size]
+        checkpoint = getattr(backbone, "checkpoint", "")
+        workers.require_same({"the newest checkpoint": checkpoint, "the images": images})
     directory = values.output_dir or directory
     if workers.is_chief():
         require_writable(directory)

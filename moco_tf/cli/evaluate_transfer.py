@@ -112,6 +112,11 @@ def _require_effect(values: flags.FlagValues) -> None:
             raise UserError(
                 f"--{name}={values[name].value} has no effect with {label}: leave it out"
             )
+    if values.random_init and values.config.seed:
+        raise UserError(
+            f"--config.seed={values.config.seed} has no effect with {label}: give the seed of the "
+            "first trial, which is also that of the random weights, by --seed"
+        )
     if values.tfds_dir and not (values.data or "").startswith("tfds:"):
         raise UserError(
             f"--tfds_dir={values.tfds_dir} has no effect on --data={values.data}: leave it out"

@@ -12,13 +12,13 @@ from moco_tf.names import printable
 MAX_NAMES = 10  # Number of images that are named in a line.
 
 
-def line(names: Iterable[str], total: int, path: str) -> str:
+def line(names: Iterable[str], total: int, path: str = "") -> str:
     """Return one line that counts and names images that cannot be read.
 
     Args:
         names: Their names, at least one, such as `Source.describe` returns them.
         total: Number of all images, of which these are a part.
-        path: Path of the file with all names, which `write` wrote.
+        path: Path of the file with all names, which `write` wrote; "" without one.
 
     Returns:
         The line. It has at most `MAX_NAMES` names.
@@ -31,10 +31,8 @@ def line(names: Iterable[str], total: int, path: str) -> str:
     shown = ", ".join(printable[:MAX_NAMES])
     rest = len(printable) - MAX_NAMES
     more = f" and {rest} more" if rest > 0 else ""
-    return (
-        f"skipped {len(printable)} of {total} images that cannot be read: {shown}{more}; "
-        f"listed in {path}"
-    )
+    listed = f"; listed in {path}" if path else ""
+    return f"skipped {len(printable)} of {total} images that cannot be read: {shown}{more}{listed}"
 
 
 def read(path: str) -> list[str]:

@@ -143,6 +143,22 @@ def test_help_has_a_line_for_each_meaning_of_a_setting():
     assert sum(line.startswith("      Random seed of ") for line in meanings) == 5
 
 
+def test_settings_of_images_are_named_as_flags_of_the_command(tmp_path):
+    line = in_process.run_mistake(
+        "embed.py",
+        "--checkpoint=x.keras",
+        "--data=photos",
+        "--frame_seconds=2",
+        "--image_size=32",
+        f"--out={tmp_path / 'out'}",
+    )
+    assert "--frame_seconds=2.0 applies to video sources only" in line
+    assert "config.data" not in line
+    flags = ("--config=configs/photos.py", "--config.data.frame_seconds=2", f"--workdir={tmp_path}")
+    line = in_process.run_mistake("train.py", *flags)
+    assert "config.data.frame_seconds=2.0 applies to video sources only" in line
+
+
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "embed.py", "export/saved_model.py"])
 def test_help_of_a_script_loads_nothing_slow(script):
     result = subprocess.run(

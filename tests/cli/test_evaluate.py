@@ -64,6 +64,7 @@ def test_result_records_the_settings_of_the_flags(image_folder, tmp_path, protoc
     line, result = evaluate(image_folder, tmp_path, f"--protocol={name}", *mode, *flags)
     assert result["protocol"] == protocol
     assert line.startswith(f"{protocol} of random resnet8 on ")
+    assert result["random_init"] == {"encoder": "resnet8", "stem": "small", "seed": 0}
     defaults = SETTINGS[protocol]()
     for flag in FLAGS[protocol].split():
         key, value = flag.split("=")

@@ -146,6 +146,12 @@ def test_mistakes_are_one_line(workdir, arguments, pattern):
     assert re.search(pattern, line), line
 
 
+def test_seed_of_a_config_has_no_effect():
+    flags = ("--random_init", "--config=configs/imagenet_v1.py", "--config.seed=3", "--data=coco:x")
+    line = in_process.run_mistake("evaluate.py", "--protocol=detection", *flags)
+    assert "--config.seed=3 has no effect with --protocol=detection: give the seed" in line
+
+
 @needs_fashion_mnist
 def test_network_that_kerashub_lacks_is_named(scenes, tmp_path):
     arguments = ("--protocol=detection", f"--data=coco:{scenes}")
