@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from moco_tf import workers
-from moco_tf.cli import backbone_flags, evaluate_inputs, evaluated_backbones
+from moco_tf.cli import backbone_flags, evaluate_inputs, evaluated_backbones, result_notes
 from moco_tf.cli.evaluate_inputs import Inputs
 from moco_tf.data.pixels import range_text
 from moco_tf.data.sources.mixture import shared_file
@@ -135,14 +135,14 @@ def _finish(
     if gallery is not None:
         result["gallery_data"] = gallery.name
     summary = f"{result['protocol']} of {inputs.name} on {inputs.source.name}: {summarize(result)}"
-    backbone_flags.print_replaced(inputs.directory, result)
+    result_notes.print_replaced(inputs.directory, result)
     try:
         written = write_result(inputs.directory, result)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
-    backbone_flags.print_unreadable(inputs.directory, result)
-    backbone_flags.print_warnings(result)
+    result_notes.print_unreadable(inputs.directory, result)
+    result_notes.print_warnings(result)
     if draw is not None:
         draw()  # After the result, so that a picture that cannot be written does not cost it.
         written += f" and {picture}"

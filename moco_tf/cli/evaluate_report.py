@@ -3,7 +3,7 @@
 from absl import flags
 
 from moco_tf import run_data, workers
-from moco_tf.cli import backbone_flags, evaluated_backbones
+from moco_tf.cli import backbone_flags, evaluated_backbones, result_notes
 from moco_tf.evaluation.results import require_writable
 from moco_tf.report.findings import TITLES
 from moco_tf.report.report import write_report
@@ -26,7 +26,7 @@ def run(values: flags.FlagValues) -> None:
         require_writable(directory)
         print(source.summary, flush=True)
     if result := write_report(values.workdir, source, image_size, directory):
-        backbone_flags.print_unreadable(directory, result)
+        result_notes.print_unreadable(directory, result)
         titles = [TITLES[warning][0] for warning in result["warnings"]]
         print(
             f"report of {name} on {source.name}: warnings: {'; '.join(titles) or 'none'}; wrote "

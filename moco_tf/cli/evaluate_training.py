@@ -7,7 +7,7 @@ from absl import flags
 
 from moco_tf import workers
 from moco_tf.backbones import classifier, history
-from moco_tf.cli import backbone_flags, evaluate_inputs, evaluated_backbones
+from moco_tf.cli import backbone_flags, evaluate_inputs, evaluated_backbones, result_notes
 from moco_tf.cli.evaluate_inputs import Inputs
 from moco_tf.errors import UserError
 from moco_tf.evaluation import comparison, protocols
@@ -56,8 +56,8 @@ def _compare(
     if not workers.is_chief():
         return
     feature_plots.plot_comparison(picture, result)
-    backbone_flags.print_unreadable(directory, result)
-    backbone_flags.print_warnings(result)
+    result_notes.print_unreadable(directory, result)
+    result_notes.print_warnings(result)
     print(
         f"{protocol} of {inputs.name} on {source.name}: {summarize(result)}; wrote "
         f"{result_path(directory, protocol)} and {picture}"
@@ -92,7 +92,7 @@ def _train(
     if not workers.is_chief():
         return
     result |= evaluate_inputs.describe(inputs)
-    backbone_flags.print_replaced(directory, result)
+    result_notes.print_replaced(directory, result)
     summary = f"{protocol} of {inputs.name} on {source.name}: {summarize(result)}"
     written: list[str] = []
     try:
@@ -108,8 +108,8 @@ def _train(
         print(f"{summary}; wrote {' and '.join(written)}" if written else summary)
         raise
     state.remove()
-    backbone_flags.print_unreadable(directory, result)
-    backbone_flags.print_warnings(result)
+    result_notes.print_unreadable(directory, result)
+    result_notes.print_warnings(result)
     print(f"{summary}; wrote {' and '.join(written)}")
 
 

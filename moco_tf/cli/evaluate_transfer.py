@@ -8,7 +8,7 @@ import keras
 from absl import flags
 
 from moco_tf import encoders, run_directory, workers
-from moco_tf.cli import backbone_flags
+from moco_tf.cli import backbone_flags, result_notes
 from moco_tf.data import boxes, sources
 from moco_tf.data.boxes.annotations import AnnotatedImages
 from moco_tf.data.pixels import default
@@ -68,7 +68,7 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
             task, initializations, images, image_size, directory, description, settings
         )
         if workers.is_chief():
-            backbone_flags.print_unreadable(directory, result)
+            result_notes.print_unreadable(directory, result)
             print(trials.table(task, result["rows"]))
             print(
                 f"{protocol} of {name} on {images.name}; wrote {result_path(directory, protocol)}"
@@ -85,14 +85,14 @@ def run(values: flags.FlagValues, protocol: str, settings: Settings | None) -> N
         f"{protocol} of {name} on {images.name}: {trials.summarize(task, result)} "
         f"({result['num_train']} training and {result['num_test']} test images)"
     )
-    backbone_flags.print_replaced(directory, result)
+    result_notes.print_replaced(directory, result)
     try:
         path = write_result(directory, result)
     except UserError:
         print(summary)  # A disk that has become full does not cost the result.
         raise
     trials.finish(state, settings)
-    backbone_flags.print_unreadable(directory, result)
+    result_notes.print_unreadable(directory, result)
     if not predictions:
         print(f"{summary}; wrote {path}, without a picture, since all trials were finished before")
         return

@@ -1,15 +1,12 @@
 """Evaluations warn of classes without training images, whose test images count as wrong."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
 
-from moco_tf.cli import backbone_flags
 from moco_tf.evaluation import protocols
 from moco_tf.evaluation.features import Features
-from moco_tf.evaluation.settings import FinetuneSettings, KNNSettings, LinearSettings
+from moco_tf.evaluation.settings import FinetuneSettings, LinearSettings
 from tests.memory import source_of
 
 # The class 2 has test images only, and one of the test images has no label.
@@ -38,7 +35,7 @@ def test_classes_without_training_images_are_named(protocol):
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_classes_without_training_images_are_named_after_a_training(protocol, capsys):
+def test_classes_without_training_images_are_named_after_a_training(protocol):
     images = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), np.uint8)
     source = source_of(images, LABELS, TRAIN, TEST)
     layers = [keras.Input((None, None, 3)), keras.layers.Rescaling(1 / 255)]
@@ -52,25 +49,3 @@ def test_classes_without_training_images_are_named_after_a_training(protocol, ca
         _, result = protocols.evaluate_finetune(backbone, source, 8, settings)
     [warning] = result["warnings"]
     assert warning.startswith(MESSAGE)
-    capsys.readouterr()
-    backbone_flags.print_warnings(result)
-    backbone_flags.print_warnings(
-        {"curves": [{"initialisation": "random", "layers": "all", "warnings": ["too large"]}]}
-    )
-    lines = [f"warning: {warning}", "warning: random, all layers, too large"]
-    assert capsys.readouterr().out.splitlines() == lines
-
-
-def test_replaced_result_of_another_backbone_is_named(tmp_path, capsys):
-    result = {"protocol": "knn", "backbone": "a", "data": "photos", "image_size": 32, "k": 1}
-    backbone_flags.print_replaced(str(tmp_path), result)
-    (tmp_path / "eval").mkdir()
-    path = tmp_path / "eval" / "knn.json"
-    path.write_text(json.dumps(result))
-    backbone_flags.print_replaced(str(tmp_path), {**result, "k": KNNSettings.k})
-    assert capsys.readouterr().out == ""
-    backbone_flags.print_replaced(str(tmp_path), {**result, "backbone": "b"})
-    assert capsys.readouterr().out == f"note: the result replaces that of a on photos in {path}\n"
-    path.write_text("[]")
-    backbone_flags.print_replaced(str(tmp_path), result)
-    assert capsys.readouterr().out == ""
