@@ -13,7 +13,8 @@ the learning rate of 0.24 it learns worse features than random weights have.
 
 To expect: 84.1 % kNN and 85.3 % linear-probe accuracy on the test images, and 84.0 %, 90.2 % and
 93.2 % after fine-tuning with 1, 10 and 100 % of the labels, as means of three seeds
-(docs/results.md). It takes about an hour. The settings were not tuned on the test images.
+(docs/results.md). It takes about an hour. The settings were not tuned on the test images. ResNet-18
+has 80.3 % kNN and 85.4 % linear-probe accuracy (one seed).
 
 Differences from configs/photos.py:
 
