@@ -28,6 +28,15 @@ NO_RESULTS = "*The study has not been run yet.*"
 EARLIER = "1000_on_views_of_28_pixels.json"
 # Measures of features that do not depend on the number of dimensions.
 MEASURES = ("effective_rank", "uniformity", "feature_std", "low_cosine")
+# What the base has, by the titles of the rows.
+OF_BASE = {
+    "steps": "steps",
+    "K": "queue_size",
+    "m": "momentum",
+    "`bn_groups`": "bn_groups",
+    "temperature": "temperature",
+    "learning rate for 256 images": "learning_rate",
+}
 # How the tables name another value of each setting of `FACTORS` but K.
 TITLES = {
     "m": "m = {}",
@@ -63,24 +72,25 @@ def small_data() -> str:
 
 
 def rules() -> str:
-    """Return what the base gains, and how another value of each setting changes its accuracy.
+    """Return the settings and gain of the base, and how other values change its accuracy.
 
     The accuracy of a change is the mean of kNN and linear probe.
     """
     found = [data_set for data_set in data_sets(STUDY) if BASE in data_set.settings]
     if not found:
         return NO_RESULTS
-    gains = []
+    base = [
+        [title, *(f"{each.config[key]:,}" for each in found)] for title, key in OF_BASE.items()
+    ]
     for metric, title in METRICS.items():
         points = [each.points(BASE, UNTRAINED, [metric]) for each in found]
-        gains.append(
+        base.append(
             [f"gain over random initialization, {title}", *(_cell(p, "+") for p in points)]
         )
-    gains.append(["K of the base", *(f"{each.config['queue_size']:,}" for each in found)])
     rows = [[title, *cells] for title, cells in _changes(found).items()]
     titles = [each.title for each in found]
     return "\n\n".join(
-        [markdown.table(["", *titles], gains), markdown.table(["change", *titles], rows)]
+        [markdown.table(["base", *titles], base), markdown.table(["change", *titles], rows)]
     )
 
 
