@@ -23,9 +23,8 @@ version = release = __version__
 extensions = [
     "api_links",
     "api_pages",
-    "command_help",
     "myst_parser",
-    "settings_tables",
+    "setting_links",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",

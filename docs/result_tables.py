@@ -1,12 +1,12 @@
-"""Write the tables of measured results into the README and the documentation.
+"""Write the generated tables into the README and the documentation.
 
     make results
     make check      (whether the pages have the tables)
 
 A table stands between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->`. It is made
-from the results that are committed, so a page cannot show numbers that were not measured. The table
-of the presets and those of plans are made from their definitions. With --check,
-nothing is written, and the exit status is 1 if a page differs.
+from the results that are committed, so a page cannot show numbers that were not measured. The
+tables of settings, presets and plans and the help of the commands are made from their definitions.
+With --check, nothing is written, and the exit status is 1 if a page differs.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from typing import Any
 import benchmark_tables
 import fashion_mnist_tables
 import plan_tables
+import reference_tables
 import small_data_tables
 import transfer_tables
 
@@ -176,6 +177,7 @@ def presets() -> str:
 
 
 TABLES = {
+    "command_help": reference_tables.command_help,
     "crops": crops,
     "demo": demo,
     "demo_output": demo_output,
@@ -200,6 +202,7 @@ TABLES = {
     "train_step": benchmark_tables.train_step,
     "small_data": small_data_tables.small_data,
     "rules": small_data_tables.rules,
+    "settings": reference_tables.settings,
     "quality": small_data_tables.quality,
     "transfer": transfer_tables.transfer,
     "transfer_scores": transfer_tables.transfer_scores,
@@ -225,7 +228,7 @@ def main(arguments: list[str]) -> int:
             continue
         name = page.relative_to(ROOT)
         if arguments:
-            print(f"{name} differs from the committed results: run make results")
+            print(f"{name} is out of date: run make results")
             status = 1
         else:
             page.write_text(updated, encoding="utf-8")

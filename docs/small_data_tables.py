@@ -79,14 +79,10 @@ def rules() -> str:
     found = [data_set for data_set in data_sets(STUDY) if BASE in data_set.settings]
     if not found:
         return NO_RESULTS
-    base = [
-        [title, *(f"{each.config[key]:,}" for each in found)] for title, key in OF_BASE.items()
-    ]
+    base = [[title, *(f"{each.config[key]:,}" for each in found)] for title, key in OF_BASE.items()]
     for metric, title in METRICS.items():
         points = [each.points(BASE, UNTRAINED, [metric]) for each in found]
-        base.append(
-            [f"gain over random initialization, {title}", *(_cell(p, "+") for p in points)]
-        )
+        base.append([f"gain over random initialization, {title}", *(_cell(p, "+") for p in points)])
     rows = [[title, *cells] for title, cells in _changes(found).items()]
     titles = [each.title for each in found]
     return "\n\n".join(

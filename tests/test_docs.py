@@ -169,7 +169,7 @@ def test_every_setting_is_in_the_table(pages, parsed):
     cells = set(re.findall(r"<code[^>]*><span class=\"pre\">([^<]*)", page_text))
     for key, default in flatten(default_config()).items():
         assert key in cells
-        identifier = f"setting-{key.replace('.', '-').replace('_', '-')}"
+        identifier = f"setting-{key}"
         assert identifier in page.ids
         if default is None:
             row = page_text.partition(f'id="{identifier}"')[2].partition("</tr>")[0]

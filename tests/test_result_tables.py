@@ -61,7 +61,7 @@ def test_changed_number_is_reported_and_mended(result_tables, tmp_path, monkeypa
         (tmp_path / folder).symlink_to(ROOT / folder)
 
     assert result_tables.main(["--check"]) == 1
-    assert "README.md differs from the committed results" in capsys.readouterr().out
+    assert "README.md is out of date: run make results" in capsys.readouterr().out
     assert "99.9 ±" in page.read_text(encoding="utf-8")
     assert result_tables.main([]) == 0
     assert page.read_text(encoding="utf-8") == text
