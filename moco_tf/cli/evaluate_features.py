@@ -80,10 +80,13 @@ def _compare_features(
     backbone, source, image_size = inputs.backbone, inputs.source, inputs.image_size
     picture = _picture(values, protocol, inputs)
     evaluate_inputs.print_summary(values, inputs, gallery)
+    searches_test = (
+        gallery is None and isinstance(settings, RetrievalSettings) and settings.gallery == "test"
+    )
     start = time.perf_counter()
     if gallery is not None:
         train, test = galleries.extract_gallery(backbone, gallery, source, image_size)
-    elif isinstance(settings, RetrievalSettings) and settings.gallery == "test":
+    elif searches_test:
         train = test = galleries.extract_queries(backbone, source, image_size)
     elif protocol == "cluster" and not source.has_labels:
         train, test = galleries.extract_unlabeled(backbone, source, image_size)
@@ -98,7 +101,7 @@ def _compare_features(
     result["feature_seconds"] = seconds
     if gallery is not None:
         result["num_copies"] = _count_copies(train, test)
-    elif isinstance(settings, RetrievalSettings) and settings.gallery == "test":
+    elif searches_test:
         result["num_train"] = 0
     if train is test:
         result["num_images_used"] = len(test.indices) + len(test.unreadable)
