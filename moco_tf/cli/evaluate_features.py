@@ -103,8 +103,8 @@ def _compare_features(
         result["num_copies"] = _count_copies(train, test)
     elif searches_test:
         result["num_train"] = 0
-    if train is test:
-        result["num_images_used"] = len(test.indices) + len(test.unreadable)
+    extracted = [test] if train is test else [train, test]
+    result["num_images_used"] = sum(len(each.indices) + len(each.unreadable) for each in extracted)
     draw: Callable[[], object] | None = None
     if values.protocol == "knn":
         draw = partial(feature_plots.plot_neighbors, picture, source, image_size, train, test)

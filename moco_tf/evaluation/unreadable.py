@@ -72,7 +72,8 @@ def report(directory: str, result: dict[str, Any]) -> list[str]:
 
 
 def _num_images(result: dict[str, Any]) -> int:
-    if "num_images_used" in result:  # A report may use an image twice.
+    """Return the number of all images of a result, including those that cannot be read."""
+    if "num_images_used" in result:  # Not all of them are training or test images of the result.
         return result["num_images_used"]
-    keys = ("num_train", "num_test", "num_unreadable_train", "num_unreadable_test")
+    keys = ("num_train", "num_held_out", "num_test", "num_unreadable_train", "num_unreadable_test")
     return sum(result.get(key, 0) for key in keys)

@@ -155,6 +155,17 @@ def test_images_that_cannot_be_read_are_counted_and_named(image_folder, tmp_path
 
 
 @pytest.mark.slow
+def test_training_images_that_a_protocol_does_not_use_are_counted_too(image_folder, tmp_path):
+    folder = shutil.copytree(image_folder, tmp_path / "images")
+    source = sources.load(f"folder:{folder}")
+    name = source.describe(int(source.train[0]))
+    pathlib.Path(name).write_text("no image")
+    flags = (source_flag(folder), f"--output_dir={tmp_path}", "--protocol=anomaly")
+    output = in_process.run(*RANDOM, *flags, "--normal=right")
+    assert f"skipped 1 of 100 images that cannot be read: {name}" in output
+
+
+@pytest.mark.slow
 def test_report_is_written_and_its_warnings_are_printed(workdir, tmp_path):
     arguments = ("evaluate.py", "--protocol=report", f"--workdir={workdir}")
     output = in_process.run(*arguments, f"--output_dir={tmp_path}")

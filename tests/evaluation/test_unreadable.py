@@ -42,6 +42,12 @@ def test_nothing_is_said_if_all_can_be_read(tmp_path):
     assert not list(tmp_path.rglob("*_unreadable.txt"))
 
 
+def test_count_includes_held_out_images(tmp_path):
+    counts = {"protocol": "linear", "num_train": 4, "num_held_out": 2, "num_test": 3}
+    lines = unreadable.report(str(tmp_path), counts | unreadable.entries({9: "b"}, {}))
+    assert lines[0].startswith("skipped 1 of 10 images that cannot be read: b; ")
+
+
 @pytest.mark.parametrize("key", ["curves", "rows"])
 def test_results_of_a_comparison_are_of_the_same_images(tmp_path, key):
     part = {"num_train": 4, "num_test": 2, **unreadable.entries({9: "b"}, {7: "a"}, ["cat", "dog"])}
