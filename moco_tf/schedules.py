@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from moco_tf.ranges import COUNT, POSITIVE, checked
+from moco_tf.errors import UserError
+from moco_tf.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, checked
 
 __all__ = ["SCHEDULES", "Cosine", "Step", "exponential"]
 
+EPOCH = Range(minimum=0, is_whole=True)
 SCHEDULES = ("step", "cosine", "exponential")
 
 
@@ -56,6 +59,9 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
         milestones: Epochs, counted from 0, at whose start the rate is multiplied.
         factor: Factor of the decay.
 
+    Raises:
+        UserError: If an argument is not of its type or out of range.
+
     Example:
         >>> import moco_tf
         >>> schedule = moco_tf.schedules.Step(0.5, steps_per_epoch=10, milestones=(2,))
@@ -70,10 +76,14 @@ class Step(keras.optimizers.schedules.LearningRateSchedule):
         milestones: Sequence[int] = (120, 160),
         factor: float = 0.1,
     ) -> None:
-        self.learning_rate = learning_rate
+        self.learning_rate = checked("learning_rate", learning_rate, NOT_NEGATIVE)
         self.steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, COUNT)
-        self.milestones = tuple(milestones)
-        self.factor = factor
+        if not np.iterable(milestones):
+            raise UserError(
+                f"milestones={milestones!r}: pass a tuple of epochs, such as (120, 160)"
+            )
+        self.milestones = tuple(checked("milestones", epoch, EPOCH) for epoch in milestones)
+        self.factor = checked("factor", factor, NOT_NEGATIVE)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """Return the learning rate of a step, a scalar of dtype `keras.config.floatx()`."""
@@ -104,6 +114,9 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
         steps_per_epoch: Number of steps in an epoch.
         epochs: Number of epochs of the whole run, greater than 0; need not be an integer.
 
+    Raises:
+        UserError: If an argument is not of its type or out of range.
+
     Example:
         >>> import moco_tf
         >>> schedule = moco_tf.schedules.Cosine(0.5, steps_per_epoch=10, epochs=4)
@@ -112,7 +125,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, learning_rate: float, steps_per_epoch: int, epochs: float) -> None:
-        self.learning_rate = learning_rate
+        self.learning_rate = checked("learning_rate", learning_rate, NOT_NEGATIVE)
         self.steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, COUNT)
         self.epochs = checked("epochs", epochs, POSITIVE)
 

@@ -25,6 +25,8 @@ from moco_tf.data.photometric import (
 from moco_tf.data.pixels import Pixels, default
 from moco_tf.data.recipes import Recipe
 from moco_tf.errors import UserError
+from moco_tf.ranges import COUNT, checked
+from moco_tf.settings import SETTINGS
 
 # Purposes of the random numbers that were added later, which are drawn from seeds of their own so
 # that all earlier numbers stay the same. Like those in seeds.py, they never change.
@@ -43,12 +45,13 @@ class Augment:
     Attributes:
         recipe: The recipe.
         value_range: The pixel values of black and white.
+        dtype: Type of the pixel values, one of `moco_tf.data.pixels.DTYPES`.
         mean: Mean of each channel, subtracted from the views; see `mean_and_std`.
         std: Standard deviation of each channel, by which the views are divided.
 
     Raises:
-        UserError: If the recipe has operations that are defined for RGB only and the images have
-            other channels.
+        UserError: If an argument is not of its type or out of range, or the recipe has operations
+            that are defined for RGB only and the images have other channels.
 
     Example:
         >>> from moco_tf.data.recipes import RECIPES
@@ -63,6 +66,10 @@ class Augment:
     LATER_DRAWS = 2
 
     def __init__(self, recipe: Recipe, channels: int = 3, pixels: Pixels | None = None) -> None:
+        if not isinstance(recipe, Recipe):
+            raise UserError(f'recipe={recipe!r:.100}: pass a recipe, such as moco_tf.RECIPES["v2"]')
+        _require_valid(recipe)
+        channels = checked("channels", channels, COUNT)
         if channels != 3 and recipe.rgb_operations:
             raise UserError(
                 f"the recipe has operations for RGB ({', '.join(recipe.rgb_operations)}), and the "
@@ -70,7 +77,13 @@ class Augment:
             )
         self.recipe = recipe
         pixels = pixels or default(channels)
+        if not isinstance(pixels, Pixels) or len(pixels.mean) != channels:
+            raise UserError(
+                f"pixels={pixels!r:.100}: pass a moco_tf.data.pixels.Pixels with a mean and a "
+                f"standard deviation for each of the {channels} channels, or None"
+            )
         self.mean, self.std, self.value_range = pixels.mean, pixels.std, pixels.value_range
+        self.dtype = pixels.dtype
         # Compiled on the CPU too, where it is then several times faster, unlike the rest of the
         # step. TensorFlow's build for TPUs cannot compile for the CPU, and compiles the whole step
         # for the TPU.
@@ -101,7 +114,16 @@ class Augment:
 
         Returns:
             float32 `[n, H, W, channels]`, normalized by the mean and the deviation.
+
+        Raises:
+            UserError: If the images have another shape.
         """
+        if len(images.shape) != 4 or images.shape[-1] != len(self.mean):
+            raise UserError(
+                f"the views have the shape {list(images.shape)}, but this Augment takes "
+                f"[n, H, W, {len(self.mean)}]: pass the number of channels to Augment, and put the "
+                "channels last"
+            )
         draws = tf.gather(self.draws(count, seed), rows)
         if self.recipe.noise_probability == 0:
             return self._change(images, draws)
@@ -216,6 +238,14 @@ class Augment:
         if not recipe.gray_first and recipe.gray_probability > 0:
             x = tf.where(gray < recipe.gray_probability, to_grayscale(x), x)
         return x
+
+
+def _require_valid(recipe: Recipe) -> None:
+    """Raise a `UserError` if a number of a recipe is out of the range of its setting."""
+    for setting in SETTINGS:
+        group, _, name = setting.key.rpartition(".")
+        if group == "augment" and (problem := setting.range.error(getattr(recipe, name))):
+            raise UserError(f"recipe.{name}={getattr(recipe, name)!r:.100}: {problem}")
 
 
 def _fold_in(seed: tf.Tensor | Sequence[int], purpose: int) -> tf.Tensor:

@@ -104,16 +104,22 @@ def build(
     check_name(name, stem)
     bn_groups = checked("bn_groups", bn_groups, COUNT)
     channels = checked("channels", channels, COUNT)
+    if keras.config.image_data_format() != "channels_last":
+        raise UserError(
+            "keras.config.image_data_format() is 'channels_first', but images have their channels "
+            "last here: call keras.config.set_image_data_format('channels_last')"
+        )
     if not is_foreign(name):
         backbone = resnet(name, stem=stem, bn_groups=bn_groups, channels=channels)
     elif description is None:
         backbone = foreign.load(name, bn_groups, channels)
     else:
         backbone = foreign.build(description, bn_groups)
-    if not isinstance(pixels, Pixels | None):
+    if pixels is not None and (not isinstance(pixels, Pixels) or len(pixels.mean) != channels):
         raise UserError(
-            f"pixels={pixels!r:.100}: pass a moco_tf.data.pixels.Pixels, or None for images with 8 "
-            "bits per channel"
+            f"pixels={pixels!r:.100}: pass a moco_tf.data.pixels.Pixels with a mean and a standard "
+            f"deviation for each of the {channels} channels, or None for images with 8 bits per "
+            "channel"
         )
     backbone.pixels = pixels or pixel_values.default(channels)
     if head is None:

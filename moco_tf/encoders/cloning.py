@@ -12,6 +12,7 @@ from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.keras_internals import all_layers, draws, has_graph, random_parts, replace_inside
+from moco_tf.ranges import COUNT, checked
 
 BATCH_NORMALIZATION = (BatchNormalization, keras.layers.BatchNormalization)
 # Layers that only draw random numbers: in inference they return their inputs. Keras' and KerasHub's
@@ -119,14 +120,22 @@ def for_pretraining(network: keras.Model, bn_groups: int) -> keras.Model:
 
     Args:
         network: A functional `keras.Model`.
-        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into.
+        bn_groups: Number of groups that BatchNormalization splits the batch of one replica into, 1
+            or greater.
 
     Returns:
         A `keras.Model` with the same values in variables of its own.
 
     Raises:
-        UserError: If a layer cannot be replaced or switched off.
+        UserError: If the network is not a functional model, or a layer cannot be replaced or
+            switched off.
     """
+    bn_groups = checked("bn_groups", bn_groups, COUNT)
+    if not has_graph(network) or not network.built:
+        raise UserError(
+            f"network={network!r:.100}: pass a functional keras.Model, or a keras.Sequential that "
+            "begins with a keras.Input"
+        )
     for layer in all_layers(network):
         _require_trainable(layer)
     copied = clone(network, lambda layer: _with_groups(layer, bn_groups), _deterministic)

@@ -17,12 +17,11 @@ import numpy as np
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.encoders import cloning, keras_files, originals
 from moco_tf.encoders.applications import Images
-from moco_tf.encoders.names import check_name, encoder_name, model_name, split
+from moco_tf.encoders.names import NETWORK, check_name, encoder_name, model_name, split
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.keras_internals import all_layers
 
-NETWORK = "network"  # Name of the network from elsewhere in its encoder.
 POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 LARGEST_SIZE = 512
 

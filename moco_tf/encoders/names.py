@@ -30,6 +30,7 @@ APPLICATIONS: dict[str, str] = {
     **dict.fromkeys(("MobileNetV3Small", "MobileNetV3Large"), "raw"),
 }
 # How the name of a Keras model of a network from elsewhere begins. Keras allows no ":" in it.
+NETWORK = "network"  # The name of the layer of a network from elsewhere in its encoder.
 MODEL_NAMES = {"keras:": "keras_", "keras_hub:": "keras_hub_", "": "file_"}
 
 

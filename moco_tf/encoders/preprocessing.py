@@ -9,8 +9,10 @@ from keras import layers
 
 from moco_tf.data import pixels as pixel_values
 from moco_tf.data.pixels import Pixels
+from moco_tf.encoders.names import NETWORK, encoder_name
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
+from moco_tf.keras_internals import all_layers
 
 NORMALIZATION = "normalization"  # The name of the layer that normalizes.
 RANGE = "value_range"  # The name of the layer that maps the value range to [0, 1].
@@ -36,7 +38,8 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         backbone has it.
 
     Raises:
-        UserError: If the backbone already normalizes its images, for other values than `pixels`.
+        UserError: If the backbone is not a built model, or already normalizes its images, for
+            other values than `pixels`.
 
     Example:
         >>> import numpy as np
@@ -47,6 +50,11 @@ def with_normalization(backbone: keras.Model, pixels: Pixels | None = None) -> k
         >>> model.predict(images, verbose=0).shape
         (2, 64)
     """
+    if not isinstance(backbone, keras.Model) or not backbone.built:
+        raise UserError(
+            f"backbone={backbone!r:.100}: pass a model from normalized images to features, such as "
+            "one of moco_tf.encoders.build"
+        )
     if has_normalization(backbone):
         own = pixels_of(backbone)
         # The file of a model does not say in which type its images were stored.
@@ -81,7 +89,10 @@ def for_images(backbone: Any) -> Any:
     Args:
         backbone: A model of `build`, which gets the normalization, or any other callable from
             images to features, such as a result of `with_normalization`, which stays as it is.
-            A ResNet of `build` that Keras has cloned or saved and loaded is recognized.
+            One that Keras has cloned or saved and loaded, without a head, is recognized.
+
+    Raises:
+        UserError: If the model contains such a network, but no layer that normalizes its images.
 
     Example:
         >>> import moco_tf
@@ -90,8 +101,29 @@ def for_images(backbone: Any) -> Any:
     """
     if not isinstance(backbone, keras.Model) or has_normalization(backbone):
         return backbone
-    is_built = isinstance(getattr(backbone, "pixels", None), Pixels)
-    return with_normalization(backbone) if is_built or _is_resnet(backbone) else backbone
+    if isinstance(getattr(backbone, "pixels", None), Pixels) or _is_network(backbone):
+        return with_normalization(backbone)
+    _require_normalization(backbone)
+    return backbone
+
+
+def _require_normalization(model: keras.Model) -> None:
+    """Raise a `UserError` if a model contains a network of `build` and does not normalize for it.
+
+    Its features of images in [0, 255] would say nothing about the network.
+    """
+    every = all_layers(model)
+    for network in every:
+        if network is model or not isinstance(network, keras.Model) or not _is_network(network):
+            continue
+        inside = {id(layer) for layer in all_layers(network)}
+        outside = [layer for layer in every if id(layer) not in inside]
+        if not any(isinstance(layer, layers.Normalization | layers.Rescaling) for layer in outside):
+            raise UserError(
+                f"the model {model.name} contains {network.name}, which takes normalized images, "
+                "but no layer that normalizes them: pass "
+                "moco_tf.encoders.with_normalization(model), or a function of images in [0, 255]"
+            )
 
 
 def require_images(backbone: Any, source: Any, image_size: int) -> None:
@@ -134,12 +166,13 @@ def require_images(backbone: Any, source: Any, image_size: int) -> None:
         )
 
 
-def _is_resnet(model: keras.Model) -> bool:
-    """Return whether a model is a ResNet of `build`, or a copy by Keras without its attributes."""
+def _is_network(model: keras.Model) -> bool:
+    """Return whether a model is a backbone of `build`, or Keras' copy without its attributes."""
+    names = [layer.name for layer in model.layers]
+    if encoder_name(model.name):
+        return NETWORK in names
     # Other networks have a layer of this name, too, but not this project's BatchNormalization.
-    return STEM in [layer.name for layer in model.layers] and any(
-        isinstance(layer, BatchNormalization) for layer in model.layers
-    )
+    return STEM in names and any(isinstance(layer, BatchNormalization) for layer in model.layers)
 
 
 def has_normalization(model: keras.Model) -> bool:

@@ -22,6 +22,9 @@ class Features:
         unreadable_classes: Names of the classes of which none of the requested images can be read.
         class_names: Names of the classes; empty if they are not known.
 
+    Raises:
+        UserError: If the arrays do not have these shapes and types.
+
     Example:
         >>> Features(np.zeros([2, 4], np.float32), np.arange(2), np.int32([0, 1]), num_classes=2)
         <moco_tf features 2 x 4, labels of 2 classes>
@@ -35,10 +38,48 @@ class Features:
     unreadable_classes: list[str] = dataclasses.field(default_factory=list)
     class_names: list[str] = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.features, np.ndarray) or self.features.ndim != 2:
+            raise UserError(
+                f"features={_shown(self.features)}: pass an array of NumPy, float32 [M, D]"
+            )
+        count = len(self.features)
+        if not _is_vector(self.indices, count):
+            raise UserError(
+                f"indices={_shown(self.indices)}: pass an array of integers [{count}], one for "
+                "each row of the features"
+            )
+        if self.labels is None:
+            return
+        if not _is_vector(self.labels, count):
+            raise UserError(
+                f"labels={_shown(self.labels)}: pass an array of integers [{count}], the class of "
+                "each row of the features, or a pair (features, labels) to the evaluation"
+            )
+        if count and not -1 <= self.labels.min() <= self.labels.max() < self.num_classes:
+            raise UserError(
+                f"the labels are {self.labels.min()} to {self.labels.max()}, but "
+                f"num_classes={self.num_classes}: use labels in [0, num_classes), and -1 for an "
+                "image without a label"
+            )
+
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.features.shape))
         labels = f"labels of {self.num_classes} classes" if self.num_classes else "no labels"
         return f"<moco_tf features {shape}, {labels}>"
+
+
+def _is_vector(value: Any, count: int) -> bool:
+    """Return whether a value is an array of `count` integers."""
+    is_array = isinstance(value, np.ndarray)
+    return is_array and value.shape == (count,) and value.dtype.kind in "iu"
+
+
+def _shown(value: Any) -> str:
+    """Return what a message says about a value, which may be a large array."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"{value!r:.100}"
 
 
 def labeled(part: Features) -> Features:

@@ -7,21 +7,28 @@ from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 import keras
 import tensorflow as tf
 
+from moco_tf.data.pixels import BYTES
 from moco_tf.distribution import num_replicas, replica_rows
 from moco_tf.errors import UserError
 from moco_tf.keras_internals import DistributedModel, all_layers
 from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
 from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
-from moco_tf.ranges import POSITIVE, Range, checked
+from moco_tf.ranges import COUNT, POSITIVE, Range, checked
 from moco_tf.seeds import seed_for
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 NOT_FINITE = "views hold NaN or infinity"
-NOT_BYTES = "views have no value above 1"
-BYTES = (0.0, 255.0)
+# What is wrong with the values of views, and what to do about it, if they should be bytes.
+NOT_BYTES = {
+    "views have no value above 1": "multiply views in [0, 1] by 255, or cast them to uint8 before",
+    "views have negative values and none above 16": "do not normalize them, which augment does",
+    "views have values above 510": (
+        "pass the value range of your images to Augment, as pixels=moco_tf.data.pixels.Pixels(...)"
+    ),
+}
 # Called as `augment(images, rows, count, seed)`, such as a `moco_tf.data.augment.Augment`.
 Augmentation = Callable[[tf.Tensor, tf.Tensor, int, tf.Tensor], tf.Tensor]
 
@@ -82,10 +89,15 @@ class Mechanism(DistributedModel):
         self.top1_metric = keras.metrics.Mean("contrastive_top1")
         self.top5_metric = keras.metrics.Mean("contrastive_top5")
         self.built = True
+        self._compiled_variables: tuple[int, ...] = ()
 
     @property
     def temperature(self) -> float:
-        """The temperature tau of equation 1. The step is compiled again for a new value."""
+        """The temperature tau of equation 1.
+
+        The step of `fit` is compiled again for a new value. A `tf.function` of your own keeps the
+        value that it was traced with.
+        """
         return self._temperature
 
     @temperature.setter
@@ -146,24 +158,54 @@ class Mechanism(DistributedModel):
                 f"the first two elements of a batch have the shapes {x_q.shape} and {x_k.shape}: "
                 "both have to be views of the same images, [N, H, W, channels]"
             )
-        if self.augment is None and not x_q.dtype.is_floating:
-            raise UserError(
-                f"the views are {x_q.dtype.name}, but without augment they are not normalized: "
-                "normalize them to floats, or pass a moco_tf.data.augment.Augment as augment"
-            )
+        for views in (x_q, x_k):
+            if views.dtype == tf.bool:
+                raise UserError("the views are bool: use pixel values, such as uint8 in [0, 255]")
+            if self.augment is None and not views.dtype.is_floating:
+                raise UserError(
+                    f"the views are {views.dtype.name}, but without augment they are not "
+                    "normalized: normalize them to floats, or pass a moco_tf.data.augment.Augment "
+                    "as augment"
+                )
+        self._require_compiled_variables()
         return (self._checked(x_q), self._checked(x_k), *data[2:])
+
+    def _ids_of_learned_variables(self) -> tuple[int, ...]:
+        return tuple(id(variable) for variable in self.learned_variables)
+
+    def _require_compiled_variables(self) -> None:
+        """Raise a `UserError` if layers were frozen or unfrozen since the model was compiled."""
+        if self._ids_of_learned_variables() != self._compiled_variables:
+            raise UserError(
+                "layers of the encoder were frozen or unfrozen after compile, which has no effect "
+                "or fails: call compile again"
+            )
 
     def _checked(self, views: tf.Tensor) -> tf.Tensor:
         """Return views, with errors in the step if they hold NaN or are in the wrong range.
 
-        XLA leaves these checks out. Only floats can be wrong in this way.
+        XLA leaves these checks out. Views of uint8 cannot be wrong in this way. Resizing may
+        overshoot the range a little, which is no mistake, since the augmentation clips the values.
         """
-        if not views.dtype.is_floating:
+        if views.dtype == tf.uint8:
             return views
         if getattr(self.augment, "value_range", None) == BYTES:
-            largest = tf.reduce_max(views)
+            smallest, largest = (
+                tf.cast(reduce(views), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
+            )
+            # Of other types, values outside of the range may be outliers, which are clipped.
+            is_declared = getattr(self.augment, "dtype", "uint8") == "uint8"
+            is_declared &= tf.math.is_finite(smallest) & tf.math.is_finite(largest)
             # Views that are all 0 are black, and NaN is reported below.
-            tf.debugging.Assert(~((largest > 0) & (largest <= 1)), [NOT_BYTES])
+            wrong = (
+                (largest > 0) & (largest <= 1),
+                is_declared & (smallest < 0) & (largest <= 16),
+                is_declared & (largest > 2 * BYTES[1]),
+            )
+            for is_wrong, problem in zip(wrong, NOT_BYTES, strict=True):
+                tf.debugging.Assert(~is_wrong, [problem])
+        if not views.dtype.is_floating:
+            return views
         # The loss can stay finite while NaN gets into the weights, because ReLU makes it 0.
         return tf.debugging.check_numerics(views, NOT_FINITE)
 
@@ -207,7 +249,13 @@ class Mechanism(DistributedModel):
     def _warn_of_one_group(self) -> None:
         """Warn if Shuffling BN has no effect, because all keys are normalized together."""
         layers = [layer for layer in all_layers(self.key_encoder) if hasattr(layer, "moving_mean")]
-        if layers and num_replicas() * max(getattr(layer, "groups", 1) for layer in layers) == 1:
+        groups = [
+            1
+            if getattr(layer, "synchronized", False)
+            else num_replicas() * getattr(layer, "groups", 1)
+            for layer in layers
+        ]
+        if groups and max(groups) == 1:
             warnings.warn(
                 "shuffle_bn=True has no effect, because BatchNormalization has one group, all "
                 "images of the batch: build the encoder with bn_groups=2 or more (section 3.3 of "
@@ -265,11 +313,13 @@ class Mechanism(DistributedModel):
                 `moco_tf.optimizers.LossScaling`, which also replaces a
                 `keras.optimizers.LossScaleOptimizer`.
             **kwargs: `jit_compile`, `run_eagerly` and `steps_per_execution`, as in
-                `keras.Model.compile`. The last one is the number of steps between the calls of
-                callbacks; it does not make a step faster.
+                `keras.Model.compile`. Unlike there, `jit_compile` is False by default, because XLA
+                leaves out the checks of the views. The last one is the number of steps between the
+                calls of callbacks; it does not make a step faster.
 
         Raises:
-            UserError: If another argument is given, such as a loss.
+            UserError: If another argument is given, such as a loss, or no layer of the encoder is
+                trainable.
         """
         for name, value in kwargs.items():
             is_given = value is not None and value is not False and value != []
@@ -284,29 +334,51 @@ class Mechanism(DistributedModel):
             optimizer = LossScaling(optimizer.inner_optimizer, scale, steps)
         elif any(layer.compute_dtype == "float16" for layer in all_layers(self.query_encoder)):
             optimizer = LossScaling(optimizer)
-        super().compile(optimizer=optimizer, **{**kwargs, "auto_scale_loss": False})
+        if not self.learned_variables:
+            raise UserError(
+                "the encoder has no weights to train: set trainable to True for some of its layers"
+            )
+        if self.query_encoder.losses:
+            warnings.warn(
+                "the regularizers of the encoder have no effect: use the weight_decay of the "
+                "optimizer",
+                stacklevel=2,
+            )
+        if steps := kwargs.get("steps_per_execution"):
+            checked("steps_per_execution", steps, COUNT)
+        given = {"jit_compile": False, **kwargs, "auto_scale_loss": False}
+        super().compile(optimizer=optimizer, **given)
         self.optimizer.build(self.learned_variables)
+        self._compiled_variables = self._ids_of_learned_variables()
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit` does.
 
         Raises:
             UserError: If there are validation data, because a loss on other images says little
-                about the features: evaluate those of the backbone. Or if views of floats hold NaN
-                or infinity, or are in [0, 1] and `augment` takes them in [0, 255]. With
-                `jit_compile`, these two are not noticed.
+                about the features: evaluate those of the backbone. If there are weights of classes,
+                or layers were frozen after `compile`. Or if views hold NaN or infinity, or are not
+                in [0, 255] and `augment` takes them so. With `jit_compile`, these two are not
+                noticed.
         """
         if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
             self.evaluate()
+        for name in ("class_weight", "sample_weight"):
+            if kwargs.get(name) is not None:
+                raise UserError(f"fit({name}=...) has no effect, because no labels are used")
+        self._require_compiled_variables()
         try:
             return super().fit(*args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
-            if NOT_FINITE in str(error):
+            message, count = str(error), self.distribute_strategy.num_replicas_in_sync
+            if NOT_FINITE in message:
                 problem = f"the training has stopped, because {NOT_FINITE}: leave these images out"
-            elif NOT_BYTES in str(error):
+            elif found := next((text for text in NOT_BYTES if text in message), ""):
+                problem = f"the {found}, but augment takes them in [0, 255]: {NOT_BYTES[found]}"
+            elif count > 1 and ("CollectiveGatherV2" in message or "EnsureShape" in message):
                 problem = (
-                    f"the {NOT_BYTES}, but augment takes them in [0, 255]: multiply views in "
-                    "[0, 1] by 255, or cast them to uint8 before"
+                    f"the {count} replicas have different numbers of images: use batches whose "
+                    f"size is a multiple of {count}, and drop_remainder=True"
                 )
             else:
                 raise
@@ -318,6 +390,10 @@ class Mechanism(DistributedModel):
             f"{type(self).__name__} has no validation: evaluate the features of "
             f"{self._backbone_code()}, for example with moco_tf.extract_features and moco_tf.knn"
         )
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise a `UserError`, as `evaluate` does."""
+        self.evaluate()
 
     def get_config(self) -> NoReturn:
         """Raise a `UserError`, because the function that builds the encoders cannot be saved."""

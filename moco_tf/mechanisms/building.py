@@ -18,13 +18,15 @@ def build(build_encoder: Callable[[], keras.Model]) -> keras.Model:
             projections.
     """
     remedy = (
-        "pass a function that builds a model from images to projections [N, C], such as "
+        "pass a function that builds a functional model from images to projections [N, C], such as "
         'lambda: moco_tf.encoders.build("resnet50", head="mlp", bn_groups=8)'
     )
     if isinstance(build_encoder, keras.Model):
         raise UserError(
             f"build_encoder is a model, but the mechanism builds its encoders: {remedy}"
         )
+    if not callable(build_encoder):
+        raise UserError(f"build_encoder={build_encoder!r:.100} is not a function: {remedy}")
     encoder = build_encoder()
     shape = getattr(encoder, "output_shape", None)
     if not isinstance(encoder, keras.Model) or not isinstance(shape, tuple) or len(shape) != 2:
@@ -37,13 +39,22 @@ def build_two(build_encoder: Callable[[], keras.Model]) -> tuple[keras.Model, ke
     """Return two new encoders with the same weights, as `build`.
 
     Raises:
-        UserError: As `build`, and if both are the same model.
+        UserError: As `build`, and if both share weights or are of different architectures.
     """
     first, second = build(build_encoder), build(build_encoder)
-    if first is second:
+    shared = {id(weight) for weight in first.weights} & {id(weight) for weight in second.weights}
+    if first is second or shared:
+        paths = [weight.path for weight in first.weights if id(weight) in shared]
+        what = f"{len(paths)} weights, such as {paths[0]}" if paths else "the model"
         raise UserError(
-            "build_encoder returned the same model twice, but the query encoder and the key "
-            "encoder need weights of their own: build a new model in each call"
+            f"build_encoder returned two encoders that share {what}, but the query encoder and the "
+            "key encoder need weights of their own: create all layers in each call"
+        )
+    shapes = [[tuple(weight.shape) for weight in encoder.weights] for encoder in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            "build_encoder returned two encoders of different architectures: return the same in "
+            "each call"
         )
     copy_weights(first, second)
     return first, second

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from moco_tf.distribution import all_gather, num_replicas, replica_rows
+from moco_tf.errors import UserError
 from moco_tf.keras_internals import all_layers
 from moco_tf.mechanisms.base import Augmentation, Mechanism
 from moco_tf.mechanisms.building import build_two
@@ -117,7 +118,7 @@ class MoCo(Mechanism):
 
     @property
     def momentum(self) -> float:
-        """The momentum m of equation 2. The step is compiled again for a new value."""
+        """The momentum m of equation 2, which can be changed like `temperature`."""
         return self._momentum
 
     @momentum.setter
@@ -207,6 +208,12 @@ class MoCo(Mechanism):
         if not self.exclude_neighbors:
             return None, None
         assert frames is not None
+        if frames.shape[1:] != (2, 3) or not frames.dtype.is_integer:
+            raise UserError(
+                f"the third element of a batch is {frames.dtype.name} {list(frames.shape)}: with "
+                "exclude_neighbors, it has the frames and their neighbors, int64 [N, 2, 3]"
+            )
+        frames = tf.cast(frames, tf.int64)
         gathered = all_gather(frames)  # N x 2 x 3
         query_views, key_views = ([0, 1], [1, 0]) if self.symmetric_loss else ([0], [1])
         ranges = tf.concat([frames[:, view, 1:] for view in query_views], 0)

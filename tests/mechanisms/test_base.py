@@ -3,12 +3,15 @@
 MoCo has tests of its own for all three: test_moco.py, test_equivalence.py and test_jit_compile.py.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from moco_tf.data.augment import Augment
+from moco_tf.data.pixels import default
 from moco_tf.data.recipes import RECIPES
 from moco_tf.encoders.normalization import BatchNormalization
 from moco_tf.errors import UserError
@@ -270,6 +273,17 @@ def test_checks_of_views_take_no_batch():
     assert int(model.step.numpy()) == 2
 
 
+@pytest.mark.slow
+def test_replicas_need_batches_of_equal_size(two_replicas):
+    with two_replicas.scope():
+        model = MoCo(lambda: small_encoder(1), 32)
+        model.compile(SGD(0.03))
+    views = np.random.default_rng(0).random((9, SIDE, SIDE, 3), np.float32)
+    data = tf.data.Dataset.from_tensor_slices((views, views)).batch(9)
+    with pytest.raises(UserError, match="the 2 replicas have different numbers of images: use"):
+        model.fit(data, verbose=0)
+
+
 def test_loss_shows_views_that_are_not_finite_with_xla():
     views = np.full((8, SIDE, SIDE, 3), np.nan, np.float32)
     history = augmented_model(jit_compile=True).fit(pairs(views), verbose=0).history
@@ -286,6 +300,18 @@ def test_views_in_another_range_are_refused():
             model.fit(pairs(views), verbose=0)
     for accepted in (255 * views, (255 * views).astype(np.uint8), 0 * views):
         augmented_model(run_eagerly=True).fit(pairs(accepted[:8]), verbose=0)
+    for wrong, problem in (
+        (4 * views - 2, "negative values and none above 16, but .*: do not normalize them"),
+        ((65535 * views).astype(np.uint16), "values above 510, but .*: pass the value range"),
+    ):
+        with pytest.raises(UserError, match=f"the views have {problem}"):
+            augmented_model(run_eagerly=True).fit(pairs(wrong), verbose=0)
+    # Interpolation overshoots, and outliers are clipped where another type is declared.
+    augmented_model(run_eagerly=True).fit(pairs(280 * views[:8] - 20), verbose=0)
+    pixels = dataclasses.replace(default(3), dtype="float32")
+    clipping = MoCo(lambda: small_encoder(2), 32, augment=Augment(RECIPES["v2"], pixels=pixels))
+    clipping.compile(SGD(0.03), run_eagerly=True)
+    clipping.fit(pairs(1000 * views[:8]), verbose=0)
     # A key view may be of another type than the query view.
     mixed = tf.data.Dataset.from_tensor_slices(((255 * views).astype(np.uint8), views))
     with pytest.raises(UserError, match=message):

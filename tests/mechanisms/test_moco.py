@@ -170,6 +170,10 @@ def refusal(function, *arguments, **options):
         ({"temperature": 0}, "temperature=0: must be greater than 0"),
         ({"seed": None}, "seed=None: must be an integer, 0 or greater"),
         ({"build_encoder": linear_encoder()}, "build_encoder is a model, but the mechanism builds"),
+        (
+            {"build_encoder": "resnet8"},
+            "build_encoder='resnet8' is not a function: pass a function",
+        ),
         ({"build_encoder": lambda: 3}, "build_encoder returned a int with the output shape None"),
         (
             {"build_encoder": lambda: encoders.build("resnet8", stem="small").layers[1]},
@@ -185,7 +189,22 @@ def test_invalid_argument_is_refused(arguments, message):
 def test_encoders_need_weights_of_their_own():
     encoder = linear_encoder()
     message = refusal(MoCo, lambda: encoder, queue_size=16)
-    assert message.startswith("build_encoder returned the same model twice")
+    assert message.startswith("build_encoder returned two encoders that share ")
+    backbone = small_encoder(groups=2)
+
+    def new_head():
+        return keras.Sequential([backbone, keras.layers.Dense(4)])
+
+    message = refusal(MoCo, lambda: keras.Model(backbone.input, new_head()(backbone.input)))
+    count = len(backbone.weights)
+    assert message.startswith(f"build_encoder returned two encoders that share {count} weights, ")
+    assert message.endswith("create all layers in each call")
+
+
+def test_encoders_need_the_same_architecture():
+    built = iter([small_encoder(groups=2), linear_encoder()])
+    message = refusal(MoCo, lambda: next(built), queue_size=16)
+    assert message.startswith("build_encoder returned two encoders of different architectures")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +215,8 @@ def test_encoders_need_weights_of_their_own():
         (lambda x: (x, np.zeros(N)), "the first two elements of a batch have the shapes"),
         (lambda x: (x, x[:, :3]), "the first two elements of a batch have the shapes"),
         (lambda x: (x.astype("uint8"),) * 2, "the views are uint8, but without augment"),
+        (lambda x: (x, x.astype("uint8")), "the views are uint8, but without augment"),
+        (lambda x: (x > 0, x), "the views are bool"),
     ],
 )
 def test_invalid_batch_is_refused(batch, message):
@@ -214,9 +235,15 @@ def test_what_the_mechanism_does_not_have_is_refused():
         )
     model.compile("sgd", loss=None)
     data = tf.data.Dataset.from_tensors(np.zeros([2, N, SIDE, SIDE, 3], np.float32))
-    for function, arguments in ((model.fit, {"validation_data": data}), (model.evaluate, {})):
+    for function, arguments in (
+        (model.fit, {"validation_data": data}),
+        (model.evaluate, {}),
+        (model.test_on_batch, {}),
+    ):
         message = refusal(function, data, **arguments)
         assert message.startswith("MoCo has no validation: evaluate the features of keras.Model(")
+    message = refusal(model.fit, data, class_weight={0: 1.0})
+    assert message.startswith("fit(class_weight=...) has no effect")
     assert int(model.step.numpy()) == 0
     assert refusal(model.get_config).startswith("MoCo cannot be saved as a whole: use")
 
@@ -261,6 +288,50 @@ def test_frozen_layers_stay_as_they_are_and_are_the_same_in_both_encoders():
     pairs = zip(model.key_encoder.weights, before, strict=True)
     moved = [not np.array_equal(weight.numpy(), old) for weight, old in pairs]
     assert moved == [False] * (len(before) - len(last.weights)) + [True] * len(last.weights)
+
+
+def test_freezing_after_compile_is_refused():
+    """It would have no effect on a step that is compiled already."""
+    model = MoCo(lambda: small_encoder(groups=2), queue_size=16)
+    layer = next(layer for layer in model.query_encoder.layers if layer.weights)
+    model.compile(SGD(0.1))
+    layer.trainable = False
+    batch = views(steps=1)[0].astype(np.float32)
+    for train in (lambda: fit(model, batch[np.newaxis]), lambda: model.train_on_batch(*batch)):
+        assert refusal(train).startswith("layers of the encoder were frozen or unfrozen after comp")
+    model.compile(SGD(0.1))
+    before = layer.get_weights()
+    fit(model, views(steps=2))
+    np.testing.assert_array_equal(layer.get_weights()[0], before[0])
+    layer.trainable = True
+    assert refusal(fit, model, views(steps=1)).startswith("layers of the encoder were frozen or un")
+    model.query_encoder.trainable = False
+    assert refusal(model.compile, SGD(0.1)).startswith("the encoder has no weights to train")
+
+
+def test_regularizers_without_effect_are_a_warning():
+    def build_encoder(regularizer="l2"):
+        images = keras.Input((SIDE, SIDE, 3))
+        layer = keras.layers.Dense(4, kernel_regularizer=regularizer)
+        return keras.Model(images, layer(keras.layers.Flatten()(images)))
+
+    model = MoCo(build_encoder, queue_size=16, shuffle_bn=False)
+    with pytest.warns(UserWarning, match="the regularizers of the encoder have no effect"):
+        model.compile(SGD(0.1))
+    model = MoCo(lambda: build_encoder(None), queue_size=16, shuffle_bn=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.compile(SGD(0.1))
+
+
+def test_step_is_not_compiled_by_xla_unless_asked_for(monkeypatch):
+    """Keras would do so on a GPU, where the checks of the views would be missing."""
+    model = MoCo(linear_encoder, queue_size=16, shuffle_bn=False)
+    monkeypatch.setattr("keras.src.trainers.trainer.model_supports_jit", lambda model: True)
+    model.compile(SGD(0.1))
+    assert model.jit_compile is False
+    model.compile(SGD(0.1), jit_compile=True)
+    assert model.jit_compile is True
 
 
 def test_train_on_batch_takes_two_views():
