@@ -13,6 +13,7 @@ import moco_tf
 from moco_tf import UserError, encoders
 from moco_tf.evaluation import few_shot, knn, logistic, protocols
 from moco_tf.evaluation.extraction import extract
+from moco_tf.evaluation.features import Features
 from moco_tf.evaluation.settings import (
     FewShotSettings,
     FinetuneSettings,
@@ -185,6 +186,27 @@ def test_backbone_that_cannot_be_called_is_refused(source):
         moco_tf.extract_features("resnet8", source, "all", SIZE)
 
 
+VALUES, INDICES, LABELS = np.zeros([2, 4], np.float32), np.arange(2), np.int32([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[0.0], [1.0]], INDICES, LABELS, 2), "features=.*: pass an array of NumPy, float32"),
+        ((VALUES[0], INDICES, LABELS, 2), r"features=float32 \[4\]: pass an array of NumPy"),
+        ((VALUES, INDICES[:1], LABELS, 2), r"indices=int64 \[1\]: pass an array of integers \[2\]"),
+        ((VALUES, INDICES, LABELS[:1], 2), r"labels=int32 \[1\]: pass an array of integers \[2\]"),
+        ((VALUES, INDICES, np.eye(2), 2), r"labels=float64 \[2, 2\]: pass an array of integers"),
+        ((VALUES, INDICES, np.array(["a", "b"]), 2), "labels=<U1 .*: pass an array of integers"),
+        ((VALUES, INDICES, LABELS), "the labels are 0 to 1, but num_classes=0: use labels in"),
+        ((VALUES, INDICES, LABELS - 2, 2), "the labels are -2 to -1, but num_classes=2"),
+    ],
+)
+def test_features_that_do_not_fit_together_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Features(*arguments)
+
+
 @pytest.mark.parametrize("function", [moco_tf.knn, moco_tf.linear_probe])
 def test_arrays_in_place_of_features_are_refused(features, function):
     train, test = features
@@ -350,7 +372,8 @@ def test_classes_without_training_images_are_reported(features, function):
             (train.features, train.labels), (test.features, test.labels + train.num_classes)
         )
     assert accuracy["top1"] == 0.0
-    unknown = dataclasses.replace(test, labels=np.where(test.labels == 0, 9, test.labels))
+    labels = np.where(test.labels == 0, 9, test.labels)
+    unknown = dataclasses.replace(test, labels=labels, num_classes=10)
     with pytest.warns(UserWarning, match="test images have a class that no training image has"):
         function(dataclasses.replace(train, num_classes=10), unknown)
     # The classes of two sources are compared by their names.

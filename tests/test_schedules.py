@@ -66,9 +66,13 @@ def test_cosine_ends_at_zero_and_stays_there():
         (lambda: Cosine(0.5, 0, 4), "steps_per_epoch=0: must be 1 or greater"),
         (lambda: Cosine(0.5, 10, 0), "epochs=0: must be greater than 0"),
         (lambda: Step(0.5, 2.5), "steps_per_epoch=2.5: must be an integer, 1 or greater"),
+        (lambda: Step(0.5, 1, 120), "milestones=120: pass a tuple of epochs, such as (120, 160)"),
+        (lambda: Step(0.5, 1, (1.5,)), "milestones=1.5: must be an integer, 0 or greater"),
+        (lambda: Step("0.5", 1), "learning_rate='0.5': must be a number, 0 or greater"),
+        (lambda: Cosine(-1, 1, 1), "learning_rate=-1: must be 0 or greater"),
     ],
 )
-def test_invalid_lengths_are_refused(build, message):
+def test_invalid_arguments_are_refused(build, message):
     with pytest.raises(UserError) as error:
         build()
     assert str(error.value) == message

@@ -8,6 +8,7 @@ import tensorflow as tf
 from moco_tf.data.augment import Augment
 from moco_tf.data.normalization import mean_and_std
 from moco_tf.data.photometric import jitter_brightness_and_contrast
+from moco_tf.data.pixels import default
 from moco_tf.data.recipes import RECIPES, Recipe
 from moco_tf.errors import UserError
 from tests.images import patch
@@ -34,6 +35,28 @@ def jitter_step_by_step(x, brightness, contrast, order):
             mean = (x @ LUMA).mean() if x.shape[-1] == 3 else x.mean()
             x = np.clip(contrast * x + (1 - contrast) * mean, 0, 1)
     return x
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["v2"], r"recipe='v2': pass a recipe, such as moco_tf.RECIPES\[\"v2\"\]"),
+        ([Recipe(hue=180.0)], "recipe.hue=180.0: must be between 0 and 0.5"),
+        ([Recipe(blur_sigma=2.0)], "recipe.blur_sigma=2.0: must be two numbers"),
+        ([RECIPES["v2"], 0], "channels=0: must be 1 or greater"),
+        ([RECIPES["v2"], 3, default(1)], "for each of the 3 channels, or None"),
+    ],
+)
+def test_invalid_arguments_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Augment(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (2, 3, 8, 8), (8, 8, 3)])
+def test_images_of_another_shape_are_refused(shape):
+    augment = Augment(RECIPES["v2"])
+    with pytest.raises(UserError, match=r"the views have the shape .* takes \[n, H, W, 3\]"):
+        augment(tf.zeros(shape, tf.uint8), tf.range(shape[0]), shape[0], [0, 0])
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

@@ -372,6 +372,25 @@ def test_layers_that_do_not_work_are_refused(layer, parts):
         assert part in str(error.value)
 
 
+class Subclassed(keras.Model):
+    def call(self, images):
+        return images
+
+
+@pytest.mark.parametrize(
+    "network", [Subclassed(), "a.keras", keras.Sequential([layers.BatchNormalization()])]
+)
+def test_what_is_no_functional_model_is_refused(network):
+    with pytest.raises(UserError, match="network=.*: pass a functional keras.Model, or"):
+        for_pretraining(network, 2)
+
+
+def test_number_of_groups_is_checked():
+    for groups in (0, "x"):
+        with pytest.raises(UserError, match=f"bn_groups={groups!r}: must be "):
+            for_pretraining(network_of(layers.ReLU()), groups)
+
+
 def test_renormalization_is_refused():
     if "renorm" not in inspect.signature(layers.BatchNormalization).parameters:
         pytest.skip("this version of Keras has no batch renormalization")

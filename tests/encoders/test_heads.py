@@ -193,6 +193,44 @@ def test_copy_of_a_resnet_by_keras_is_normalized_in_evaluations(stem, tmp_path):
     assert preprocessing.for_images(model) is model
 
 
+def test_copy_of_a_network_from_elsewhere_is_normalized_in_evaluations(tmp_path):
+    own_network().save(tmp_path / "own.keras")
+    network = encoders.build(tmp_path / "own.keras")
+    network.save(tmp_path / "network.keras")
+    images = np.random.default_rng(0).integers(0, 256, [2, 8, 8, 3]).astype(np.float32)
+    copy = keras.models.load_model(tmp_path / "network.keras")
+    assert not hasattr(copy, "pixels")
+    expected = encoders.with_normalization(network)(images)
+    np.testing.assert_array_equal(preprocessing.for_images(copy)(images), expected)
+
+
+def test_network_without_normalization_in_another_model_is_refused(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, [2, 32, 32, 3]).astype(np.float32)
+    encoder = encoders.build("resnet8", stem="small", head="linear")
+    encoder.save(tmp_path / "encoder.keras")
+    loaded = keras.models.load_model(tmp_path / "encoder.keras")
+    wrapped = keras.Sequential([keras.Input((32, 32, 3)), encoder.backbone])
+    for model in (loaded, wrapped):
+        with pytest.raises(UserError, match="contains resnet8, which takes normalized images, but"):
+            preprocessing.for_images(model)
+        normalizing = encoders.with_normalization(model)
+        assert preprocessing.for_images(normalizing) is normalizing
+    expected = encoders.with_normalization(encoder)(images)
+    np.testing.assert_array_equal(encoders.with_normalization(loaded)(images), expected)
+    # Around a model that normalizes, or with a normalization of their own.
+    around = keras.Sequential([encoders.with_normalization(encoder.backbone)])
+    scaled = keras.Sequential([keras.layers.Rescaling(1 / 255), encoder.backbone])
+    for model in (around, scaled):
+        model.build((None, 32, 32, 3))
+        assert preprocessing.for_images(model) is model
+
+
+@pytest.mark.parametrize("model", ["runs/mine", keras.Sequential([keras.layers.Flatten()])])
+def test_what_is_no_built_model_gets_no_normalization(model):
+    with pytest.raises(UserError, match="backbone=.*: pass a model from normalized images"):
+        encoders.with_normalization(model)
+
+
 def efficient_net(name):
     network = getattr(keras.applications, name)
     return network(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")

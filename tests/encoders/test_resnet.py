@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from numpy.lib.stride_tricks import sliding_window_view
 
+from moco_tf import encoders
+from moco_tf.data.pixels import default
 from moco_tf.encoders.resnet import resnet
 from moco_tf.errors import UserError
 
@@ -294,6 +296,20 @@ def test_batch_normalization_starts_as_the_identity(networks):
 def test_unknown_encoder_is_an_error_with_the_choices(name):
     with pytest.raises(UserError, match=f"unknown encoder '{name}'.*resnet18.*resnet50"):
         resnet(name)
+
+
+def test_other_pixels_than_the_channels_are_refused():
+    with pytest.raises(UserError, match="for each of the 1 channels, or None"):
+        encoders.build("resnet8", stem="small", channels=1, pixels=default(3))
+
+
+def test_channels_first_are_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(UserError, match="image_data_format.. is 'channels_first', but images"):
+            encoders.build("resnet8", stem="small")
+    finally:
+        keras.config.set_image_data_format("channels_last")
 
 
 def test_unknown_stem_is_an_error_with_the_choices():
