@@ -154,6 +154,24 @@ def test_shuffling_within_one_group_is_a_warning(build_encoder, shuffle_bn, is_u
     assert is_useless == any(m.startswith("shuffle_bn=True has no effect") for m in messages)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_shuffling_among_replicas_with_the_same_statistics_is_a_warning(two_replicas, synchronized):
+    def build_encoder():
+        images = keras.Input((SIDE, SIDE, 3))
+        x = keras.layers.BatchNormalization(synchronized=synchronized)(images)
+        return keras.Model(images, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
+
+    with two_replicas.scope():
+        model = MoCo(build_encoder, queue_size=16)
+        model.compile(SGD(0.1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, views(steps=1))
+    messages = [str(warning.message) for warning in caught]
+    assert synchronized == any(m.startswith("shuffle_bn=True has no effect") for m in messages)
+
+
 def refusal(function, *arguments, **options):
     with pytest.raises(UserError) as error:
         function(*arguments, **options)
