@@ -12,12 +12,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
+import tensorflow as tf
 
 import moco_tf
 from moco_tf import encoders
 from moco_tf.data import sources
+from moco_tf.data.sources import row_groups
 from moco_tf.embedding.directory import EmbeddingDirectory
-from moco_tf.embedding.formats import METADATA_KEY
+from moco_tf.embedding.formats import METADATA_KEY, Rows, read_errors, write_parquet
 from moco_tf.embedding.settings import FORMATS
 from moco_tf.errors import UserError
 from tests.images import write_pieces
@@ -116,6 +118,48 @@ def test_stopped_embedding_goes_on_with_the_missing_files(written, backbone, sou
     (out / last).write_bytes(b"PAR1")
     with pytest.raises(UserError, match=f"{last} is damaged: delete it"):
         moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("a.parquet", b"PAR1"),
+        ("a.parquet", b"PAR1" + bytes(8) + b"PAR1"),
+        ("a.csv", b""),
+        ("a.csv", b'image,error\na.png,"not an im'),
+        ("a.csv", b"image,error\na.png\n"),
+        ("a.csv", b"image,error\na.png,\xff\n"),
+        ("a.csv", b"image,error\na.png," + b"x" * 200_000 + b"\n"),  # Longer than a field may be.
+    ],
+)
+def test_damaged_file_is_named(tmp_path, name, contents):
+    path = tmp_path / name
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=f"{path} is damaged: delete it, and run the same command"):
+        read_errors([str(path)])
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path} cannot be read .*: check its permissions"):
+        read_errors([str(path)])
+
+
+def test_features_are_not_read_to_find_unreadable_images(tmp_path, monkeypatch):
+    images = [f"{number}.png" for number in range(1000)]
+    features = np.random.default_rng(0).normal(size=(1000, 512)).astype(np.float32)
+    rows = Rows(features, np.arange(1000), images, [None] * 999 + ["not an image"])
+    write_parquet([str(tmp_path / "a.parquet")], rows, {})
+    tf.io.gfile.copy(str(tmp_path / "a.parquet"), "ram://errors.parquet", overwrite=True)
+    sizes = []
+    read = row_groups._RemoteFile.read
+
+    def counted(file, size=-1):
+        contents = read(file, size)
+        sizes.append(len(contents))
+        return contents
+
+    monkeypatch.setattr(row_groups._RemoteFile, "read", counted)
+    assert read_errors(["ram://errors.parquet"]) == [("999.png", "not an image")]
+    assert 0 < sum(sizes) < 100_000 < features.nbytes
+    assert read_errors([str(tmp_path / "a.parquet")]) == [("999.png", "not an image")]
 
 
 @pytest.mark.parametrize("format", FORMATS)
