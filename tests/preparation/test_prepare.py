@@ -291,19 +291,29 @@ def test_directory_with_other_settings_is_refused(source, tmp_path, options, mes
 
 def test_directory_of_other_images_is_refused(source, folder, tmp_path):
     moco_tf.prepare(source, tmp_path / "out")
-    write_folder(tmp_path / "more", images_per_class=9)
-    with pytest.raises(UserError, match="source_checksum"):
-        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/more"), tmp_path / "out")
+    write_folder(tmp_path / "other", images_per_class=10, side=30)  # The names are the same.
+    (tmp_path / "out" / "train-00000-of-00001.tfrecord").unlink()
+    with pytest.raises(UserError, match=f"from 'folder:{folder}', not from .*/other': use another"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/other"), tmp_path / "out")
     outcome = moco_tf.prepare(source, tmp_path / "records")
     records = moco_tf.load_source(outcome.data)
     moco_tf.prepare(records, tmp_path / "again")
     unlabeled = moco_tf.load_source(outcome.data, label_feature="")
-    with pytest.raises(UserError, match="labels_checksum"):
+    with pytest.raises(UserError, match='{"label_feature": ""}, other labels or names of c.*: use'):
         moco_tf.prepare(unlabeled, tmp_path / "again")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "a.tex").write_text("...")
     with pytest.raises(UserError, match="exists and holds no prepared images"):
         moco_tf.prepare(source, tmp_path / "thesis")
+
+
+def test_changed_images_are_named_in_words(tmp_path):
+    folder, out = write_folder(tmp_path / "images", images_per_class=6), tmp_path / "out"
+    moco_tf.prepare(moco_tf.load_source(f"folder:{folder}"), out)
+    for name in ("006.jpg", "007.jpg"):
+        (folder / "left" / name).write_bytes((folder / "left" / "000.jpg").read_bytes())
+    with pytest.raises(UserError, match=r"have changed since .*/out was written \(12 .*, 14 now\)"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{folder}"), out)
 
 
 def test_directory_of_images_that_were_read_with_other_options_is_refused(tmp_path):
@@ -339,6 +349,7 @@ def test_directory_of_an_earlier_version_is_continued(source, tmp_path):
     moco_tf.prepare(source, out, images_per_file=6, shard=(0, 2))
     facts = json.loads((out / "_facts.json").read_text())
     assert facts.pop("source_options") == {}
+    del facts["source_location"], facts["files_checksum"]
     (out / "_facts.json").write_text(json.dumps(facts))
     assert moco_tf.prepare(source, out, images_per_file=6).is_complete
 
