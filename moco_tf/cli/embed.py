@@ -127,7 +127,7 @@ def embed(values: flags.FlagValues) -> None:
         backbone, channels = backbone_flags.load_with_normalization(values, kind, source)
         name: Any = values[kind].value
         backbone_flags.require_images(values, backbone, name, source, channels, image_size)
-        print(source.summary.partition("\n")[0], flush=True)
+        print(source.collection_summary, flush=True)
         outcome = moco_tf.embed(
             backbone,
             source,

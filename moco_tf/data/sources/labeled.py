@@ -73,6 +73,7 @@ def make_source(
         train, test = (part[:][values[part[:]] >= 0] for part in (train, test))
         unlabeled = int((values < 0).sum())
     images = "image without a label is" if unlabeled == 1 else "images without a label are"
+    lack = "image has" if unlabeled == 1 else "images have"
     return Source(
         name=name,
         size=len(values),
@@ -87,6 +88,7 @@ def make_source(
         part_names=part_names,
         found=classes_found(class_names) if has_labels else "",
         notes=(*notes, *([f"{unlabeled:,} {images} for pre-training only"] if unlabeled else [])),
+        collection_notes=(*notes, *([f"{unlabeled:,} {lack} no label"] if unlabeled else [])),
         list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
         list_files=list_files,
         read_file=read_file,

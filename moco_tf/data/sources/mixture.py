@@ -122,6 +122,9 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
                 *(f"  {line}" for line in part.summary.splitlines()),
             )
         ),
+        collection_notes=tuple(
+            f"  {line}" for part in parts for line in part.collection_summary.splitlines()
+        ),
         list_files=lambda: (file for part in parts for file in part.list_files()),
         list_contents=lambda: [line for part in parts for line in part.list_contents()],
         mixture=tuple(zip(sizes, map(float, weights), strict=False)),
