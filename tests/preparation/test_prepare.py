@@ -230,6 +230,36 @@ def test_arrays_become_png_files(tmp_path):
     assert prepared.labels.tolist() == [old % 2 for old in order]
 
 
+@pytest.mark.parametrize("is_mixture", [False, True])
+def test_upright_files_are_copied_where_others_are_turned(tmp_path, is_mixture):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    orientations = [None, 1, 6, 0, 3, None]
+    for number, (image, orientation) in enumerate(zip(crops(6, 40), orientations, strict=True)):
+        exif = Image.Exif()
+        if orientation is not None:
+            exif[0x0112] = orientation
+        Image.fromarray(image[:30]).save(folder / f"{number}.jpg", exif=exif)
+    plain = moco_tf.load_source(f"folder:{folder}")
+    names = [plain.name]
+    if is_mixture:
+        records = moco_tf.prepare(moco_tf.load_source(plain.name), tmp_path / "records")
+        names.append(records.data)
+    source = moco_tf.load_source(";".join(names), orientation=True)
+    outcome = moco_tf.prepare(source, tmp_path / "out")
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert outcome.source_bytes == sum(sizes) * len(names)
+    prepared = moco_tf.load_source(outcome.data)
+    order = np.concatenate([np.setdiff1d(source.pretrain, source.train), source.train])
+    for index, old in enumerate(order.tolist()):
+        read = source.read(tf.constant(old, tf.int64)).numpy()
+        np.testing.assert_array_equal(images(prepared, [index])[index], read)
+        if old < 6:
+            with open(plain.describe(old), "rb") as file:
+                is_copy = prepared.read_file(tf.constant(index, tf.int64)).numpy() == file.read()
+            assert is_copy == (orientations[old] not in (6, 3))
+
+
 def test_containers_can_be_prepared_again(source, tmp_path):
     first = moco_tf.prepare(source, tmp_path / "a", format="webdataset")
     second = moco_tf.prepare(

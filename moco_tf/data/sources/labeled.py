@@ -31,6 +31,7 @@ def make_source(
     channels: int = 3,
     notes: Sequence[str] = (),
     read_file: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    turns: bool = False,
     label_names: Mapping[int, str] | None = None,
     dtype: str = "uint8",
 ) -> Source:
@@ -55,6 +56,7 @@ def make_source(
         channels: Number of channels of the images.
         notes: As in `Source`, further ones.
         read_file: As in `Source`.
+        turns: As in `Source`.
         label_names: Names of the classes whose labels are these integers. Others are named by their
             labels.
         dtype: As in `Source`.
@@ -92,6 +94,7 @@ def make_source(
         list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
         list_files=list_files,
         read_file=read_file,
+        turns=turns,
         dtype=dtype,
     )
 

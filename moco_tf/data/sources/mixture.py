@@ -131,6 +131,7 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
         read_file=(
             functools.partial(read_by, file_readers) if len(file_readers) == len(parts) else None
         ),
+        turns=any(part.turns for part in parts),
         options={
             f"source {number}": dict(part.options)
             for number, part in enumerate(parts, start=1)

@@ -61,6 +61,8 @@ class Source:
             the weight of each source, in the order of the sources.
         read_file: Function like `read`, but it returns the contents of the image file, a scalar
             string tensor; None if the images are not files but arrays.
+        turns: Whether `read` turns images as the EXIF orientation of their files says. The contents
+            that `read_file` returns are not turned.
         dtype: Type of the pixel values: `"uint8"`, `"uint16"` or `"float32"`.
         value_range: The pixel values of black and white.
         timeline: When the images were taken, if they are frames of videos; otherwise None.
@@ -97,6 +99,7 @@ class Source:
     list_files: Callable[[], Iterable[bytes]] = dataclasses.field(default_factory=lambda: tuple)
     mixture: tuple[tuple[int, float], ...] = ()
     read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
+    turns: bool = False
     dtype: str = "uint8"
     value_range: tuple[float, float] = BYTES
     timeline: Timeline | None = None
