@@ -66,10 +66,11 @@ def embed(
 ) -> Outcome:
     """Write the features of the images of a source to files of `rows_per_file` rows.
 
-    Every image has a row, in the order of the source. Files are written atomically. If the call is
-    interrupted, the same call writes the files that are missing. The replicas of the current
-    `tf.distribute` strategy share the work. The rows of one file and about 40 bytes for each image
-    are held in memory.
+    Every image has a row, in the order of the source. Its `label` is an index into the sorted
+    `class_names` of this source; compare images of different sources by `class_name`. Files are
+    written atomically. If the call is interrupted, the same call writes the files that are missing.
+    The replicas of the current `tf.distribute` strategy share the work. The rows of one file and
+    about 40 bytes for each image are held in memory.
 
     Args:
         backbone: Callable from images, float32 `[N, size, size, channels]` in the value range of

@@ -28,8 +28,9 @@ class Rows:
         indices: int64 `[n]`, the indices of the images in their source.
         images: `[n]`, short descriptions of the images, such as their paths.
         errors: `[n]`, why an image cannot be read, or None.
-        labels: int32 `[n]`, or None if the source has no labels. -1 is an unknown label.
-        class_names: Names of the classes, which the labels are indices of.
+        labels: int32 `[n]`, indices into `class_names`, or None if the source has no labels. -1 is
+            an unknown label.
+        class_names: Names of the classes of the source.
     """
 
     features: np.ndarray

@@ -73,8 +73,10 @@ def prepare(
 
     Images are shrunk until their longer side has `max_side` pixels, and none is enlarged. Those
     that cannot be read are left out; their names and the reasons are in `dropped.tsv`. The result
-    is a data source with the same labels, class names and parts. All cores are used. Files are
-    written atomically. If the call is interrupted, the same call writes the files that are missing.
+    is a data source with the same labels, class names and parts. A label is an index into the
+    `class_names` of the source, and `labels.txt` has the name of each. All cores are used. Files
+    are written atomically. If the call is interrupted, the same call writes the files that are
+    missing.
 
     Args:
         source: The result of `moco_tf.load_source`, with RGB images.

@@ -154,6 +154,26 @@ def test_records_have_the_names_of_tf_slim(source, folder, tmp_path):
     assert (tmp_path / "out" / "labels.txt").read_text() == "0:left\n1:right\n"
 
 
+def test_labels_are_positions_whose_names_are_in_a_file(tmp_path):
+    paths = []
+    for name, image in zip(["0", "1", "2", "10"], crops(4, 20), strict=True):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            paths.append(tmp_path / "images" / name / f"{number}.png")
+            Image.fromarray(image).save(paths[-1])
+    lines = [f"{path}\t{[7, 3, 9, 3][number % 4]}\n" for number, path in enumerate(paths)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    for name, class_names in (
+        (f"files:{tmp_path}/list.txt", ["3", "7", "9"]),
+        (f"folder:{tmp_path}/images", ["0", "1", "10", "2"]),
+    ):
+        out = tmp_path / name[:5]
+        prepared = moco_tf.load_source(moco_tf.prepare(moco_tf.load_source(name), out).data)
+        lines = (out / "labels.txt").read_text().splitlines()
+        assert lines == [f"{label}:{name}" for label, name in enumerate(class_names)]
+        assert prepared.class_names == class_names
+
+
 def test_array_records_can_be_read_alone(source, tmp_path):
     moco_tf.prepare(source, tmp_path / "out", format="arrayrecord")
     [path] = (tmp_path / "out").glob("train-*.array_record")

@@ -156,7 +156,10 @@ class Source:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Labels, int32 `[N]`, indices into `class_names`; None if there are none."""
+        """Labels, int32 `[N]`, indices into `class_names`; None if there are none.
+
+        Classes of the same name may have other labels in another source.
+        """
         return self._labels_and_class_names[0]
 
     @property
