@@ -8,12 +8,38 @@ from typing import Any
 
 import tensorflow as tf
 
-from moco_tf import new_paths
+import moco_tf
+from moco_tf import new_paths, run_data
+from moco_tf.data.sources.source import Source
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason, read_json, write_atomically, write_remedy
+from moco_tf.paths import absolute_source, same_place
 
 # Readers of a directory of Parquet files skip names that start with an underscore.
 FACTS_FILE = "_facts.json"
+# Facts that differ if the images of the same source have changed.
+IMAGES = ("source_checksum", "num_images", "files_checksum")
+# Facts that may differ. `_require_same_place` compares the source and its location.
+INFORMATIVE = ("moco_tf", "source", "source_location")
+# What the other checksums are about.
+CHECKSUMS = {
+    "weights_checksum": "other weights of the backbone",
+    "network_checksum": "other layers of the backbone",
+    "labels_checksum": "other labels or names of classes",
+}
+
+
+def source_facts(source: Source) -> dict[str, Any]:
+    """Return the facts about the images that the files of a directory depend on."""
+    return {
+        "moco_tf": moco_tf.__version__,
+        "source": source.name,
+        "source_location": absolute_source(source.name),
+        "source_checksum": run_data.of_source(source).checksum,
+        "files_checksum": run_data.files_checksum(source),
+        "source_options": dict(source.options),
+        "labels_checksum": run_data.labels_checksum(source),
+    }
 
 
 class OutputDirectory:
@@ -25,8 +51,9 @@ class OutputDirectory:
     Args:
         path: Path of the directory, local or a `tf.io.gfile` path. It is created if it does not
             exist.
-        facts: What its files depend on, as values of JSON.
-        informative: Names of the facts that may differ from those of an earlier call.
+        facts: What its files depend on, as values of JSON: those of `source_facts`, the number of
+            images as `num_images`, and others.
+        informative: Names of further facts that may differ from those of an earlier call.
         content: What the files hold, for messages, such as `"features"`.
 
     Attributes:
@@ -107,20 +134,60 @@ class OutputDirectory:
             )
 
     def _require_same(self, saved: dict[str, Any], informative: Collection[str]) -> None:
+        self._require_same_place(saved)
         # Earlier versions did not record these. Their directories can be continued.
-        recent = {key: self.facts.get(key) for key in ("network_checksum", "labels_checksum")}
-        saved = {"source_options": {}, **recent, **saved}
-        names = [name for name in self.facts if name not in informative]
+        recent = ("network_checksum", "labels_checksum", "files_checksum")
+        saved = {"source_options": {}, **{key: self.facts.get(key) for key in recent}, **saved}
+        names = [name for name in self.facts if name not in (*INFORMATIVE, *informative)]
         different = [name for name in names if saved.get(name) != self.facts[name]]
-        if different:
+        changed_images = [name for name in IMAGES if name in different]
+        # Other images have other labels, and with other settings there may be other images.
+        settings = [
+            name
+            for name in different
+            if name not in IMAGES and not (changed_images and name == "labels_checksum")
+        ]
+        if settings:
             changes = ", ".join(
-                f"{name}={json.dumps(saved.get(name))}, not {json.dumps(self.facts[name])}"
-                for name in different
+                CHECKSUMS.get(name)
+                or f"{name}={json.dumps(saved.get(name))}, not {json.dumps(self.facts[name])}"
+                for name in settings
             )
             raise UserError(f"{self.path} was written with {changes}: use another directory")
+        if changed_images:
+            what = "images" if changed_images != ["files_checksum"] else "contents of the files"
+            numbers = [_total(facts.get("num_images")) for facts in (saved, self.facts)]
+            counts = f"{numbers[0]} images then, {numbers[1]} now"
+            if numbers[0] == numbers[1]:
+                counts = f"{numbers[0]} images then and now, but not the same"
+            raise UserError(
+                f"the {what} of '{self.facts['source']}' have changed since {self.path} was "
+                f"written ({counts}): use another directory, or restore the images"
+            )
+
+    def _require_same_place(self, saved: dict[str, Any]) -> None:
+        """Raise a `UserError` if the files were written from images at another place.
+
+        Those may have the same names and be others.
+        """
+        # Earlier versions recorded the string as it was given.
+        old = str(saved.get("source_location", saved.get("source")))
+        new = self.facts["source_location"]
+        if not same_place(old, new):
+            raise UserError(
+                f"{self.path} was written from '{old}', not from '{new}': use another directory, "
+                "or, if the same images were moved, set source_location to the latter in "
+                f"{os.path.join(self.path, FACTS_FILE)}"
+            )
 
     def _cannot_be_written(self, error: Exception) -> UserError:
         return UserError(
             f"{self.path} cannot be written ({error_reason(error)}): "
             f"{write_remedy(error, self.path)}, or use another directory"
         )
+
+
+def _total(num_images: Any) -> str:
+    """Return the number of images of all parts, as a text."""
+    counts = num_images.values() if isinstance(num_images, dict) else [num_images]
+    return f"{sum(counts):,}"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from moco_tf.errors import UserError
@@ -62,6 +63,33 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
+def absolute_source(name: str) -> str:
+    """Return the string that names a data source, with the absolute path of a local one.
+
+    Args:
+        name: A string such as `"folder:photos"`, with its path expanded, or several separated by
+            semicolons. A string without a path, such as `"tfds:mnist"`, is returned as it is.
+
+    Example:
+        >>> absolute_source("folder:/data/./photos/"), absolute_source("tfds:mnist")
+        ('folder:/data/photos', 'tfds:mnist')
+    """
+    return ";".join(_with_path(part, absolute) for part in names_in(name))
+
+
+def same_place(name: str, other: str) -> bool:
+    """Return whether two strings name data sources at the same place, whatever links lead there.
+
+    Args:
+        name: A string that names a data source, with its path expanded.
+        other: Another one.
+    """
+    if absolute_source(name) == absolute_source(other):
+        return True
+    real = [[_with_path(part, _real) for part in names_in(each)] for each in (name, other)]
+    return real[0] == real[1]
+
+
 def names_in(name: str) -> list[str]:
     """Return the names of the sources in the name of a mixture, or the name of the one source.
 
@@ -111,6 +139,18 @@ def expand_encoder(name: str, label: str = "encoder") -> str:
     if name.endswith(".keras"):
         return expand(name, label)
     return expand_source(name, label) if name.startswith("keras_hub:") else name
+
+
+def _with_path(name: str, function: Callable[[str], str]) -> str:
+    """Return the string that names one data source, with a function of its path if it has one."""
+    scheme, colon, location = name.partition(":")
+    if scheme not in PATH_SCHEMES or not location:
+        return name
+    return f"{scheme}{colon}{function(location).rstrip('/') or '/'}"
+
+
+def _real(path: str) -> str:
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _expand(path: str, label: str) -> str:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from moco_tf.errors import UserError
-from moco_tf.paths import expand, expand_source
+from moco_tf.paths import absolute_source, expand, expand_source, same_place
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,26 @@ def test_folder_of_images_does_not_have_to_be_utf8():
     assert expand_source(name) == name
     with pytest.raises(UserError, match="UTF-8"):
         expand_source(os.fsdecode(b"idx:/caf\xe9"))
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "is_same"),
+    [
+        ("folder:a", "folder:./a/", True),
+        ("folder:a", "folder:b", False),
+        ("folder:a", "video:a", False),
+        ("folder:a", "folder:link", True),
+        ("tfrecord:a/*.tfrecord", "tfrecord:link/*.tfrecord", True),
+        ("folder:a;photos", "folder:link;photos", True),
+        ("folder:a;photos", "photos;folder:a", False),
+        ("folder:gs://bucket/a/", "folder:gs://bucket/a", True),
+        ("tfds:mnist", "tfds:mnist:test", False),
+    ],
+)
+def test_same_place(tmp_path, monkeypatch, name, other, is_same):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    assert same_place(name, other) == is_same
+    absolute = [absolute_source(each) for each in (name, other)]
+    monkeypatch.chdir("/")
+    assert same_place(*absolute) == is_same

@@ -14,6 +14,7 @@ from tests import in_process
 from tests.conftest import TRAINED_RUN, source_flag
 from tests.data.sources.test_idx import random_images, write_idx
 from tests.data.sources.test_tfrecord import labeled_example, write_records
+from tests.images import write_folder
 
 PATHS = (b"left/1.jpg", b"left/2.jpg", b"right/3.jpg")
 
@@ -117,3 +118,18 @@ def test_contents_of_arrays_change_with_a_pixel(tmp_path):
     write_idx(tmp_path, "train-images-idx3-ubyte", images)
     assert contents(f"idx:{tmp_path}") != before
     assert contents("photos") == contents("photos") != ()
+
+
+def test_files_of_the_same_names_are_told_apart_by_a_few_of_them(tmp_path):
+    folder = write_folder(tmp_path / "images", images_per_class=50)
+    checksum = run_data.files_checksum(sources.load(f"folder:{folder}"))
+    copy = sources.load(f"folder:{shutil.copytree(folder, tmp_path / 'copy')}")
+    assert run_data.files_checksum(copy) == checksum
+    for path in (tmp_path / "copy").glob("*/*.jpg"):
+        path.write_bytes(path.read_bytes() + b"0")
+    changed = run_data.files_checksum(copy)
+    assert changed != checksum
+    for path in (tmp_path / "copy").glob("*/*.jpg"):
+        path.unlink()
+    assert run_data.files_checksum(copy) not in (checksum, changed)
+    assert run_data.files_checksum(sources.load("photos")) == ""

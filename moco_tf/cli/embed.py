@@ -23,9 +23,11 @@ HELP = """Write the features of all images of a collection to files.
     python embed.py --saved_model=PATH --data=folder:PATH --image_size=224 \\
         --out=features --format=npy
 
-Every image has a row, with its path, its label if there is one, and its
-features. For unreadable images, the row contains the error message instead. If
-the command is interrupted, run it again to write the missing files.
+Every image has a row, with its path, its class if there is one, and its
+features. The column label is the position of the class among the sorted classes
+of these images; class_name can be compared with that of other images. For
+unreadable images, the row contains the error message instead. If the command is
+interrupted, run it again to write the missing files.
 
 Several machines share the work if each has a --shard of its own:
 
@@ -127,7 +129,7 @@ def embed(values: flags.FlagValues) -> None:
         backbone, channels = backbone_flags.load_with_normalization(values, kind, source)
         name: Any = values[kind].value
         backbone_flags.require_images(values, backbone, name, source, channels, image_size)
-        print(source.summary.partition("\n")[0], flush=True)
+        print(source.collection_summary, flush=True)
         outcome = moco_tf.embed(
             backbone,
             source,

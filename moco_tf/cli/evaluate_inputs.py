@@ -120,6 +120,6 @@ def print_summary(values: flags.FlagValues, inputs: Inputs, gallery: Source | No
         is_of_run = bool(values.workdir) and source.name == inputs.config.data.source
         print(source.summary if is_of_run else source.evaluation_summary, flush=True)
         return
-    # The other lines are about training and test images, which are not distinguished here.
+    # Training and test images are not distinguished here.
     for searched in (gallery, source):
-        print(searched.summary.partition("\n")[0], flush=True)
+        print(searched.collection_summary, flush=True)

@@ -26,10 +26,11 @@ them faster.
         --config.data.source='tfrecord:prepared/*.tfrecord' --workdir=runs/mine
 
 Images that are larger than --max_side are shrunk and become JPEG files; smaller
-ones are copied. Labels, names of classes and files, and the parts for training
-and testing stay the same. Images that cannot be read are left out and listed in
-dropped.tsv. All cores are used. If the command is interrupted, run it again to
-write the missing files.
+ones are copied. The names of classes and files, and the parts for training and
+testing stay the same. Labels are the positions of the sorted classes, from 0,
+and labels.txt has their names. Images that cannot be read are left out and
+listed in dropped.tsv. All cores are used. If the command is interrupted, run it
+again to write the missing files.
 
 Several machines share the work if each has a --shard of its own:
 

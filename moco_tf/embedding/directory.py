@@ -27,11 +27,7 @@ class EmbeddingDirectory:
     """
 
     def __init__(self, path: str, facts: Mapping[str, Any]) -> None:
-        informative = ["moco_tf"]
-        if facts["weights_checksum"]:
-            informative.append("backbone")
-        if facts["source_checksum"]:  # The same images may have another path elsewhere.
-            informative.append("source")
+        informative = ["backbone"] if facts["weights_checksum"] else []
         self._directory = OutputDirectory(path, facts, informative, "features")
         self.facts = self._directory.facts
         self._suffixes, self._write = WRITERS[self.facts["format"]]

@@ -10,8 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import moco_tf
-from moco_tf import run_data
 from moco_tf.data.sources.indices import Indices
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.data.unreadable import MAX_NAMES
@@ -25,6 +23,7 @@ from moco_tf.evaluation.extraction import Extractor, feature_step
 from moco_tf.evaluation.features import Features, normalize, require_finite
 from moco_tf.evaluation.networks import network_checksum
 from moco_tf.files import error_reason
+from moco_tf.output_directory import source_facts
 from moco_tf.paths import expand_argument
 from moco_tf.progress_bar import progress_bar
 from moco_tf.ranges import COUNT, checked, checked_bool
@@ -67,10 +66,11 @@ def embed(
 ) -> Outcome:
     """Write the features of the images of a source to files of `rows_per_file` rows.
 
-    Every image has a row, in the order of the source. Files are written atomically. If the call is
-    interrupted, the same call writes the files that are missing. The replicas of the current
-    `tf.distribute` strategy share the work. The rows of one file and about 40 bytes for each image
-    are held in memory.
+    Every image has a row, in the order of the source. Its `label` is an index into the sorted
+    `class_names` of this source; compare images of different sources by `class_name`. Files are
+    written atomically. If the call is interrupted, the same call writes the files that are missing.
+    The replicas of the current `tf.distribute` strategy share the work. The rows of one file and
+    about 40 bytes for each image are held in memory.
 
     Args:
         backbone: Callable from images, float32 `[N, size, size, channels]` in the value range of
@@ -102,8 +102,8 @@ def embed(
 
     Raises:
         UserError: If an argument is of the wrong kind or out of range, there is no such part, the
-            directory holds other files or cannot be written, a feature is NaN or infinity, or none
-            of the images can be read.
+            directory holds other files or cannot be written or was written from images at another
+            place, a feature is NaN or infinity, or none of the images can be read.
 
     Example:
         >>> import pandas as pd
@@ -137,14 +137,10 @@ def embed(
     directory = EmbeddingDirectory(
         path,
         {
-            "moco_tf": moco_tf.__version__,
             "backbone": dict(facts or {}),
             "weights_checksum": weights_checksum,
             "network_checksum": network_checksum(backbone),
-            "source": source.name,
-            "source_checksum": run_data.of_source(source).checksum,
-            "source_options": dict(source.options),
-            "labels_checksum": run_data.labels_checksum(source),
+            **source_facts(source),
             "part": part,
             "num_images": len(indices),
             "image_size": image_size,

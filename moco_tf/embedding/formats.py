@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from moco_tf.data.sources.row_groups import open_file
 from moco_tf.errors import UserError
+from moco_tf.files import error_reason
 
 # The key of the facts about the features in the metadata of a Parquet file.
 METADATA_KEY = b"moco_tf"
@@ -27,8 +28,9 @@ class Rows:
         indices: int64 `[n]`, the indices of the images in their source.
         images: `[n]`, short descriptions of the images, such as their paths.
         errors: `[n]`, why an image cannot be read, or None.
-        labels: int32 `[n]`, or None if the source has no labels. -1 is an unknown label.
-        class_names: Names of the classes, which the labels are indices of.
+        labels: int32 `[n]`, indices into `class_names`, or None if the source has no labels. -1 is
+            an unknown label.
+        class_names: Names of the classes of the source.
     """
 
     features: np.ndarray
@@ -114,23 +116,55 @@ def read_errors(paths: list[str]) -> list[tuple[str, str]]:
         paths: The paths that one of the functions above has written, local or of `tf.io.gfile`.
 
     Raises:
-        UserError: If a file is damaged.
+        UserError: If a file is damaged, or cannot be read.
     """
     path = paths[-1]
-    with tf.io.gfile.GFile(path, "rb") as file:
-        contents = file.read()
+    read = _read_parquet if path.endswith(".parquet") else _read_csv
     try:
-        if path.endswith(".parquet"):
-            table = pq.read_table(io.BytesIO(contents), columns=["image", "error"])
-            rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-        else:
-            lines = csv.DictReader(io.StringIO(contents.decode("utf-8"), newline=""))
-            rows = [(row["image"], row["error"]) for row in lines]
-    except (pa.ArrowException, ValueError, KeyError) as error:
+        return [(image, error) for image, error in read(path) if error]
+    except (
+        tf.errors.OpError,
+        OSError,
+        pa.ArrowException,
+        csv.Error,
+        KeyError,
+        ValueError,
+    ) as error:
+        # PyArrow raises an OSError without a number for some damaged files.
+        if isinstance(error, tf.errors.OpError) or getattr(error, "errno", None):
+            raise UserError(
+                f"{path} cannot be read ({error_reason(error)}): check its permissions, and the "
+                "disk or the network that it is on"
+            ) from error
         raise UserError(
             f"{path} is damaged: delete it, and run the same command again to write it"
         ) from error
-    return [(image, error) for image, error in rows if error]
+
+
+def _read_parquet(path: str) -> list[tuple[str, str | None]]:
+    """Return two columns of a Parquet file. The features, which take most of it, are not read."""
+    with open_file(path) as file:
+        table = file.read(columns=["image", "error"])
+    return list(zip(table["image"].to_pylist(), table["error"].to_pylist(), strict=True))
+
+
+def _read_csv(path: str) -> list[tuple[str, str | None]]:
+    """Return two columns of a CSV file, which is read line by line.
+
+    Raises:
+        ValueError: If it has not these columns in every row.
+        csv.Error: If it is not a CSV file.
+    """
+    with tf.io.gfile.GFile(path) as file:
+        rows = csv.reader(file, strict=True)
+        header = next(rows, [])
+        image, error = header.index("image"), header.index("error")
+        found: list[tuple[str, str | None]] = []
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"line {rows.line_num} has {len(row)} of {len(header)} columns")
+            found.append((row[image], row[error]))
+        return found
 
 
 def _write_csv(path: str, columns: dict[str, list[Any]]) -> None:

@@ -149,7 +149,8 @@ def _share_turned(source: Source, positions: list[int]) -> float:
         source: The data source.
         positions: Positions of readable images among those for pre-training.
     """
-    if source.read_file is None or not sources.applies("orientation", source.name):
+    is_applied = source.turns or not sources.applies("orientation", source.name)
+    if source.read_file is None or is_applied:
         return 0.0
     indices = source.pretrain[np.array(positions, np.int64)]
     files = tf.data.Dataset.from_tensor_slices(indices).map(source.read_file)

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-import moco_tf
-from moco_tf import run_data
 from moco_tf.data.sources.layout import TEST, TRAIN, UNLABELED
 from moco_tf.data.sources.record_parts import HELD_OUT, LABEL_NAMES_FILE
 from moco_tf.data.sources.source import Source, require_source
 from moco_tf.errors import UserError
 from moco_tf.files import read_json
 from moco_tf.names import printable
-from moco_tf.output_directory import OutputDirectory
+from moco_tf.output_directory import OutputDirectory, source_facts
 from moco_tf.paths import expand_argument
 from moco_tf.preparation.results import Result, results
 from moco_tf.preparation.settings import (
@@ -75,8 +73,10 @@ def prepare(
 
     Images are shrunk until their longer side has `max_side` pixels, and none is enlarged. Those
     that cannot be read are left out; their names and the reasons are in `dropped.tsv`. The result
-    is a data source with the same labels, class names and parts. All cores are used. Files are
-    written atomically. If the call is interrupted, the same call writes the files that are missing.
+    is a data source with the same labels, class names and parts. A label is an index into the
+    `class_names` of the source, and `labels.txt` has the name of each. All cores are used. Files
+    are written atomically. If the call is interrupted, the same call writes the files that are
+    missing.
 
     Args:
         source: The result of `moco_tf.load_source`, with RGB images.
@@ -96,7 +96,8 @@ def prepare(
 
     Raises:
         UserError: If an argument is of the wrong kind or out of range, the images are not RGB, the
-            directory holds other files or cannot be written, or none of the images can be read.
+            directory holds other files or cannot be written or was written from images at another
+            place, or none of the images can be read.
 
     Example:
         >>> import moco_tf
@@ -114,19 +115,14 @@ def prepare(
     images_per_file = checked("images_per_file", images_per_file, COUNT)
     parts = _parts(source)
     facts = {
-        "moco_tf": moco_tf.__version__,
-        "source": source.name,
-        "source_checksum": run_data.of_source(source).checksum,
-        "source_options": dict(source.options),
-        "labels_checksum": run_data.labels_checksum(source),
+        **source_facts(source),
         "num_images": {name: len(indices) for name, indices in parts.items()},
         "format": format,
         "max_side": max_side,
         "quality": quality,
         "images_per_file": images_per_file,
     }
-    informative = ["moco_tf", *(["source"] if facts["source_checksum"] else [])]
-    directory = OutputDirectory(path, facts, informative, "prepared images")
+    directory = OutputDirectory(path, facts, (), "prepared images")
     if source.class_names:
         lines = [f"{label}:{name}\n" for label, name in enumerate(source.class_names)]
         directory.write_again(LABEL_NAMES_FILE, "".join(lines))

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from moco_tf.data import readers
 from moco_tf.data.sources.source import Source
 from moco_tf.data.tuning import without_autograph, without_tuning
 from moco_tf.files import error_reason
 from moco_tf.machine import usable_cores
 from moco_tf.preparation.images import PreparedImage, prepare_file, prepare_pixels
 
+TURNED = range(2, 9)  # The EXIF orientations of images that are not upright.
 AHEAD = 4  # Images that wait for each core.
 
 
@@ -52,6 +54,10 @@ def results(source: Source, indices: np.ndarray, max_side: int, quality: int) ->
                 value = read(tf.constant(index, tf.int64)).numpy()  # It raises the reason.
             if source.read_file is None:
                 return Result(index, prepare_pixels(value, max_side, quality), "", 0)
+            # A file that is upright is copied or shrunk as it is.
+            if source.turns and readers.orientation(value) in TURNED:
+                pixels = source.read(tf.constant(index, tf.int64)).numpy()
+                return Result(index, prepare_pixels(pixels, max_side, quality), "", len(value))
             return Result(index, prepare_file(value, max_side, quality), "", len(value))
         except tf.errors.OpError as error:
             return Result(index, None, error_reason(error), 0)

@@ -1,9 +1,11 @@
 """The command embed.py: features of the images of a run and of others, from every backbone."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 
 import moco_tf
@@ -33,6 +35,28 @@ def test_images_of_a_run(image_folder, trained_run, tmp_path):
 
     output = in_process.run("embed.py", f"--out={tmp_path}/out", workdir=trained_run)
     assert "nothing was written" in output
+
+
+def test_notes_on_the_images_are_printed(image_folder, trained_run, tmp_path):
+    images = shutil.copytree(image_folder, tmp_path / "images")
+    (images / "left" / "clip.mp4").write_bytes(b"no image")
+    pixels = np.zeros((40, 40), np.uint16)
+    PIL.Image.fromarray(pixels).save(images / "left" / "0.png")  # The first file.
+    data = f"--data=folder:{images};files:{tmp_path}/list.txt"
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/a.jpg\n{tmp_path}/a.jpg\n")
+    shutil.copy2(image_folder / "left" / "000.jpg", tmp_path / "a.jpg")
+    output = in_process.run("embed.py", f"--out={tmp_path}/out", data, workdir=trained_run)
+    for line in (
+        "102 images from 2 sources",
+        f"  folder:{images}: 101 images in 2 classes: left, right",
+        "  ignored 1 file: 1 .mp4 (left/clip.mp4)",
+        "  note: the 16 bits per channel of PNG files such as ",
+        f"  files:{tmp_path}/list.txt: 1 image; no labels, because ",
+        "  ignored: 1 line repeats a file that the list names before",
+    ):
+        assert line in output
+    assert "pre-training" not in output
+    assert "an evaluation" not in output
 
 
 def test_keras_file_and_shards(image_folder, trained_run, tmp_path):

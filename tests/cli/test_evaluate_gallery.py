@@ -119,6 +119,18 @@ def test_classes_of_a_gallery_are_compared_by_their_names(trained_run, folder, t
     assert result["num_copies"] == 20  # Those of "good" and "bent" are cut at the same places.
 
 
+def test_notes_on_gallery_and_queries_are_printed(trained_run, folder, tmp_path):
+    gallery = write_folder(tmp_path / "gallery", ["bent", "good"], images_per_class=2)
+    (gallery / "clip.mp4").write_bytes(b"no image")
+    printed = in_process.run(
+        *("evaluate.py", "--protocol=retrieval", f"--data=folder:{folder}/test"),
+        *(f"--gallery_data=folder:{gallery}", f"--output_dir={tmp_path}/out"),
+        workdir=trained_run,
+    )
+    assert "ignored 1 file: 1 .mp4 (clip.mp4)" in printed
+    assert "pre-training uses" not in printed
+
+
 def test_gallery_of_other_classes_is_refused(trained_run, folder, tmp_path):
     gallery = write_folder(tmp_path / "gallery", ["Bent", "Good"], images_per_class=2)
     data = (f"--data=folder:{folder}/test", f"--gallery_data=folder:{gallery}")

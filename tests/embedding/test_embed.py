@@ -12,18 +12,22 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import skimage.data
+import tensorflow as tf
 
 import moco_tf
 from moco_tf import encoders
 from moco_tf.data import sources
+from moco_tf.data.sources import row_groups
 from moco_tf.embedding.directory import EmbeddingDirectory
-from moco_tf.embedding.formats import METADATA_KEY
+from moco_tf.embedding.formats import METADATA_KEY, Rows, read_errors, write_parquet
 from moco_tf.embedding.settings import FORMATS
 from moco_tf.errors import UserError
 from tests.images import write_pieces
 
 SIZE = 24
 DAMAGED = "cat/3.png"
+# Facts that earlier versions did not record.
+NEW_FACTS = ("source_options", "source_location", "files_checksum")
 PATHS = [f"{folder}/{number}.png" for folder in ("cat", "dog") for number in range(5)]
 
 
@@ -116,6 +120,48 @@ def test_stopped_embedding_goes_on_with_the_missing_files(written, backbone, sou
     (out / last).write_bytes(b"PAR1")
     with pytest.raises(UserError, match=f"{last} is damaged: delete it"):
         moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("a.parquet", b"PAR1"),
+        ("a.parquet", b"PAR1" + bytes(8) + b"PAR1"),
+        ("a.csv", b""),
+        ("a.csv", b'image,error\na.png,"not an im'),
+        ("a.csv", b"image,error\na.png\n"),
+        ("a.csv", b"image,error\na.png,\xff\n"),
+        ("a.csv", b"image,error\na.png," + b"x" * 200_000 + b"\n"),  # Longer than a field may be.
+    ],
+)
+def test_damaged_file_is_named(tmp_path, name, contents):
+    path = tmp_path / name
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=f"{path} is damaged: delete it, and run the same command"):
+        read_errors([str(path)])
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path} cannot be read .*: check its permissions"):
+        read_errors([str(path)])
+
+
+def test_features_are_not_read_to_find_unreadable_images(tmp_path, monkeypatch):
+    images = [f"{number}.png" for number in range(1000)]
+    features = np.random.default_rng(0).normal(size=(1000, 512)).astype(np.float32)
+    rows = Rows(features, np.arange(1000), images, [None] * 999 + ["not an image"])
+    write_parquet([str(tmp_path / "a.parquet")], rows, {})
+    tf.io.gfile.copy(str(tmp_path / "a.parquet"), "ram://errors.parquet", overwrite=True)
+    sizes = []
+    read = row_groups._RemoteFile.read
+
+    def counted(file, size=-1):
+        contents = read(file, size)
+        sizes.append(len(contents))
+        return contents
+
+    monkeypatch.setattr(row_groups._RemoteFile, "read", counted)
+    assert read_errors(["ram://errors.parquet"]) == [("999.png", "not an image")]
+    assert 0 < sum(sizes) < 100_000 < features.nbytes
+    assert read_errors([str(tmp_path / "a.parquet")]) == [("999.png", "not an image")]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -217,13 +263,13 @@ def test_directory_with_features_of_images_read_otherwise_is_refused(written, ba
 def test_directory_with_features_of_other_labels_is_refused(written, backbone, source):
     names = [f"other {name}" for name in source.class_names]
     renamed = dataclasses.replace(source, load_labels=lambda: (source.labels, names))
-    with pytest.raises(UserError, match="was written with labels_checksum="):
+    with pytest.raises(UserError, match="was written with other labels or names of classes: use"):
         moco_tf.embed(backbone, renamed, written, SIZE, rows_per_file=4)
 
 
 def test_directory_with_features_of_other_weights_is_refused(written, source):
     other = encoders.random_backbone("resnet8", stem="small", seed=1)
-    with pytest.raises(UserError, match="weights_checksum"):
+    with pytest.raises(UserError, match="was written with other weights of the backbone: use"):
         moco_tf.embed(other, source, written, SIZE, rows_per_file=4)
 
 
@@ -238,7 +284,7 @@ def network(scale):
 def test_directory_with_features_of_another_preprocessing_is_refused(source, tmp_path):
     out = tmp_path / "out"
     moco_tf.embed(network(1 / 255), source, out, SIZE, rows_per_file=4, shard=(0, 2))
-    with pytest.raises(UserError, match="was written with network_checksum="):
+    with pytest.raises(UserError, match="was written with other layers of the backbone: use"):
         moco_tf.embed(network(1 / 127.5), source, out, SIZE, rows_per_file=4)
     # The same network, whose layers have other numbers in their names.
     assert moco_tf.embed(network(1 / 255), source, out, SIZE, rows_per_file=4).is_complete
@@ -247,12 +293,93 @@ def test_directory_with_features_of_another_preprocessing_is_refused(source, tmp
 def test_directory_of_an_earlier_version_is_continued(written, backbone, source, tmp_path):
     out = shutil.copytree(written, tmp_path / "out")
     facts = json.loads((out / "_facts.json").read_text())
-    for name in ("network_checksum", "source_options", "labels_checksum"):
+    for name in ("network_checksum", "labels_checksum", *NEW_FACTS):
         del facts[name]
     (out / "_facts.json").write_text(json.dumps(facts))
     (out / "part-00001-of-00003.parquet").unlink()
     assert moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4).num_files == 1
     assert pq.read_table(out).equals(pq.read_table(written))
+
+
+def test_images_at_another_place_are_refused(written, backbone, folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for path in other.glob("*/*.png"):  # Other pixels in files of the same names and sizes.
+        path.write_bytes(path.read_bytes()[::-1])
+    out = shutil.copytree(written, tmp_path / "out")
+    before = contents(out)
+    message = (
+        f"{out} was written from 'folder:{folder}', not from 'folder:{other}': use another "
+        "directory, or, if the same images were moved, set source_location to the latter in "
+        f"{out}/_facts.json"
+    )
+    for _ in range(2):
+        with pytest.raises(UserError) as error:
+            moco_tf.embed(backbone, sources.load(f"folder:{other}"), out, SIZE, rows_per_file=4)
+        assert str(error.value) == message
+        assert contents(out) == before
+        (out / "part-00001-of-00003.parquet").unlink(missing_ok=True)
+        before = contents(out)
+    # An earlier version recorded only the source.
+    facts = json.loads((out / "_facts.json").read_text())
+    for name in NEW_FACTS:
+        del facts[name]
+    (out / "_facts.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
+        moco_tf.embed(backbone, sources.load(f"folder:{other}"), out, SIZE, rows_per_file=4)
+
+
+def test_same_images_are_recognized_by_every_path_to_them(
+    written, backbone, folder, tmp_path, monkeypatch
+):
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder.parent)
+    for path in (f"{folder}/", folder.name, f"./{folder.name}", tmp_path / "link"):
+        source = sources.load(f"folder:{path}")
+        assert moco_tf.embed(backbone, source, written, SIZE, rows_per_file=4).num_files == 0
+
+
+def test_moved_images_are_recognized_by_a_link_or_by_the_facts(backbone, folder, tmp_path):
+    old, new, out = tmp_path / "old", tmp_path / "new", tmp_path / "out"
+    shutil.copytree(folder, old)
+    moco_tf.embed(backbone, sources.load(f"folder:{old}"), out, SIZE, rows_per_file=4)
+    old.rename(new)
+    moved = sources.load(f"folder:{new}")
+    with pytest.raises(UserError, match="if the same images were moved, set source_location"):
+        moco_tf.embed(backbone, moved, out, SIZE, rows_per_file=4)
+    old.symlink_to(new)
+    for source in (moved, sources.load(f"folder:{old}")):
+        assert moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4).num_files == 0
+    old.unlink()
+    facts = json.loads((out / "_facts.json").read_text())
+    (out / "_facts.json").write_text(json.dumps({**facts, "source_location": f"folder:{new}"}))
+    assert moco_tf.embed(backbone, moved, out, SIZE, rows_per_file=4).num_files == 0
+
+
+def test_changed_images_are_named_in_words(backbone, folder, tmp_path):
+    images, out = shutil.copytree(folder, tmp_path / "images"), tmp_path / "out"
+
+    def embed():
+        source = sources.load(f"folder:{images}")
+        return moco_tf.embed(backbone, source, out, SIZE, rows_per_file=4)
+
+    embed()
+    shutil.copy2(images / "cat" / "0.png", images / "dog" / "9.png")
+    remedy = "use another directory, or restore the images"
+    with pytest.raises(UserError) as error:
+        embed()
+    assert str(error.value) == (
+        f"the images of 'folder:{images}' have changed since {out} was written (10 images then, "
+        f"11 now): {remedy}"
+    )
+    (images / "dog" / "1.png").unlink()
+    with pytest.raises(UserError, match="written .10 images then and now, but not the same.: use"):
+        embed()
+    shutil.copy2(folder / "dog" / "1.png", images / "dog" / "1.png")
+    (images / "dog" / "9.png").unlink()
+    assert embed().num_files == 0
+    shutil.copy2(images / "dog" / "0.png", images / "dog" / "1.png")
+    with pytest.raises(UserError, match=f"^the contents of the files of .* have changed.*{remedy}"):
+        embed()
 
 
 def test_function_without_weights_is_recognized_by_its_facts(source, tmp_path):
@@ -278,7 +405,8 @@ def test_processes_that_start_together_write_one_directory(written, backbone, so
                     str(tmp_path / "race"),
                     {
                         **{"num_images": 1, "rows_per_file": 1, "format": "parquet"},
-                        **{"weights_checksum": "a", "source_checksum": "b", "moco_tf": number},
+                        **{"weights_checksum": "a", "source": "b", "source_location": "b"},
+                        "moco_tf": number,
                     },
                 ),
                 range(8),

@@ -154,6 +154,26 @@ def test_records_have_the_names_of_tf_slim(source, folder, tmp_path):
     assert (tmp_path / "out" / "labels.txt").read_text() == "0:left\n1:right\n"
 
 
+def test_labels_are_positions_whose_names_are_in_a_file(tmp_path):
+    paths = []
+    for name, image in zip(["0", "1", "2", "10"], crops(4, 20), strict=True):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(3):
+            paths.append(tmp_path / "images" / name / f"{number}.png")
+            Image.fromarray(image).save(paths[-1])
+    lines = [f"{path}\t{[7, 3, 9, 3][number % 4]}\n" for number, path in enumerate(paths)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    for name, class_names in (
+        (f"files:{tmp_path}/list.txt", ["3", "7", "9"]),
+        (f"folder:{tmp_path}/images", ["0", "1", "10", "2"]),
+    ):
+        out = tmp_path / name[:5]
+        prepared = moco_tf.load_source(moco_tf.prepare(moco_tf.load_source(name), out).data)
+        lines = (out / "labels.txt").read_text().splitlines()
+        assert lines == [f"{label}:{name}" for label, name in enumerate(class_names)]
+        assert prepared.class_names == class_names
+
+
 def test_array_records_can_be_read_alone(source, tmp_path):
     moco_tf.prepare(source, tmp_path / "out", format="arrayrecord")
     [path] = (tmp_path / "out").glob("train-*.array_record")
@@ -230,6 +250,36 @@ def test_arrays_become_png_files(tmp_path):
     assert prepared.labels.tolist() == [old % 2 for old in order]
 
 
+@pytest.mark.parametrize("is_mixture", [False, True])
+def test_upright_files_are_copied_where_others_are_turned(tmp_path, is_mixture):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    orientations = [None, 1, 6, 0, 3, None]
+    for number, (image, orientation) in enumerate(zip(crops(6, 40), orientations, strict=True)):
+        exif = Image.Exif()
+        if orientation is not None:
+            exif[0x0112] = orientation
+        Image.fromarray(image[:30]).save(folder / f"{number}.jpg", exif=exif)
+    plain = moco_tf.load_source(f"folder:{folder}")
+    names = [plain.name]
+    if is_mixture:
+        records = moco_tf.prepare(moco_tf.load_source(plain.name), tmp_path / "records")
+        names.append(records.data)
+    source = moco_tf.load_source(";".join(names), orientation=True)
+    outcome = moco_tf.prepare(source, tmp_path / "out")
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    assert outcome.source_bytes == sum(sizes) * len(names)
+    prepared = moco_tf.load_source(outcome.data)
+    order = np.concatenate([np.setdiff1d(source.pretrain, source.train), source.train])
+    for index, old in enumerate(order.tolist()):
+        read = source.read(tf.constant(old, tf.int64)).numpy()
+        np.testing.assert_array_equal(images(prepared, [index])[index], read)
+        if old < 6:
+            with open(plain.describe(old), "rb") as file:
+                is_copy = prepared.read_file(tf.constant(index, tf.int64)).numpy() == file.read()
+            assert is_copy == (orientations[old] not in (6, 3))
+
+
 def test_containers_can_be_prepared_again(source, tmp_path):
     first = moco_tf.prepare(source, tmp_path / "a", format="webdataset")
     second = moco_tf.prepare(
@@ -291,19 +341,29 @@ def test_directory_with_other_settings_is_refused(source, tmp_path, options, mes
 
 def test_directory_of_other_images_is_refused(source, folder, tmp_path):
     moco_tf.prepare(source, tmp_path / "out")
-    write_folder(tmp_path / "more", images_per_class=9)
-    with pytest.raises(UserError, match="source_checksum"):
-        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/more"), tmp_path / "out")
+    write_folder(tmp_path / "other", images_per_class=10, side=30)  # The names are the same.
+    (tmp_path / "out" / "train-00000-of-00001.tfrecord").unlink()
+    with pytest.raises(UserError, match=f"from 'folder:{folder}', not from .*/other': use another"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{tmp_path}/other"), tmp_path / "out")
     outcome = moco_tf.prepare(source, tmp_path / "records")
     records = moco_tf.load_source(outcome.data)
     moco_tf.prepare(records, tmp_path / "again")
     unlabeled = moco_tf.load_source(outcome.data, label_feature="")
-    with pytest.raises(UserError, match="labels_checksum"):
+    with pytest.raises(UserError, match='{"label_feature": ""}, other labels or names of c.*: use'):
         moco_tf.prepare(unlabeled, tmp_path / "again")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "a.tex").write_text("...")
     with pytest.raises(UserError, match="exists and holds no prepared images"):
         moco_tf.prepare(source, tmp_path / "thesis")
+
+
+def test_changed_images_are_named_in_words(tmp_path):
+    folder, out = write_folder(tmp_path / "images", images_per_class=6), tmp_path / "out"
+    moco_tf.prepare(moco_tf.load_source(f"folder:{folder}"), out)
+    for name in ("006.jpg", "007.jpg"):
+        (folder / "left" / name).write_bytes((folder / "left" / "000.jpg").read_bytes())
+    with pytest.raises(UserError, match=r"have changed since .*/out was written \(12 .*, 14 now\)"):
+        moco_tf.prepare(moco_tf.load_source(f"folder:{folder}"), out)
 
 
 def test_directory_of_images_that_were_read_with_other_options_is_refused(tmp_path):
@@ -339,6 +399,7 @@ def test_directory_of_an_earlier_version_is_continued(source, tmp_path):
     moco_tf.prepare(source, out, images_per_file=6, shard=(0, 2))
     facts = json.loads((out / "_facts.json").read_text())
     assert facts.pop("source_options") == {}
+    del facts["source_location"], facts["files_checksum"]
     (out / "_facts.json").write_text(json.dumps(facts))
     assert moco_tf.prepare(source, out, images_per_file=6).is_complete
 

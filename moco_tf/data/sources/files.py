@@ -62,8 +62,8 @@ def load(name: str, path: str, form: Form = RGB) -> Source:
     return labeled.make_source(
         name=name,
         read=lambda index: decode(read_file(index), form),
-        # The contents of a file do not show how the image was turned.
-        read_file=None if form.orientation else read_file,
+        read_file=read_file,
+        turns=form.orientation,
         describe=lambda index: printable(_join(root, paths[index])),
         list_contents=lambda: list(paths),
         list_files=lambda: (_join(root, path) for path in paths),

@@ -108,8 +108,8 @@ def load(name: str, folder: str, form: Form = RGB, kind: FileKind = IMAGES) -> S
         notes=(*skipped.notes(), *_empty_folders(files, layout, skipped), *fit_notes),
         list_contents=lambda: list(paths),
         list_files=lambda: (root + path for path in paths),
-        # The contents of a file do not show how the image was turned.
-        read_file=None if form.orientation else read_file,
+        read_file=read_file,
+        turns=form.orientation,
         dtype=form.dtype,
     )
 

@@ -31,6 +31,7 @@ def make_source(
     channels: int = 3,
     notes: Sequence[str] = (),
     read_file: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    turns: bool = False,
     label_names: Mapping[int, str] | None = None,
     dtype: str = "uint8",
 ) -> Source:
@@ -55,6 +56,7 @@ def make_source(
         channels: Number of channels of the images.
         notes: As in `Source`, further ones.
         read_file: As in `Source`.
+        turns: As in `Source`.
         label_names: Names of the classes whose labels are these integers. Others are named by their
             labels.
         dtype: As in `Source`.
@@ -73,6 +75,7 @@ def make_source(
         train, test = (part[:][values[part[:]] >= 0] for part in (train, test))
         unlabeled = int((values < 0).sum())
     images = "image without a label is" if unlabeled == 1 else "images without a label are"
+    lack = "image has" if unlabeled == 1 else "images have"
     return Source(
         name=name,
         size=len(values),
@@ -87,9 +90,11 @@ def make_source(
         part_names=part_names,
         found=classes_found(class_names) if has_labels else "",
         notes=(*notes, *([f"{unlabeled:,} {images} for pre-training only"] if unlabeled else [])),
+        collection_notes=(*notes, *([f"{unlabeled:,} {lack} no label"] if unlabeled else [])),
         list_contents=lambda: [*list_contents(), *_contents(class_names, values, labels_file)],
         list_files=list_files,
         read_file=read_file,
+        turns=turns,
         dtype=dtype,
     )
 

@@ -122,12 +122,16 @@ def mix(name: str, parts: Sequence[Source], weights: Sequence[float] = ()) -> So
                 *(f"  {line}" for line in part.summary.splitlines()),
             )
         ),
+        collection_notes=tuple(
+            f"  {line}" for part in parts for line in part.collection_summary.splitlines()
+        ),
         list_files=lambda: (file for part in parts for file in part.list_files()),
         list_contents=lambda: [line for part in parts for line in part.list_contents()],
         mixture=tuple(zip(sizes, map(float, weights), strict=False)),
         read_file=(
             functools.partial(read_by, file_readers) if len(file_readers) == len(parts) else None
         ),
+        turns=any(part.turns for part in parts),
         options={
             f"source {number}": dict(part.options)
             for number, part in enumerate(parts, start=1)

@@ -52,6 +52,7 @@ class Source:
         found: Where the images were found, as a phrase for the summary.
         part_names: Names of the parts that `pretrain`, `train` and `test` were found in, or "".
         notes: Further lines of the summary.
+        collection_notes: Those of `collection_summary`; None for the same as `notes`.
         list_contents: Function that returns what the indices depend on: the names of the files in
             their order, or a line about each file of records. A run that is resumed compares it.
         list_files: Function that returns the paths of the files that hold the images, which may be
@@ -60,6 +61,8 @@ class Source:
             the weight of each source, in the order of the sources.
         read_file: Function like `read`, but it returns the contents of the image file, a scalar
             string tensor; None if the images are not files but arrays.
+        turns: Whether `read` turns images as the EXIF orientation of their files says. The contents
+            that `read_file` returns are not turned.
         dtype: Type of the pixel values: `"uint8"`, `"uint16"` or `"float32"`.
         value_range: The pixel values of black and white.
         timeline: When the images were taken, if they are frames of videos; otherwise None.
@@ -90,11 +93,13 @@ class Source:
     found: str = ""
     part_names: tuple[str, str, str] = ("", "", "")
     notes: tuple[str, ...] = ()
+    collection_notes: tuple[str, ...] | None = None
     # A factory, because a function in the class would be a method.
     list_contents: Callable[[], list[bytes]] = dataclasses.field(default_factory=lambda: list)
     list_files: Callable[[], Iterable[bytes]] = dataclasses.field(default_factory=lambda: tuple)
     mixture: tuple[tuple[int, float], ...] = ()
     read_file: "Callable[[tf.Tensor], tf.Tensor] | None" = None
+    turns: bool = False
     dtype: str = "uint8"
     value_range: tuple[float, float] = BYTES
     timeline: Timeline | None = None
@@ -113,11 +118,21 @@ class Source:
         """As `summary`, without the number of images that pre-training would use."""
         return self._summarize(is_pretraining=False)
 
-    def _summarize(self, is_pretraining: bool) -> str:
+    @property
+    def collection_summary(self) -> str:
+        """As `summary`, without what pre-training and an evaluation would use."""
+        notes = self.notes if self.collection_notes is None else self.collection_notes
+        return "\n".join([self._found_images(), *notes])
+
+    def _found_images(self) -> str:
         if self.has_labels:
             labels = "" if self.found else " with labels"
         else:
             labels = f"; no labels, because {self.no_labels}" if self.no_labels else "; no labels"
+        images = "image" if self.size == 1 else "images"
+        return f"{self.name}: {self.size:,} {images}{' ' * bool(self.found)}{self.found}{labels}"
+
+    def _summarize(self, is_pretraining: bool) -> str:
         pretrain, train, test = (f" ({name})" if name else "" for name in self.part_names)
         uses = f"pre-training uses {len(self.pretrain):,} of them{pretrain}; " * is_pretraining
         some = sample(self.test, 100)
@@ -126,9 +141,8 @@ class Source:
         if num_seen and is_pretraining:
             held_out += ", some of which " if num_seen < len(some) else ", which "
             held_out += "pre-training sees too"
-        images = "image" if self.size == 1 else "images"
         lines = [
-            f"{self.name}: {self.size:,} {images}{' ' * bool(self.found)}{self.found}{labels}",
+            self._found_images(),
             f"{uses}an evaluation trains on {len(self.train):,}{train} and tests on "
             f"{len(self.test):,}{test}{held_out}",
             *self.notes,
@@ -142,7 +156,10 @@ class Source:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """Labels, int32 `[N]`, indices into `class_names`; None if there are none."""
+        """Labels, int32 `[N]`, indices into `class_names`; None if there are none.
+
+        Classes of the same name may have other labels in another source.
+        """
         return self._labels_and_class_names[0]
 
     @property

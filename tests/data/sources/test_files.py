@@ -140,6 +140,9 @@ def test_images_without_a_label_are_for_pretraining_only(folder):
     assert sorted([*source.train, *source.test]) == list(range(0, COUNT, 2))
     assert len(source.pretrain) == COUNT
     assert "20 images without a label are for pre-training only" in source.summary
+    assert source.collection_summary == (
+        f"{source.name}: 40 images in 2 classes: 0, 2\n20 images have no label"
+    )
 
 
 @pytest.mark.parametrize(

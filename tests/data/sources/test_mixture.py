@@ -92,6 +92,10 @@ def test_summary_has_the_sources_and_their_shares(name):
     assert "66.7% of the images of an epoch are from folder:" in summary
     summary = sources.load(name, weights=(1, 3)).summary
     assert "26.7% of the images of an epoch are from folder:" in summary  # 4 of 15.
+    first, *lines = sources.load(name, weights=(1, 3)).collection_summary.splitlines()
+    assert first == summary.splitlines()[0]
+    of_parts = [line for part in parts(name) for line in part.collection_summary.splitlines()]
+    assert lines == [f"  {line}" for line in of_parts]
 
 
 @pytest.mark.parametrize("is_first", [True, False])
