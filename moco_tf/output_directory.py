@@ -168,16 +168,18 @@ class OutputDirectory:
     def _require_same_place(self, saved: dict[str, Any]) -> None:
         """Raise a `UserError` if the files were written from images at another place.
 
-        Those may have the same names and be others.
+        Those may have the same names and be others, unless their beginnings are the same.
         """
+        if sample := saved.get("files_checksum"):
+            if sample == self.facts["files_checksum"]:
+                return
         # Earlier versions recorded the string as it was given.
         old = str(saved.get("source_location", saved.get("source")))
         new = self.facts["source_location"]
         if not same_place(old, new):
             raise UserError(
                 f"{self.path} was written from '{old}', not from '{new}': use another directory, "
-                "or, if the same images were moved, set source_location to the latter in "
-                f"{os.path.join(self.path, FACTS_FILE)}"
+                "or, if the same images were moved, leave a link at the old path"
             )
 
     def _cannot_be_written(self, error: Exception) -> UserError:

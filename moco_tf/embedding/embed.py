@@ -102,8 +102,8 @@ def embed(
 
     Raises:
         UserError: If an argument is of the wrong kind or out of range, there is no such part, the
-            directory holds other files or cannot be written or was written from images at another
-            place, a feature is NaN or infinity, or none of the images can be read.
+            directory holds other files, cannot be written or was written from other images, a
+            feature is NaN or infinity, or none of the images can be read.
 
     Example:
         >>> import pandas as pd

@@ -96,8 +96,8 @@ def prepare(
 
     Raises:
         UserError: If an argument is of the wrong kind or out of range, the images are not RGB, the
-            directory holds other files or cannot be written or was written from images at another
-            place, or none of the images can be read.
+            directory holds other files, cannot be written or was written from other images, or none
+            of the images can be read.
 
     Example:
         >>> import moco_tf
