@@ -170,9 +170,9 @@ class OutputDirectory:
 
         Those may have the same names and be others, unless their beginnings are the same.
         """
-        if sample := saved.get("files_checksum"):
-            if sample == self.facts["files_checksum"]:
-                return
+        sample = saved.get("files_checksum")
+        if sample and sample == self.facts["files_checksum"]:
+            return
         # Earlier versions recorded the string as it was given.
         old = str(saved.get("source_location", saved.get("source")))
         new = self.facts["source_location"]
