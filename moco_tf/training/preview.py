@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from moco_tf import paths, run_pixels
 from moco_tf.config_checks import check
-from moco_tf.data import sources
+from moco_tf.data import sources, unreadable
+from moco_tf.data.pipeline import TwoViews
 from moco_tf.errors import UserError
 from moco_tf.files import error_reason
 from moco_tf.plan import plan
@@ -20,6 +21,8 @@ OTHER_FORMATS = (".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff
 def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = None) -> None:
     """Plot the first images of a run beside the views that it would train on.
 
+    Images of the first step that cannot be read are counted and named in a line.
+
     Args:
         config: A config with the keys of `moco_tf.default_config`.
         path: Path of the PNG file to write. Endings of other formats, such as .jpg, are refused.
@@ -28,7 +31,8 @@ def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = 
 
     Raises:
         UserError: If the path ends as another format, a setting is invalid, the data source cannot
-            be read, or the file cannot be written.
+            be read, or the file cannot be written; or if an image of the first step cannot be read
+            and `config.data.on_error` is `fail`.
     """
     root, extension = os.path.splitext(path)
     if extension.lower() in OTHER_FORMATS:
@@ -49,3 +53,13 @@ def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = 
         plot_preview(path, config, source, batches, build_augment(config, source.channels))
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"the preview {path} cannot be written: {error_reason(error)}") from error
+    if batches.unreadable:
+        names = [source.describe(index) for index in batches.unreadable]
+        print(f"the preview {unreadable.line(names, _num_read(batches))}")
+
+
+def _num_read(batches: TwoViews) -> int:
+    """Return the number of images of the first step, with those of other frames as key views."""
+    epochs, indices = batches.rows(step=0)
+    keys = (int(batches.key_index(*row)) for row in zip(epochs, indices, strict=True))
+    return len({*indices.tolist(), *keys, *batches.unreadable})
