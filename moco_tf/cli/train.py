@@ -70,10 +70,7 @@ def train(values: flags.FlagValues) -> int:
         _plan(values)
         return 0
     if values.preview:
-        from moco_tf.training.preview import preview
-
-        preview(values.config, values.preview, values.workdir)
-        print(f"wrote {values.preview}")
+        _preview(values)
         return 0
     app.require(values, "workdir")
     strategy = app.make_strategy(values)
@@ -96,6 +93,19 @@ def train(values: flags.FlagValues) -> int:
                     f"{values.workdir}; run the same command again to resume"
                 )
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
+
+
+def _preview(values: flags.FlagValues) -> None:
+    """Plot the first images of the run that the flags describe, and say where the plot is."""
+    # The devices decide which planned settings a run has, and which ones it refuses.
+    strategy = app.make_strategy(values)
+    from moco_tf import workers
+    from moco_tf.training.preview import preview
+
+    with workers.scope(strategy):
+        preview(values.config, values.preview, values.workdir)
+        if workers.is_chief():
+            print(f"wrote {values.preview}")
 
 
 def _plan(values: flags.FlagValues) -> None:

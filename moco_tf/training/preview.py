@@ -5,7 +5,7 @@ import os
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import paths, run_pixels
+from moco_tf import paths, run_pixels, workers
 from moco_tf.config_checks import check
 from moco_tf.data import sources, unreadable
 from moco_tf.data.pipeline import TwoViews
@@ -21,7 +21,9 @@ OTHER_FORMATS = (".bmp", ".gif", ".jpeg", ".jpg", ".pdf", ".svg", ".tif", ".tiff
 def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = None) -> None:
     """Plot the first images of a run beside the views that it would train on.
 
-    Images of the first step that cannot be read are counted and named in a line.
+    Images of the first step that cannot be read are counted and named in a line. The views do not
+    depend on the devices of the current strategy, but planned settings do. With several workers,
+    the chief writes the file.
 
     Args:
         config: A config with the keys of `moco_tf.default_config`.
@@ -46,9 +48,11 @@ def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = 
     # Imports Matplotlib, which takes a second.
     from moco_tf.plots.run import plot_preview
 
-    check(config)
+    check(config, tf.distribute.get_strategy().num_replicas_in_sync)
     sources.require_effect(config)
     source, batches = build_data(config)
+    if not workers.is_chief():
+        return
     try:
         plot_preview(path, config, source, batches, build_augment(config, source.channels))
     except (tf.errors.OpError, OSError) as error:

@@ -138,6 +138,17 @@ def test_preview_stops_at_an_image_that_cannot_be_read_if_it_is_to_fail(folder, 
     assert not (tmp_path / "views.png").exists()
 
 
+def test_preview_refuses_settings_that_do_not_fit_the_devices(folder, tmp_path, two_replicas):
+    config = config_of(folder)
+    config.bn_groups = 1
+    config.shuffle_bn = False
+    with (
+        two_replicas.scope(),
+        pytest.raises(UserError, match="bn_groups=1 cannot be split equally among 2 devices"),
+    ):
+        preview(config, str(tmp_path / "views.png"))
+
+
 def test_preview_of_a_run_has_the_values_that_the_run_measured(folder, tmp_path, monkeypatch):
     previewed = []
     monkeypatch.setattr(run, "plot_preview", lambda path, config, *others: previewed.append(config))
