@@ -113,7 +113,10 @@ def _plan(values: flags.FlagValues) -> None:
     strategy = app.make_strategy(values)
     from moco_tf import workers
     from moco_tf.plan import plan, printing, timing
+    from moco_tf.training.best import require_not_best
 
+    if values.workdir:
+        require_not_best(values.workdir)
     with workers.scope(strategy):
         chief = workers.is_chief()
         planned = plan.make(values.config, values.workdir)
@@ -123,7 +126,7 @@ def _plan(values: flags.FlagValues) -> None:
             raise UserError(f"the steps are not timed: {planned.exceeds_memory}")
         if chief:
             print("\ntiming a few steps of this run ...", flush=True)
-        measured = timing.measure(planned.config)
+        measured = timing.measure(planned.config, values.workdir)
     if chief:
         print(f"{timing.lines(measured)}\n\nto train:")
         program = "python train.py" if sys.argv[0].endswith(".py") else COMMAND.name

@@ -5,7 +5,7 @@ import os
 import ml_collections
 import tensorflow as tf
 
-from moco_tf import paths, run_pixels, workers
+from moco_tf import paths, run_directory, run_pixels, workers
 from moco_tf.config_checks import check
 from moco_tf.data import sources, unreadable
 from moco_tf.data.pipeline import TwoViews
@@ -49,7 +49,8 @@ def preview(config: ml_collections.ConfigDict, path: str, workdir: str | None = 
     from moco_tf.plots.run import plot_preview
 
     check(config, tf.distribute.get_strategy().num_replicas_in_sync)
-    sources.require_effect(config)
+    if workdir is None or not run_directory.exists(workdir):
+        sources.require_effect(config)
     source, batches = build_data(config)
     if not workers.is_chief():
         return
