@@ -35,12 +35,13 @@ class Skipped:
 
     Attributes:
         paths: Printable paths of the skipped files and folders. Those of folders end in a slash.
+        kinds: Number of the skipped files of each kind, such as a suffix.
     """
 
     def __init__(self, root: str) -> None:
         self.paths: list[str] = []
         self._root = root
-        self._kinds: collections.Counter[str] = collections.Counter()
+        self.kinds: collections.Counter[str] = collections.Counter()
         self._file_names: list[str] = []
         self._folders: list[tuple[str, str]] = []
 
@@ -55,7 +56,7 @@ class Skipped:
         ending = suffix(path)
         # A name such as `v1.2 of cat` has no suffix that means anything.
         usual = ending if re.fullmatch(r"\.\w{1,9}", ending) else "without a known suffix"
-        self._kinds[kind or usual] += 1
+        self.kinds[kind or usual] += 1
         if len(self._file_names) < MAX_NAMES:
             self._file_names.append(printable(path))
 
@@ -71,9 +72,9 @@ class Skipped:
     def notes(self) -> list[str]:
         """Return phrases that count and name what was skipped; none if nothing was."""
         notes = []
-        count = self._kinds.total()
+        count = self.kinds.total()
         if count:
-            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self._kinds.most_common())
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.most_common())
             files = "file" if count == 1 else "files"
             names = listed(self._file_names, count)
             notes.append(f"ignored {count:,} {files}: {kinds} ({names})")
