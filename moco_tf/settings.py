@@ -151,8 +151,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting(
             "data.on_error",
             "skip",
-            "What to do with an image that cannot be read: replace it by another image and count "
-            "it, or stop.",
+            "What to do with an image of pre-training that cannot be read: replace it by another "
+            "image and count it, or stop.",
             Range(choices=("skip", "fail")),
             operational=True,
         ),

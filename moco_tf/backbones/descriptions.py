@@ -17,11 +17,11 @@ from moco_tf.files import error_reason, write_atomically, write_remedy
 FILE = "encoder.json"
 
 
-def of_run(workdir: str, config: ml_collections.ConfigDict, channels: int) -> str | None:
+def of_run(workdir: str | None, config: ml_collections.ConfigDict, channels: int) -> str | None:
     """Return the description of the encoder of a run, which may be a new one.
 
     Args:
-        workdir: Path of the run directory.
+        workdir: Path of the run directory, or None without one.
         config: Config of the run.
         channels: Number of channels of its images.
 
@@ -33,7 +33,7 @@ def of_run(workdir: str, config: ml_collections.ConfigDict, channels: int) -> st
     """
     if not is_foreign(config.encoder):
         return None
-    description = read(workdir)
+    description = None if workdir is None else read(workdir)
     if description is None:
         description = foreign.describe(config.encoder, channels, config.image_size)
     if config.evaluation_size:

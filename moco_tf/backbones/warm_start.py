@@ -30,7 +30,7 @@ HEAD = "fc."  # The beginning of the keys of a projection head.
 CHUNK_BYTES = 2**24
 
 
-def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.ConfigDict:
+def resolve(config: ml_collections.ConfigDict, workdir: str | None) -> ml_collections.ConfigDict:
     """Return the config of a run with the weights that it starts from, and their checksum.
 
     A .keras file or a preset of KerasHub as the encoder brings weights along. The run starts from
@@ -38,8 +38,8 @@ def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
 
     Args:
         config: Config of the run to start or to resume.
-        workdir: Path of the run directory. If it holds a run with a checkpoint, the weights are not
-            needed any more, and the checksum is that of the run.
+        workdir: Path of the run directory, or None without one. If it holds a run with a
+            checkpoint, the weights are not needed any more, and the checksum is that of the run.
 
     Returns:
         The config, with `init_checksum` if the run starts from weights.
@@ -53,11 +53,12 @@ def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
     if not config.init:
         config = resolved
         config.init = initial_weights(config.encoder)
-    saved = run_directory.read_config(workdir) if run_directory.exists(workdir) else None
-    if saved is not None and saved.init == config.init:
-        resolved.init_checksum = config.init_checksum or saved.init_checksum
-        if run_directory.checkpoints(workdir):
-            return resolved
+    if workdir is not None and run_directory.exists(workdir):
+        saved = run_directory.read_config(workdir)
+        if saved.init == config.init:
+            resolved.init_checksum = config.init_checksum or saved.init_checksum
+            if run_directory.checkpoints(workdir):
+                return resolved
     try:
         current = checksum(config.init)
     except UserError as error:
@@ -72,6 +73,11 @@ def resolve(config: ml_collections.ConfigDict, workdir: str) -> ml_collections.C
         )
     resolved.init_checksum = current
     return resolved
+
+
+def may_be_download(config: ml_collections.ConfigDict) -> bool:
+    """Return whether the weights that a run starts from are those of KerasHub, if there are any."""
+    return (config.init or initial_weights(config.encoder)).startswith("keras_hub:")
 
 
 def checksum(init: str) -> str:

@@ -70,10 +70,7 @@ def train(values: flags.FlagValues) -> int:
         _plan(values)
         return 0
     if values.preview:
-        from moco_tf.training.preview import preview
-
-        preview(values.config, values.preview, values.workdir)
-        print(f"wrote {values.preview}")
+        _preview(values)
         return 0
     app.require(values, "workdir")
     strategy = app.make_strategy(values)
@@ -98,12 +95,28 @@ def train(values: flags.FlagValues) -> int:
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 
 
+def _preview(values: flags.FlagValues) -> None:
+    """Plot the first images of the run that the flags describe, and say where the plot is."""
+    # The devices decide which planned settings a run has, and which ones it refuses.
+    strategy = app.make_strategy(values)
+    from moco_tf import workers
+    from moco_tf.training.preview import preview
+
+    with workers.scope(strategy):
+        preview(values.config, values.preview, values.workdir)
+        if workers.is_chief():
+            print(f"wrote {values.preview}")
+
+
 def _plan(values: flags.FlagValues) -> None:
     """Print a plan, the time of a few steps, and the command that trains with it."""
     strategy = app.make_strategy(values)
     from moco_tf import workers
     from moco_tf.plan import plan, printing, timing
+    from moco_tf.training.best import require_not_best
 
+    if values.workdir:
+        require_not_best(values.workdir)
     with workers.scope(strategy):
         chief = workers.is_chief()
         planned = plan.make(values.config, values.workdir)
@@ -113,7 +126,7 @@ def _plan(values: flags.FlagValues) -> None:
             raise UserError(f"the steps are not timed: {planned.exceeds_memory}")
         if chief:
             print("\ntiming a few steps of this run ...", flush=True)
-        measured = timing.measure(planned.config)
+        measured = timing.measure(planned.config, values.workdir)
     if chief:
         print(f"{timing.lines(measured)}\n\nto train:")
         program = "python train.py" if sys.argv[0].endswith(".py") else COMMAND.name

@@ -242,6 +242,14 @@ class TwoViews:
             .get_single_element()
         )
 
+    def require_readable(self) -> None:
+        """Raise a `UserError` if an image could not be read so far."""
+        if self.unreadable:
+            raise UserError(
+                f"{self.source.describe(min(self.unreadable))} cannot be read as an image: remove "
+                "it, or set config.data.on_error='skip'"
+            )
+
     def _substitutes(self, epoch: tf.Tensor, index: tf.Tensor) -> tf.data.Dataset:
         """Return the indices to try for an unreadable image; the last one can be read."""
         seed = seed_for("substitute", self.seed, epoch)

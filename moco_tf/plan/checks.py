@@ -35,10 +35,11 @@ def counted(number: int, noun: str) -> str:
 def _unreadable(images: Images, devices: Devices, values: Values) -> str | None:
     if not images.unreadable:
         return None
+    stops = values["data.on_error"] == "fail"
+    does = "stops at such an image" if stops else "replaces such images by others"
     return (
         f"{images.unreadable} of {images.sampled:,} images in the sample cannot be read, such as "
-        f"{', '.join(images.unreadable_names)}: a run replaces such images by others; remove or "
-        "restore them"
+        f"{', '.join(images.unreadable_names)}: a run {does}; remove or restore them"
     )
 
 

@@ -74,10 +74,13 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
             run.
 
     Raises:
-        UserError: If a setting is invalid, or the data source cannot be read.
+        UserError: If a setting is invalid or has no effect on the images, or the data source cannot
+            be read.
     """
     unset = open_settings(config)
     check_values(config, unset)
+    if workdir is None or not run_directory.exists(workdir):
+        sources.require_effect(config)
     source = sources.from_config(config)
     if len(source.pretrain) < 2:
         raise UserError(
@@ -100,8 +103,8 @@ def make(config: ml_collections.ConfigDict, workdir: str | None = None) -> Plan:
     if workdir is not None:
         resolved = run_pixels.resolve(warm_start.resolve(planned, workdir), workdir)
         run_directory.require_same_run(workdir, resolved, run_data.of_source(source))
-    elif planned.init and not planned.init.startswith("keras_hub:"):  # Which may be a download.
-        warm_start.checksum(planned.init)  # Weights that cannot be read are reported now.
+    elif not warm_start.may_be_download(planned):
+        warm_start.resolve(planned, workdir)  # Weights that cannot be read are reported now.
     settings = flatten(planned)
     found = warnings(images, devices, settings)
     too_large = memory(images, devices, settings) if devices.kind == "cpu" else None

@@ -12,7 +12,8 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from moco_tf import run_pixels, workers
+from moco_tf import run_directory, run_pixels, workers
+from moco_tf.backbones import descriptions, warm_start
 from moco_tf.config import evaluation_size, total_steps
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source
@@ -20,8 +21,10 @@ from moco_tf.evaluation.knn import MAX_TEST
 from moco_tf.mechanisms.base import Mechanism
 from moco_tf.plan import printing
 from moco_tf.progress_bar import progress_bar
+from moco_tf.training import announcement
 from moco_tf.training.build import build_data, build_model, restored_globals
 from moco_tf.training.failures import memory_may_run_out
+from moco_tf.training.knn_monitor import monitored_source
 
 # Steps that do not count after the first one, which compiles: the pipeline has a few batches ready
 # by then. If steps are slow, half of them do not count.
@@ -50,6 +53,7 @@ class Timing:
         memory_of: What this is the memory of, in words.
         run_directory: Estimated size of the run directory at its end, in bytes.
         checkpoint: Size of a checkpoint in bytes.
+        notes: What the run would say about its weights and its settings, one line each.
     """
 
     steps: int
@@ -63,6 +67,7 @@ class Timing:
     memory_of: str
     run_directory: int
     checkpoint: int
+    notes: list[str]
 
     @property
     def seconds(self) -> float:
@@ -99,21 +104,34 @@ class _Clock(keras.callbacks.Callback):
         self.progress.close()
 
 
-def measure(config: ml_collections.ConfigDict) -> Timing:
+def measure(config: ml_collections.ConfigDict, workdir: str | None = None) -> Timing:
     """Train a new model for a few steps, as a run does, and save nothing.
 
     The model, its data and the strategy are those of the run.
 
     Args:
         config: A config that passes `moco_tf.config_checks.check`.
+        workdir: Path of the run directory, or None without one. If it holds a run, the weights that
+            the run started from are not read.
 
     Raises:
-        UserError: If a setting does not work with the data, or memory runs out.
+        UserError: If a setting does not work with the data, the images of the kNN monitor or the
+            weights that the run starts from, or memory runs out.
     """
     with memory_may_run_out(config), restored_globals():
-        config = run_pixels.resolve(config)
+        if not warm_start.may_be_download(config):
+            config = warm_start.resolve(config, workdir)
+        config = run_pixels.resolve(config, workdir)
         source, batches = build_data(config)
-        model = build_model(config, batches.steps_per_epoch, source.channels, len(source.pretrain))
+        monitored_source(config, source)
+        description = descriptions.of_run(workdir, config, source.channels)
+        model = build_model(
+            config, batches.steps_per_epoch, source.channels, len(source.pretrain), description
+        )
+        notes = announcement.setting_notes(config, description)
+        is_new = workdir is None or not run_directory.checkpoints(workdir)
+        if config.init and is_new and not warm_start.may_be_download(config):
+            notes += warm_start.start(model, config).splitlines()
         total = total_steps(config, batches.steps_per_epoch)
         gpus = tf.config.list_logical_devices("GPU")
         for gpu in gpus:
@@ -142,11 +160,12 @@ def measure(config: ml_collections.ConfigDict) -> Timing:
         memory_of=memory_of,
         run_directory=_run_directory_size(config, source, batches, model, total, checkpoint),
         checkpoint=checkpoint,
+        notes=notes,
     )
 
 
 def lines(measured: Timing) -> str:
-    """Return lines about what a few steps took and about the whole run."""
+    """Return lines about what a few steps took and about the whole run, and the notes."""
     longest = printing.duration(measured.total_images / measured.slow)
     shortest = printing.duration(measured.total_images / measured.fast)
     whole = printing.duration(measured.seconds)
@@ -161,6 +180,7 @@ def lines(measured: Timing) -> str:
             f"peak memory {measured.memory_of}: {printing.size(measured.memory)}",
             f"run directory: about {printing.size(measured.run_directory)}, with checkpoints of "
             f"{printing.size(measured.checkpoint)}",
+            *measured.notes,
         ]
     )
 

@@ -33,7 +33,8 @@ def plot_preview(
     """Plot the first images of a run, their crops, and the two augmented views of each.
 
     The views are those of the first step, with the operations that were applied. An image that
-    cannot be read is replaced by its substitute.
+    cannot be read is replaced by its substitute, as the title says, unless `config.data.on_error`
+    is `fail`.
 
     Args:
         path: Path of the PNG file to write.
@@ -47,22 +48,28 @@ def plot_preview(
         `path`.
 
     Raises:
-        UserError: If the plot would become an image of the source.
+        UserError: If the plot would become an image of the source, or an image of the first step
+            cannot be read and `config.data.on_error` is `fail`.
     """
     require_outside(config.data.source, path)
     rows = min(rows, config.batch_size)
     views = next(batches.between(0, 1).as_numpy_iterator())
-    indices = batches.rows(step=0)[1][:rows]
+    if config.data.on_error == "fail":
+        batches.require_readable()
+    epochs, indices = (values[:rows] for values in batches.rows(step=0))
     recipe = batches.recipe
     figure = matplotlib.figure.Figure(figsize=(8, 2.4 * rows), layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False)
     colors = ("tab:orange", "tab:blue")
-    for row, index in enumerate(indices):
-        _, image = batches.read(tf.constant(0, tf.int64), index)
-        crops = batches.view_draws(0, int(index))
+    for row, (epoch, index) in enumerate(zip(epochs, indices, strict=True)):
+        read_index, image = batches.read(tf.constant(epoch), tf.constant(index))
+        crops = batches.view_draws(int(epoch), int(index))
         axes = grid[row, 0]
         axes.imshow(shown(image, source))
-        axes.set_title(os.path.basename(source.describe(int(index)))[-40:], fontsize=7)
+        title = _short_name(source, index)
+        if read_index != index:
+            title += f" cannot be read,\nso {_short_name(source, read_index)} replaces it"
+        axes.set_title(title, fontsize=7)
         for draws, color in zip(crops, colors, strict=True):
             top, left, height, width = crop_window(
                 image.shape[:2], recipe.crop_scale, draws[: 4 * ATTEMPTS], recipe.aspect_ratio
@@ -77,8 +84,8 @@ def plot_preview(
         seed = seed_for(f"{name}_view", config.seed, 0)
         augmented = augment(views[column - 1][:rows], tf.range(rows), config.batch_size, seed)
         draws = augment.draws(config.batch_size, seed)
-        for row, index in enumerate(indices):
-            crop = batches.view_draws(0, int(index))[column - 1]
+        for row, (epoch, index) in enumerate(zip(epochs, indices, strict=True)):
+            crop = batches.view_draws(int(epoch), int(index))[column - 1]
             operations = [*describe_orientation(recipe, crop), *augment.describe(draws[row])]
             axes = grid[row, column]
             axes.imshow(visible(np.clip(augmented[row] * augment.std + augment.mean, 0, 1)))
@@ -91,6 +98,11 @@ def plot_preview(
     title = f"{source.name}: first images and their views, augmentation {describe(config)}"
     figure.suptitle(title_with_note(title, source), wrap=True)
     return save_figure(figure, path)
+
+
+def _short_name(source: Source, index: int) -> str:
+    """Return the end of the name of an image, which fits above its picture."""
+    return os.path.basename(source.describe(int(index)))[-40:]
 
 
 def plot_curves(workdir: str) -> str:

@@ -53,12 +53,26 @@ def lines(
             f"config.queue_size={suggested_queue_size(num_images)}, for example"
         )
     notes.append(late_decay(flatten(config), steps_per_epoch))
-    notes.append(large_learning_rate(config))
     if not is_foreign(config.encoder):
         notes.append(single_image_groups(config))
+    return [
+        *found,
+        *(f"note: {note}" for note in notes if note),
+        *setting_notes(config, description),
+    ]
+
+
+def setting_notes(config: ml_collections.ConfigDict, description: str | None) -> list[str]:
+    """Return the notes on settings that a plan has no warnings about.
+
+    Args:
+        config: A config that passes `moco_tf.config_checks.check`.
+        description: As for `lines`.
+    """
+    notes = [large_learning_rate(config)]
     for key, reason in without_effect(config).items():
         notes.append(f"config.{key} has no effect, because {reason}")
-    found += [f"note: {note}" for note in notes if note]
+    found = [f"note: {note}" for note in notes if note]
     return found + (foreign.notes(config.encoder, description) if description is not None else [])
 
 

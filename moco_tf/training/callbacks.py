@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from moco_tf import workers
 from moco_tf.data import unreadable
 from moco_tf.data.pipeline import TwoViews
-from moco_tf.errors import UserError
 from moco_tf.training.accessory import Accessory
 
 
@@ -88,11 +87,8 @@ class UnreadableImages(GlobalStep):
         Raises:
             UserError: If `fail` is set and an image could not be read.
         """
-        if self.fail and self.batches.unreadable:
-            name = self.batches.source.describe(min(self.batches.unreadable))
-            raise UserError(
-                f"{name} cannot be read as an image: remove it, or set config.data.on_error='skip'"
-            )
+        if self.fail:
+            self.batches.require_readable()
         if step % self.batches.steps_per_epoch == 0:
             self.report()
 

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from moco_tf import encoders, workers
 from moco_tf.config import evaluation_size, total_steps
-from moco_tf.data import sources
+from moco_tf.data import sources, unreadable
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.sources.source import Source, sample
 from moco_tf.errors import UserError
@@ -35,8 +35,9 @@ class KNNMonitor(GlobalStep):
     initial weights and those after the last step are evaluated too. The evaluation of the initial
     weights follows the first step, so that a mistake that stops this step shows early. Without
     labels or test images there is no accuracy. Without test images, the measures are of the images
-    of pre-training. If an evaluation fails, as without an image that can be read, the run goes on,
-    and the next one is tried again.
+    of pre-training. Images that cannot be read are left out and named, whatever
+    `config.data.on_error` says about those of pre-training. If an evaluation fails, as without an
+    image that can be read, the run goes on, and the next one is tried again.
 
     Args:
         log: The run's `MetricsLog`.
@@ -74,6 +75,7 @@ class KNNMonitor(GlobalStep):
         self.evaluation = Accessory("this evaluation of the kNN monitor", is_shared=True)
         self.every = config.knn_every * steps_per_epoch
         self.has_warned = False
+        self._named: set[str] = set()  # Images that were reported, because they cannot be read.
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Build the monitor's copy of the backbone, which has the initial weights."""
@@ -140,8 +142,11 @@ class KNNMonitor(GlobalStep):
         """Return the values by name, and the number of images."""
         test = self._extract_test(self._step)
         train = self._extract_train(self._step) if classifies(self.source) else None
-        if test.unreadable or (train is not None and train.unreadable):
+        missing = test.unreadable | (train.unreadable if train is not None else {})
+        if missing:
             self._read_images()  # The drive may have been away for a moment.
+            total = len(self.test) + (len(self.train) if train is not None else 0)
+            self._report_unreadable(set(missing.values()), total)
         if self.projector is not None:
             with self.log.tensorboard.may_fail():
                 self.projector.write(step, test)
@@ -154,6 +159,21 @@ class KNNMonitor(GlobalStep):
                 queries, keys = (self._copy(views, training=False).numpy() for views in self._pairs)
                 values["alignment"] = quality.alignment(queries, keys)
         return values, len(test.indices)
+
+    def _report_unreadable(self, names: set[str], total: int) -> None:
+        """Name images that are left out, unless they were all named before.
+
+        Training may never read them, so nothing else would say that the values are of the others.
+
+        Args:
+            names: Names of the images that cannot be read.
+            total: Number of the images of the evaluation.
+        """
+        if names <= self._named:
+            return
+        self._named |= names
+        if workers.is_chief():
+            tqdm.write(f"warning: the kNN monitor {unreadable.line(names, total)}")
 
     def _warn_of_collapse(self, step: int, values: dict[str, float]) -> None:
         tqdm.write(

@@ -95,6 +95,24 @@ def test_mistake_in_a_flag_is_one_line(image_folder, tmp_path, argument, parts):
 @pytest.mark.parametrize(
     ("argument", "parts"),
     [
+        ("--strategy=tpus", ["tpus", "default, mirrored, multiworker, tpu"]),
+        ("--tpu=mine", ["--tpu=mine", "--strategy=tpu"]),
+        ("--virtual_devices=-3", ["--virtual_devices=-3", "--strategy=mirrored"]),
+    ],
+)
+def test_preview_refuses_the_devices_that_a_training_refuses(
+    image_folder, tmp_path, argument, parts
+):
+    preview = f"--preview={tmp_path}/views.png"
+    line = in_process.run_mistake(*training(image_folder, tmp_path / "run", argument, preview))
+    for part in parts:
+        assert part in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
         # In a process of its own: TensorFlow looks for the TPU, and prints that it does; a worker
         # ends its whole process; and logical devices can only be made at the start.
         pytest.param("--strategy=tpu --tpu=local", ["TPU", "local"], marks=pytest.mark.slow),

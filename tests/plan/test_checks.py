@@ -19,6 +19,14 @@ CASES = {
         ["3 of 1,024 images", "a.jpg, b.jpg"],
         dict(images=dict(unreadable=0, unreadable_names=())),
     ),
+    "unreadable, and the run is to fail": (
+        dict(
+            images=dict(unreadable=1, unreadable_names=("a.jpg",)),
+            settings={"data.on_error": "fail"},
+        ),
+        ["a.jpg: a run stops at such an image"],
+        dict(images=dict(unreadable=0, unreadable_names=())),
+    ),
     "few": (
         dict(images=dict(number=4_000), settings=dict(queue_size=512)),
         ["4,000 images are few"],

@@ -162,6 +162,15 @@ def test_weights_that_cannot_be_read_are_reported(image_folder, tmp_path):
         plan.make(auto(f"folder:{image_folder}", init=f"keras:{tmp_path}/none.keras"))
 
 
+def test_plan_refuses_settings_that_a_run_refuses(image_folder, tmp_path):
+    source = f"folder:{image_folder}"
+    with pytest.raises(UserError, match="data.label_feature= applies to tfrecord, .* only: leave"):
+        plan.make(auto(source, **{"data.label_feature": ""}))
+    export_keras(encoders.build("resnet8", stem="small"), str(tmp_path / "backbone.keras"))
+    with pytest.raises(UserError, match="has the checksum .*, not 0123"):
+        plan.make(auto(source, init=f"keras:{tmp_path}/backbone.keras", init_checksum="0123"))
+
+
 def test_run_that_starts_from_an_export_has_its_network(image_folder, tmp_path, on_a_gpu):
     backbone = encoders.build("resnet8", stem="small")
     export_keras(backbone, str(tmp_path / "backbone.keras"))

@@ -7,8 +7,11 @@ import shlex
 import pytest
 from absl import flags
 
-from moco_tf import run_directory
+from moco_tf import encoders, run_directory
 from moco_tf.cli import app, train
+from moco_tf.configs.photos import get_config
+from moco_tf.errors import UserError
+from moco_tf.export.keras_v3 import export_keras
 from moco_tf.plan import timing
 from moco_tf.training.build import build_data, build_model
 from tests import in_process
@@ -28,7 +31,8 @@ def planning(image_folder, tmp_path_factory):
         patch.chdir(directory)
         patch.setattr(timing, "MOST_STEPS", 8)
         patch.setattr(timing, "lines", lambda timed: (measured.append(timed), lines(timed))[1])
-        flags = ("--plan", AUTO, source_flag(image_folder), "--config.epochs=30")
+        settings = ("--config.epochs=30", "--config.milestones=3")
+        flags = ("--plan", AUTO, source_flag(image_folder), *settings)
         output = in_process.run("train.py", *flags, workdir=directory / "run")
     return output, measured[0], directory
 
@@ -47,9 +51,36 @@ def test_plan_prints_settings_warnings_times_and_the_command(planned, image_fold
     assert re.search(r"^epochs +30 +set by you$", planned, re.MULTILINE)
     assert "warning: 100 images are few" in planned
     command = planned.partition("to train:\n")[2].replace("\\\n", "")
-    *_, config, source, epochs, workdir = shlex.split(command)
+    *_, config, source, epochs, milestones, workdir = shlex.split(command)
     assert (config, source, epochs) == (AUTO, source_flag(image_folder), "--config.epochs=30")
+    assert milestones == "--config.milestones=3"
     assert re.fullmatch("--workdir=.*/run", workdir)
+
+
+def test_plan_has_the_notes_of_a_run_on_its_settings(planned):
+    notes = [line for line in planned.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: config.milestones has no effect, because config.schedule='cosine'",
+    ]
+
+
+def test_images_of_the_monitor_and_weights_that_a_run_refuses_are_refused(image_folder, tmp_path):
+    config = get_config()
+    config.data.source = f"folder:{image_folder}/left"
+    config.update(batch_size=8, bn_groups=2, queue_size=16, keep_best="knn_top1")
+    with pytest.raises(UserError, match="config.keep_best=knn_top1 needs labels and test images"):
+        timing.measure(config)
+    export_keras(encoders.build("resnet14", stem="small"), str(tmp_path / "backbone.keras"))
+    config.update(keep_best="", init=f"keras:{tmp_path}/backbone.keras")
+    with pytest.raises(UserError, match="does not fit config.encoder=resnet8"):
+        timing.measure(config)
+
+
+def test_plan_in_the_directory_of_the_best_checkpoint_is_refused(image_folder, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    flags = ("--plan", AUTO, source_flag(image_folder))
+    line = in_process.run_mistake("train.py", *flags, workdir=tmp_path / "best")
+    assert "holds the best checkpoint of the run" in line
 
 
 def test_times_and_sizes_are_consistent(planned):

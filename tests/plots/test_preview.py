@@ -1,5 +1,8 @@
 """A preview names the operations of each view, with those that the config adds to its preset."""
 
+import pathlib
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +12,7 @@ from moco_tf.config import default_config
 from moco_tf.data import sources
 from moco_tf.data.normalization import MEAN, STD
 from moco_tf.data.views import describe_orientation
+from moco_tf.errors import UserError
 from moco_tf.plots import run
 from moco_tf.seeds import seed_for
 from moco_tf.training.build import build_augment, build_data
@@ -101,6 +105,48 @@ def test_crops_have_the_chosen_scale_and_aspect_ratio(folder, plotted):
     for frame in frames:
         assert 1.8 < frame.get_width() / frame.get_height() < 3.3
         assert 0.09 < frame.get_width() * frame.get_height() / 60**2 < 0.22
+
+
+def test_substitute_has_a_title_of_its_own_and_is_named_in_a_line(
+    folder, tmp_path, plotted, capsys
+):
+    damaged = shutil.copytree(folder, tmp_path / "photos")
+    config = config_of(damaged)
+    source, batches = build_data(config)
+    index = int(batches.rows(0)[1][2])
+    path = pathlib.Path(source.describe(index))
+    path.write_text("not an image")
+    figure, _, _ = plotted(config)
+    titles = [axes.get_title() for axes in figure.axes[::3]]
+    replacement, _ = batches.read(tf.constant(0, tf.int64), tf.constant(index, tf.int64))
+    name = pathlib.Path(source.describe(int(replacement))).name
+    assert titles[2] == f"{path.name} cannot be read,\nso {name} replaces it"
+    assert not any("cannot be read" in title for title in titles[:2] + titles[3:])
+    line = f"the preview skipped 1 of {ROWS} images that cannot be read: {path}\n"
+    assert line in capsys.readouterr().out
+
+
+def test_preview_stops_at_an_image_that_cannot_be_read_if_it_is_to_fail(folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "photos")
+    config = config_of(damaged)
+    config.data.on_error = "fail"
+    source, batches = build_data(config)
+    path = source.describe(int(batches.rows(0)[1][-1]))
+    pathlib.Path(path).write_text("not an image")
+    with pytest.raises(UserError, match=f"{path} cannot be read as an image: remove it, or set"):
+        preview(config, str(tmp_path / "views.png"))
+    assert not (tmp_path / "views.png").exists()
+
+
+def test_preview_refuses_settings_that_do_not_fit_the_devices(folder, tmp_path, two_replicas):
+    config = config_of(folder)
+    config.bn_groups = 1
+    config.shuffle_bn = False
+    with (
+        two_replicas.scope(),
+        pytest.raises(UserError, match="bn_groups=1 cannot be split equally among 2 devices"),
+    ):
+        preview(config, str(tmp_path / "views.png"))
 
 
 def test_preview_of_a_run_has_the_values_that_the_run_measured(folder, tmp_path, monkeypatch):

@@ -156,3 +156,28 @@ def test_images_that_were_away_are_read_again(tmp_path, capsys):
     count = len(source.test)
     shown = [line.rpartition(" on ")[2] for line in output.splitlines() if "kNN top-1" in line]
     assert shown == [f"{count} images", f"{count - 1} images", f"{count} images"]
+
+
+@pytest.mark.slow
+def test_test_images_that_cannot_be_read_are_named_once(tmp_path, capsys):
+    for part in ("train", "val"):
+        write_folder(tmp_path / "photos" / part, images_per_class=10, side=32)
+    damaged = [tmp_path / "photos" / "val" / "left" / f"{number:03}.jpg" for number in (2, 5)]
+    for path in damaged:
+        path.write_text("not an image")
+    source = sources.load(f"folder:{tmp_path}/photos")
+    _, monitor = monitor_of(source, tmp_path / "run")
+    monitor.config.data.on_error = "fail"  # Is about the images of pre-training.
+    for step in (1, STEPS_PER_EPOCH):
+        monitor.on_step(step, {})
+    output = capsys.readouterr().out
+    assert output.count("cannot be read") == 1
+    assert (
+        "warning: the kNN monitor skipped 2 of 40 images that cannot be read: "
+        f"{damaged[0]}, {damaged[1]}\n"
+    ) in output
+    assert output.count(" on 18 images") == 2
+    damaged[0].with_name("007.jpg").write_text("not an image")
+    monitor._read_images()
+    monitor.on_step(2 * STEPS_PER_EPOCH, {})
+    assert "skipped 3 of 40 images" in capsys.readouterr().out

@@ -165,15 +165,30 @@ def _without_repetitions(
 def _missing(root: bytes, paths: PathList) -> list[str]:
     """Return a warning if some of the files do not exist; of many, only some are looked for."""
     indices = evenly_spaced(np.arange(len(paths)), MAX_LOOKED_FOR)
-    chosen = [path for path in (_join(root, paths[i]) for i in indices) if b"://" not in path]
-    missing = [path for path in chosen if not os.path.isfile(path)]
+    chosen = [path for path in (paths[i] for i in indices) if b"://" not in _join(root, path)]
+    missing = [path for path in chosen if not os.path.isfile(_join(root, path))]
     if not missing:
         return []
-    names = listed([printable(path) for path in missing[:MAX_NAMES]], len(missing))
+    first = missing[:MAX_NAMES]
+    names = listed([printable(_join(root, path)) for path in first], len(missing))
     of_all = f"the {len(paths):,} files" if len(chosen) == len(paths) else f"{len(chosen):,} files"
     which = "" if len(chosen) == len(paths) else " that were looked for"
     verb = "does" if len(missing) == 1 else "do"
-    return [f"warning: {len(missing):,} of {of_all}{which} {verb} not exist ({names})"]
+    return [
+        f"warning: {len(missing):,} of {of_all}{which} {verb} not exist ({names})"
+        f"{_not_expanded(first)}"
+    ]
+
+
+def _not_expanded(paths: list[bytes]) -> str:
+    """Return a phrase for a message about missing files if their paths would be others in a shell.
+
+    A list is used as it is written: what is read, and which files an evaluation holds out, must not
+    depend on the environment, and file names have such characters.
+    """
+    if not any(path.startswith(b"~") or b"$" in path for path in paths):
+        return ""
+    return "; ~ and environment variables are not expanded in a list"
 
 
 def _read(name: str, path: str) -> bytes:
@@ -197,12 +212,13 @@ def _read(name: str, path: str) -> bytes:
 
 
 def _require_files(name: str, root: bytes, paths: PathList) -> None:
-    attempts = [os.fsdecode(_join(root, paths[i])) for i in range(min(len(paths), MAX_ATTEMPTS))]
+    first = [paths[i] for i in range(min(len(paths), MAX_ATTEMPTS))]
+    attempts = [os.fsdecode(_join(root, path)) for path in first]
     if not any(_is_file(path) for path in attempts):
         others = "" if len(attempts) == 1 else f", nor any of the first {len(attempts)} in the list"
         raise UserError(
             f"data source '{name}': there is no file '{printable(attempts[0])}'{others}: correct "
-            "the paths; relative ones start at the folder of the list"
+            f"the paths; relative ones start at the folder of the list{_not_expanded(first[:1])}"
         )
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from moco_tf.data.decoding import decode
 from moco_tf.data.pixels import RGB, Form
-from moco_tf.data.sources.image_files import IMAGES, IMAGES_AND_ARRAYS, FileKind
+from moco_tf.data.sources.image_files import ARRAY_SUFFIX, IMAGES, IMAGES_AND_ARRAYS, FileKind
 from moco_tf.data.sources.labeled import classes_found
 from moco_tf.data.sources.layout import Group, Layout, recognize
 from moco_tf.data.sources.path_list import PathList
@@ -40,8 +40,8 @@ def load(name: str, folder: str, form: Form = RGB, kind: FileKind = IMAGES) -> S
     Args:
         name: The string that names the source.
         folder: Local path, or one that `tf.io.gfile` supports.
-        form: The type and the channels of the images. Files of `numpy.save` are images unless the
-            type is uint8.
+        form: The type and the channels of the images. Files of `numpy.save` are images unless
+            these are uint8 and RGB.
         kind: The kind of files. The source of another kind than images is not read from, but has
             their parts and their labels.
 
@@ -57,12 +57,18 @@ def load(name: str, folder: str, form: Form = RGB, kind: FileKind = IMAGES) -> S
     if not (os.path.isdir(folder) if is_local else tf.io.gfile.isdir(folder)):
         raise UserError(f"data source '{name}': there is no folder '{printable(folder)}'")
     skipped = Skipped(folder)
-    if kind is IMAGES and form.dtype != RGB.dtype:
+    if kind is IMAGES and (form.dtype, form.channels) != (RGB.dtype, RGB.channels):
         kind = IMAGES_AND_ARRAYS
     files = _Files(name, folder, skipped, kind)
     if not files.groups:
         suffixes = ", ".join(sorted(kind.suffixes))
         notes = "; ".join(skipped.notes()) or "it is empty"
+        if kind is IMAGES and ARRAY_SUFFIX in skipped.kinds:
+            notes += (
+                f"; {ARRAY_SUFFIX} files are images unless config.data.channels is 3 and "
+                "config.data.pixels is uint8: set them to those of the arrays, or name the files "
+                "in a list, files:LIST"
+            )
         raise UserError(
             f"data source '{name}': there is no {kind.name} file ({suffixes}) in "
             f"'{printable(folder)}' or below it: {notes}"

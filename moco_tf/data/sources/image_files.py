@@ -60,7 +60,7 @@ def is_image(path: str, name: str) -> bool:
 
 
 IMAGES = FileKind("image", IMAGE_SUFFIXES, is_image)
-# For other types of pixels than uint8; arrays of labels often lie beside images of bytes.
+# For other images than RGB with 8 bits, beside which arrays of labels often lie.
 IMAGES_AND_ARRAYS = FileKind(
     "image",
     IMAGE_SUFFIXES | {ARRAY_SUFFIX},

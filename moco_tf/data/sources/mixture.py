@@ -184,12 +184,11 @@ def shared_file(parts: Sequence[Source]) -> tuple[Source, Source, str] | None:
 class _Finder:
     """Finds the folder and the name of a file in the same spelling however its path leads there.
 
-    Only folders are resolved, because there may be millions of files. Files are resolved where the
-    first file of their folder is a symbolic link.
+    Only folders and symbolic links are resolved, because there may be millions of files.
     """
 
     def __init__(self) -> None:
-        self._folders: dict[bytes, tuple[bytes, bool]] = {}
+        self._folders: dict[bytes, tuple[bytes, frozenset[bytes] | None]] = {}
 
     def __call__(self, path: bytes) -> tuple[bytes, bytes]:
         """Return the real folder of a file, and its name there.
@@ -201,9 +200,22 @@ class _Finder:
         if folder not in self._folders:
             is_local = b"://" not in path
             real = os.path.realpath(folder) if is_local else folder
-            self._folders[folder] = real, is_local and os.path.islink(path)
-        real, has_links = self._folders[folder]
-        return os.path.split(os.path.realpath(path)) if has_links else (real, name)
+            self._folders[folder] = real, _links(real) if is_local else frozenset()
+        real, links = self._folders[folder]
+        may_be_link = links is None or name in links
+        return os.path.split(os.path.realpath(path)) if may_be_link else (real, name)
+
+
+def _links(folder: bytes) -> frozenset[bytes] | None:
+    """Return the names of the links in a folder, without a query for each file.
+
+    It is None if the folder cannot be listed, though its files may be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_symlink())
+    except OSError:
+        return None
 
 
 def _require_valid(name: str, parts: Sequence[Source], weights: Sequence[float]) -> None:

@@ -35,12 +35,13 @@ class Skipped:
 
     Attributes:
         paths: Printable paths of the skipped files and folders. Those of folders end in a slash.
+        kinds: Number of the skipped files of each kind, such as a suffix.
     """
 
     def __init__(self, root: str) -> None:
         self.paths: list[str] = []
         self._root = root
-        self._kinds: collections.Counter[str] = collections.Counter()
+        self.kinds: collections.Counter[str] = collections.Counter()
         self._file_names: list[str] = []
         self._folders: list[tuple[str, str]] = []
 
@@ -55,7 +56,7 @@ class Skipped:
         ending = suffix(path)
         # A name such as `v1.2 of cat` has no suffix that means anything.
         usual = ending if re.fullmatch(r"\.\w{1,9}", ending) else "without a known suffix"
-        self._kinds[kind or usual] += 1
+        self.kinds[kind or usual] += 1
         if len(self._file_names) < MAX_NAMES:
             self._file_names.append(printable(path))
 
@@ -71,9 +72,9 @@ class Skipped:
     def notes(self) -> list[str]:
         """Return phrases that count and name what was skipped; none if nothing was."""
         notes = []
-        count = self._kinds.total()
+        count = self.kinds.total()
         if count:
-            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self._kinds.most_common())
+            kinds = ", ".join(f"{number:,} {kind}" for kind, number in self.kinds.most_common())
             files = "file" if count == 1 else "files"
             names = listed(self._file_names, count)
             notes.append(f"ignored {count:,} {files}: {kinds} ({names})")
@@ -139,6 +140,10 @@ def walk(
             stack.append((subfolder, iter(folders.entries(subfolder))))
 
 
+# The device and the number of a local file or folder, the same whatever path leads there.
+FileId = tuple[int, int]
+
+
 class _Folders:
     """Lists folders below a root, each of them once."""
 
@@ -149,8 +154,10 @@ class _Folders:
         self.kind = kind
         self.is_local = "://" not in root
         self.real_root = os.path.realpath(root) if self.is_local else root
-        self.seen: dict[tuple[int, int], str] = {}
-        self.linked: set[tuple[int, int]] = set()
+        self.seen: dict[FileId, str] = {}
+        # What is read through links to files, and the folders that hold these files.
+        self.linked: set[FileId] = set()
+        self.linked_into: set[FileId] = set()
 
     def entries(self, below: str) -> list[str]:
         """Return the names in a folder in order. Those of folders end in a slash.
@@ -158,19 +165,27 @@ class _Folders:
         The slash makes whole paths sort in the same order.
         """
         directory = os.path.join(self.root, below)
+        links: list[str] = []
         try:
-            if self._was_seen(directory, below):
+            if not self.is_local:
+                names = _remote_entries(directory)
+            elif self._was_seen(directory, below):
                 return []
-            names = self._local_entries(below) if self.is_local else _remote_entries(directory)
+            else:
+                names, links = self._local_entries(below)
+            # Links of a run directory are not followed: what they lead to may be read elsewhere.
+            if below and is_run_directory([*names, *links, *(f"{link}/" for link in links)]):
+                self.skipped.add_folder(below, "a run directory")
+                return []
+            # In order, so that the same one of several links is followed on every file system.
+            for link in sorted(links):
+                names += self._linked_entry(os.path.join(directory, link), below + link, link)
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
                 f"data source '{self.name}': '{printable(directory)}' cannot be listed "
                 f"({error_reason(error)}): make it readable, or remove it"
             ) from error
-        if is_run_directory(names):
-            if below:
-                self.skipped.add_folder(below, "a run directory")
-                return []
+        if not below and is_run_directory(names):
             names = self._without_run(names)
         for entry in SYSTEM_FOLDERS.intersection(name[:-1] for name in names if name[-1] == "/"):
             self.skipped.add_folder(f"{below}{entry}/", "of the operating system")
@@ -187,57 +202,75 @@ class _Folders:
 
     def _was_seen(self, directory: str, below: str) -> bool:
         """Return whether a folder was listed under another path, and take note of it."""
-        if not self.is_local:
-            return False
-        status = os.stat(directory)
-        first = self.seen.setdefault((status.st_dev, status.st_ino), below)
+        first = self.seen.setdefault(_id(os.stat(directory)), below)
         if first != below:
             self.skipped.add_folder(below, f"the same folder as {first or './'}")
         return first != below
 
-    def _local_entries(self, below: str) -> list[str]:
-        # tf.io.gfile queries every file, which takes four times as long for a million of them.
-        names = []
-        with os.scandir(os.path.join(self.root, below)) as entries:
+    def _local_entries(self, below: str) -> tuple[list[str], list[str]]:
+        """Return the names of files and folders in a local folder, and those of links."""
+        directory = os.path.join(self.root, below)
+        # tf.io.gfile queries every file, which takes four times as long for a million of them. Only
+        # in a folder that links to files lead into, every file has to be compared with those.
+        has_linked = bool(self.linked_into) and _id(os.stat(directory)) in self.linked_into
+        names: list[str] = []
+        links: list[str] = []
+        with os.scandir(directory) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith("."):
                     continue
                 if entry.is_file(follow_symlinks=False):
-                    names.append(name)
+                    if has_linked and _id(entry.stat(follow_symlinks=False)) in self.linked:
+                        self.skipped.add_file(below + name, LINKED_TWICE)
+                    else:
+                        names.append(name)
                 elif entry.is_dir(follow_symlinks=False):
                     names.append(f"{name}/")
                 elif entry.is_symlink():
-                    names += self._linked_entry(entry.path, below + name, name)
+                    links.append(name)
                 else:
                     self.skipped.add_file(below + name, SPECIAL_FILES)
-        return names
+        return names, links
 
     def _linked_entry(self, path: str, below: str, name: str) -> list[str]:
         """Return the entry of a link, or none if it is not followed."""
         try:
             status = os.stat(path)
-            mode = status.st_mode
         except OSError:
             self.skipped.add_file(below, BROKEN_LINKS)
             return []
-        if stat.S_ISREG(mode):
-            target = os.path.realpath(path)
-            if self._path_within(target) and self.kind.accepts(target, os.path.basename(target)):
-                self.skipped.add_file(below, LINKS_WITHIN)
-                return []
-            if (file := (status.st_dev, status.st_ino)) in self.linked:
-                self.skipped.add_file(below, LINKED_TWICE)
-                return []
-            self.linked.add(file)
-            return [name]
-        if not stat.S_ISDIR(mode):
+        target = os.path.realpath(path)
+        if stat.S_ISREG(status.st_mode):
+            reason = self._why_not_read(path, name, target, _id(status))
+            if reason:
+                self.skipped.add_file(below, reason)
+            return [] if reason else [name]
+        if not stat.S_ISDIR(status.st_mode):
             self.skipped.add_file(below, SPECIAL_FILES)
             return []
-        if reason := self._why_not_followed(os.path.realpath(path)):
+        if reason := self._why_not_followed(target):
             self.skipped.add_folder(f"{below}/", reason)
             return []
         return [f"{name}/"]
+
+    def _why_not_read(self, path: str, name: str, target: str, file: FileId) -> str:
+        """Return why a link to a file is not read, as a kind of files; "" if it may be an image."""
+        folder, target_name = os.path.split(target)
+        if self._path_within(target) and self.kind.accepts(target, target_name):
+            return LINKS_WITHIN
+        if not self.kind.accepts(path, name):
+            return ""  # The walk skips it, so another path to the file may still be read.
+        folder_id = _id(os.stat(folder))
+        if file in self.linked or (
+            folder_id in self.seen
+            and not target_name.startswith(".")
+            and self.kind.accepts(target, target_name)
+        ):
+            return LINKED_TWICE
+        self.linked.add(file)
+        self.linked_into.add(folder_id)
+        return ""
 
     def _why_not_followed(self, target: str) -> str:
         """Return why a link to a folder is not followed; "" if it is."""
@@ -265,6 +298,10 @@ def is_run_directory(names: Iterable[str]) -> bool:
     """
     names = set(names)
     return "config.json" in names and bool(names & {"checkpoints/", "metrics.jsonl"})
+
+
+def _id(status: os.stat_result) -> FileId:
+    return status.st_dev, status.st_ino
 
 
 def _is_within(path: str, folder: str) -> bool:

@@ -132,6 +132,16 @@ def test_missing_files_are_counted_at_the_start(folder, monkeypatch):
     assert expected in write_list(folder, lines).summary.splitlines()
 
 
+def test_warning_of_missing_files_says_that_variables_are_not_expanded(folder, monkeypatch):
+    monkeypatch.setenv("PHOTOS", str(folder / "photos"))
+    path = folder / "list.txt"
+    path.write_text("photos/00.png\n$PHOTOS/01.png\n")
+    warning = sources.load(f"files:{path}").notes[0]
+    assert f"1 of the 2 files does not exist ({folder}/$PHOTOS/01.png); ~ and env" in warning
+    path.write_text("photos/00.png\nmissing.png\n")
+    assert "expanded" not in sources.load(f"files:{path}").notes[0]
+
+
 def test_images_without_a_label_are_for_pretraining_only(folder):
     lines = [f"photos/{n:02}.png" + ("" if n % 2 else f"\t{n % 4}") for n in range(COUNT)]
     source = write_list(folder, lines)
@@ -213,6 +223,11 @@ def test_contents_are_the_lines(folder):
         (b"a.jpg\n", "there is no file '{folder}/a.jpg': correct the paths; relative ones start"),
         (b"a.jpg\nb.jpg\n", "no file '{folder}/a.jpg', nor any of the first 2 in the list: "),
         (b"photos\n", "there is no file '{folder}/photos': "),
+        (
+            b"$HOME/a.jpg\n",
+            r"no file '{folder}/\$HOME/a.jpg': .*; ~ and environment variables are ",
+        ),
+        (b"~/a.jpg\n", "~/a.jpg': .*; ~ and environment variables are not expanded in a list$"),
     ],
 )
 def test_mistakes_are_refused(folder, content, message):

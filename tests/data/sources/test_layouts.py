@@ -1,5 +1,6 @@
 """What the `folder` source makes of parts, classes and stray files, and what it says about them."""
 
+import contextlib
 import os
 import subprocess
 import zlib
@@ -429,6 +430,63 @@ def test_further_links_to_a_file_are_named(tmp_path):
     found = paths_of(source, tmp_path / "root", range(source.size))
     assert found == ["cat/a.png", "cat/link.png", "dog/b.png"]
     assert "1 further links to the same file (dog/link.png)" in source.summary
+
+
+def test_file_of_a_linked_folder_is_read_once_after_a_link_to_it(tmp_path):
+    write(tmp_path / "store", "cats/0.png", "cats/1.png")
+    write(tmp_path / "root", "x/a.png")
+    (tmp_path / "root" / "x" / "0.png").symlink_to(tmp_path / "store" / "cats" / "0.png")
+    (tmp_path / "root" / "z").symlink_to(tmp_path / "store" / "cats")
+    source = load(tmp_path / "root")
+    found = paths_of(source, tmp_path / "root", range(source.size))
+    assert found == ["x/0.png", "x/a.png", "z/1.png"]
+    assert "1 further links to the same file (z/0.png)" in source.summary
+
+
+def test_file_of_a_linked_folder_is_read_once_before_links_to_it(tmp_path):
+    write(tmp_path / "store", "cats/0.png", "cats/1.png")
+    write(tmp_path / "root", "x/a.png")
+    (tmp_path / "root" / "a").symlink_to(tmp_path / "store" / "cats")
+    (tmp_path / "root" / "x" / "0.png").symlink_to(tmp_path / "store" / "cats" / "0.png")
+    (tmp_path / "store" / "cats" / "newest.png").symlink_to("1.png")
+    source = load(tmp_path / "root")
+    found = paths_of(source, tmp_path / "root", range(source.size))
+    assert found == ["a/0.png", "a/1.png", "x/a.png"]
+    assert "2 further links to the same file (a/newest.png, x/0.png)" in source.summary
+
+
+def test_links_that_are_not_read_hide_no_image(tmp_path):
+    write(tmp_path / "store", "0.png", "1.png", "2.png", ".3.png")
+    write(tmp_path / "root", "cat/a.png", "dog/b.png", "run/metrics.jsonl", "run/config.json")
+    (tmp_path / "root" / "cat" / "0.txt").symlink_to(tmp_path / "store" / "0.png")
+    (tmp_path / "root" / "cat" / "0.png").symlink_to(tmp_path / "store" / "0.png")
+    (tmp_path / "root" / "run" / "1.png").symlink_to(tmp_path / "store" / "1.png")
+    (tmp_path / "root" / "stored").symlink_to(tmp_path / "store")
+    (tmp_path / "root" / "z.png").symlink_to(tmp_path / "store" / ".3.png")
+    source = load(tmp_path / "root")
+    found = paths_of(source, tmp_path / "root", range(source.size))
+    names = ["cat/0.png", "cat/a.png", "dog/b.png", "stored/1.png", "stored/2.png", "z.png"]
+    assert found == names
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_first_of_several_links_is_read_in_whatever_order_a_folder_is_listed(
+    tmp_path, monkeypatch, is_reversed
+):
+    write(tmp_path / "elsewhere", "c.png")
+    write(tmp_path / "root", "a.png")
+    for name in ("b.png", "d.png"):
+        (tmp_path / "root" / name).symlink_to(tmp_path / "elsewhere" / "c.png")
+    scan = os.scandir
+
+    def ordered(path):
+        entries = sorted(scan(path), key=lambda entry: entry.name, reverse=is_reversed)
+        return contextlib.nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", ordered)
+    source = load(tmp_path / "root")
+    found = paths_of(source, tmp_path / "root", range(source.size))
+    assert found == ["a.png", "b.png"]
 
 
 def test_broken_links_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import os
 import pathlib
 import re
 import shutil
@@ -16,7 +17,7 @@ from moco_tf.data import sources
 from moco_tf.data.order import in_epoch_of_mixture
 from moco_tf.data.pipeline import TwoViews
 from moco_tf.data.recipes import Recipe
-from moco_tf.data.sources.mixture import mix
+from moco_tf.data.sources.mixture import mix, shared_file
 from moco_tf.errors import UserError
 from tests import videos
 from tests.data.sources import (
@@ -253,6 +254,37 @@ def test_images_with_two_spellings_are_refused(name, spellings, kind, number):
     for mixed in (f"{original};{other}", f"{other};{original}"):
         with pytest.raises(UserError, match=f"both have {re.escape(file)}"):
             sources.load(mixed)
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_link_beside_files_that_are_none_is_found(name, tmp_path, is_list):
+    folder = pathlib.Path(name.split(";")[0].partition(":")[2])
+    file = folder / "dog" / "07.png"
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "more" / "a.png")
+    (tmp_path / "more" / "b.png").symlink_to(file)
+    other = f"folder:{tmp_path}/more"
+    if is_list:
+        (tmp_path / "list.txt").write_text("more/a.png\nmore/b.png\n")
+        other = f"files:{tmp_path}/list.txt"
+    for mixed in (f"folder:{folder};{other}", f"{other};folder:{folder}"):
+        with pytest.raises(UserError, match=f"both have {re.escape(str(file))}"):
+            sources.load(mixed)
+
+
+def test_folder_that_cannot_be_listed_is_looked_at_file_by_file(name, tmp_path, monkeypatch):
+    folder = pathlib.Path(name.split(";")[0].partition(":")[2])
+    file = folder / "dog" / "07.png"
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.png").symlink_to(file)
+    (tmp_path / "list.txt").write_text("more/b.png\n")
+    parts = [sources.load(f"folder:{folder}"), sources.load(f"files:{tmp_path}/list.txt")]
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert shared_file(parts) == (*parts, str(file))
 
 
 def test_lists_of_different_files_of_a_folder_are_mixed(name, tmp_path):

@@ -98,6 +98,23 @@ def test_arrays_are_not_images_by_default(tmp_path):
     assert "ignored 1 file: 1 .npy" in source.summary
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_arrays_of_8_bits_are_images_of_a_folder_unless_they_are_rgb(tmp_path, channels):
+    image = np.repeat(patch()[..., :1], channels, axis=-1)
+    np.save(tmp_path / "a.npy", image)
+    source = sources.load(f"folder:{tmp_path}", channels=channels)
+    assert (source.size, source.dtype) == (1, "uint8")
+    np.testing.assert_array_equal(read(source), image)
+
+
+def test_arrays_of_rgb_images_of_8_bits_are_named_in_a_list(tmp_path):
+    np.save(tmp_path / "a.npy", patch())
+    with pytest.raises(UserError, match=r"ignored 1 file: 1 .npy .*; .npy .* a list, files:LIST"):
+        sources.load(f"folder:{tmp_path}")
+    (tmp_path / "list.txt").write_text("a.npy\n")
+    np.testing.assert_array_equal(read(sources.load(f"files:{tmp_path}/list.txt")), patch())
+
+
 @pytest.mark.parametrize("scheme", ["folder", "files"])
 def test_folder_of_16_bits_is_refused_with_the_setting(tmp_path, scheme):
     for number in range(3):
