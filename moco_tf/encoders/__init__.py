@@ -115,6 +115,7 @@ def build(
         backbone = foreign.load(name, bn_groups, channels)
     else:
         backbone = foreign.build(description, bn_groups)
+    channels = backbone.input_shape[-1]  # A description has its own.
     if pixels is not None and (not isinstance(pixels, Pixels) or len(pixels.mean) != channels):
         raise UserError(
             f"pixels={pixels!r:.100}: pass a moco_tf.data.pixels.Pixels with a mean and a standard "
