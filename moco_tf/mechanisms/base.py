@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar
 import keras
 import tensorflow as tf
 
-from moco_tf.data.pixels import BYTES
 from moco_tf.distribution import num_replicas, replica_rows
 from moco_tf.errors import UserError
 from moco_tf.keras_internals import DistributedModel, all_layers
+from moco_tf.mechanisms import batches
 from moco_tf.mechanisms.losses import contrastive_accuracy, l2_normalize
 from moco_tf.mechanisms.shuffling import permutation, shuffle, unshuffle
 from moco_tf.optimizers import LossScaling
@@ -20,15 +20,6 @@ from moco_tf.seeds import seed_for
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NOT_FINITE = "views hold NaN or infinity"
-# What is wrong with the values of views, and what to do about it, if they should be bytes.
-NOT_BYTES = {
-    "views have no value above 1": "multiply views in [0, 1] by 255, or cast them to uint8 before",
-    "views have negative values and none above 16": "do not normalize them, which augment does",
-    "views have values above 510": (
-        "pass the value range of your images to Augment, as pixels=moco_tf.data.pixels.Pixels(...)"
-    ),
-}
 # Called as `augment(images, rows, count, seed)`, such as a `moco_tf.data.augment.Augment`.
 Augmentation = Callable[[tf.Tensor, tf.Tensor, int, tf.Tensor], tf.Tensor]
 
@@ -137,38 +128,13 @@ class Mechanism(DistributedModel):
         return tf.function(function, jit_compile=True, autograph=False)
 
     def _elements(self, data: Any, count: int) -> tuple[tf.Tensor, ...]:
-        """Return the elements of a batch.
+        """Return the elements of a batch, as `batches.elements` does.
 
         Raises:
-            UserError: If there are not `count` of them, because a class or a weight of each image
-                would have no effect, or if the first two are not views that a step can train on.
+            UserError: As there, or if layers were frozen or unfrozen after `compile`.
         """
-        if isinstance(data, (tuple, list)) and data[-1] is None:
-            data = data[:-1]  # `train_on_batch` adds the weights of the images, if there are any.
-        number = len(data) if isinstance(data, (tuple, list)) else 1
-        if number != count:
-            what = "element" if number == 1 else "elements"
-            raise UserError(
-                f"a batch has {number} {what}, but {type(self).__name__} trains on {count}: see "
-                "the documentation of the class"
-            )
-        x_q, x_k, *_ = data
-        if not x_q.shape == x_k.shape or len(x_q.shape) != 4:
-            raise UserError(
-                f"the first two elements of a batch have the shapes {x_q.shape} and {x_k.shape}: "
-                "both have to be views of the same images, [N, H, W, channels]"
-            )
-        for views in (x_q, x_k):
-            if views.dtype == tf.bool:
-                raise UserError("the views are bool: use pixel values, such as uint8 in [0, 255]")
-            if self.augment is None and not views.dtype.is_floating:
-                raise UserError(
-                    f"the views are {views.dtype.name}, but without augment they are not "
-                    "normalized: normalize them to floats, or pass a moco_tf.data.augment.Augment "
-                    "as augment"
-                )
         self._require_compiled_variables()
-        return (self._checked(x_q), self._checked(x_k), *data[2:])
+        return batches.elements(data, count, type(self).__name__, self.augment)
 
     def _ids_of_learned_variables(self) -> tuple[int, ...]:
         return tuple(id(variable) for variable in self.learned_variables)
@@ -180,34 +146,6 @@ class Mechanism(DistributedModel):
                 "layers of the encoder were frozen or unfrozen after compile, which has no effect "
                 "or fails: call compile again"
             )
-
-    def _checked(self, views: tf.Tensor) -> tf.Tensor:
-        """Return views, with errors in the step if they hold NaN or are in the wrong range.
-
-        XLA leaves these checks out. Views of uint8 cannot be wrong in this way. Resizing may
-        overshoot the range a little, which is no mistake, since the augmentation clips the values.
-        """
-        if views.dtype == tf.uint8:
-            return views
-        if getattr(self.augment, "value_range", None) == BYTES:
-            smallest, largest = (
-                tf.cast(reduce(views), tf.float32) for reduce in (tf.reduce_min, tf.reduce_max)
-            )
-            # Of other types, values outside of the range may be outliers, which are clipped.
-            is_declared = getattr(self.augment, "dtype", "uint8") == "uint8"
-            is_declared &= tf.math.is_finite(smallest) & tf.math.is_finite(largest)
-            # Views that are all 0 are black, and NaN is reported below.
-            wrong = (
-                (largest > 0) & (largest <= 1),
-                is_declared & (smallest < 0) & (largest <= 16),
-                is_declared & (largest > 2 * BYTES[1]),
-            )
-            for is_wrong, problem in zip(wrong, NOT_BYTES, strict=True):
-                tf.debugging.Assert(~is_wrong, [problem])
-        if not views.dtype.is_floating:
-            return views
-        # The loss can stay finite while NaN gets into the weights, because ReLU makes it 0.
-        return tf.debugging.check_numerics(views, NOT_FINITE)
 
     def _views(
         self, x_q: tf.Tensor, x_k: tf.Tensor, symmetric: bool
@@ -344,8 +282,8 @@ class Mechanism(DistributedModel):
                 "optimizer",
                 stacklevel=2,
             )
-        if steps := kwargs.get("steps_per_execution"):
-            checked("steps_per_execution", steps, COUNT)
+        if "steps_per_execution" in kwargs:
+            checked("steps_per_execution", kwargs["steps_per_execution"], COUNT)
         given = {"jit_compile": False, **kwargs, "auto_scale_loss": False}
         super().compile(optimizer=optimizer, **given)
         self.optimizer.build(self.learned_variables)
@@ -370,17 +308,8 @@ class Mechanism(DistributedModel):
         try:
             return super().fit(*args, **kwargs)
         except tf.errors.InvalidArgumentError as error:
-            message, count = str(error), self.distribute_strategy.num_replicas_in_sync
-            if NOT_FINITE in message:
-                problem = f"the training has stopped, because {NOT_FINITE}: leave these images out"
-            elif found := next((text for text in NOT_BYTES if text in message), ""):
-                problem = f"the {found}, but augment takes them in [0, 255]: {NOT_BYTES[found]}"
-            elif count > 1 and ("CollectiveGatherV2" in message or "EnsureShape" in message):
-                problem = (
-                    f"the {count} replicas have different numbers of images: use batches whose "
-                    f"size is a multiple of {count}, and drop_remainder=True"
-                )
-            else:
+            problem = batches.problem_of(error, self.distribute_strategy.num_replicas_in_sync)
+            if not problem:
                 raise
             raise UserError(problem) from error
 

@@ -251,6 +251,8 @@ def test_what_the_mechanism_does_not_have_is_refused():
         assert refusal(model.compile, SGD(0.1), **argument).startswith(
             f"compile({next(iter(argument))}="
         )
+    message = refusal(model.compile, SGD(0.1), steps_per_execution=0)
+    assert message == "steps_per_execution=0: must be 1 or greater"
     model.compile("sgd", loss=None)
     data = tf.data.Dataset.from_tensors(np.zeros([2, N, SIDE, SIDE, 3], np.float32))
     for function, arguments in (
