@@ -7,10 +7,10 @@ Two settings differ from configs/imagenet_v2.py. They were measured with small i
 
 - K is 8,192, because 65,536 keys would hold every image of such a folder, so the negatives of a
   query would include its own image. On 50,000 images of Fashion-MNIST, 65,536 keys made no clear
-  difference (two seeds). On `photos`, a queue of 19 % of the images was better than 5 % and 74 %
-  (one run each).
+  difference, and neither did queues from 5 to 74 % of the images on `photos` (two seeds).
 - m is 0.99, so that the key encoder follows faster, because the run has few steps. It was better
-  than 0.999 by 3.5 points on `photos`, and within two points of it on Fashion-MNIST (one run each).
+  than 0.999 by 2.4 ± 1.5 points on `photos`, and within two points of it on Fashion-MNIST (two
+  seeds).
 
 To expect: no number, since it depends on the images. If subfolders provide labels, watch the kNN
 monitor.
