@@ -135,6 +135,14 @@ def test_key_encoder_starts_as_a_copy():
         np.testing.assert_array_equal(actual, expected)
 
 
+def warns_of_shuffling(model):
+    """Train for a step, and return whether a warning says that Shuffling BN has no effect."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, views(steps=1))
+    return any(str(w.message).startswith("shuffle_bn=True has no effect") for w in caught)
+
+
 @pytest.mark.parametrize(
     ("build_encoder", "shuffle_bn", "is_useless"),
     [
@@ -147,11 +155,7 @@ def test_key_encoder_starts_as_a_copy():
 def test_shuffling_within_one_group_is_a_warning(build_encoder, shuffle_bn, is_useless):
     model = MoCo(build_encoder, queue_size=16, shuffle_bn=shuffle_bn)
     model.compile(SGD(0.1))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(model, views(steps=1))
-    messages = [str(warning.message) for warning in caught]
-    assert is_useless == any(m.startswith("shuffle_bn=True has no effect") for m in messages)
+    assert warns_of_shuffling(model) == is_useless
 
 
 @pytest.mark.slow
@@ -165,11 +169,7 @@ def test_shuffling_among_replicas_with_the_same_statistics_is_a_warning(two_repl
     with two_replicas.scope():
         model = MoCo(build_encoder, queue_size=16)
         model.compile(SGD(0.1))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(model, views(steps=1))
-    messages = [str(warning.message) for warning in caught]
-    assert synchronized == any(m.startswith("shuffle_bn=True has no effect") for m in messages)
+    assert warns_of_shuffling(model) == synchronized
 
 
 def refusal(function, *arguments, **options):
