@@ -225,7 +225,9 @@ def linear_graphs():
     source = sources.load("photos")
     with recorded_functions() as functions:
         settings = LinearSettings(epochs=1, milestones=())
-        test = Features(np.zeros((1, 64), np.float32), np.zeros(1), np.zeros(1, np.int32), 19)
+        test = Features(
+            np.zeros((1, 64), np.float32), np.zeros(1, np.int64), np.zeros(1, np.int32), 19
+        )
         linear.train(backbone, source, source.train, 32, test, settings)
     return graphs_of(functions)
 

@@ -25,7 +25,7 @@ from moco_tf.data.photometric import (
 from moco_tf.data.pixels import Pixels, default
 from moco_tf.data.recipes import Recipe
 from moco_tf.errors import UserError
-from moco_tf.ranges import COUNT, checked
+from moco_tf.ranges import COUNT, checked, plain
 from moco_tf.settings import SETTINGS
 
 # Purposes of the random numbers that were added later, which are drawn from seeds of their own so
@@ -244,8 +244,12 @@ def _require_valid(recipe: Recipe) -> None:
     """Raise a `UserError` if a number of a recipe is out of the range of its setting."""
     for setting in SETTINGS:
         group, _, name = setting.key.rpartition(".")
-        if group == "augment" and (problem := setting.range.error(getattr(recipe, name))):
-            raise UserError(f"recipe.{name}={getattr(recipe, name)!r:.100}: {problem}")
+        if group != "augment":
+            continue
+        value = getattr(recipe, name)
+        numbers = tuple(map(plain, value)) if isinstance(value, tuple) else plain(value)
+        if problem := setting.range.error(numbers):
+            raise UserError(f"recipe.{name}={value!r:.100}: {problem}")
 
 
 def _fold_in(seed: tf.Tensor | Sequence[int], purpose: int) -> tf.Tensor:

@@ -29,8 +29,8 @@ APPLICATIONS: dict[str, str] = {
     **{f"EfficientNetV2{size}": "raw" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")},
     **dict.fromkeys(("MobileNetV3Small", "MobileNetV3Large"), "raw"),
 }
-# How the name of a Keras model of a network from elsewhere begins. Keras allows no ":" in it.
 NETWORK = "network"  # The name of the layer of a network from elsewhere in its encoder.
+# How the name of a Keras model of a network from elsewhere begins. Keras allows no ":" in it.
 MODEL_NAMES = {"keras:": "keras_", "keras_hub:": "keras_hub_", "": "file_"}
 
 

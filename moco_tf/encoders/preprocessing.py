@@ -1,6 +1,7 @@
 """Models that take images as they are: the normalization in front of a backbone."""
 
 import dataclasses
+import warnings
 from typing import Any
 
 import keras
@@ -90,9 +91,7 @@ def for_images(backbone: Any) -> Any:
         backbone: A model of `build`, which gets the normalization, or any other callable from
             images to features, such as a result of `with_normalization`, which stays as it is.
             One that Keras has cloned or saved and loaded, without a head, is recognized.
-
-    Raises:
-        UserError: If the model contains such a network, but no layer that normalizes its images.
+            Warns if a model contains such a network, but no layer that normalizes its images.
 
     Example:
         >>> import moco_tf
@@ -103,12 +102,12 @@ def for_images(backbone: Any) -> Any:
         return backbone
     if isinstance(getattr(backbone, "pixels", None), Pixels) or _is_network(backbone):
         return with_normalization(backbone)
-    _require_normalization(backbone)
+    _warn_of_missing_normalization(backbone)
     return backbone
 
 
-def _require_normalization(model: keras.Model) -> None:
-    """Raise a `UserError` if a model contains a network of `build` and does not normalize for it.
+def _warn_of_missing_normalization(model: keras.Model) -> None:
+    """Warn if a model contains a network of `build`, but no layer that normalizes its images.
 
     Its features of images in [0, 255] would say nothing about the network.
     """
@@ -119,10 +118,11 @@ def _require_normalization(model: keras.Model) -> None:
         inside = {id(layer) for layer in all_layers(network)}
         outside = [layer for layer in every if id(layer) not in inside]
         if not any(isinstance(layer, layers.Normalization | layers.Rescaling) for layer in outside):
-            raise UserError(
+            warnings.warn(
                 f"the model {model.name} contains {network.name}, which takes normalized images, "
-                "but no layer that normalizes them: pass "
-                "moco_tf.encoders.with_normalization(model), or a function of images in [0, 255]"
+                "but no Normalization or Rescaling layer: unless it normalizes them in another "
+                "way, pass moco_tf.encoders.with_normalization(model)",
+                stacklevel=3,
             )
 
 

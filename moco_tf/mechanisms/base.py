@@ -80,7 +80,7 @@ class Mechanism(DistributedModel):
         self.top1_metric = keras.metrics.Mean("contrastive_top1")
         self.top5_metric = keras.metrics.Mean("contrastive_top5")
         self.built = True
-        self._compiled_variables: tuple[int, ...] = ()
+        self._compiled_variables: tuple[int, ...] | None = None
 
     @property
     def temperature(self) -> float:
@@ -141,7 +141,7 @@ class Mechanism(DistributedModel):
 
     def _require_compiled_variables(self) -> None:
         """Raise a `UserError` if layers were frozen or unfrozen since the model was compiled."""
-        if self._ids_of_learned_variables() != self._compiled_variables:
+        if self._compiled_variables not in (None, self._ids_of_learned_variables()):
             raise UserError(
                 "layers of the encoder were frozen or unfrozen after compile, which has no effect "
                 "or fails: call compile again"

@@ -42,7 +42,9 @@ def build_two(build_encoder: Callable[[], keras.Model]) -> tuple[keras.Model, ke
         UserError: As `build`, and if both share weights or are of different architectures.
     """
     first, second = build(build_encoder), build(build_encoder)
-    shared = {id(weight) for weight in first.weights} & {id(weight) for weight in second.weights}
+    # Frozen weights may be shared, because neither of the two updates changes them.
+    trained = [{id(w) for w in encoder.trainable_weights} for encoder in (first, second)]
+    shared = trained[0] & trained[1]
     if first is second or shared:
         paths = [weight.path for weight in first.weights if id(weight) in shared]
         what = f"{len(paths)} weights, such as {paths[0]}" if paths else "the model"

@@ -204,15 +204,15 @@ def test_copy_of_a_network_from_elsewhere_is_normalized_in_evaluations(tmp_path)
     np.testing.assert_array_equal(preprocessing.for_images(copy)(images), expected)
 
 
-def test_network_without_normalization_in_another_model_is_refused(tmp_path):
+def test_network_without_normalization_in_another_model_is_a_warning(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, [2, 32, 32, 3]).astype(np.float32)
     encoder = encoders.build("resnet8", stem="small", head="linear")
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.models.load_model(tmp_path / "encoder.keras")
     wrapped = keras.Sequential([keras.Input((32, 32, 3)), encoder.backbone])
     for model in (loaded, wrapped):
-        with pytest.raises(UserError, match="contains resnet8, which takes normalized images, but"):
-            preprocessing.for_images(model)
+        with pytest.warns(UserWarning, match="contains resnet8, which takes normalized images"):
+            assert preprocessing.for_images(model) is model
         normalizing = encoders.with_normalization(model)
         assert preprocessing.for_images(normalizing) is normalizing
     expected = encoders.with_normalization(encoder)(images)

@@ -1,5 +1,6 @@
 """TIFF files: one image, or pages that are its channels."""
 
+import contextlib
 import importlib.util
 import io
 import math
@@ -65,8 +66,10 @@ def orientation(contents: bytes) -> int:
     """Return the orientation of the first page, from 1 to 8; 1 if it has none."""
     import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(contents)) as file:
+    # Reading the image says what is wrong with a damaged file.
+    with contextlib.suppress(Exception), tifffile.TiffFile(io.BytesIO(contents)) as file:
         return int(file.pages.first.tags.valueof(ORIENTATION, default=1))
+    return 1
 
 
 def _read(file: Any, channels: int, file_bytes: int) -> Image:
