@@ -31,7 +31,7 @@ EARLIER_BEST = f"{BEST}-"
 KEPT = (("npy", given.ARRAY), ("files", given.LIST))
 # How lines about the labels begin, and how lines about arrays end.
 LABELS, CHECKSUM = re.compile(rb"labels in "), b" with the checksum "
-# Of how many files `files_checksum` reads how many bytes.
+# Number of files that `files_checksum` samples, and of bytes that it reads from each.
 SAMPLED_FILES, SAMPLED_BYTES = 32, 1 << 16
 MAX_NAMES = 3  # Maximum number of files that a message names as new, as missing and as moved.
 

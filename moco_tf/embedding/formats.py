@@ -152,7 +152,7 @@ def _read_csv(path: str) -> list[tuple[str, str | None]]:
     """Return two columns of a CSV file, which is read line by line.
 
     Raises:
-        ValueError: If it has not these columns in every row.
+        ValueError: If a row does not have these columns.
         csv.Error: If it is not a CSV file.
     """
     with tf.io.gfile.GFile(path) as file:

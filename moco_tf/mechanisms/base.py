@@ -295,9 +295,9 @@ class Mechanism(DistributedModel):
         Raises:
             UserError: If there are validation data, because a loss on other images says little
                 about the features: evaluate those of the backbone. If there are weights of classes,
-                or layers were frozen after `compile`. Or if views hold NaN or infinity, or are not
-                in [0, 255] and `augment` takes them so. With `jit_compile`, these two are not
-                noticed.
+                or layers were frozen after `compile`. Or if views hold NaN or infinity, or are
+                clearly not in the range [0, 255] that `augment` expects. With `jit_compile`,
+                neither is detected.
         """
         if kwargs.get("validation_data") is not None or kwargs.get("validation_split"):
             self.evaluate()
